@@ -1,0 +1,193 @@
+"""The contracts: everything that a plugin author reads.
+
+A plugin is a frozen pydantic model. Its fields are its YAML parameters, its docstring and
+`Field(description=...)` are its reference page, and an entry point in one of the groups below gives it
+its name. It imports torch inside `build` and the like, so that checking a pipeline stays fast.
+
+    [project.entry-points."medfuse.fusion_blocks"]
+    gated = "my_package:Gated"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from medfuse.core.features import FeatureInfo, ImageInfo
+from medfuse.core.section import ConfigPath, Section
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = [
+    "AuxSchedule",
+    "Backbone",
+    "Case",
+    "ConfigPath",
+    "Dataset",
+    "DatasetInfo",
+    "FeatureInfo",
+    "FusionBlock",
+    "ImageInfo",
+    "Loss",
+    "Plugin",
+    "Runtime",
+    "Split",
+    "TapStrategy",
+]
+
+
+class Plugin(Section):
+    """Anything that a pipeline names with `use:`. `group` is its entry-point group."""
+
+    group: ClassVar[str]
+
+
+class Backbone(Plugin):
+    """A network whose intermediate outputs can be tapped."""
+
+    group: ClassVar[str] = "medfuse.backbones"
+
+    def features(self, image: ImageInfo) -> Sequence[FeatureInfo]:
+        """What can be tapped, finest first. A feature's name is the path of the module that makes it.
+
+        Raises ShapeError where the network cannot work on `image`.
+        """
+        raise NotImplementedError
+
+    def build(self, image: ImageInfo) -> nn.Module:
+        """The network, with fresh weights: (batch, image.channels, *spatial) → anything."""
+        raise NotImplementedError
+
+
+class TapStrategy(Plugin):
+    """A way to take intermediate outputs out of a network."""
+
+    group: ClassVar[str] = "medfuse.tap_strategies"
+
+    layers: tuple[str, ...] = Field(
+        (), description="layers to tap, by module path; empty means those that the graph names"
+    )
+
+    def attach(self, backbone: nn.Module, taps: Sequence[FeatureInfo]) -> nn.Module:
+        """A module x → {feature name: Tensor}, one entry for each of `taps`.
+
+        Raises ShapeError, with the reason, where the strategy does not fit the network.
+        """
+        raise NotImplementedError
+
+
+class FusionBlock(Plugin):
+    """Several feature maps in, one out.
+
+    Where `aligns` is true (the default) the graph brings every input to one grid before the block sees
+    it, so `plan` and `build` get inputs of equal stride. A decoder sets it to False and gets them as
+    they are.
+    """
+
+    group: ClassVar[str] = "medfuse.fusion_blocks"
+    aligns: ClassVar[bool] = True
+
+    inputs: tuple[str, ...] = Field(
+        min_length=1, description="`image`, BACKBONE.LAYER, or other nodes; BACKBONE.* means every feature of it"
+    )
+    resample_to: str = Field(
+        "finest", description="the grid that inputs are brought to: `finest`, `coarsest`, or one of the inputs"
+    )
+    resample: Literal["linear", "nearest"] = Field("linear", description="how inputs are brought to that grid")
+
+    def plan(self, inputs: Sequence[FeatureInfo]) -> FeatureInfo:
+        """Channels and stride of the result: arithmetic, no tensors. Raises ShapeError."""
+        raise NotImplementedError
+
+    def side_outputs(self, inputs: Sequence[FeatureInfo]) -> Sequence[FeatureInfo]:
+        """Further maps that the block publishes, as NODE.NAME, finest first. None by default."""
+        return ()
+
+    def build(self, inputs: Sequence[FeatureInfo]) -> nn.Module:
+        """A module taking one tensor per input (positional) and returning one tensor.
+
+        Where there are side outputs it returns a list: the result, then each side output in order.
+        """
+        raise NotImplementedError
+
+
+class AuxSchedule(Plugin):
+    """Weights of the auxiliary losses over time: a pure function of progress."""
+
+    group: ClassVar[str] = "medfuse.aux_schedules"
+
+    def weights(self, step: int, total_steps: int, heads: int) -> Sequence[float]:
+        """One weight per head, finite and ≥ 0, for `step` of 0 … total_steps - 1."""
+        raise NotImplementedError
+
+
+class Loss(Plugin):
+    """A loss on logits."""
+
+    group: ClassVar[str] = "medfuse.losses"
+
+    def build(self, classes: int) -> nn.Module:
+        """A module (logits (batch, classes, *spatial), target (batch, 1, *spatial) integer) → scalar."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient or scan: its image files (one per channel, or one with all), and its label if known."""
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+
+
+@dataclass(frozen=True)
+class Split:
+    """Names of the cases that train a model, and of those that judge it."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a dataset's text files say; no image has been opened.
+
+    labels: name → value, with background: 0. channels: their names, whose modality decides `auto`
+    normalisation ("CT", or anything else for MR and the like). splits: folds the dataset comes with.
+    """
+
+    cases: tuple[Case, ...]
+    labels: Mapping[str, int]
+    channels: tuple[str, ...]
+    splits: tuple[Split, ...] = ()
+    test_cases: tuple[Case, ...] = field(default=())
+
+
+class Dataset(Plugin):
+    """A folder layout that medfuse can read as it is."""
+
+    group: ClassVar[str] = "medfuse.datasets"
+
+    root: ConfigPath = Field(description="the dataset's folder")
+
+    def read(self) -> DatasetInfo:
+        """Cases, labels and channels from text files and file names. Raises DataError with every fault."""
+        raise NotImplementedError
+
+
+class Runtime(Plugin):
+    """Something that runs a trained network on windows."""
+
+    group: ClassVar[str] = "medfuse.runtimes"
+
+    def prepare(self, model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
+        """A callable windows (batch, channels, *patch_size) → logits (batch, classes, *patch_size), fp32.
+
+        `example` is one batch of windows on the device that will be used.
+        """
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Values and files that every room may use: no torch at import, no room imported."""

@@ -1,0 +1,85 @@
+"""What a user can put right, as a tree of errors.
+
+    MedfuseError              printed as one line per problem, exit code 2
+    ├── PipelineError         a pipeline file: each problem with file:line:column
+    ├── PluginError           a plugin that is missing, ambiguous or broken, blamed on its package
+    ├── ShapeError            feature maps that do not fit together
+    ├── DataError             an image, a label or a dataset
+    ├── CheckpointError       weights that cannot be loaded, or belong to another model
+    └── OutputError           a file or folder that cannot be written
+
+Anything else that is raised is a fault of medfuse itself and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+Path = tuple[str | int, ...]
+
+
+class MedfuseError(Exception):
+    """Something the user can put right: one line per problem."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return tuple(str(line) for line in self.args)
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong at `path` (keys and indices) of a pipeline file."""
+
+    path: Path
+    message: str
+
+    def __str__(self) -> str:
+        return f"{dotted(self.path)}: {self.message}" if self.path else self.message
+
+
+class PipelineError(MedfuseError):
+    """Problems in a pipeline file. `core.document.Document.locate` adds file, line and column."""
+
+    def __init__(self, problems: Sequence[Problem], lines: Sequence[str] | None = None) -> None:
+        super().__init__(*(lines if lines is not None else map(str, problems)))
+        self.problems = tuple(problems)
+
+
+class PluginError(MedfuseError):
+    """A plugin is missing, ambiguous or broken."""
+
+
+class ShapeError(MedfuseError):
+    """Feature maps do not fit together."""
+
+
+class DataError(MedfuseError):
+    """An image, a label or a dataset is wrong."""
+
+
+class CheckpointError(MedfuseError):
+    """Weights cannot be loaded, or belong to another model."""
+
+
+class OutputError(MedfuseError):
+    """A file or a folder cannot be written."""
+
+
+def dotted(path: Path) -> str:
+    """`("model", "inputs", 0)` → `model.inputs[0]`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'spp'?`, or nothing where no known word is near."""
+    near = difflib.get_close_matches(str(word), list(known), n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""

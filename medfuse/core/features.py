@@ -1,0 +1,43 @@
+"""Feature maps as values: what an image or an intermediate output is, before any tensor exists.
+
+Axis order, once and for all of medfuse: tensors are (batch, channels, *spatial), arrays of one case
+(channels, *spatial), and the spatial axes of a prepared case run (x, y, z) = towards the patient's
+right→left, posterior→anterior, inferior→superior ("RAS+", as in nibabel and MONAI). Every per-axis tuple
+(shape, patch_size, stride, spacing_mm) has that order. A 2-D network sees (x, y) slices.
+"""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What a network is given: `channels`, the window it works on in voxels, and their size in mm."""
+
+    channels: int
+    patch_size: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+
+    @property
+    def dims(self) -> int:
+        """2 or 3."""
+        return len(self.patch_size)
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """A feature map: its name, its channels, and its stride per axis relative to the network's input."""
+
+    name: str
+    channels: int
+    stride: tuple[int, ...]
+
+    @property
+    def dims(self) -> int:
+        return len(self.stride)
+
+    def named(self, name: str) -> "FeatureInfo":
+        return replace(self, name=name)
+
+    def size(self, image_size: tuple[int, ...]) -> tuple[int, ...]:
+        """Voxels per axis for an input of `image_size`: rounded up, as padded convolutions do."""
+        return tuple(-(-n // s) for n, s in zip(image_size, self.stride))

@@ -1,0 +1,73 @@
+"""Files that are whole or absent: written beside their place, flushed, then renamed."""
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medfuse.core.errors import OutputError
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Hand out a temporary path with the same ending; rename it to `path` when the block ends well.
+
+    Raises OutputError where the folder cannot be written or the disk is full. Whatever happens inside
+    the block, `path` is either as it was or complete.
+    """
+    ending = "".join(path.suffixes[-2:])
+    with reported(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".unfinished-", suffix=ending, dir=path.parent)
+        os.close(handle)
+    temporary = Path(name)
+    try:
+        with reported(path):
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def make_folder(path: Path) -> Path:
+    """Make `path` and prove that it can be written to. Raises OutputError."""
+    with reported(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    return path
+
+
+@contextmanager
+def reported(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "the disk is full; free some space and run the same command again"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            remedy = "it cannot be written; choose another folder or change its permissions"
+        elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            remedy = "a file stands where a folder is needed, or the other way round; choose another path"
+        else:
+            raise
+        raise OutputError(f"{path}: {remedy}") from error

@@ -1,0 +1,25 @@
+"""A case on the network's grid: what preprocessing hands to inference."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from medfuse.core.geometry import Geometry
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """`image` is (channels, x, y, z) float32: turned to RAS+, resampled to the target spacing, normalised.
+
+    Resampling scales the grid about the volume's outer edges (voxel centres at half indices, as
+    `torch.nn.functional.interpolate(align_corners=False)` does), so a result on `image`'s grid goes back
+    to `geometry.ras_shape` by the same function, and to the file's own axes by `geometry.turn.undo`.
+    `source` is the first image file: results overlay it.
+    """
+
+    name: str
+    image: npt.NDArray[np.float32]
+    geometry: Geometry
+    source: Path

@@ -1,0 +1,1 @@
+"""From files to batches: cases, fingerprint, plan, preprocessing, patch store, augmentation, loaders."""

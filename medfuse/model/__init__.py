@@ -1,0 +1,1 @@
+"""From settings to a network: the feature graph, the segmenter, its weights."""

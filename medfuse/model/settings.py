@@ -1,0 +1,35 @@
+"""What a pipeline file says of its model."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from medfuse.core.section import Section
+from medfuse.registry import AuxScheduleField, BackboneField, FusionBlockField, LossField, TapStrategyField
+
+
+class HeadSettings(Section):
+    """Turns one feature map into logits at the input's size."""
+
+    input: str = Field(description="the node, tap or `image` that the logits are made from")
+    upsample: Literal["linear", "nearest"] = Field("linear", description="how coarse logits reach the input's size")
+
+
+class AuxSettings(Section):
+    """Auxiliary heads: small classifiers on inner maps, each with its own loss."""
+
+    heads: tuple[str, ...] = Field(min_length=1, description="taps or nodes to supervise; NODE.* means its side outputs")
+    schedule: AuxScheduleField = Field(description="their weights over time")
+    loss: LossField | None = Field(None, description="their loss; that of the main head where not given")
+
+
+class ModelSettings(Section):
+    """Backbones, taps, the fusion graph, the head and the auxiliary heads."""
+
+    backbones: dict[str, BackboneField] = Field(min_length=1, description="networks by name")
+    taps: dict[str, TapStrategyField] = Field(
+        default_factory=dict, description="how each backbone is tapped; forward_hook where not said"
+    )
+    fusion: dict[str, FusionBlockField] = Field(default_factory=dict, description="named nodes of the graph")
+    head: HeadSettings = Field(description="the main output")
+    aux: AuxSettings | None = Field(None, description="auxiliary heads")

@@ -1,0 +1,106 @@
+"""A pipeline file as one typed model, with the file, line and column of every problem."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, Field, ValidationError
+
+from medfuse.core.document import Document
+from medfuse.core.errors import PipelineError, Problem, did_you_mean
+from medfuse.core.errors import Path as KeyPath
+from medfuse.core.section import Section
+from medfuse.data.settings import AugmentSettings, PreprocessSettings, SampleSettings, SplitSettings
+from medfuse.infer.settings import InferSettings
+from medfuse.model.settings import ModelSettings
+from medfuse.registry import DatasetField, LossField
+from medfuse.train.settings import TrainSettings
+
+
+class Pipeline(Section):
+    """One experiment: data in, model, training, inference."""
+
+    name: str = Field("", pattern=r"^[\w.-]*$", description="names the run's folder; the file's name where empty")
+    seed: int = Field(1, ge=0, description="seeds weights, sampling and augmentation")
+    data: DatasetField = Field(description="the dataset")
+    split: SplitSettings = Field(default_factory=SplitSettings, description="training and held-out cases")
+    preprocess: PreprocessSettings = Field(default_factory=PreprocessSettings, description="one grid, one scale")
+    sample: SampleSettings = Field(default_factory=SampleSettings, description="patches and batches")
+    augment: AugmentSettings = Field(default_factory=AugmentSettings, description="random changes to patches")
+    model: ModelSettings = Field(description="backbones, taps, fusion, heads")
+    loss: LossField = Field("dice_ce", validate_default=True, description="loss of the main head")
+    train: TrainSettings = Field(description="budget, optimiser, precision")
+    infer: InferSettings = Field(default_factory=InferSettings, description="sliding window")
+
+
+def load_pipeline(path: Path, overrides: Iterable[str] = ()) -> tuple[Pipeline, Document]:
+    """Read, override and validate a pipeline file. Raises PipelineError with every problem, in order."""
+    document = Document.load(path, overrides)
+    return parse_pipeline(document, default_name=path.stem), document
+
+
+def parse_pipeline(document: Document, *, default_name: str = "") -> Pipeline:
+    """Validate the values of `document`. Raises PipelineError with every problem located."""
+    try:
+        pipeline = Pipeline.model_validate(document.data)
+    except ValidationError as error:
+        raise document.located(PipelineError(list(_problems(error.errors(), (), Pipeline)))) from None
+    return pipeline if pipeline.name else pipeline.model_copy(update={"name": default_name})
+
+
+def resolved(pipeline: Pipeline) -> dict[str, Any]:
+    """Every value of a pipeline, defaults included, as plain data that reads back as the same pipeline."""
+    return pipeline.model_dump(mode="json", exclude_none=True)
+
+
+def _problems(errors: Iterable[Mapping[str, Any]], prefix: KeyPath, model: type[BaseModel]) -> Iterable[Problem]:
+    for error in errors:
+        context = error.get("ctx", {})
+        path = (*prefix, *_keys(error["loc"]))
+        if error["type"] == "nested":
+            yield from _problems(context["errors"], path, context["model"])
+        elif error["type"] == "plugin_name":
+            yield Problem((*path, "use"), _sentence(error))
+        elif error["type"] == "extra_forbidden":
+            around = _model_at(model, tuple(error["loc"])[:-1])
+            known = [*around.model_fields] if around else []
+            yield Problem(path, f"unknown key{did_you_mean(str(path[-1]), known)} (known: {', '.join(known)})")
+        elif error["type"] == "missing":
+            around = _model_at(model, tuple(error["loc"])[:-1])
+            field = around.model_fields.get(str(path[-1])) if around else None
+            meaning = f": {field.description}" if field and field.description else ""
+            yield Problem(path, f"required key is missing; add `{path[-1]}:`{meaning}")
+        else:
+            yield Problem(path, _sentence(error))
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    given = error.get("input")
+    if error["type"] in ("plugin", "plugin_name", "value_error") or isinstance(given, dict | list | BaseModel):
+        return message
+    return f"{message}; got {str(given)!r}" if isinstance(given, str) else f"{message}; got {given!r}"
+
+
+def _keys(loc: tuple[str | int, ...]) -> KeyPath:
+    """A location without the tags that pydantic adds for the members of a union."""
+    return tuple(part for part in loc if isinstance(part, int) or part.replace("_", "").replace(".", "").isalnum())
+
+
+def _model_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> type[BaseModel] | None:
+    """The section whose keys stand at `loc`."""
+    found: type[BaseModel] | None = model
+    for part in loc:
+        field = found.model_fields.get(str(part)) if found else None
+        found = next((t for t in _types(field.annotation) if issubclass(t, BaseModel)), None) if field else None
+    return found
+
+
+def _types(annotation: Any) -> Iterable[type]:
+    if isinstance(annotation, type):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _types(inner)

@@ -1,0 +1,158 @@
+"""Entry points → names → plugins. Listing imports nothing; using one imports that one alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Annotated, Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic_core import PydanticCustomError, core_schema
+
+from medfuse.api import AuxSchedule, Backbone, Dataset, FusionBlock, Loss, Plugin, Runtime, TapStrategy
+from medfuse.core.errors import MedfuseError, PluginError, did_you_mean
+
+CONTRACTS: tuple[type[Plugin], ...] = (Backbone, TapStrategy, FusionBlock, AuxSchedule, Loss, Dataset, Runtime)
+"""The seven contracts, one per entry-point group."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One offered plugin, as its package's metadata tells it."""
+
+    group: str
+    name: str
+    package: str
+    version: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.name!r} ({self.package} {self.version})"
+
+
+@functools.cache
+def entries(group: str) -> tuple[Entry, ...]:
+    """Every plugin on offer in `group`, by name. Imports none of them."""
+    found: dict[Entry, None] = {}
+    for point in metadata.entry_points(group=group):
+        dist = point.dist
+        package, version = (dist.name, dist.version) if dist else ("unknown package", "")
+        found[Entry(group, point.name, package, version, point.value)] = None
+    return tuple(sorted(found, key=lambda e: (e.name, e.package)))
+
+
+def names(group: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(e.name for e in entries(group)))
+
+
+def noun(group: str) -> str:
+    """`medfuse.fusion_blocks` → `fusion block`."""
+    plural = group.rpartition(".")[2].replace("_", " ")
+    return {"tap strategies": "tap strategy", "losses": "loss"}.get(plural, plural.removesuffix("s"))
+
+
+def find(group: str, name: str) -> Entry:
+    """The one entry that offers `name`. Raises PluginError where there is none, or more than one."""
+    offers = [e for e in entries(group) if e.name == name]
+    if not offers:
+        installed = ", ".join(names(group)) or "none"
+        raise PluginError(f"no {noun(group)} named {name!r}{did_you_mean(name, names(group))} (installed: {installed})")
+    if len(offers) > 1:
+        packages = " and ".join(f"{e.package} {e.version}" for e in offers)
+        raise PluginError(f"{noun(group)} {name!r} is offered by {packages}; uninstall one of them")
+    return offers[0]
+
+
+@functools.cache
+def load(entry: Entry) -> type[Plugin]:
+    """Import a plugin's class. Raises PluginError that blames its package, whatever it did."""
+    contract = next(c for c in CONTRACTS if c.group == entry.group)
+    blame = f"{noun(entry.group)} {entry.name!r} of {entry.package} {entry.version}"
+    point = metadata.EntryPoint(entry.name, entry.target, entry.group)
+    try:
+        plugin = point.load()
+    except (Exception, SystemExit) as error:
+        reason = str(error).splitlines()[0] if str(error) else "no message"
+        raise PluginError(
+            f"{blame} fails on import: {type(error).__name__}: {reason}; mend or uninstall {entry.package}"
+        ) from error
+    if not (isinstance(plugin, type) and issubclass(plugin, contract)):
+        raise PluginError(f"{blame}: {entry.target} is not a subclass of medfuse.{contract.__name__}")
+    return plugin
+
+
+def get(group: str, name: str) -> type[Plugin]:
+    """The plugin class that `name` stands for in `group`. Raises PluginError."""
+    return load(find(group, name))
+
+
+def name_of(plugin: Plugin) -> str:
+    """The name under which `plugin`'s class is installed, or its class name where it is not."""
+    target = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
+    return next((e.name for e in entries(plugin.group) if e.target == target), type(plugin).__name__)
+
+
+class FromRegistry:
+    """Marks a field as "a plugin of this contract": `use:` names it, the other keys are its parameters.
+
+    `{use: spp, bins: [1, 2]}`; just `spp` where no parameter is needed.
+    """
+
+    def __init__(self, contract: type[Plugin]) -> None:
+        self.contract = contract
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self._validate, serialization=core_schema.plain_serializer_function_ser_schema(as_mapping)
+        )
+
+    def _validate(self, value: Any) -> Plugin:
+        if isinstance(value, self.contract):
+            return value
+        group = self.contract.group
+        if isinstance(value, str):
+            value = {"use": value}
+        if not isinstance(value, Mapping) or not isinstance(value.get("use"), str):
+            raise PydanticCustomError(
+                "plugin", "{message}", {"message": f"name a {noun(group)} with `use:`, one of {', '.join(names(group))}"}
+            )
+        try:
+            plugin = get(group, value["use"])
+        except PluginError as error:
+            raise PydanticCustomError("plugin_name", "{message}", {"message": str(error)}) from error
+        try:
+            return plugin.model_validate({k: v for k, v in value.items() if k != "use"})
+        except ValidationError as error:
+            raise PydanticCustomError("nested", "see below", {"errors": error.errors(), "model": plugin}) from error
+        except MedfuseError as error:
+            raise PydanticCustomError("plugin", "{message}", {"message": str(error)}) from error
+
+    def __get_pydantic_json_schema__(self, _: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        options: list[dict[str, Any]] = []
+        for name in names(self.contract.group):
+            plugin = get(self.contract.group, name)
+            schema = handler.resolve_ref_schema(handler(plugin.__pydantic_core_schema__))
+            properties = {"use": {"const": name, "description": first_line(plugin)}, **schema.get("properties", {})}
+            options.append({**schema, "properties": properties, "required": ["use", *schema.get("required", [])]})
+        return {"oneOf": [*options, {"enum": list(names(self.contract.group))}]}
+
+
+def as_mapping(plugin: Plugin) -> dict[str, Any]:
+    """A plugin as its YAML: `use` and every parameter."""
+    return {"use": name_of(plugin), **plugin.model_dump(mode="json")}
+
+
+def first_line(plugin: type[Plugin]) -> str:
+    """The first line of a plugin's own docstring."""
+    return (plugin.__dict__.get("__doc__") or "").strip().partition("\n")[0]
+
+
+BackboneField = Annotated[Backbone, FromRegistry(Backbone)]
+TapStrategyField = Annotated[TapStrategy, FromRegistry(TapStrategy)]
+FusionBlockField = Annotated[FusionBlock, FromRegistry(FusionBlock)]
+AuxScheduleField = Annotated[AuxSchedule, FromRegistry(AuxSchedule)]
+LossField = Annotated[Loss, FromRegistry(Loss)]
+DatasetField = Annotated[Dataset, FromRegistry(Dataset)]
+RuntimeField = Annotated[Runtime, FromRegistry(Runtime)]

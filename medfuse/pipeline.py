@@ -9,8 +9,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, Field, ValidationError
 
 from medfuse.core.document import Document
-from medfuse.core.errors import PipelineError, Problem, did_you_mean
 from medfuse.core.errors import Path as KeyPath
+from medfuse.core.errors import PipelineError, Problem, did_you_mean
 from medfuse.core.section import Section
 from medfuse.data.settings import AugmentSettings, PreprocessSettings, SampleSettings, SplitSettings
 from medfuse.infer.settings import InferSettings
@@ -22,11 +22,15 @@ from medfuse.train.settings import TrainSettings
 class Pipeline(Section):
     """One experiment: data in, model, training, inference."""
 
-    name: str = Field("", pattern=r"^[\w.-]*$", description="names the run's folder; the file's name where empty")
+    name: str = Field(
+        "", pattern=r"^[\w.-]*$", description="names the run's folder; the file's name where empty"
+    )
     seed: int = Field(1, ge=0, description="seeds weights, sampling and augmentation")
     data: DatasetField = Field(description="the dataset")
     split: SplitSettings = Field(default_factory=SplitSettings, description="training and held-out cases")
-    preprocess: PreprocessSettings = Field(default_factory=PreprocessSettings, description="one grid, one scale")
+    preprocess: PreprocessSettings = Field(
+        default_factory=PreprocessSettings, description="one grid, one scale"
+    )
     sample: SampleSettings = Field(default_factory=SampleSettings, description="patches and batches")
     augment: AugmentSettings = Field(default_factory=AugmentSettings, description="random changes to patches")
     model: ModelSettings = Field(description="backbones, taps, fusion, heads")
@@ -55,7 +59,9 @@ def resolved(pipeline: Pipeline) -> dict[str, Any]:
     return pipeline.model_dump(mode="json", exclude_none=True)
 
 
-def _problems(errors: Iterable[Mapping[str, Any]], prefix: KeyPath, model: type[BaseModel]) -> Iterable[Problem]:
+def _problems(
+    errors: Iterable[Mapping[str, Any]], prefix: KeyPath, model: type[BaseModel]
+) -> Iterable[Problem]:
     for error in errors:
         context = error.get("ctx", {})
         path = (*prefix, *_keys(error["loc"]))
@@ -66,7 +72,9 @@ def _problems(errors: Iterable[Mapping[str, Any]], prefix: KeyPath, model: type[
         elif error["type"] == "extra_forbidden":
             around = _model_at(model, tuple(error["loc"])[:-1])
             known = [*around.model_fields] if around else []
-            yield Problem(path, f"unknown key{did_you_mean(str(path[-1]), known)} (known: {', '.join(known)})")
+            yield Problem(
+                path, f"unknown key{did_you_mean(str(path[-1]), known)} (known: {', '.join(known)})"
+            )
         elif error["type"] == "missing":
             around = _model_at(model, tuple(error["loc"])[:-1])
             field = around.model_fields.get(str(path[-1])) if around else None
@@ -80,14 +88,18 @@ def _sentence(error: Mapping[str, Any]) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     given = error.get("input")
-    if error["type"] in ("plugin", "plugin_name", "value_error") or isinstance(given, dict | list | BaseModel):
+    if error["type"] in ("plugin", "plugin_name", "value_error") or isinstance(
+        given, dict | list | BaseModel
+    ):
         return message
     return f"{message}; got {str(given)!r}" if isinstance(given, str) else f"{message}; got {given!r}"
 
 
 def _keys(loc: tuple[str | int, ...]) -> KeyPath:
     """A location without the tags that pydantic adds for the members of a union."""
-    return tuple(part for part in loc if isinstance(part, int) or part.replace("_", "").replace(".", "").isalnum())
+    return tuple(
+        part for part in loc if isinstance(part, int) or part.replace("_", "").replace(".", "").isalnum()
+    )
 
 
 def _model_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> type[BaseModel] | None:
@@ -95,7 +107,9 @@ def _model_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> type[BaseMo
     found: type[BaseModel] | None = model
     for part in loc:
         field = found.model_fields.get(str(part)) if found else None
-        found = next((t for t in _types(field.annotation) if issubclass(t, BaseModel)), None) if field else None
+        found = (
+            next((t for t in _types(field.annotation) if issubclass(t, BaseModel)), None) if field else None
+        )
     return found
 
 

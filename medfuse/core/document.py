@@ -43,7 +43,9 @@ class Document:
         walk = _Walk(source, base)
         data = walk.read(text)
         if not walk.problems and not isinstance(data, dict):
-            walk.problems.append((f"{source}:1:1", "a pipeline file is a mapping of sections, such as `data:`"))
+            walk.problems.append(
+                (f"{source}:1:1", "a pipeline file is a mapping of sections, such as `data:`")
+            )
         if walk.problems:
             raise MedfuseError(*(f"{place}: {message}" for place, message in walk.problems))
         return cls(data, walk.places, source)
@@ -81,7 +83,9 @@ class Document:
                         f"use a number from 0 to {len(target) - 1} in place of {key!r}"
                     )
             elif not isinstance(target, dict):
-                raise MedfuseError(f"--set {override}: {dotted(keys[:depth])} is a single value, not a mapping")
+                raise MedfuseError(
+                    f"--set {override}: {dotted(keys[:depth])} is a single value, not a mapping"
+                )
             elif not last and not isinstance(target.get(key), dict | list):
                 target[key] = {}
             if last:
@@ -107,7 +111,11 @@ for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", r"~|null|Null|NULL|", "~nN\0"),
     ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+0123456789."),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
 ):
     _Loader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), [c if c != "\0" else "" for c in _first]
@@ -161,12 +169,17 @@ class _Walk:
             here: KeyPath = (*path, key)
             if key in first:
                 self.problems.append(
-                    (self._place(key_node), f"{dotted(here)}: repeated; it was first given in line {first[key]}, keep one")
+                    (
+                        self._place(key_node),
+                        f"{dotted(here)}: repeated; it was first given in line {first[key]}, keep one",
+                    )
                 )
                 continue
             first[key] = key_node.start_mark.line + 1
             values[key] = self._value(value_node, here, around)
-            self.places[here] = self._place(key_node) if isinstance(value_node, yaml.CollectionNode) else self.places[here]
+            self.places[here] = (
+                self._place(key_node) if isinstance(value_node, yaml.CollectionNode) else self.places[here]
+            )
         return values
 
     def _scalar(self, node: yaml.Node) -> Any:
@@ -178,7 +191,9 @@ class _Walk:
         if kind == "int":
             return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
         if kind == "float":
-            return {".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}.get(text.lower()) or float(text)
+            return {".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}.get(
+                text.lower()
+            ) or float(text)
         if kind != "str":
             self.problems.append((self._place(node), f"tag {node.tag!r} is not allowed; write a plain value"))
         return PlacedStr(text, self.base)

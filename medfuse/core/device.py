@@ -1,0 +1,120 @@
+"""The machine that torch runs on: device, precision that is right and faster, memory that is kept."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from medfuse.core.errors import MedfuseError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+_CLOSE = 0.1  # relative root-mean-square error; right bf16 results lie near 0.01, wrong kernels near 1
+
+
+@dataclass(frozen=True)
+class Precision:
+    """`kind` is "fp32" or "bf16"; `reason` says in a sentence why."""
+
+    kind: str
+    reason: str
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto` is CUDA where there is one. Raises MedfuseError where CUDA is wanted and absent."""
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise MedfuseError("device cuda: torch sees no CUDA device; choose device: cpu or auto")
+    kind = wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(kind)
+
+
+def settle(device: torch.device) -> None:
+    """Process-wide settings that cost nothing in accuracy: denormals flushed, freed memory kept.
+
+    Flushing took one tool's CPU run from 85 to 11 minutes (FastSurfer#165). Half of torch's time on a CPU
+    can be the kernel zeroing fresh pages; glibc told to keep its memory saves that, and resident memory
+    grows for it.
+    """
+    import torch
+
+    torch.set_flush_denormal(True)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    elif sys.platform == "linux":
+        try:
+            mallopt = ctypes.CDLL("libc.so.6").mallopt
+        except (OSError, AttributeError):
+            return  # not glibc
+        m_mmap_max, m_trim_threshold, m_top_pad = -4, -1, -2
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, 2**31 - 1)
+        mallopt(m_top_pad, 2**28)
+
+
+def choose_precision(wanted: str, model: nn.Module, example: Tensor, *, backward: bool) -> Precision:
+    """bf16 autocast where it is right and faster on `example`, a batch on the model's device; else fp32.
+
+    Right means that logits (and with `backward` the gradient of the first weight) stay within a relative
+    error of 0.1 of fp32: some conv3d shapes give wrong bf16 results on AMX (pytorch#169688).
+    """
+    if wanted != "auto":
+        return Precision(wanted, "as asked for")
+    if not _has_bf16(example.device):
+        return Precision("fp32", f"this {example.device.type} has no bf16 units")
+    exact, slow = _trial(model, example, bf16=False, backward=backward)
+    rough, fast = _trial(model, example, bf16=True, backward=backward)
+    error = max(_relative_error(a, b) for a, b in zip(exact, rough))
+    if not error < _CLOSE:
+        return Precision("fp32", f"bf16 is off by {error:.2g} of the signal on this machine")
+    if fast >= slow:
+        return Precision("fp32", f"bf16 is no faster here ({fast:.2f} s against {slow:.2f} s)")
+    return Precision("bf16", f"{slow / fast:.1f} times faster here, off by {error:.2g} of the signal")
+
+
+def _has_bf16(device: torch.device) -> bool:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _trial(model: nn.Module, example: Tensor, *, bf16: bool, backward: bool) -> tuple[list[Tensor], float]:
+    """Outputs (and a gradient) of a copy of the model, and the seconds of its second pass."""
+    import torch
+
+    twin = copy.deepcopy(model)
+    seconds = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        with (
+            torch.set_grad_enabled(backward),
+            torch.autocast(example.device.type, torch.bfloat16, enabled=bf16),
+        ):
+            logits = twin(example).float()
+        results = [logits.detach()]
+        if backward:
+            weight = next(p for p in twin.parameters() if p.requires_grad)
+            weight.grad = None
+            logits.square().mean().backward()
+            if weight.grad is not None:
+                results.append(weight.grad.clone())
+        if example.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+    return results, seconds
+
+
+def _relative_error(exact: Tensor, rough: Tensor) -> float:
+    scale = exact.square().mean().sqrt().clamp_min(1e-12)
+    return float((exact - rough).square().mean().sqrt() / scale)

@@ -1,0 +1,61 @@
+"""Training's diary: `metrics.jsonl` for programs, TensorBoard files for eyes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from medfuse.core.files import reported, write_text
+
+
+class MetricsLog:
+    """Appends rows {"step": …, name: number} to `folder/metrics.jsonl` and `folder/tensorboard`.
+
+    Opened at `step`, it drops rows of later steps: they belong to work that was lost and is done again.
+    """
+
+    def __init__(self, folder: Path, *, step: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = folder / "metrics.jsonl"
+        rows = [row for row in read_rows(self.path) if row["step"] <= step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._file = self.path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, row: Mapping[str, float]) -> None:
+        finite = {k: v for k, v in row.items() if math.isfinite(v)}
+        with reported(self.path):
+            self._file.write(json.dumps(finite) + "\n")
+            self._file.flush()
+            for name, value in finite.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, int(row["step"]))
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The rows of a `metrics.jsonl`; a last line that was cut off is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

@@ -1,0 +1,284 @@
+"""The training loop: batches in, weights out; resumes where it stopped."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from medfuse.core.errors import CheckpointError, MedfuseError
+from medfuse.core.files import atomic
+from medfuse.core.reporter import Reporter
+from medfuse.train.budget import Budget
+from medfuse.train.log import MetricsLog
+from medfuse.train.objective import Objective
+from medfuse.train.optimizer import make_optimizer, peak_rate, rate_factor
+from medfuse.train.settings import TrainSettings
+
+Batches = Callable[[int], Iterator[Mapping[str, Tensor]]]
+"""start step → endless batches {"image": (b, c, *patch), "label": (b, 1, *patch)}."""
+
+Validate = Callable[[nn.Module], Mapping[str, float]]
+"""The network in eval mode → numbers to log; "dice" chooses the best weights."""
+
+Save = Callable[[str, nn.Module, Mapping[str, float]], None]
+"""("best" or "last", the network, facts) → nothing; writes its weights."""
+
+_LOG_EVERY = 10  # steps
+_STATE_EVERY = 60.0  # seconds between two training states, so that little is lost
+
+
+@dataclass
+class Progress:
+    """Where training stands. Saved with every training state."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best: float = -math.inf
+    best_step: int = 0
+
+
+@dataclass
+class _Window:
+    """Means since the last row of the log."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    began: float = field(default_factory=time.perf_counter)
+    waited: float = 0.0
+
+    def add(self, parts: Mapping[str, Tensor], total: Tensor, waited: float) -> None:
+        self.steps += 1
+        self.waited += waited
+        for name, value in {"loss": total.detach(), **{f"loss/{k}": v for k, v in parts.items()}}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+
+    def row(self) -> dict[str, float]:
+        seconds = time.perf_counter() - self.began
+        return {
+            **{name: value / self.steps for name, value in self.sums.items()},
+            "steps_per_second": self.steps / seconds,
+            "wait_share": self.waited / seconds,
+        }
+
+
+def fit(
+    model: nn.Module,
+    *,
+    fabric: Fabric,
+    settings: TrainSettings,
+    objective: Objective,
+    batches: Batches,
+    validate: Validate,
+    save: Save,
+    folder: Path,
+    reporter: Reporter,
+) -> Progress:
+    """Train until the budget is spent, or carry on from `folder/training_state.pt`.
+
+    Each epoch ends with `validate` and `save`. Raises MedfuseError where the loss stops being a number.
+    """
+    budget, state_file = Budget.of(settings), folder / "training_state.pt"
+    optimizer = make_optimizer(model.parameters(), settings)
+    average = _Average(model, settings.average) if settings.average else None
+    progress = _restore(state_file, model, optimizer, average)
+    if budget.progress(progress.step, progress.seconds) >= 1:
+        return progress
+    if progress.step:
+        reporter.say(f"carrying on from step {progress.step}")
+    network, optimizer = _set_up(model, optimizer, fabric, settings, batches, objective, reporter)
+
+    clock = _Clock(progress.seconds)
+    saved = time.monotonic()
+    stream = batches(progress.step)
+    with MetricsLog(folder, step=progress.step) as log, reporter.track("training", 1000) as advance:
+        window, loss, dice = _Window(), math.nan, ""
+        while (done := budget.progress(progress.step, clock.seconds())) < 1:
+            waiting = time.perf_counter()
+            batch = next(stream)
+            waited = time.perf_counter() - waiting
+            weights = objective.weights(*budget.schedule_step(done))
+            rate = peak_rate(settings) * rate_factor(done, settings)
+            total, parts = _step(network, optimizer, fabric, objective, settings, batch, weights, rate)
+            if average:
+                average.update(model, progress.step)
+            progress.step += 1
+            done = budget.progress(progress.step, clock.seconds())
+            epoch_ends = done >= 1 or progress.step % settings.steps_per_epoch == 0
+
+            window.add(parts, total, waited)
+            if epoch_ends or window.steps == _LOG_EVERY:
+                row, window = window.row(), _Window()
+                _stop_where_lost(row["loss"], progress.step)
+                now = {"step": progress.step, "epoch": progress.step / settings.steps_per_epoch}
+                now |= {"seconds": clock.seconds(), "learning_rate": rate}
+                log.write({**now, **row, **{f"weight/{name}": weight for name, weight in weights.items()}})
+                loss = row["loss"]
+            advance(int(1000 * done), f"step {progress.step}  loss {loss:.3f}{dice}")
+
+            if epoch_ends:
+                judged = average.model if average else model
+                scores = _validate(judged, validate)
+                log.write({"step": progress.step, "seconds": clock.seconds(), **scores})
+                dice = f"  Dice {scores['dice']:.3f}" if "dice" in scores else ""
+                facts = {"step": progress.step, **scores}
+                if scores.get("dice", -math.inf) > progress.best:
+                    progress.best, progress.best_step = scores["dice"], progress.step
+                    save("best", judged, facts)
+                save("last", judged, facts)
+                window = _Window()
+            if epoch_ends or time.monotonic() - saved > _STATE_EVERY:
+                progress.seconds = clock.seconds()
+                _keep(state_file, model, optimizer, average, progress)
+                saved = time.monotonic()
+    return progress
+
+
+def _set_up(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    fabric: Fabric,
+    settings: TrainSettings,
+    batches: Batches,
+    objective: Objective,
+    reporter: Reporter,
+) -> tuple[Callable[..., Any], torch.optim.Optimizer]:
+    """The network as it is called in training: placed, autocast and, where asked for, compiled."""
+    if settings.compile:
+        compiled = torch.compile(copy.deepcopy(model))
+        batch = next(batches(0))
+        try:
+            with fabric.autocast():
+                output = compiled(batch["image"].to(next(model.parameters()).device), aux=objective.heads)
+                (output[0] if isinstance(output, tuple) else output).float().mean().backward()
+        except Exception as error:  # whatever a compiler may raise, training can go on without it
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reporter.say(f"not compiled: {reason[:160]}")
+        else:
+            network, optimizer = fabric.setup(torch.compile(model), optimizer)
+            return network, optimizer
+    network, optimizer = fabric.setup(model, optimizer)
+    return network, optimizer
+
+
+def _step(
+    network: Callable[..., Any],
+    optimizer: torch.optim.Optimizer,
+    fabric: Fabric,
+    objective: Objective,
+    settings: TrainSettings,
+    batch: Mapping[str, Tensor],
+    weights: dict[str, float],
+    rate: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    image, label = fabric.to_device((batch["image"], batch["label"]))
+    if image.ndim == 5:
+        image = image.contiguous(memory_format=torch.channels_last_3d)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    total, parts = objective(network, image, label, weights)
+    fabric.backward(total)
+    if settings.clip:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, settings.clip, foreach=True)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return total, parts
+
+
+def _validate(model: nn.Module, validate: Validate) -> dict[str, float]:
+    model.eval()
+    try:
+        with torch.inference_mode():
+            return dict(validate(model))
+    finally:
+        model.train()
+
+
+def _stop_where_lost(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise MedfuseError(
+            f"training: the loss is not a number at step {step}; "
+            "lower train.learning_rate, or set train.precision: fp32"
+        )
+
+
+class _Clock:
+    """Seconds of training, those before a resume included."""
+
+    def __init__(self, before: float) -> None:
+        self._start = time.monotonic() - before
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+
+class _Average:
+    """A running mean of the weights: w̄ ← d·w̄ + (1 - d)·w, with d rising to `decay` over the first steps.
+
+    Averaging over the last steps does what a smaller learning rate would, without waiting for it (Polyak and
+    Juditsky 1992).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        decay = min(self._decay, (1 + step) / (10 + step))
+        mine = [p for p in self.model.state_dict().values() if p.is_floating_point()]
+        theirs = [p for p in model.state_dict().values() if p.is_floating_point()]
+        torch._foreach_lerp_(mine, theirs, 1 - decay)
+
+
+def _keep(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: _Average | None,
+    progress: Progress,
+) -> None:
+    """Write everything that carrying on needs. Plain tensors and numbers: loading executes no code."""
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "average": average.model.state_dict() if average else None,
+        "progress": vars(progress),
+        "random": torch.get_rng_state(),
+    }
+    with atomic(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _restore(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: _Average | None
+) -> Progress:
+    if not path.exists():
+        return Progress()
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if average:
+            average.model.load_state_dict(state["average"])
+        torch.set_rng_state(state["random"])
+        return Progress(**state["progress"])
+    except (OSError, EOFError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error}); delete it to train again from the start"
+        ) from error
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path}: is the training state of another model, or damaged ({reason[:120]}); "
+            "delete it to train again from the start, or give the run another name"
+        ) from error

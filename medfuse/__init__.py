@@ -1,30 +1,38 @@
-"""medfuse: medical image segmentation from one YAML file, every part of it a plugin."""
+"""medfuse: medical image segmentation from one YAML file, every part of it a plugin.
 
-from medfuse.api import (
-    AuxSchedule,
-    Backbone,
-    Case,
-    ConfigPath,
-    Dataset,
-    DatasetInfo,
-    FeatureInfo,
-    FusionBlock,
-    ImageInfo,
-    Loss,
-    Plugin,
-    Runtime,
-    Split,
-    TapStrategy,
-)
-from medfuse.core.errors import (
-    CheckpointError,
-    DataError,
-    MedfuseError,
-    OutputError,
-    PipelineError,
-    PluginError,
-    ShapeError,
-)
+What users and plugin authors import. Names are loaded when they are first used, so that `import medfuse`
+costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medfuse.api import (
+        AuxSchedule,
+        Backbone,
+        Case,
+        ConfigPath,
+        Dataset,
+        DatasetInfo,
+        FeatureInfo,
+        FusionBlock,
+        ImageInfo,
+        Loss,
+        Plugin,
+        Runtime,
+        Split,
+        TapStrategy,
+    )
+    from medfuse.core.errors import (
+        CheckpointError,
+        DataError,
+        MedfuseError,
+        OutputError,
+        PipelineError,
+        PluginError,
+        ShapeError,
+    )
 
 __version__ = "0.1.0"
 
@@ -52,3 +60,9 @@ __all__ = [
     "TapStrategy",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'medfuse' has no attribute {name!r}")
+    return getattr(import_module("medfuse.core.errors" if name.endswith("Error") else "medfuse.api"), name)

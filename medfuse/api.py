@@ -73,9 +73,11 @@ class TapStrategy(Plugin):
         (), description="layers to tap, by module path; empty means those that the graph names"
     )
 
-    def attach(self, backbone: nn.Module, taps: Sequence[FeatureInfo]) -> nn.Module:
+    def attach(self, backbone: nn.Module, taps: Sequence[FeatureInfo], image: ImageInfo) -> nn.Module:
         """A module x → {feature name: Tensor}, one entry for each of `taps`.
 
+        It may keep `backbone` and change it: nobody else holds it. `image` is what the network will be
+        given, so that a strategy can try the network out; it may be on the meta device.
         Raises ShapeError, with the reason, where the strategy does not fit the network.
         """
         raise NotImplementedError
@@ -93,12 +95,16 @@ class FusionBlock(Plugin):
     aligns: ClassVar[bool] = True
 
     inputs: tuple[str, ...] = Field(
-        min_length=1, description="`image`, BACKBONE.LAYER, or other nodes; BACKBONE.* means every feature of it"
+        min_length=1,
+        description="`image`, BACKBONE.LAYER, or other nodes; BACKBONE.* means every feature of it",
     )
     resample_to: str = Field(
-        "finest", description="the grid that inputs are brought to: `finest`, `coarsest`, or one of the inputs"
+        "finest",
+        description="the grid that inputs are brought to: `finest`, `coarsest`, or one of the inputs",
     )
-    resample: Literal["linear", "nearest"] = Field("linear", description="how inputs are brought to that grid")
+    resample: Literal["linear", "nearest"] = Field(
+        "linear", description="how inputs are brought to that grid"
+    )
 
     def plan(self, inputs: Sequence[FeatureInfo]) -> FeatureInfo:
         """Channels and stride of the result: arithmetic, no tensors. Raises ShapeError."""

@@ -50,7 +50,7 @@ def parse_pipeline(document: Document, *, default_name: str = "") -> Pipeline:
     try:
         pipeline = Pipeline.model_validate(document.data)
     except ValidationError as error:
-        raise document.located(PipelineError(list(_problems(error.errors(), (), Pipeline)))) from None
+        raise document.located(PipelineError(list(problems_of(error, Pipeline)))) from None
     return pipeline if pipeline.name else pipeline.model_copy(update={"name": default_name})
 
 

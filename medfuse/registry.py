@@ -14,7 +14,15 @@ from pydantic_core import PydanticCustomError, core_schema
 from medfuse.api import AuxSchedule, Backbone, Dataset, FusionBlock, Loss, Plugin, Runtime, TapStrategy
 from medfuse.core.errors import MedfuseError, PluginError, did_you_mean
 
-CONTRACTS: tuple[type[Plugin], ...] = (Backbone, TapStrategy, FusionBlock, AuxSchedule, Loss, Dataset, Runtime)
+CONTRACTS: tuple[type[Plugin], ...] = (
+    Backbone,
+    TapStrategy,
+    FusionBlock,
+    AuxSchedule,
+    Loss,
+    Dataset,
+    Runtime,
+)
 """The seven contracts, one per entry-point group."""
 
 
@@ -58,7 +66,9 @@ def find(group: str, name: str) -> Entry:
     offers = [e for e in entries(group) if e.name == name]
     if not offers:
         installed = ", ".join(names(group)) or "none"
-        raise PluginError(f"no {noun(group)} named {name!r}{did_you_mean(name, names(group))} (installed: {installed})")
+        raise PluginError(
+            f"no {noun(group)} named {name!r}{did_you_mean(name, names(group))} (installed: {installed})"
+        )
     if len(offers) > 1:
         packages = " and ".join(f"{e.package} {e.version}" for e in offers)
         raise PluginError(f"{noun(group)} {name!r} is offered by {packages}; uninstall one of them")
@@ -103,7 +113,9 @@ class FromRegistry:
     def __init__(self, contract: type[Plugin]) -> None:
         self.contract = contract
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(
             self._validate, serialization=core_schema.plain_serializer_function_ser_schema(as_mapping)
         )
@@ -116,7 +128,9 @@ class FromRegistry:
             value = {"use": value}
         if not isinstance(value, Mapping) or not isinstance(value.get("use"), str):
             raise PydanticCustomError(
-                "plugin", "{message}", {"message": f"name a {noun(group)} with `use:`, one of {', '.join(names(group))}"}
+                "plugin",
+                "{message}",
+                {"message": f"name a {noun(group)} with `use:`, one of {', '.join(names(group))}"},
             )
         try:
             plugin = get(group, value["use"])
@@ -125,17 +139,26 @@ class FromRegistry:
         try:
             return plugin.model_validate({k: v for k, v in value.items() if k != "use"})
         except ValidationError as error:
-            raise PydanticCustomError("nested", "see below", {"errors": error.errors(), "model": plugin}) from error
+            raise PydanticCustomError(
+                "nested", "see below", {"errors": error.errors(), "model": plugin}
+            ) from error
         except MedfuseError as error:
             raise PydanticCustomError("plugin", "{message}", {"message": str(error)}) from error
 
-    def __get_pydantic_json_schema__(self, _: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(
+        self, _: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
         options: list[dict[str, Any]] = []
         for name in names(self.contract.group):
             plugin = get(self.contract.group, name)
             schema = handler.resolve_ref_schema(handler(plugin.__pydantic_core_schema__))
-            properties = {"use": {"const": name, "description": first_line(plugin)}, **schema.get("properties", {})}
-            options.append({**schema, "properties": properties, "required": ["use", *schema.get("required", [])]})
+            properties = {
+                "use": {"const": name, "description": first_line(plugin)},
+                **schema.get("properties", {}),
+            }
+            options.append(
+                {**schema, "properties": properties, "required": ["use", *schema.get("required", [])]}
+            )
         return {"oneOf": [*options, {"enum": list(names(self.contract.group))}]}
 
 

@@ -1,11 +1,15 @@
 """What every test may use."""
 
 import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +19,53 @@ def real_data() -> Path:
     if not (folder / "hippocampus").is_dir():
         pytest.skip(f"real volumes are not at {folder}; set MEDFUSE_TEST_DATA to their folder")
     return folder
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What a command said, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def medfuse(monkeypatch, capsys) -> Callable[..., Spoken]:
+    """Runs the command line in this process: `medfuse("check", file).code`."""
+    from medfuse import cli
+
+    def speak(*words: object) -> Spoken:
+        monkeypatch.setattr(sys, "argv", ["medfuse", *map(str, words)])
+        monkeypatch.setattr(os, "_exit", sys.exit)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return Spoken(int(ended.value.code or 0), said.out, said.err)
+
+    return speak
+
+
+@dataclass(frozen=True)
+class Run:
+    """A tiny run that has gone through every stage. Tests copy what they change."""
+
+    data: Path
+    pipeline: Path
+    folder: Path
+    text: str
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> Run:
+    from phantoms import write_dataset, write_pipeline
+
+    from medfuse.core.reporter import Reporter
+    from medfuse.run import run_pipeline
+
+    home = tmp_path_factory.mktemp("run")
+    data = write_dataset(home / "cubes")
+    pipeline = write_pipeline(home / "cubes.yaml", data)
+    result = run_pipeline(pipeline, runs=home / "runs", reporter=Reporter(quiet=True))
+    return Run(data, pipeline, result.folder, result.text())

@@ -35,7 +35,7 @@ class Document:
             raise MedfuseError(f"{path}: cannot be read as a YAML text file: {error}") from None
         document = cls.parse(text, source=str(path), base=path.resolve().parent)
         for override in overrides:
-            document._set(override)
+            document.override(override)
         return document
 
     @classmethod
@@ -63,7 +63,8 @@ class Document:
         order = sorted(range(len(lines)), key=lambda i: _by_line(self.locate(error.problems[i].path)))
         return PipelineError([error.problems[i] for i in order], lines=[lines[i] for i in order])
 
-    def _set(self, override: str) -> None:
+    def override(self, override: str) -> None:
+        """Apply one `--set` text, such as `train.epochs=5`. Raises MedfuseError where it is no such text."""
         name, equals, text = override.partition("=")
         keys = tuple(int(k) if k.isdigit() else k for k in re.split(r"[.\[]", name.replace("]", "")))
         if not equals or "" in keys:
@@ -86,7 +87,7 @@ class Document:
                 raise MedfuseError(
                     f"--set {override}: {dotted(keys[:depth])} is a single value, not a mapping"
                 )
-            elif not last and not isinstance(target.get(key), dict | list):
+            elif not last and target.get(key) is None:
                 target[key] = {}
             if last:
                 target[key] = value

@@ -3,9 +3,10 @@
 import errno
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,22 @@ def atomic(path: Path) -> Iterator[Path]:
     """Hand out a temporary path with the same ending; rename it to `path` when the block ends well.
 
     Raises OutputError where the folder cannot be written or the disk is full. Whatever happens inside
-    the block, `path` is either as it was or complete.
+    the block, `path` is either as it was or complete. Only a killed process leaves the temporary file,
+    hidden, its name beginning with `.unfinished-`.
     """
-    ending = "".join(path.suffixes[-2:])
-    with reported(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".unfinished-", suffix=ending, dir=path.parent)
-        os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".unfinished-{secrets.token_hex(4)}{''.join(path.suffixes[-2:])}")
     try:
         with reported(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch(exist_ok=False)
             yield temporary
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
             temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -68,6 +66,10 @@ def reported(path: Path) -> Iterator[None]:
             remedy = "it cannot be written; choose another folder or change its permissions"
         elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             remedy = "a file stands where a folder is needed, or the other way round; choose another path"
+        elif error.errno == errno.ENAMETOOLONG:
+            remedy = "the name is too long; choose a shorter one"
+        elif error.errno in (errno.EFBIG, errno.EIO):
+            remedy = f"the disk refused it ({error.strerror}); choose another folder"
         else:
             raise
         raise OutputError(f"{path}: {remedy}") from error

@@ -24,6 +24,11 @@ class Geometry:
         return _three(np.linalg.norm(self.affine[:3, :3], axis=0))
 
     @property
+    def voxel_ml(self) -> float:
+        """The volume of a voxel in millilitres."""
+        return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+    @property
     def origin(self) -> tuple[float, float, float]:
         return _three(self.affine[:3, 3])
 
@@ -108,4 +113,4 @@ def _three(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def _brief(values: tuple[float, ...]) -> str:
-    return "(" + ", ".join(f"{v:.4g}" for v in values) + ")"
+    return "(" + ", ".join(f"{v:.7g}" for v in values) + ")"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medfuse.core.errors import DataError
+from medfuse.core.errors import DataError, OutputError
 from medfuse.core.files import atomic
 from medfuse.core.geometry import Geometry
 
@@ -43,18 +44,18 @@ def stem(path: Path) -> str:
 
 def read_geometry(path: Path) -> Geometry:
     """The grid of a file from its header. Raises DataError."""
-    return _nifti(path)[1] if _is_nifti(path) else _itk_geometry(path)
+    return _nifti(path)[1] if _is_nifti(path) else _itk_geometry(path, _itk_header(path))
 
 
 def read_volume(path: Path) -> Volume:
     """Voxels and grid of a file, after the header's scaling. Raises DataError that names the file."""
-    if not _is_nifti(path):
-        return _read_itk(path)
-    image, geometry = _nifti(path)
-    try:
-        return Volume(np.asanyarray(image.dataobj), geometry)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(_broken(path, error)) from error
+    array, geometry = _read_nifti(path) if _is_nifti(path) else _read_itk(path)
+    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
+        kind = "colours" if array.dtype.names else f"{array.dtype} numbers"
+        raise DataError(f"{path}: its voxels are {kind}; convert them to integers, float32 or float64")
+    channels = tuple(n for n in array.shape[3:] if n > 1)
+    native = array.reshape(array.shape[:3] + channels).astype(array.dtype.newbyteorder("="), copy=False)
+    return Volume(native, geometry)
 
 
 def read_labels(path: Path) -> Volume:
@@ -62,24 +63,35 @@ def read_labels(path: Path) -> Volume:
     volume = read_volume(path)
     array = volume.array
     if array.ndim != 3:
-        raise DataError(f"{path}: a label map has 3 axes, this file has shape {array.shape}; store one volume per file")
+        raise DataError(
+            f"{path}: a label map has 3 axes, this file has shape {array.shape}; store one volume per file"
+        )
     if array.dtype.kind in "ui":
         return volume
     if not np.isfinite(array).all() or (array != np.rint(array)).any():
-        raise DataError(f"{path}: holds values that are not whole numbers; a label map has one integer per voxel")
-    return Volume(np.rint(array).astype(np.int32), volume.geometry)
+        raise DataError(
+            f"{path}: holds values that are not whole numbers; a label map has one integer per voxel"
+        )
+    whole = np.result_type(*(np.min_scalar_type(int(bound)) for bound in (array.min(), array.max())))
+    return Volume(array.astype(whole), volume.geometry)
 
 
 def write_volume(path: Path, array: npt.NDArray[Any], like: Path) -> None:
     """Write (i, j, k) voxels to `path` with the grid of the file `like`, whole or not at all.
 
     A NIfTI file keeps the header of a NIfTI `like` (affine, codes, units), so that both overlay exactly.
+    Raises OutputError where it cannot be written, and for .mhd, which is two files and never whole at once.
     """
+    if ending(path) == ".mhd":
+        raise OutputError(f"{path}: .mhd is only read, as it is two files; write {stem(path)}.mha")
+    write = _nifti_writer(array, like) if _is_nifti(path) else _itk_writer(array, like)
     with atomic(path) as temporary:
-        if _is_nifti(path):
-            _write_nifti(temporary, array, like)
-        else:
-            _write_itk(temporary, array, like)
+        try:
+            write(temporary)
+        except RuntimeError as error:  # ITK's, whatever the cause
+            raise OutputError(
+                f"{path}: cannot be written ({_last_line(error)}); see whether the disk is full"
+            ) from error
 
 
 def smallest_integer(largest: int) -> npt.DTypeLike:
@@ -94,127 +106,153 @@ def _is_nifti(path: Path) -> bool:
     return found in NIFTI
 
 
-def _broken(path: Path, error: BaseException) -> str:
+def _broken(path: Path, error: BaseException) -> DataError:
+    """What `error` means for someone who wants to read `path`."""
     if isinstance(error, FileNotFoundError):
-        return f"{path}: no such file; check the path"
+        return DataError(f"{path}: no such file; check the path")
+    if isinstance(error, IsADirectoryError):
+        return DataError(f"{path}: is a folder; name a file in it")
     if isinstance(error, PermissionError):
-        return f"{path}: cannot be read; change its permissions"
-    if isinstance(error, EOFError | zlib.error) or "truncat" in str(error).lower() or "Expected" in str(error):
-        return f"{path}: is truncated or damaged; copy it again from its source"
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{path}: is not a readable image ({reason[:160]}); convert or replace it"
+        return DataError(f"{path}: cannot be read; change its permissions")
+    if isinstance(error, gzip.BadGzipFile) and "Not a gzipped" in str(error):
+        return DataError(f"{path}: is not a gzip file, whatever its ending says; convert or replace it")
+    if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile) or "Expected" in str(error):
+        return DataError(f"{path}: is truncated or damaged; copy it again from its source")
+    return DataError(f"{path}: is not a readable image ({_last_line(error)}); convert or replace it")
+
+
+def _last_line(error: BaseException) -> str:
+    """The last line of an error's text, which in ITK's is the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__
 
 
 def _nifti(path: Path) -> tuple[Any, Geometry]:
+    """The image, its voxels not yet read, and its grid."""
     import nibabel
+    from nibabel.openers import ImageOpener
 
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
     try:
-        if path.name.lower().endswith(".gz"):
-            with gzip.open(path) as file:
-                file.read(4)
-        image = nibabel.load(path)
-        shape, affine = tuple(int(n) for n in image.shape), np.asarray(image.affine, dtype=np.float64)
-    except gzip.BadGzipFile as error:
-        raise DataError(f"{path}: is not a gzip file, whatever its ending says; convert or replace it") from error
+        with opener(path, "rb") as file:
+            file.read(4)  # says "no such file", "a folder", "not a gzip file" more clearly than nibabel
+        image = nibabel.load(path, mmap=False)  # a mapped file could change under our feet
+        with ImageOpener(path) as file:
+            raw = type(image.header).from_fileobj(
+                file, check=False
+            )  # nibabel's check puts 1 for a spacing of 0
+        shape, affine = tuple(int(n) for n in image.shape), np.array(image.affine, dtype=np.float64)
     except Exception as error:
-        raise DataError(_broken(path, error)) from error
-    if len(shape) > 4 and set(shape[3:-1]) == {1}:  # (i, j, k, 1, c), NIfTI's vector layout
-        image = image.slicer[:, :, :, 0] if len(shape) == 5 else image
-        shape = tuple(int(n) for n in image.shape)
-    if len(shape) == 4 and shape[3] == 1:
-        image = image.slicer[..., 0]
-        shape = shape[:3]
-    if len(shape) == 2:
-        raise DataError(f"{path}: has 2 axes {shape}; a volume has 3 (one slice is written as a third axis of 1)")
+        raise _broken(path, error) from error
+    if not (raw["pixdim"][1:4] != 0).all():
+        affine[:] = 0
     return image, _geometry(path, shape, affine)
 
 
+def _read_nifti(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
+    image, geometry = _nifti(path)
+    try:
+        return np.asanyarray(image.dataobj), geometry
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise _broken(path, error) from error
+
+
 def _geometry(path: Path, shape: tuple[int, ...], affine: npt.NDArray[np.float64]) -> Geometry:
-    if len(shape) not in (3, 4) or 0 in shape:
-        raise DataError(f"{path}: has shape {shape}; a volume has 3 axes, or 4 with channels last, none of them empty")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise DataError(f"{path}: its affine is not invertible (a spacing of 0 or not a number); mend its header")
+    if len(shape) == 2:
+        raise DataError(
+            f"{path}: has 2 axes {shape}; a volume has 3 (one slice is written as a third axis of 1)"
+        )
+    if len(shape) < 3 or sum(n != 1 for n in shape[3:]) > 1 or 0 in shape:
+        raise DataError(
+            f"{path}: has shape {shape}; a volume has 3 axes, or 4 with channels last, none of them empty"
+        )
+    axes = affine[:3, :3]
+    lengths = np.linalg.norm(axes, axis=0)
+    if not np.isfinite(affine).all() or not lengths.all() or abs(np.linalg.det(axes / lengths)) < 1e-6:
+        raise DataError(
+            f"{path}: its affine is not invertible (a spacing of 0 or not a number); mend its header"
+        )
     return Geometry((shape[0], shape[1], shape[2]), affine)
 
 
-def _write_nifti(path: Path, array: npt.NDArray[Any], like: Path) -> None:
+def _nifti_writer(array: npt.NDArray[Any], like: Path) -> Callable[[Path], None]:
     import nibabel
 
-    if _is_nifti(like):
-        source = nibabel.load(like)
+    if not _is_nifti(like):
+        image = nibabel.Nifti1Image(array, read_geometry(like).affine, dtype=array.dtype)
+        for place in (image.set_qform, image.set_sform):
+            place(image.affine, code="scanner")
+        image.header.set_xyzt_units("mm")
+    else:
+        source, _ = _nifti(like)
         header = source.header.copy()
         header.set_data_dtype(array.dtype)
         header.set_slope_inter(1, 0)
+        header.set_intent("none")
         header["cal_max"], header["cal_min"] = 0, 0
-        kind = type(source) if isinstance(source, nibabel.Nifti1Image) else nibabel.Nifti1Image
-        image = kind(array, source.affine, header)
-    else:
-        image = nibabel.Nifti1Image(array, read_geometry(like).affine)
-        image.header.set_xyzt_units("mm")
-    nibabel.save(image, path)
+        header.extensions.clear()  # they speak of the source's voxels
+        image = type(source)(array, source.affine, header)
+    return lambda path: nibabel.save(image, path)
 
 
-def _itk_reader(path: Path) -> Any:
-    import SimpleITK as sitk
-
-    if not path.exists():
-        raise DataError(f"{path}: no such file; check the path")
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    return reader
-
-
-def _itk_failed(path: Path, error: RuntimeError) -> DataError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[-1].rpartition(": ")[2] if lines else "unknown reason"
-    return DataError(f"{path}: is not a readable image, or is truncated ({reason[:160]}); convert or replace it")
-
-
-def _itk_geometry(path: Path) -> Geometry:
-    reader = _itk_reader(path)
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _itk_failed(path, error) from error
-    return _from_itk(path, reader)
-
-
-def _from_itk(path: Path, image: Any) -> Geometry:
-    size = tuple(int(n) for n in image.GetSize())
-    if len(size) not in (3, 4):
-        raise DataError(f"{path}: has {len(size)} axes; a volume has 3")
-    n = len(size)
-    affine = np.eye(4)
-    direction = np.array(image.GetDirection()).reshape(n, n)[:3, :3]
-    affine[:3, :3] = direction * np.array(image.GetSpacing()[:3])
-    affine[:3, 3] = image.GetOrigin()[:3]
-    return _geometry(path, size, _LPS @ affine)
-
-
-def _read_itk(path: Path) -> Volume:
-    import SimpleITK as sitk
-
-    reader = _itk_reader(path)
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise _itk_failed(path, error) from error
-    array = sitk.GetArrayFromImage(image)  # (k, j, i), with vector components last
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        array = array.transpose(2, 1, 0, 3)
-    else:
-        array = array.transpose(*reversed(range(array.ndim)))
-    return Volume(array, _from_itk(path, image))
-
-
-def _write_itk(path: Path, array: npt.NDArray[Any], like: Path) -> None:
+def _itk_writer(array: npt.NDArray[Any], like: Path) -> Callable[[Path], None]:
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
-    affine = _LPS @ read_geometry(like).affine
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if _is_nifti(like):
+        affine = _LPS @ read_geometry(like).affine
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        origin, direction = affine[:3, 3], affine[:3, :3] / spacing
+    else:  # as the file says it, to the last bit
+        spacing, origin, direction = _itk_grid(_itk_header(like))
     image.SetSpacing(spacing.tolist())
-    image.SetOrigin(affine[:3, 3].tolist())
-    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
-    sitk.WriteImage(image, str(path), useCompression=True)
+    image.SetOrigin(origin.tolist())
+    image.SetDirection(direction.ravel().tolist())
+    return lambda path: sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def _itk_header(path: Path) -> Any:
+    """A reader that knows the header, its voxels not yet read."""
+    import SimpleITK as sitk
+
+    if not path.is_file():
+        raise _broken(path, IsADirectoryError() if path.is_dir() else FileNotFoundError())
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _broken(path, error) from error
+    return reader
+
+
+def _itk_grid(image: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Spacing, origin and direction of the first three axes, towards the patient's left, back and head."""
+    n = len(image.GetSize())
+    direction = np.array(image.GetDirection()).reshape(n, n)[:3, :3]
+    return np.array(image.GetSpacing()[:3]), np.array(image.GetOrigin()[:3]), direction
+
+
+def _itk_geometry(path: Path, image: Any) -> Geometry:
+    size = tuple(int(n) for n in image.GetSize())
+    affine = np.eye(4)
+    if len(size) > 2:
+        spacing, origin, direction = _itk_grid(image)
+        affine[:3, :3], affine[:3, 3] = direction * spacing, origin
+    return _geometry(path, size, _LPS @ affine)
+
+
+def _read_itk(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
+    import SimpleITK as sitk
+
+    reader = _itk_header(path)
+    geometry = _itk_geometry(path, reader)
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:  # the header could be read, the voxels cannot
+        raise _broken(path, EOFError()) from error
+    array = sitk.GetArrayFromImage(image)  # (k, j, i), with vector components last
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        return np.moveaxis(array, -1, 0).T, geometry
+    return array.T, geometry

@@ -15,7 +15,9 @@ PatchSize = Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
 class SplitSettings(Section):
     """Which cases train and which judge."""
 
-    file: ConfigPath | None = Field(None, description="folds in nnU-Net's splits_final.json form; else the dataset's own")
+    file: ConfigPath | None = Field(
+        None, description="folds in nnU-Net's splits_final.json form; else the dataset's own"
+    )
     fold: int = Field(0, ge=0, description="the fold whose validation cases are held out")
     folds: int = Field(5, ge=2, description="number of folds where neither `file` nor the dataset gives any")
     seed: int = Field(12345, description="seed of the folds that medfuse draws (nnU-Net's)")
@@ -24,13 +26,17 @@ class SplitSettings(Section):
 class PreprocessSettings(Section):
     """How cases are brought to one grid and scale. `auto` values come from the fingerprint."""
 
-    spacing_mm: Auto | tuple[Positive, Positive, Positive] = Field("auto", description="target spacing (x, y, z) in mm")
+    spacing_mm: Auto | tuple[Positive, Positive, Positive] = Field(
+        "auto", description="target spacing (x, y, z) in mm"
+    )
     normalize: Auto | Literal["ct", "zscore", "none"] = Field(
         "auto",
         description="`ct` clips to foreground percentiles and standardises, `zscore` works per volume; "
         "auto: ct for channels named CT, else zscore",
     )
-    tolerance_mm: float = Field(1e-3, ge=0, description="how far image and label grids may differ (spacing, origin, direction)")
+    tolerance_mm: float = Field(
+        1e-3, ge=0, description="how far image and label grids may differ (spacing, origin, direction)"
+    )
 
 
 class AugmentSettings(Section):
@@ -42,19 +48,30 @@ class AugmentSettings(Section):
     scale_range: tuple[Positive, Positive] = Field((0.7, 1.4), description="smallest and largest factor")
     noise: float = Field(0.1, ge=0, le=1, description="probability of gaussian noise")
     blur: float = Field(0.2, ge=0, le=1, description="probability of gaussian blur")
-    brightness: float = Field(0.15, ge=0, le=1, description="probability of a brightness factor of 0.75 to 1.25")
+    brightness: float = Field(
+        0.15, ge=0, le=1, description="probability of a brightness factor of 0.75 to 1.25"
+    )
     contrast: float = Field(0.15, ge=0, le=1, description="probability of a contrast factor of 0.75 to 1.25")
-    low_resolution: float = Field(0.25, ge=0, le=1, description="probability of simulated low resolution, zoom 0.5 to 1")
+    low_resolution: float = Field(
+        0.25, ge=0, le=1, description="probability of simulated low resolution, zoom 0.5 to 1"
+    )
     gamma: float = Field(0.3, ge=0, le=1, description="probability of a gamma of 0.7 to 1.5")
     mirror: tuple[Literal["x", "y", "z"], ...] = Field(
-        (), description="axes along which patches are mirrored half of the time; left and right differ in the body"
+        (),
+        description="axes along which half of the patches are mirrored; left and right differ in the body",
     )
 
 
 class SampleSettings(Section):
     """Patches: their size, how many make a batch, where they are taken."""
 
-    patch_size: Auto | PatchSize = Field("auto", description="(x, y, z) in voxels; two numbers make a 2-D network")
+    patch_size: Auto | PatchSize = Field(
+        "auto", description="(x, y, z) in voxels; two numbers make a 2-D network"
+    )
     batch_size: Auto | Count = Field("auto", description="patches per step")
-    foreground: float = Field(0.33, ge=0, le=1, description="share of patches centred on a voxel of a random label")
-    workers: Auto | Annotated[int, Field(ge=0)] = Field("auto", description="loader processes; 0 loads in the training process")
+    foreground: float = Field(
+        0.33, ge=0, le=1, description="share of patches centred on a voxel of a random label"
+    )
+    workers: Auto | Annotated[int, Field(ge=0)] = Field(
+        "auto", description="loader processes; 0 loads in the training process"
+    )

@@ -13,5 +13,7 @@ class InferSettings(Section):
 
     overlap: float = Field(0.5, ge=0, lt=1, description="share of a window that the next one covers again")
     batch_size: Annotated[int, Field(ge=1)] = Field(1, description="windows per forward pass")
-    mirror: tuple[Literal["x", "y", "z"], ...] = Field((), description="axes for test-time mirroring; all combinations are averaged")
+    mirror: tuple[Literal["x", "y", "z"], ...] = Field(
+        (), description="axes for test-time mirroring; all combinations are averaged"
+    )
     runtime: RuntimeField | None = Field(None, description="what runs the network; torch where not said")

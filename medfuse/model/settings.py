@@ -12,13 +12,17 @@ class HeadSettings(Section):
     """Turns one feature map into logits at the input's size."""
 
     input: str = Field(description="the node, tap or `image` that the logits are made from")
-    upsample: Literal["linear", "nearest"] = Field("linear", description="how coarse logits reach the input's size")
+    upsample: Literal["linear", "nearest"] = Field(
+        "linear", description="how coarse logits reach the input's size"
+    )
 
 
 class AuxSettings(Section):
     """Auxiliary heads: small classifiers on inner maps, each with its own loss."""
 
-    heads: tuple[str, ...] = Field(min_length=1, description="taps or nodes to supervise; NODE.* means its side outputs")
+    heads: tuple[str, ...] = Field(
+        min_length=1, description="taps or nodes to supervise; NODE.* means its side outputs"
+    )
     schedule: AuxScheduleField = Field(description="their weights over time")
     loss: LossField | None = Field(None, description="their loss; that of the main head where not given")
 

@@ -1,0 +1,54 @@
+# Five words: run, test, check, bench, docs. Each installs what it needs into .venv, once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile --prefer-binary --constraint constraints.txt
+TORCH_FOR_CPU := https://download.pytorch.org/whl/cpu
+
+# Compiling every file of every package costs minutes, and few of them are ever imported: `--no-compile`
+# leaves it to the first import. A shell that forbids that would compile again in every process.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: run test check bench docs
+
+run: $(VENV)/runtime.stamp
+	$(BIN)/medfuse run pipelines/liver.yaml
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/dev.stamp
+	$(BIN)/python -m docs
+
+$(VENV)/runtime.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
+	$(INSTALL) --editable '.[dev]'
+	@touch $(VENV)/runtime.stamp $@
+
+# On Linux the usual torch brings gigabytes of CUDA. Without an NVIDIA driver the CPU build does the same;
+# where its index cannot be reached, the usual one follows with the other packages.
+$(VENV)/torch.stamp: constraints.txt | $(BIN)/pip
+	@if [ "$$(uname)" = Linux ] && ! command -v nvidia-smi > /dev/null; then \
+		$(INSTALL) --retries 1 --timeout 20 --no-deps --index-url $(TORCH_FOR_CPU) torch \
+		|| echo "no CPU build of torch from $(TORCH_FOR_CPU); taking the usual one"; \
+	fi
+	@touch $@
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "medfuse needs Python 3.11 or newer, and $(PYTHON) is: $$($(PYTHON) --version 2>&1)." \
+			"Name a newer one: make run PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,135 @@
+"""A table of cases: one row each, with the paths of its images and its label."""
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from medfuse.api import Case, Dataset, DatasetInfo
+from medfuse.core.errors import DataError, did_you_mean
+from medfuse.core.volumes import stem
+from medfuse.data.listing import check_cases, parse_labels, splits_from_folds
+
+CASE_COLUMNS = ("case", "subjectid", "name")
+
+
+class Csv(Dataset):
+    """A CSV file with one row per case; paths are relative to it.
+
+    Columns, in any case of letters: `case` (or SubjectID; else the image's name), `image` or one per channel
+    (Channel_0, Channel_1, … or the names in `channels`), `label`, and optionally `fold`.
+
+        data: {use: csv, root: scans, file: cases.csv, classes: {liver: 1}, channels: [CT]}
+    """
+
+    file: str = Field("cases.csv", description="the table, relative to `root`")
+    classes: dict[str, int] = Field(
+        min_length=1, description="label names and their values in the label maps"
+    )
+    channels: tuple[str, ...] = Field((), description="channel names; CT is normalised as CT")
+
+    def read(self) -> DatasetInfo:
+        faults: list[str] = []
+        path = self.root / self.file
+        header, rows = _read_table(path)
+        values = parse_labels(self.classes, "data.classes", faults)
+        columns = self._columns(path, header, faults)
+        if faults:
+            raise DataError(*faults)
+        cases, folds = [], {}
+        for line, row in rows:
+            if case := columns.case(row, path, line, faults):
+                cases.append(case)
+                if columns.fold is not None:
+                    folds[case.name] = _fold(row[columns.fold], f"{path}:{line}", faults)
+        if not rows:
+            faults.append(f"{path}: holds no rows; add one per case")
+        check_cases(cases, faults)
+        if faults:
+            raise DataError(*faults)
+        names = self.channels or tuple(header[i] for i in columns.images)
+        return DatasetInfo(tuple(cases), values, names, splits_from_folds(folds))
+
+    def _columns(self, path: Path, header: list[str], faults: list[str]) -> "_Columns":
+        lower = [h.lower() for h in header]
+        known = {*CASE_COLUMNS, "image", "label", "fold", *(c.lower() for c in self.channels)}
+        for name in lower:
+            if name not in known and not re.fullmatch(r"channel_\d+", name):
+                meant = did_you_mean(name, known)
+                faults.append(
+                    f"{path}:1: unknown column {name!r}{meant} (known: {', '.join(sorted(known))}, Channel_0)"
+                )
+        faults.extend(
+            f"{path}:1: column {n!r} is given twice; keep one"
+            for n in {n for n in lower if lower.count(n) > 1}
+        )
+        numbered = sorted((n for n in lower if re.fullmatch(r"channel_\d+", n)), key=lambda n: int(n[8:]))
+        named = [c.lower() for c in self.channels if c.lower() in lower]
+        images = numbered or named or [n for n in lower if n == "image"]
+        if not images or "label" not in lower:
+            faults.append(
+                f"{path}:1: needs a column `image` (or Channel_0, …) and a column `label`; add them"
+            )
+        if self.channels and len(images) not in (1, len(self.channels)):
+            faults.append(
+                f"{path}:1: {len(images)} image columns, {len(self.channels)} `channels`; give as many"
+            )
+        case = next((lower.index(n) for n in CASE_COLUMNS if n in lower), None)
+        fold = lower.index("fold") if "fold" in lower else None
+        return _Columns(
+            case, tuple(map(lower.index, images)), lower.index("label") if "label" in lower else 0, fold
+        )
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which column holds what."""
+
+    name: int | None
+    images: tuple[int, ...]
+    label: int
+    fold: int | None
+
+    def case(self, row: list[str], path: Path, line: int, faults: list[str]) -> Case | None:
+        needed = {
+            "image": self.images,
+            "label": (self.label,),
+            "case": () if self.name is None else (self.name,),
+        }
+        empty = [what for what, columns in needed.items() if any(not row[i] for i in columns)]
+        if empty:
+            faults.append(f"{path}:{line}: has no {' and no '.join(empty)}; fill in the row, or drop it")
+            return None
+        images = tuple(path.parent / row[i] for i in self.images)
+        return Case(
+            stem(images[0]) if self.name is None else row[self.name], images, path.parent / row[self.label]
+        )
+
+
+def _read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header, and each row with its line number; short rows are filled up with empty cells."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [cell.strip() for cell in next(reader, [])]
+            rows = [
+                (reader.line_num, [c.strip() for c in row]) for row in reader if any(c.strip() for c in row)
+            ]
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(
+            f"{path}: no such file; set `data.root` and `data.file` to the table of cases"
+        ) from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path}: cannot be read as a CSV text file ({error}); save it as UTF-8 CSV"
+        ) from None
+    return header, [(line, row + [""] * (len(header) - len(row))) for line, row in rows]
+
+
+def _fold(cell: str, where: str, faults: list[str]) -> int:
+    if not cell.isdigit():
+        faults.append(f"{where}: fold is {cell!r}; give a whole number from 0")
+        return -1
+    return int(cell)

@@ -1,0 +1,113 @@
+"""Images and labels in folders, paired by name."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from medfuse.api import Case, Dataset, DatasetInfo
+from medfuse.core.errors import DataError
+from medfuse.core.volumes import ENDINGS, ending, stem
+from medfuse.data.listing import check_cases, parse_labels, splits_beside
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class Folder(Dataset):
+    """Images and labels in folders, paired by name.
+
+    `images` and `labels` are sub-folders, or patterns in which `{case}` stands for the case's name and `*`
+    for anything. Several patterns are several channels; one pattern with several channels means 4-D files.
+
+        data: {use: folder, root: scans, classes: {liver: 1}, channels: [CT]}
+        data:
+          use: folder
+          root: ms_lesions
+          images: ["{case}/flair.nii.gz", "{case}/t1.nii.gz"]
+          labels: "{case}/lesions.nii.gz"
+          classes: {lesion: 1}
+    """
+
+    images: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
+        ("images",), min_length=1, description="sub-folder or pattern, one per channel"
+    )
+    labels: str = Field("labels", description="sub-folder or pattern of the label maps")
+    classes: dict[str, int] = Field(
+        min_length=1, description="label names and their values in the label maps"
+    )
+    channels: tuple[str, ...] = Field((), description="channel names; CT is normalised as CT")
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> "Folder":
+        if self.channels and len(self.images) not in (1, len(self.channels)):
+            raise ValueError(
+                f"{len(self.images)} images patterns and {len(self.channels)} channels; give as many of each"
+            )
+        return self
+
+    def read(self) -> DatasetInfo:
+        faults: list[str] = []
+        if not self.root.is_dir():
+            raise DataError(f"{self.root}: no such folder; set `data.root` to the dataset's folder")
+        values = parse_labels(self.classes, "data.classes", faults)
+        images = [self._find(pattern, faults) for pattern in self.images]
+        labels = self._find(self.labels, faults)
+        names = sorted({name for found in images for name in found})
+        for pattern, found in zip(self.images, images):
+            faults.extend(f"{self.root}: case {n} has no {pattern}; add it" for n in names if n not in found)
+        for name in names:
+            if name not in labels:
+                file = next(found[name] for found in images if name in found)
+                faults.append(
+                    f"{file}: case {name} has no label like {self.labels!r}; add it, or move the image"
+                )
+        for name in sorted(labels.keys() - set(names)):
+            faults.append(f"{labels[name]}: case {name} has no image like {self.images[0]!r}; add it")
+        whole = [n for n in names if n in labels and all(n in found for found in images)]
+        cases = tuple(Case(n, tuple(found[n] for found in images), labels[n]) for n in whole)
+        check_cases(cases, faults)
+        if faults:
+            raise DataError(*faults)
+        return DatasetInfo(cases, values, self._channel_names(), splits_beside(self.root))
+
+    def _channel_names(self) -> tuple[str, ...]:
+        return self.channels or tuple(f"channel_{i}" for i in range(len(self.images)))
+
+    def _find(self, pattern: str, faults: list[str]) -> dict[str, Path]:
+        """Case → file. Adds a line where nothing matches, or two files are one case."""
+        if not any(c in pattern for c in "{*?"):
+            pattern = f"{pattern.rstrip('/')}/{{case}}.*"
+        matches = _regex(pattern)
+        found: dict[str, Path] = {}
+        for path in sorted(self.root.glob(pattern.replace("{case}", "*"))):
+            match = matches.fullmatch(path.relative_to(self.root).as_posix())
+            if match is None or ending(path) is None or path.name.startswith("."):
+                continue
+            name = match["case"] if "{case}" in pattern else stem(path)
+            if name in found:
+                faults.append(
+                    f"{path}: two cases are named {name}, the other is {found[name]}; rename or remove one"
+                )
+            found.setdefault(name, path)
+        if not found:
+            faults.append(
+                f"{self.root}: no file matches {pattern!r} ending in {', '.join(ENDINGS)}; mend the pattern"
+            )
+        return found
+
+
+def _regex(pattern: str) -> re.Pattern[str]:
+    """`a/{case}_*.*` as a regular expression; a final `.*` stands for any ending that can be read."""
+    any_ending = "|".join(re.escape(e) for e in ENDINGS)
+    stemmed = pattern.removesuffix(".*")
+    text, named = "", False
+    for part in re.split(r"(\{case\}|\*|\?)", stemmed):
+        if part == "{case}":
+            text += "(?P=case)" if named else "(?P<case>[^/]+?)"
+            named = True
+        else:
+            text += {"*": "[^/]*", "?": "[^/]"}.get(part, re.escape(part))
+    return re.compile(text + (f"(?:{any_ending})" if stemmed != pattern else ""))

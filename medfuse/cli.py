@@ -1,0 +1,187 @@
+"""The command line: one verb a function, a few lines each; nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+app = typer.Typer(
+    name="medfuse",
+    help="Medical image segmentation from one YAML file, every part of it a plugin.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+plugins_app = typer.Typer(help="List and explain plugins.", rich_markup_mode=None, add_completion=False)
+app.add_typer(plugins_app, name="plugins")
+
+PipelineFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="pipeline file, such as pipelines/liver.yaml")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="a.b=c", help="override one value of the file; repeatable"),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print results only")]
+
+
+@app.command()
+def run(
+    file: PipelineFile,
+    overrides: Overrides = None,
+    runs: Annotated[Path, typer.Option(help="folder that holds the run folders")] = Path("runs"),
+    quiet: Quiet = False,
+) -> None:
+    """Prepare, train, predict, evaluate and report. Run it again to carry on where it stopped."""
+    from medfuse.core.reporter import Reporter
+    from medfuse.run import run_pipeline
+
+    typer.echo(run_pipeline(file, overrides or (), runs=runs, reporter=Reporter(quiet=quiet)).text())
+
+
+@app.command()
+def check(file: PipelineFile, overrides: Overrides = None) -> None:
+    """Plan the graph of FILE, show its features and shapes, and verify them. Opens no image."""
+    from medfuse.run import check_pipeline
+
+    typer.echo(check_pipeline(file, overrides or ()))
+
+
+@app.command()
+def infer(
+    weights: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN_OR_WEIGHTS...", help="run folders or weights; several are averaged"),
+    ],
+    inputs: Annotated[
+        list[Path], typer.Option("--input", "-i", help="image, or folder of images; repeatable")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the label maps")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="a=b", help="override a value of `infer:`, such as overlap=0.25"),
+    ] = None,
+    best: Annotated[
+        bool, typer.Option(help="use a run's best weights on held-out cases instead of its last")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Write a label map for every image. Finished cases are skipped when run again."""
+    from medfuse.core.reporter import Reporter
+    from medfuse.run import infer_volumes
+
+    done = infer_volumes(
+        weights,
+        inputs,
+        output,
+        overrides=overrides or (),
+        best=best,
+        device=device,
+        reporter=Reporter(quiet=quiet),
+    )
+    typer.echo(done.text)
+    if done.failed:
+        raise typer.Exit(2)
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="folder of predicted label maps")],
+    labels: Annotated[Path, typer.Argument(help="folder of reference label maps")],
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="NAME=VALUE", help="a label to judge; all that occur if not given"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="where summary.json goes; into PREDICTIONS if not given"),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Dice, HD95, surface Dice and volume error of every case and label."""
+    from medfuse.core.reporter import Reporter
+    from medfuse.run import evaluate_label_maps
+
+    typer.echo(
+        evaluate_label_maps(predictions, labels, names or (), output=output, reporter=Reporter(quiet=quiet))
+    )
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of pipeline files, for editors to complete from."""
+    import json
+
+    from medfuse.pipeline import Pipeline
+
+    typer.echo(json.dumps(Pipeline.model_json_schema(), indent=2))
+
+
+@plugins_app.callback(invoke_without_command=True)
+def plugins(
+    context: typer.Context,
+    describe: Annotated[
+        bool, typer.Option(help="import each plugin for the first line of its docstring")
+    ] = False,
+) -> None:
+    """List every installed plugin: kind, name, package, version."""
+    if context.invoked_subcommand is None:
+        from medfuse.plugin_pages import listing
+
+        typer.echo(listing(describe=describe))
+
+
+@plugins_app.command()
+def show(name: Annotated[str, typer.Argument(help="a plugin's name")]) -> None:
+    """Explain one plugin: its parameters with types, ranges and defaults, and a YAML example."""
+    from medfuse.plugin_pages import page
+
+    typer.echo(page(name))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"medfuse {version('medfuse')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Run the command line; a user's mistake is a line on stderr and exit code 2, Ctrl-C is 130."""
+    code = 0
+    try:
+        app()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    except KeyboardInterrupt:
+        print("\nmedfuse: stopped; run the same command again to carry on", file=sys.stderr)
+        code = 130
+    except Exception as error:
+        from medfuse.core.errors import MedfuseError
+
+        if not isinstance(error, MedfuseError):
+            raise
+        print(error, file=sys.stderr)
+        code = 2
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == 130:
+        os._exit(code)  # loader processes and threads may still be busy; nothing of theirs is wanted
+    sys.exit(code)

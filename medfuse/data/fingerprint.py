@@ -1,0 +1,148 @@
+"""One pass over every labelled case: is it sound, and what is it like?"""
+
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medfuse.api import Case, DatasetInfo
+from medfuse.core.errors import DataError
+from medfuse.data.images import read_case_labels, read_image
+from medfuse.data.parallel import in_threads
+
+SAMPLES_PER_CASE = 10_000
+
+
+@dataclass(frozen=True)
+class ChannelFacts:
+    """One channel: intensities in the foreground of all cases, and the share of voxels that are exactly 0."""
+
+    name: str
+    lower: float
+    median: float
+    upper: float
+    mean: float
+    std: float
+    zeros: float
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """One case: shape and spacing in RAS+ order, millilitres per label, SHA-256 of each file."""
+
+    name: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    volumes_ml: Mapping[str, float]
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a dataset is like: everything that `auto` values are derived from.
+
+    `lower` and `upper` of a channel are its 0.5 and 99.5 percentiles.
+    """
+
+    cases: tuple[CaseFacts, ...]
+    channels: tuple[ChannelFacts, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Fingerprint":
+        cases = (
+            CaseFacts(c["name"], tuple(c["shape"]), tuple(c["spacing_mm"]), c["volumes_ml"], c["files"])
+            for c in data["cases"]
+        )
+        return cls(tuple(cases), tuple(ChannelFacts(**c) for c in data["channels"]))
+
+
+def take_fingerprint(
+    cases: Sequence[Case], info: DatasetInfo, *, tolerance_mm: float, progress: Callable[[int, int], None]
+) -> Fingerprint:
+    """Read every case once, check it, measure it.
+
+    `progress(done, total)` counts cases. Raises DataError with every fault of every case: unreadable files,
+    grids of image and label that differ by more than `tolerance_mm`, label values outside `info.labels`,
+    NaN voxels, empty images.
+    """
+
+    def measure(case: Case) -> _Measured | DataError:
+        try:
+            return _measure(case, info, tolerance_mm)
+        except DataError as error:
+            return error
+
+    found = in_threads(measure, cases, os.cpu_count() or 1, progress)
+    faults = [line for result in found if isinstance(result, DataError) for line in result.lines]
+    measured = [result for result in found if isinstance(result, _Measured)]
+    if not faults and not any(m.foreground.size for m in measured):
+        faults.append(f"none of the {len(cases)} label maps holds a voxel other than background; check them")
+    if faults:
+        raise DataError(*faults)
+    foreground = np.concatenate([m.foreground for m in measured], axis=1)
+    zeros = np.average(
+        [m.zeros for m in measured], axis=0, weights=[np.prod(m.facts.shape) for m in measured]
+    )
+    channels = [_channel(*parts) for parts in zip(info.channels, foreground, zeros)]
+    return Fingerprint(tuple(m.facts for m in measured), tuple(channels))
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """Facts of one case; foreground intensities (channels, samples); share of zeros per channel."""
+
+    facts: CaseFacts
+    foreground: npt.NDArray[np.float32]
+    zeros: npt.NDArray[np.float64]
+
+
+def _measure(case: Case, info: DatasetInfo, tolerance_mm: float) -> _Measured:
+    image, geometry = read_image(case, len(info.channels), tolerance_mm=tolerance_mm)
+    if empty := [name for name, channel in zip(info.channels, image) if channel.min() == channel.max()]:
+        images = ", ".join(str(path) for path in case.images)
+        raise DataError(
+            f"{images}: every voxel of {', '.join(empty)} has one value; replace it, or drop case {case.name}"
+        )
+    names = {value: name for name, value in info.labels.items()}
+    labels = read_case_labels(case, geometry, names, tolerance_mm=tolerance_mm)
+    voxel_ml = abs(float(np.linalg.det(geometry.affine[:3, :3]))) / 1000
+    values, counts = np.unique(labels, return_counts=True)
+    volumes = {names[int(v)]: float(n) * voxel_ml for v, n in zip(values, counts)}
+    where = np.flatnonzero(labels)
+    if len(where) > SAMPLES_PER_CASE:
+        where = np.random.default_rng(zlib.crc32(case.name.encode())).choice(
+            where, SAMPLES_PER_CASE, replace=False
+        )
+    files = [*case.images, *((case.label,) if case.label else ())]
+    return _Measured(
+        CaseFacts(
+            case.name,
+            geometry.ras_shape,
+            geometry.ras_spacing_mm,
+            {name: volumes.get(name, 0.0) for name in info.labels},
+            {str(path): file_hash(path) for path in files},
+        ),
+        image.reshape(len(image), -1)[:, where],
+        (image == 0).mean(axis=(1, 2, 3)),
+    )
+
+
+def _channel(name: str, foreground: npt.NDArray[np.float32], zeros: float) -> ChannelFacts:
+    lower, median, upper = (float(v) for v in np.percentile(foreground, (0.5, 50, 99.5)))
+    mean, std = float(foreground.mean(dtype=np.float64)), float(foreground.std(dtype=np.float64))
+    return ChannelFacts(name, lower, median, upper, mean, std, float(zeros))
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,86 @@
+"""Patches by number: the same number is the same patch, whichever process draws it, and when."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medfuse.core.errors import DataError
+from medfuse.data.augment import Augmentation
+from medfuse.data.plan import DataPlan
+from medfuse.data.settings import AugmentSettings, SampleSettings
+from medfuse.data.store import Store
+
+
+@dataclass(frozen=True)
+class PatchSampler:
+    """Draws patch number `index` of an endless row; `batch_size` consecutive ones are a batch.
+
+    The last round(batch_size × foreground) patches of each batch are centred on a voxel of a random
+    foreground class of a random case that has one (as nnU-Net does); the others lie anywhere.
+    """
+
+    store: Store
+    names: Sequence[str]
+    plan: DataPlan
+    sample: SampleSettings
+    augment: AugmentSettings
+    seed: int
+    augmentation: Augmentation = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise DataError("there are no training cases; give the split at least one")
+        object.__setattr__(self, "augmentation", Augmentation(self.augment, self.plan))
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """The patch in (x, y, z) voxels; a 2-D one is one slice thick."""
+        x, y, z = (*self.plan.patch_size, 1)[:3]
+        return x, y, z
+
+    @cached_property
+    def with_foreground(self) -> tuple[str, ...]:
+        """Training cases that hold any foreground."""
+        return tuple(name for name in self.names if self.store.case(name).classes)
+
+    def draw(self, index: int) -> dict[str, Tensor]:
+        """`image` (channels, *patch_size) float32 and `label` (1, *patch_size) int64."""
+        batch = self.plan.batch_size
+        forced = index % batch >= batch - round(batch * self.sample.foreground)
+        random = np.random.RandomState(np.random.SeedSequence([self.seed, index]).generate_state(4))
+        name, start = self._place(random, forced=forced)
+        image, label = self._read(name, start, random)
+        image, label = self.augmentation.change(image, label, random)
+        return {"image": image, "label": label.long()}
+
+    def _place(self, random: np.random.RandomState, *, forced: bool) -> tuple[str, tuple[int, ...]]:
+        """A case and a patch's first voxel: a negative one where the volume is smaller than the patch."""
+        forced = forced and bool(self.with_foreground)
+        names = self.with_foreground if forced else self.names
+        case = self.store.case(names[random.randint(len(names))])
+        pads = [max(0, n - have) for n, have in zip(self.size, case.shape)]
+        low = [-(pad // 2) for pad in pads]
+        high = [max(a, have - n) for a, n, have in zip(low, self.size, case.shape)]
+        if not forced:
+            return case.name, tuple(int(random.randint(a, b + 1)) for a, b in zip(low, high))
+        voxels = case.voxels[case.classes[random.randint(len(case.classes))]]
+        centre = np.unravel_index(voxels[random.randint(len(voxels))], case.shape)
+        return case.name, tuple(
+            int(np.clip(c - n // 2, a, b)) for c, n, a, b in zip(centre, self.size, low, high)
+        )
+
+    def _read(self, name: str, start: Sequence[int], random: np.random.RandomState) -> tuple[Tensor, Tensor]:
+        """The patch at `start`, turned and scaled where that is drawn; a 2-D one without its third axis."""
+        warp = self.augmentation.draw_warp(random)
+        wanted = self.plan.patch_size
+        reach = self.size if warp is None else (*warp.reach(wanted), 1)[:3]
+        corner = [a - (r - n) // 2 for a, n, r in zip(start, self.size, reach)]
+        arrays = self.store.read_patch(name, corner, reach)
+        image, label = (torch.from_numpy(array) for array in arrays)
+        if len(wanted) == 2:
+            image, label = image[..., 0], label[..., 0]
+        return (image, label) if warp is None else warp(image, label, wanted)

@@ -1,0 +1,191 @@
+"""From the fingerprint to numbers: spacing, patch size, batch size, normalisation, each with its reason."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil, log2, prod
+from typing import Any, Literal
+
+import numpy as np
+
+from medfuse.api import DatasetInfo, ImageInfo
+from medfuse.data.fingerprint import ChannelFacts, Fingerprint
+from medfuse.data.settings import PreprocessSettings, SampleSettings
+
+PATCH_VOXELS = 64**3
+"""Most voxels in an `auto` patch: about a second per training step on two CPU cores."""
+BATCH_VOXELS = 3 * PATCH_VOXELS
+"""About how many voxels an `auto` batch has."""
+LARGEST_BATCH = 32
+ANISOTROPIC = 3.0
+"""Spacing ratio from which the coarse axis is treated on its own (nnU-Net's)."""
+
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """How one channel is scaled.
+
+    `ct`: clip to lower … upper, then (v - mean) / std, with numbers of the whole dataset. `zscore`: mean and
+    standard deviation of each volume. `nonzero_zscore`: of its voxels other than 0, which stay 0.
+    """
+
+    kind: Literal["ct", "zscore", "nonzero_zscore", "none"]
+    lower: float = 0.0
+    upper: float = 0.0
+    mean: float = 0.0
+    std: float = 1.0
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """Everything that turns a case into a network's input, and a network's output into label values.
+
+    The network's class i is the i-th label in order of value (`values[i]`); class 0 is background.
+    Per-axis tuples are (x, y, z); a `patch_size` of two numbers means 2-D, (x, y) slices.
+    `reasons`: one sentence for each value that was `auto`.
+    """
+
+    spacing_mm: Spacing
+    patch_size: tuple[int, ...]
+    batch_size: int
+    channels: tuple[str, ...]
+    normalization: tuple[Normalization, ...]
+    labels: Mapping[str, int]
+    reasons: Mapping[str, str]
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The label value of each class."""
+        return tuple(sorted(self.labels.values()))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The name of each class, background first."""
+        return tuple(sorted(self.labels, key=lambda name: self.labels[name]))
+
+    @property
+    def image(self) -> ImageInfo:
+        """What the network is given."""
+        return ImageInfo(len(self.channels), self.patch_size, self.spacing_mm[: len(self.patch_size)])
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "DataPlan":
+        x, y, z = data["spacing_mm"]
+        return cls(
+            (x, y, z),
+            tuple(data["patch_size"]),
+            data["batch_size"],
+            tuple(data["channels"]),
+            tuple(Normalization(**n) for n in data["normalization"]),
+            dict(data["labels"]),
+            dict(data["reasons"]),
+        )
+
+
+def make_plan(
+    fingerprint: Fingerprint, info: DatasetInfo, preprocess: PreprocessSettings, sample: SampleSettings
+) -> DataPlan:
+    """What the settings say, and for each `auto` a value from the fingerprint, with its reason."""
+    reasons: dict[str, str] = {}
+    spacing = preprocess.spacing_mm
+    if spacing == "auto":
+        spacing, reasons["spacing_mm"] = _spacing(fingerprint)
+    shape = _median_shape(fingerprint, spacing)
+    patch = sample.patch_size
+    if patch == "auto":
+        patch, reasons["patch_size"] = _patch_size(shape, spacing)
+    if sample.batch_size == "auto":
+        batch = min(LARGEST_BATCH, max(2, round(BATCH_VOXELS / prod(patch))))
+        reasons["batch_size"] = f"2 to {LARGEST_BATCH} patches, and about {BATCH_VOXELS:,} voxels, a step"
+    else:
+        batch = sample.batch_size
+    normalization = []
+    for channel in fingerprint.channels:
+        chosen, reason = _normalization(channel, preprocess.normalize)
+        normalization.append(chosen)
+        if preprocess.normalize == "auto":
+            reasons[f"normalize.{channel.name}"] = reason
+    labels = dict(sorted(info.labels.items(), key=lambda item: item[1]))
+    return DataPlan(spacing, tuple(patch), batch, info.channels, tuple(normalization), labels, reasons)
+
+
+def _spacing(fingerprint: Fingerprint) -> tuple[Spacing, str]:
+    """The median; where one axis is far coarser in spacing and in voxels, its 10th percentile (nnU-Net)."""
+    spacings = np.array([case.spacing_mm for case in fingerprint.cases])
+    target = np.median(spacings, axis=0)
+    shape = _median_shape(fingerprint, _rounded(target))
+    coarse = int(target.argmax())
+    others = [axis for axis in range(3) if axis != coarse]
+    reason = "the median of all cases"
+    if target[coarse] > ANISOTROPIC * target[others].max() and shape[coarse] * ANISOTROPIC < min(
+        shape[a] for a in others
+    ):
+        finer = max(float(np.percentile(spacings[:, coarse], 10)), float(target[others].max()))
+        reason += f"; on the coarse axis {'xyz'[coarse]} the 10th percentile, as it varies and slices are few"
+        target[coarse] = finer
+    return _rounded(target), reason
+
+
+def _rounded(spacing: Sequence[float] | np.ndarray[Any, Any]) -> Spacing:
+    x, y, z = (round(float(s), 6) for s in spacing)
+    return x, y, z
+
+
+def _median_shape(fingerprint: Fingerprint, spacing: Spacing) -> tuple[int, int, int]:
+    """Median size of the cases in voxels of `spacing`."""
+    shapes = [resampled_shape(case.shape, case.spacing_mm, spacing) for case in fingerprint.cases]
+    x, y, z = (round(float(n)) for n in np.median(shapes, axis=0))
+    return x, y, z
+
+
+def resampled_shape(
+    shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]
+) -> tuple[int, int, int]:
+    """Voxels per axis after resampling from `spacing` to `target` (mm)."""
+    x, y, z = (max(1, round(n * s / t)) for n, s, t in zip(shape, spacing, target))
+    return x, y, z
+
+
+def _patch_size(shape: Sequence[int], spacing: Sequence[float]) -> tuple[tuple[int, ...], str]:
+    """The median case's size, shrunk in proportion to PATCH_VOXELS, each axis a multiple that halves well."""
+    steps = [_step(s, min(spacing)) for s in spacing]
+    patch = [ceil(n / step) * step for n, step in zip(shape, steps)]
+    reason = f"covers the median case of {_by(shape)} voxels"
+    if prod(patch) > PATCH_VOXELS:
+        reason = f"has the proportions of the median case, {_by(shape)}, and at most {PATCH_VOXELS:,} voxels"
+    while prod(patch) > PATCH_VOXELS:
+        shrinkable = [a for a in range(3) if patch[a] > steps[a]]
+        axis = max(shrinkable, key=lambda a: (patch[a] / shape[a], patch[a]))
+        patch[axis] -= steps[axis]
+    return tuple(patch), f"{reason}; multiples of {_by(steps)} per axis"
+
+
+def _step(spacing: float, finest: float) -> int:
+    """8 = three halvings; one fewer for each doubling by which an axis is coarser than twice the finest."""
+    return max(1, 8 >> max(0, ceil(log2(spacing / finest) - 1)))
+
+
+def _by(numbers: Sequence[int]) -> str:
+    return "×".join(map(str, numbers))
+
+
+def _normalization(channel: ChannelFacts, wanted: str) -> tuple[Normalization, str]:
+    """The way that is `wanted`, or for `auto` the one that suits the channel; and why."""
+    is_ct = channel.name.strip().lower() == "ct"
+    kind = wanted if wanted != "auto" else "ct" if is_ct else "zscore"
+    if kind == "ct":
+        reason = (
+            "CT has absolute units: clipped to the foreground's 0.5 and 99.5 percentiles, and standardised"
+        )
+        std = max(channel.std, 1e-8)
+        return Normalization("ct", channel.lower, channel.upper, channel.mean, std), reason
+    if kind == "none":
+        return Normalization("none"), ""
+    if channel.zeros > 0.25:
+        reason = f"{channel.zeros:.0%} of voxels are exactly 0, no tissue: z-score of the others, per volume"
+        return Normalization("nonzero_zscore"), reason
+    return Normalization("zscore"), "its units differ between scans: z-score per volume"

@@ -1,0 +1,178 @@
+"""Prepared cases on disk, compressed in blocks, so that a patch costs a patch and not a volume."""
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+import numpy.typing as npt
+
+from medfuse.api import Case
+from medfuse.core.errors import DataError
+from medfuse.core.files import atomic, make_folder, write_text
+from medfuse.data.parallel import in_threads
+from medfuse.data.prepare import Preprocessor
+
+FORMAT = 1
+CHUNK, BLOCK = 64, 16
+"""Voxels per axis. A read decompresses whole blocks, so small blocks waste little around a patch."""
+VOXELS_PER_CLASS = 1000
+
+blosc2.set_nthreads(1)  # loader processes and preparing threads are the parallelism
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """`shape` is (x, y, z); `voxels`: flat indices of some voxels of each foreground class present."""
+
+    name: str
+    shape: tuple[int, int, int]
+    voxels: Mapping[int, npt.NDArray[np.int64]]
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The foreground classes that the case holds."""
+        return tuple(sorted(self.voxels))
+
+
+class Store:
+    """A folder of prepared cases: NAME.image.b2nd, NAME.label.b2nd, and NAME.json, written last."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._cases: dict[str, StoredCase] = {}
+
+    def build(
+        self, cases: Sequence[Case], preprocessor: Preprocessor, *, progress: Callable[[int, int], None]
+    ) -> None:
+        """Prepare what is not there yet, or no longer matches its files or the plan.
+
+        May be interrupted at any time: finished cases stay, an unfinished one leaves nothing that is read.
+        Raises DataError that names a case's file, OutputError where the folder cannot be written.
+        """
+        make_folder(self.folder)
+        self._cases.clear()
+
+        def ensure(case: Case) -> None:
+            key = case_key(case, preprocessor)
+            if self._key_of(case.name) != key:
+                self._write(case, preprocessor, key)
+
+        in_threads(ensure, cases, min(4, os.cpu_count() or 1), progress)
+
+    def case(self, name: str) -> StoredCase:
+        """What is known of a case without opening its arrays. Raises DataError."""
+        if name not in self._cases:
+            try:
+                data = json.loads(self._path(name, "json").read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                raise DataError(
+                    f"{self._path(name, 'json')}: is missing or damaged; run again to prepare it"
+                ) from None
+            x, y, z = data["shape"]
+            voxels = {int(number): np.array(flat, np.int64) for number, flat in data["voxels"].items()}
+            self._cases[name] = StoredCase(name, (x, y, z), voxels)
+        return self._cases[name]
+
+    def read_patch(
+        self, name: str, start: Sequence[int], size: Sequence[int]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.integer[Any]]]:
+        """Image (channels, *size) and label (1, *size) from voxel `start`, which may lie outside the volume.
+
+        Outside, the image is 0 and the label background. 0 is what padded convolutions put around a volume
+        and what sliding windows are padded with, so training and inference see the same surroundings.
+        """
+        shape = self.case(name).shape
+        stop = [a + n for a, n in zip(start, size)]
+        inside = [(min(max(0, a), n), max(0, min(b, n))) for a, b, n in zip(start, stop, shape)]
+        image, label = self._open(name, "image"), self._open(name, "label")
+        patch = np.zeros((image.shape[0], *size), np.float32)
+        patch_label = np.zeros((1, *size), label.dtype)
+        if all(a < b for a, b in inside):
+            x, y, z = (slice(a, b) for a, b in inside)
+            i, j, k = (slice(a - first, b - first) for (a, b), first in zip(inside, start))
+            patch[:, i, j, k] = image[:, x, y, z]
+            patch_label[0, i, j, k] = label[x, y, z]
+        return patch, patch_label
+
+    def read_case(self, name: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.integer[Any]]]:
+        """The whole case: image (channels, x, y, z), label (x, y, z)."""
+        return self._open(name, "image")[:], self._open(name, "label")[:]
+
+    def _path(self, name: str, what: str) -> Path:
+        return self.folder / f"{name}.{what}"
+
+    def _open(self, name: str, what: str) -> Any:
+        path = self._path(name, f"{what}.b2nd")
+        try:
+            return blosc2.open(str(path), mode="r")
+        except (OSError, RuntimeError, ValueError):
+            raise DataError(f"{path}: is missing or damaged; delete {self.folder} and run again") from None
+
+    def _key_of(self, name: str) -> str | None:
+        """The key of a stored case; None where it is not there as a whole."""
+        if not all(self._path(name, f"{what}.b2nd").is_file() for what in ("image", "label")):
+            return None
+        try:
+            key = json.loads(self._path(name, "json").read_text(encoding="utf-8"))["key"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return str(key)
+
+    def _write(self, case: Case, preprocessor: Preprocessor, key: str) -> None:
+        prepared = preprocessor.prepare(case)
+        label = preprocessor.prepare_label(case, prepared)
+        self._path(case.name, "json").unlink(missing_ok=True)
+        for what, array in (("image", prepared.image), ("label", label)):
+            with atomic(self._path(case.name, f"{what}.b2nd")) as temporary:
+                temporary.write_bytes(_compressed(array))
+        voxels = {number: flat.tolist() for number, flat in _some_voxels(case.name, label).items()}
+        meta = {"key": key, "shape": label.shape, "voxels": voxels}
+        write_text(self._path(case.name, "json"), json.dumps(meta))
+
+
+def case_key(case: Case, preprocessor: Preprocessor) -> str:
+    """A digest of what a prepared case depends on: the plan, and each file's path, size and time."""
+    plan = preprocessor.plan
+    files = [
+        (str(p), p.stat().st_size, p.stat().st_mtime_ns)
+        for p in (*case.images, case.label)
+        if p and p.exists()
+    ]
+    how = [asdict(n) for n in plan.normalization]
+    parts = [FORMAT, plan.spacing_mm, plan.values, how, preprocessor.tolerance_mm, files]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _compressed(array: npt.NDArray[Any]) -> bytes:
+    lead = array.ndim - 3
+    chunks = [min(n, CHUNK) for n in array.shape[lead:]]
+    blocks = [min(n, BLOCK) for n in array.shape[lead:]]
+    stored = blosc2.asarray(
+        np.ascontiguousarray(array),
+        chunks=(*array.shape[:lead], *chunks),
+        blocks=(*(1,) * lead, *blocks),
+        cparams={"codec": blosc2.Codec.ZSTD, "clevel": 1, "nthreads": 1},
+    )
+    frame: bytes = stored.to_cframe()
+    return frame
+
+
+def _some_voxels(name: str, label: npt.NDArray[np.integer[Any]]) -> dict[int, npt.NDArray[np.int64]]:
+    """Up to VOXELS_PER_CLASS voxels of each foreground class, drawn by the case's name."""
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    flat = np.flatnonzero(label)
+    classes = label.ravel()[flat]
+    order = np.argsort(classes, kind="stable")
+    numbers, first = np.unique(classes[order], return_index=True)
+    groups = np.split(flat[order], first[1:]) if len(numbers) else []
+    return {
+        int(number): np.sort(random.choice(voxels, min(len(voxels), VOXELS_PER_CLASS), replace=False))
+        for number, voxels in zip(numbers, groups)
+    }

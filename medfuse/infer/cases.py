@@ -1,0 +1,162 @@
+"""Which cases a user means by the files and folders of `--input`."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medfuse.api import Case
+from medfuse.core.errors import DataError
+from medfuse.core.volumes import ENDINGS, ending, stem
+
+
+def find_inputs(paths: Sequence[Path], channels: Sequence[str]) -> list[Case]:
+    """The cases in `paths`, in the order of their names. Each path is a volume or a folder of volumes.
+
+    A case of several `channels` (their names, in the model's order) is one of
+    - CASE_0000.nii.gz, CASE_0001.nii.gz, …, numbered as in nnU-Net (one channel may do without number);
+    - a folder (given, or inside the one that is given) with a file named after each channel, such as
+      patient07/flair.nii.gz, capitals or not; its other files are left alone;
+    - one file with the channels on its fourth axis.
+
+    Raises DataError with every fault: a path that does not exist or cannot be read, a channel that is
+    missing, two cases with one name, nothing found.
+    """
+    search = _Search(tuple(channels))
+    loose: dict[Path, list[Path]] = defaultdict(list)
+    for path in dict.fromkeys(paths):
+        if path.is_dir():
+            search.folder(path)
+        elif not path.exists():
+            search.problems.append(f"{path}: no such file or folder; check the path")
+        elif ending(path) is None:
+            search.problems.append(f"{path}: unknown ending; medfuse reads {', '.join(ENDINGS)}")
+        else:
+            loose[path.parent].append(path)
+    for folder, files in loose.items():
+        search.files(folder, files, named=len(channels) > 1)
+    return search.result(paths)
+
+
+def output_name(case: Case) -> str:
+    """The file name of a case's label map: the ending is that of its image.
+
+    An .mhd image gets an .mha label map, as an .mhd is two files and cannot be written in one step.
+    """
+    found = ending(case.images[0])
+    assert found is not None, f"{case.images[0]} is no volume"
+    return case.name + {".mhd": ".mha"}.get(found, found)
+
+
+@dataclass
+class _Search:
+    """Cases and problems as they are found."""
+
+    channels: tuple[str, ...]
+    cases: list[Case] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def folder(self, folder: Path) -> None:
+        """The cases among a folder's files, and in those sub-folders that have files named after channels."""
+        self.files(folder, _volumes(folder), named=len(self.channels) > 1)
+        for inner in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+            files = _volumes(inner)
+            if self._named(files):
+                self._case_folder(inner, files)
+
+    def files(self, folder: Path, files: Sequence[Path], *, named: bool) -> None:
+        if named and self._named(files):
+            self._case_folder(folder, files)
+        elif self._numbered(files):
+            self._numbered_files(files)
+        else:
+            self.cases += [Case(stem(file), (file,)) for file in files]
+
+    def result(self, paths: Sequence[Path]) -> list[Case]:
+        by_name: dict[str, dict[tuple[Path, ...], Case]] = defaultdict(dict)
+        for case in self.cases:
+            by_name[case.name][tuple(image.resolve() for image in case.images)] = case
+        for name, cases in sorted(by_name.items()):
+            if len(cases) > 1:
+                places = " and ".join(str(case.images[0]) for case in cases.values())
+                self.problems.append(
+                    f"{places} are both case {name!r}, and would be written to one file; rename one"
+                )
+        if not self.cases and not self.problems:
+            self.problems.append(f"{', '.join(map(str, paths))}: no volumes here; {self._layouts()}")
+        if self.problems:
+            raise DataError(*self.problems)
+        return [next(iter(cases.values())) for _, cases in sorted(by_name.items())]
+
+    def _layouts(self) -> str:
+        read = f"medfuse reads {', '.join(ENDINGS)}"
+        if len(self.channels) == 1:
+            return f"{read}, in this folder itself or as CASE/{self.channels[0]}.nii.gz"
+        return f"{read}, as CASE_0000.nii.gz to CASE_{len(self.channels) - 1:04d}.nii.gz or as " + ", ".join(
+            f"CASE/{channel}.nii.gz" for channel in self.channels
+        )
+
+    def _named(self, files: Sequence[Path]) -> bool:
+        """Whether any file has the name of a channel."""
+        names = {channel.lower() for channel in self.channels}
+        return any(stem(file).lower() in names for file in files)
+
+    def _case_folder(self, folder: Path, files: Sequence[Path]) -> None:
+        found: dict[str, list[Path]] = defaultdict(list)
+        for file in files:
+            found[stem(file).lower()].append(file)
+        self._add(folder.resolve().name, folder, {c: found.get(c.lower(), []) for c in self.channels})
+
+    def _numbered(self, files: Sequence[Path]) -> bool:
+        """Whether file names end with channel numbers, rather than with numbers of their own."""
+        numbers = [_numbering(file)[1] for file in files]
+        if len(self.channels) == 1:
+            return set(numbers) == {0}
+        return any(n is not None and n < len(self.channels) for n in numbers)
+
+    def _numbered_files(self, files: Sequence[Path]) -> None:
+        by_case: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
+        for file in files:
+            name, number = _numbering(file)
+            if number is None:
+                self.cases.append(Case(name, (file,)))
+            elif number >= len(self.channels):
+                last = f"_{len(self.channels) - 1:04d} ({self.channels[-1]})"
+                self.problems.append(
+                    f"{file}: is channel _{number:04d}, but the model's last is {last}; move it away"
+                )
+            else:
+                by_case[name][number].append(file)
+        for name, numbered in by_case.items():
+            folder = next(iter(numbered.values()))[0].parent
+            labelled = {
+                f"_{n:04d} ({channel})": numbered.get(n, []) for n, channel in enumerate(self.channels)
+            }
+            self._add(name, folder, labelled)
+
+    def _add(self, name: str, folder: Path, found: dict[str, list[Path]]) -> None:
+        """A case from the files found for each channel, or the problem with them."""
+        missing = [channel for channel, files in found.items() if not files]
+        double = [str(file) for files in found.values() if len(files) > 1 for file in files]
+        if missing:
+            self.problems.append(
+                f"{folder}: case {name!r} lacks {', '.join(missing)}; the model needs {len(found)} channels"
+            )
+        if double:
+            self.problems.append(f"{' and '.join(double)} are one channel of case {name!r}; keep one of them")
+        if not missing and not double:
+            self.cases.append(Case(name, tuple(files[0] for files in found.values())))
+
+
+def _volumes(folder: Path) -> list[Path]:
+    """Files that can be read; hidden ones, such as unfinished outputs, are not meant."""
+    return sorted(p for p in folder.iterdir() if ending(p) and not p.name.startswith(".") and p.is_file())
+
+
+def _numbering(file: Path) -> tuple[str, int | None]:
+    """`liver_01`, 2 of `liver_01_0002.nii.gz`; number None where there is none."""
+    match = re.fullmatch(r"(.+)_(\d{4})", stem(file))
+    return (match[1], int(match[2])) if match else (stem(file), None)

@@ -1,0 +1,270 @@
+"""Case after case into one folder: skip what is finished, survive what fails, write down what was done."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import medfuse
+from medfuse.api import Case
+from medfuse.core.errors import MedfuseError, OutputError
+from medfuse.core.files import make_folder, write_json
+from medfuse.core.geometry import Geometry
+from medfuse.core.prepared import Prepared
+from medfuse.core.volumes import write_volume
+from medfuse.infer.cases import output_name
+from medfuse.infer.export import to_label_map
+from medfuse.infer.settings import InferSettings
+from medfuse.infer.sliding import Network, flip_combinations, predict_logits
+from medfuse.infer.windows import plan_grid
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the work stands: case `number` of `cases` (from 1), and `windows_done` of its `windows`."""
+
+    case: str
+    number: int
+    cases: int
+    state: Literal["predicting", "done", "skipped", "failed"] = "predicting"
+    windows_done: int = 0
+    windows: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the cases, by name. `failed` holds the reasons."""
+
+    done: tuple[str, ...]
+    skipped: tuple[str, ...]
+    failed: Mapping[str, str]
+    manifest: Path
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a label map depends on, apart from its images. While it stays, finished cases are skipped.
+
+    weights: one hash per fold. labels: name → value, in the order of the network's classes.
+    """
+
+    weights: tuple[str, ...]
+    labels: Mapping[str, int]
+    patch_size: tuple[int, ...]
+    settings: InferSettings
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "weights": list(self.weights),
+            "labels": dict(self.labels),
+            "patch_size": list(self.patch_size),
+            "settings": self.settings.model_dump(mode="json", exclude={"batch_size"}),
+        }
+
+
+def infer_cases(
+    cases: Sequence[Case],
+    *,
+    prepare: Callable[[Case], Prepared],
+    networks: Sequence[Network],
+    recipe: Recipe,
+    output: Path,
+    device: torch.device | str = "cpu",
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Outcome:
+    """Write a label map for every case into `output`, with the geometry of its image, and manifest.json.
+
+    A case that is finished, from the same images and recipe, is skipped. One that fails is named with its
+    reason and the rest go on. Raises OutputError before any work where `output` cannot be written or a
+    label map would replace an image, and at once where the disk is full.
+    """
+    flip_combinations(recipe.settings.mirror, len(recipe.patch_size))
+    _refuse_to_replace_images(cases, output)
+    manifest = _Manifest(make_folder(output) / "manifest.json", recipe.facts())
+    job = _Job(prepare, networks, recipe, output, device)
+    last: list[Progress] = []
+    for number, case in enumerate(cases, 1):
+        here = Progress(case.name, number, len(cases))
+        if manifest.has(case):
+            last.append(replace(here, state="skipped"))
+        else:
+            last.append(_attempt(job, case, manifest, here, progress))
+        progress(last[-1])
+    manifest.finish()
+    return Outcome(
+        done=tuple(p.case for p in last if p.state == "done"),
+        skipped=tuple(p.case for p in last if p.state == "skipped"),
+        failed={p.case: p.reason for p in last if p.state == "failed"},
+        manifest=manifest.path,
+    )
+
+
+def _attempt(
+    job: _Job, case: Case, manifest: _Manifest, here: Progress, progress: Callable[[Progress], None]
+) -> Progress:
+    """Infer one case and note what came of it. A full disk concerns every case, so OutputError passes."""
+    progress(here)
+    try:
+        entry = job.infer(case, lambda done, of: progress(replace(here, windows_done=done, windows=of)))
+    except OutputError:
+        raise
+    except Exception as error:
+        reason = _reason(case, error)
+        manifest.note_failure(case, reason)
+        return replace(here, state="failed", reason=reason)
+    manifest.note(case, entry)
+    return replace(here, state="done", windows_done=entry["windows"], windows=entry["windows"])
+
+
+@dataclass(frozen=True)
+class _Job:
+    """How one case becomes a label map."""
+
+    prepare: Callable[[Case], Prepared]
+    networks: Sequence[Network]
+    recipe: Recipe
+    output: Path
+    device: torch.device | str
+
+    def infer(self, case: Case, progress: Callable[[int, int], None]) -> dict[str, Any]:
+        """Write the label map; return its entry in the manifest."""
+        began, inputs = time.monotonic(), _files(case.images)
+        prepared = self.prepare(case)
+        settings, labels = self.recipe.settings, self.recipe.labels
+        logits = predict_logits(
+            prepared.image,
+            self.networks,
+            patch_size=self.recipe.patch_size,
+            classes=len(labels),
+            overlap=settings.overlap,
+            batch_size=settings.batch_size,
+            mirror=settings.mirror,
+            device=self.device,
+            progress=progress,
+        )
+        label_map = to_label_map(logits, prepared.geometry, tuple(labels.values()))
+        path = self.output / output_name(case)
+        write_volume(path, label_map, like=prepared.source)
+        return {
+            "file": path.name,
+            "bytes": path.stat().st_size,
+            "inputs": inputs,
+            "written": _now(),
+            "seconds": round(time.monotonic() - began, 3),
+            "windows": len(plan_grid(prepared.image.shape[1:], self.recipe.patch_size, settings.overlap)),
+            "volumes_ml": volumes_ml(label_map, prepared.geometry, labels),
+        }
+
+
+def volumes_ml(
+    label_map: npt.NDArray[Any], geometry: Geometry, labels: Mapping[str, int]
+) -> dict[str, float]:
+    """Millilitres of each label but the background (value 0), rounded to a microlitre."""
+    values, counts = np.unique(label_map, return_counts=True)
+    voxels = dict(zip(values.tolist(), counts.tolist()))
+    return {name: round(voxels.get(v, 0) * geometry.voxel_ml, 3) for name, v in labels.items() if v != 0}
+
+
+class _Manifest:
+    """manifest.json: what was made by which weights from what. It is written anew after every case.
+
+    Entries of another recipe are dropped: every label map that it lists belongs to the weights it names.
+    """
+
+    def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
+        self.path = path
+        self._folder = path.parent
+        before = _read(path)
+        same = all(before.get(key) == value for key, value in facts.items())
+        cases = before["cases"] if same and "cases" in before else {}
+        self._content: dict[str, Any] = {
+            "medfuse": medfuse.__version__,
+            "started": _now(),
+            "finished": None,
+            **facts,
+            "cases": cases,
+            "failed": {},
+        }
+
+    def has(self, case: Case) -> bool:
+        """Whether the case's label map is there, whole, and made from its images as they are now."""
+        entry = self._content["cases"].get(case.name)
+        if entry is None or entry["inputs"] != _files(case.images) or not entry["inputs"]:
+            return False
+        made = self._folder / entry["file"]
+        return made.is_file() and made.stat().st_size == entry["bytes"]
+
+    def note(self, case: Case, entry: Mapping[str, Any]) -> None:
+        self._content["cases"][case.name] = entry
+        write_json(self.path, self._content)
+
+    def note_failure(self, case: Case, reason: str) -> None:
+        self._content["cases"].pop(case.name, None)
+        self._content["failed"][case.name] = reason
+        write_json(self.path, self._content)
+
+    def finish(self) -> None:
+        self._content["finished"] = _now()
+        write_json(self.path, self._content)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict) or "medfuse" not in content:
+        raise OutputError(
+            f"{path}: is not a manifest that medfuse wrote; move it away, or choose another output folder"
+        )
+    return content
+
+
+def _files(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Each file with its size and time, by which a changed input is noticed; empty where one is missing."""
+    try:
+        return [
+            {"file": str(p.absolute()), "bytes": p.stat().st_size, "modified_ns": p.stat().st_mtime_ns}
+            for p in paths
+        ]
+    except OSError:
+        return []
+
+
+def _refuse_to_replace_images(cases: Sequence[Case], output: Path) -> None:
+    images = {image.resolve() for case in cases for image in case.images}
+    if clashes := [path for case in cases if (path := output / output_name(case)).resolve() in images]:
+        raise OutputError(
+            *(
+                f"{path}: the label map would replace an image; choose another output folder"
+                for path in clashes
+            )
+        )
+
+
+def _reason(case: Case, error: Exception) -> str:
+    if isinstance(error, MedfuseError):
+        return "; ".join(error.lines)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return "needs more memory than is free; close other programs, or use a machine with more"
+    log.error("case %s failed unexpectedly", case.name, exc_info=error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]} (please report it)"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,31 @@
+"""Whose fault it is: a plugin by its name, package and version, and errors put at a place of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from medfuse.api import Plugin
+from medfuse.core.errors import MedfuseError, Path, PipelineError, Problem
+from medfuse.registry import entries, noun
+
+
+def blame(plugin: Plugin) -> str:
+    """`fusion block 'spp' (medfuse 0.1.0)`."""
+    target = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
+    found = next((e for e in entries(plugin.group) if e.target == target), None)
+    return f"{noun(plugin.group)} {found or repr(type(plugin).__name__)}"
+
+
+@contextmanager
+def placed(path: Path, plugin: Plugin) -> Iterator[None]:
+    """A MedfuseError inside becomes a PipelineError at `path`; any other is noted to be the plugin's."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except MedfuseError as error:
+        raise PipelineError([Problem(path, line) for line in error.lines]) from error
+    except Exception as error:
+        error.add_note(f"raised by {blame(plugin)}")
+        raise

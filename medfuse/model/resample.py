@@ -1,0 +1,29 @@
+"""Feature maps brought to another grid: the one place where medfuse interpolates them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional
+
+
+def resize(x: Tensor, size: Sequence[int], mode: Literal["linear", "nearest"] = "linear") -> Tensor:
+    """(batch, channels, *any) → (batch, channels, *size), outer edges aligned; `x` itself where it fits."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    if mode == "nearest":
+        return functional.interpolate(x, size=tuple(size), mode="nearest-exact")
+    linear = {2: "bilinear", 3: "trilinear"}[x.ndim - 2]
+    return functional.interpolate(x, size=tuple(size), mode=linear, align_corners=False)
+
+
+def fit(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bring a map that was upsampled by whole factors to exactly `size`.
+
+    Upsampling a map of ⌈n / stride⌉ voxels gives up to stride - 1 too many, which lie beyond the far edge
+    and are cropped. Where the network rounded down they are too few, and the map is resized.
+    """
+    kept = tuple(slice(0, n) for n in size)
+    return resize(x[(slice(None), slice(None), *kept)], size)

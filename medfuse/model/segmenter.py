@@ -1,0 +1,119 @@
+"""The network that a graph plan describes: backbones, taps, fusion blocks and heads, wired up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from medfuse.model.blame import placed
+from medfuse.model.graph import IMAGE, GraphPlan
+from medfuse.model.resample import resize
+
+
+class Parts(nn.ModuleDict):
+    """Modules by name, whatever the name: a node may be called `type` or `keys`."""
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        self._modules[name] = module
+
+
+@dataclass(frozen=True)
+class _Node:
+    """What the forward pass needs to know of a fusion block."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    reference: tuple[int, ...]
+    resample: Literal["linear", "nearest"]
+
+
+class Segmenter(nn.Module):
+    """image (batch, channels, *spatial) → logits (batch, classes, *spatial), for any spatial size.
+
+    With `aux`, names of auxiliary heads: (logits, {name: logits on that map's own grid}). What neither the
+    head nor a named auxiliary head needs is not computed.
+    """
+
+    def __init__(self, plan: GraphPlan) -> None:
+        super().__init__()
+        self.backbones, self.fusion, self.aux = Parts(), Parts(), Parts()
+        for b in plan.backbones:
+            with placed(("model", "backbones", b.name), b.backbone):
+                network = b.backbone.build(plan.image)
+            with placed(("model", "taps", b.name), b.strategy):
+                self.backbones[b.name] = b.strategy.attach(network, b.taps, plan.image)
+        for node in plan.nodes:
+            with placed(("model", "fusion", node.name), node.block):
+                self.fusion[node.name] = node.block.build(node.inputs)
+        self.head = _classifier(plan, plan.head)
+        for name in plan.aux:
+            self.aux[_key(name)] = _classifier(plan, name)
+        assert len(self.aux) == len(plan.aux), "two auxiliary heads share a key"
+        self._head_input = plan.head
+        self._upsample: Literal["linear", "nearest"] = plan.upsample
+        self._taps = {b.name: tuple(f"{b.name}.{tap.name}" for tap in b.taps) for b in plan.backbones}
+        self._nodes = tuple(
+            _Node(
+                node.name,
+                tuple(f.name for f in node.inputs),
+                (node.output.name, *(side.name for side in node.sides)),
+                node.reference,
+                node.block.resample,
+            )
+            for node in plan.nodes
+        )
+
+    def forward(self, image: Tensor, aux: tuple[str, ...] = ()) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        maps = self._maps(image, (self._head_input, *aux))
+        logits = resize(self.head(maps[self._head_input]), image.shape[2:], self._upsample)
+        if not aux:
+            return logits
+        return logits, {name: self.aux[_key(name)](maps[name]) for name in aux}
+
+    def _maps(self, image: Tensor, wanted: tuple[str, ...]) -> dict[str, Tensor]:
+        """`wanted`, and all that is computed on the way to them."""
+        needed = set(wanted)
+        nodes: list[_Node] = []
+        for node in reversed(self._nodes):
+            if any(name in needed for name in node.outputs):
+                nodes.insert(0, node)
+                needed.update(node.inputs)
+        maps = {IMAGE: image}
+        for backbone, taps in self._taps.items():
+            if any(name in needed for name in taps):
+                maps.update({f"{backbone}.{k}": v for k, v in self.backbones[backbone](image).items()})
+        for node in nodes:
+            made = self.fusion[node.name](*_aligned([maps[name] for name in node.inputs], node))
+            maps.update(zip(node.outputs, made if isinstance(made, list | tuple) else [made]))
+        return maps
+
+
+def build_segmenter(plan: GraphPlan) -> Segmenter:
+    """The network with fresh weights, on torch's default device.
+
+    Raises PipelineError where a plugin refuses: taps are tried out when they are attached.
+    """
+    return Segmenter(plan)
+
+
+def _aligned(inputs: Sequence[Tensor], node: _Node) -> list[Tensor]:
+    """Every input on the reference grid, whose real size is known only now."""
+    if not node.reference:
+        return list(inputs)
+    size = [inputs[index].shape[2 + axis] for axis, index in enumerate(node.reference)]
+    return [resize(x, size, node.resample) for x in inputs]
+
+
+def _classifier(plan: GraphPlan, name: str) -> nn.Module:
+    """A 1×1 convolution from a map's channels to logits."""
+    convolution = {2: nn.Conv2d, 3: nn.Conv3d}[plan.image.dims]
+    return convolution(plan.features[name].channels, plan.classes, kernel_size=1)
+
+
+def _key(name: str) -> str:
+    """Modules are named without dots; state dicts then say `aux.encoder__layer2.weight`."""
+    return name.replace(".", "__")

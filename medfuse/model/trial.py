@@ -1,0 +1,72 @@
+"""One forward pass without arithmetic: on the meta device, where tensors have a shape and no data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from medfuse.core.errors import MedfuseError, ShapeError
+from medfuse.core.features import ImageInfo
+
+BATCH = 2  # batch normalisation in training needs more than one value per channel
+
+Module = TypeVar("Module", bound=nn.Module)
+Result = TypeVar("Result")
+
+
+def try_out(build: Callable[[], Module], run: Callable[[Module], Result]) -> Result:
+    """`run(build())` without memory for weights; with real ones where the meta device is not up to it.
+
+    A constructor that computes with its weights (`.item()`, a loop over `linspace`) or an operator without a
+    meta kernel fails there alone.
+    """
+    try:
+        with torch.device("meta"), _NothingDrawn():
+            module = build()
+        return run(module)
+    except MedfuseError:
+        raise
+    except Exception:
+        return run(build())
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Skips Tensor.normal_: on the meta device it changes nothing, and imports torch's compiler to do so."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
+
+
+def trial(module: nn.Module, image: ImageInfo, *arguments: Any) -> Any:
+    """`module` on a batch of `image`, in the mode it is in. Its weights and statistics stay as they are.
+
+    On the meta device; where that fails and the module has real weights, on the CPU. Hooks fire as ever, in
+    each of the two passes. Raises ShapeError where the network cannot run on such an image; what a module
+    whose weights are on the meta device raises is let through, as a real one may do better.
+    """
+    shape = (BATCH, image.channels, *image.patch_size)
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    with torch.no_grad():
+        try:
+            shadow = {name: torch.empty_like(t, device="meta") for name, t in state.items()}
+            with torch.device("meta"):
+                return torch.func.functional_call(module, shadow, (torch.empty(shape), *arguments))
+        except Exception:
+            if any(t.is_meta for t in state.values()):
+                raise  # for try_out
+        try:
+            copies = {name: t.clone() for name, t in state.items()}
+            return torch.func.functional_call(module, copies, (torch.zeros(shape), *arguments))
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            batch = "×".join(map(str, shape))
+            raise ShapeError(f"fails on a batch of {batch}: {type(error).__name__}: {reason}") from error
+
+
+def spatial(output: Any, dims: int) -> bool:
+    """Whether a module's output in a trial is a feature map: (batch, channels, *spatial)."""
+    return isinstance(output, Tensor) and output.ndim == dims + 2 and output.shape[0] == BATCH

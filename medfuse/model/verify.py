@@ -1,0 +1,121 @@
+"""Declared shapes held against real ones: one forward pass of the whole model on the meta device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from medfuse.api import FeatureInfo, Plugin
+from medfuse.core.errors import Path, PipelineError, Problem
+from medfuse.model.blame import blame
+from medfuse.model.graph import GraphPlan
+from medfuse.model.segmenter import Segmenter, build_segmenter
+from medfuse.model.trial import trial, try_out
+
+
+@dataclass(frozen=True)
+class VerifiedFacts:
+    """What is known once the model has run: parameters in all and by part, real sizes of maps by name."""
+
+    parameters: int
+    parameters_by_part: Mapping[str, int]
+    sizes: Mapping[str, tuple[int, ...]]
+
+
+def verify(plan: GraphPlan) -> VerifiedFacts:
+    """Build the model and run it on a batch of two patches, in training mode, auxiliary heads included.
+
+    Raises PipelineError with every map whose declared channels or stride are not the real ones, blamed on
+    its plugin.
+    """
+    return try_out(lambda: build_segmenter(plan), lambda model: _Witness(plan, model).report())
+
+
+class _Witness:
+    """Hooks on every part that compare what it makes with what its plugin declared."""
+
+    def __init__(self, plan: GraphPlan, model: Segmenter) -> None:
+        self.plan, self.model = plan, model
+        self.at: tuple[Path, Plugin] | None = None  # the part that is running
+        self.sizes: dict[str, tuple[int, ...]] = {}
+        self.problems: dict[Problem, None] = {}  # in order, each once
+        for b in plan.backbones:
+            taps = [tap.named(f"{b.name}.{tap.name}") for tap in b.taps]
+            self._watch(model.backbones[b.name], ("model", "backbones", b.name), b.backbone, taps)
+        for node in plan.nodes:
+            maps = [node.output, *node.sides]
+            self._watch(model.fusion[node.name], ("model", "fusion", node.name), node.block, maps)
+
+    def report(self) -> VerifiedFacts:
+        try:
+            made = trial(self.model, self.plan.image, self.plan.aux)
+        except Exception as error:
+            if self.problems:  # what came after a wrong map failed because of it
+                raise PipelineError(list(self.problems)) from error
+            if self.at is None or any(p.is_meta for p in self.model.parameters()):
+                raise
+            path, plugin = self.at
+            raise PipelineError([Problem(path, f"{blame(plugin)} {error}")]) from error
+        if self.problems:
+            raise PipelineError(list(self.problems))
+        logits = made[0] if self.plan.aux else made
+        assert tuple(logits.shape[1:]) == (self.plan.classes, *self.plan.image.patch_size)
+        parts = {**self.model.backbones, **self.model.fusion, "head": self.model.head, "aux": self.model.aux}
+        by_part = {name: _count(part) for name, part in parts.items()}
+        return VerifiedFacts(_count(self.model), by_part, self.sizes)
+
+    def _watch(self, module: nn.Module, path: Path, plugin: Plugin, declared: Sequence[FeatureInfo]) -> None:
+        module.register_forward_pre_hook(partial(self._enter, path, plugin))
+        module.register_forward_hook(partial(self._compare, path, plugin, declared))
+
+    def _enter(self, path: Path, plugin: Plugin, *_: Any) -> None:
+        self.at = (path, plugin)
+
+    def _compare(
+        self, path: Path, plugin: Plugin, declared: Sequence[FeatureInfo], _: nn.Module, __: Any, made: Any
+    ) -> None:
+        maps = _listed(made)
+        faults = (
+            [] if len(maps) == len(declared) else [f"declares {len(declared)} maps but makes {len(maps)}"]
+        )
+        for feature, tensor in zip(declared, maps):
+            faults += self._faults(feature, tensor)
+        for fault in faults:
+            self.problems[Problem(path, f"{blame(plugin)} {fault}")] = None
+        self.at = None
+
+    def _faults(self, feature: FeatureInfo, tensor: Any) -> list[str]:
+        """Where a real map is not the declared one."""
+        name, patch = feature.name, self.plan.image.patch_size
+        if not isinstance(tensor, Tensor) or tensor.ndim != feature.dims + 2:
+            return [f"makes no (batch, channels, *spatial) tensor for {name}"]
+        size = self.sizes[name] = tuple(tensor.shape[2:])
+        faults = []
+        if tensor.shape[1] != feature.channels:
+            faults.append(f"declares {feature.channels} channels for {name} but makes {tensor.shape[1]}")
+        if not all(n // s <= m <= -(-n // s) for n, s, m in zip(patch, feature.stride, size)):
+            # padded convolutions round up, bare pooling rounds down: both are that stride
+            expected = _by(feature.size(patch))
+            faults.append(
+                f"declares stride {_by(feature.stride)} for {name}, {expected} of {_by(patch)} voxels, "
+                f"but makes {_by(size)}"
+            )
+        return faults
+
+
+def _listed(made: Any) -> list[Any]:
+    if isinstance(made, dict):
+        return list(made.values())
+    return list(made) if isinstance(made, list | tuple) else [made]
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _by(numbers: Sequence[int]) -> str:
+    return "×".join(map(str, numbers))

@@ -1,0 +1,90 @@
+"""Weights on disk: tensors and facts in one safetensors file, whose loading executes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from medfuse.core.errors import CheckpointError
+from medfuse.core.files import atomic
+
+_FACTS = "medfuse"  # the one metadata key
+
+
+def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
+    """Write every tensor of `model`'s state with `facts`, plain JSON values. Raises OutputError."""
+    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        if tensor.data_ptr() in seen:
+            state[name] = tensor.clone()  # the format has no shared tensors
+        seen.add(tensor.data_ptr())
+    with atomic(path) as temporary:
+        save_file(state, temporary, metadata={_FACTS: json.dumps(dict(facts))})
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the facts of a file that `save_weights` wrote. Raises CheckpointError."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            names = list(file.keys())
+            state = {name: file.get_tensor(name) for name in names}
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path}: no such file; give a weights file such as runs/liver/weights_last.safetensors"
+        ) from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read as weights ({error}); it is truncated or no safetensors file: "
+            "copy it again, or train again"
+        ) from error
+    try:
+        facts = json.loads(metadata[_FACTS])
+    except (KeyError, json.JSONDecodeError):
+        raise CheckpointError(
+            f"{path}: holds tensors without what medfuse writes beside them; use weights that medfuse trained"
+        ) from None
+    return state, facts
+
+
+def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Give `model` the tensors of `path`. Raises CheckpointError where they are another model's."""
+    own = model.state_dict()
+    faults = {
+        "missing": [name for name in own if name not in state],
+        "not of this model": [name for name in state if name not in own],
+        "of another shape": [
+            f"{name} {_by(state[name])} in place of {_by(own[name])}"
+            for name in own
+            if name in state and own[name].shape != state[name].shape
+        ],
+    }
+    if any(faults.values()):
+        said = "; ".join(f"{len(found)} {what} ({_first(found)})" for what, found in faults.items() if found)
+        raise CheckpointError(
+            f"{path}: holds another model's weights: {said}; use the pipeline that they were trained with, "
+            "or train again"
+        )
+    model.load_state_dict(dict(state))
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _by(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "scalar"
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:2]) + (", …" if len(names) > 2 else "")

@@ -1,0 +1,116 @@
+"""Training over time as a picture: losses, weights, learning rate, Dice, throughput."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medfuse.report.figures import GRID, INK, SOFT, colour, encode, literal, new_figure, save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row = Mapping[str, Any]
+
+MOST_POINTS = 500
+"""Longer curves are averaged down to this many points, so that a report stays small."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small diagram: which keys of the rows it shows, and over what range."""
+
+    title: str
+    shows: Callable[[str], bool]
+    limits: tuple[float, float] | None = None
+
+
+PANELS = (
+    Panel("loss", lambda key: key == "loss"),
+    Panel("auxiliary losses", lambda key: key.startswith("loss/")),
+    Panel("auxiliary weights", lambda key: key.startswith("weight/")),
+    Panel("learning rate", lambda key: key == "learning_rate"),
+    Panel("Dice on held-out cases", lambda key: key == "dice" or key.startswith("dice/"), limits=(0, 1)),
+    Panel("steps per second", lambda key: key == "steps_per_second"),
+    Panel("share of time spent waiting for data", lambda key: key == "wait_share", limits=(0, 1)),
+)
+
+
+def draw_curves(path: Path, rows: Sequence[Row]) -> None:
+    """Write the picture to an .svg or .png file. Raises OutputError."""
+    save(curves_figure(rows), path)
+
+
+def curves_svg(rows: Sequence[Row]) -> bytes | None:
+    """The picture, or None where the rows hold nothing to draw."""
+    return encode(curves_figure(rows), "svg") if _panels(rows) else None
+
+
+def series(rows: Sequence[Row], key: str) -> tuple[list[float], list[float]]:
+    """Steps and values of the rows that have a finite `key`, at most MOST_POINTS of them (bin means)."""
+    found = [
+        (float(r["step"]), float(r[key])) for r in rows if _finite(r.get(key)) and _finite(r.get("step"))
+    ]
+    if len(found) <= MOST_POINTS:
+        return [step for step, _ in found], [value for _, value in found]
+    bins = np.array_split(np.asarray(found), MOST_POINTS)
+    means = [part.mean(axis=0) for part in bins]
+    return [float(m[0]) for m in means], [float(m[1]) for m in means]
+
+
+def curves_figure(rows: Sequence[Row]) -> Figure:
+    """One panel per quantity that the rows hold, two in a row, over training steps."""
+    panels = _panels(rows)
+    lines = max(1, math.ceil(len(panels) / 2))
+    figure = new_figure(10, 2.4 * lines)
+    figure.set_layout_engine("constrained")
+    grid = figure.subplots(lines, 2, squeeze=False)
+    for axes, (panel, keys) in zip(grid.flat, panels):
+        _draw(axes, panel, keys, rows)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def _panels(rows: Sequence[Row]) -> list[tuple[Panel, list[str]]]:
+    """The panels that have something to show, and their keys in the order they first appear."""
+    keys = dict.fromkeys(key for row in rows for key, value in row.items() if _finite(value))
+    shown = [(panel, [key for key in keys if panel.shows(key)]) for panel in PANELS]
+    return [(panel, keys) for panel, keys in shown if keys]
+
+
+def _draw(axes: Any, panel: Panel, keys: Sequence[str], rows: Sequence[Row]) -> None:
+    for index, key in enumerate(keys):
+        steps, values = series(rows, key)
+        mean = key == "dice"
+        axes.plot(
+            steps,
+            values,
+            color=INK if mean else colour(index),
+            linewidth=1.8 if mean else 1.2,
+            linestyle="--" if index >= 7 and not mean else "-",
+            marker="o" if len(steps) <= 25 else "",
+            markersize=2.5,
+            label=literal("mean" if mean else key.partition("/")[2] or key),
+        )
+    axes.set_title(panel.title, loc="left", fontsize=9, color=INK, fontweight="bold")
+    axes.set_xlabel("step", fontsize=8, color=SOFT)
+    axes.tick_params(labelsize=7.5, colors=SOFT, length=0)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.01)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    if panel.limits:
+        axes.set_ylim(*panel.limits)
+    if len(keys) > 1:
+        axes.legend(fontsize=7, frameon=False, ncols=1 + len(keys) // 6, labelcolor=INK)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

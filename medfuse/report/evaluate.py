@@ -1,0 +1,219 @@
+"""Two folders of label maps → metrics of every case."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medfuse.core.errors import DataError, MedfuseError
+from medfuse.core.reporter import Reporter
+from medfuse.core.volumes import ENDINGS, ending, read_geometry, read_labels, stem
+from medfuse.report.metrics import NSD_TOLERANCE_MM, CaseMetrics, case_metrics, mean_foreground_dice
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A case's two label maps."""
+
+    name: str
+    prediction: Path
+    reference: Path
+
+
+@dataclass(frozen=True)
+class EvaluatedCase:
+    """A pair, and the metrics of each label."""
+
+    pair: Pair
+    metrics: Mapping[str, CaseMetrics]
+
+    @property
+    def name(self) -> str:
+        return self.pair.name
+
+    @property
+    def dice(self) -> float | None:
+        """The mean over the labels that are defined."""
+        return mean_foreground_dice(self.metrics)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every judged case, by name. `errors` are cases that could not be judged, `notes` what else is odd.
+
+    `labels` is without background.
+    """
+
+    cases: tuple[EvaluatedCase, ...]
+    labels: Mapping[str, int]
+    nsd_tolerance_mm: float
+    errors: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def evaluate_folders(
+    predictions: Path,
+    references: Path,
+    labels: Mapping[str, int] | None = None,
+    *,
+    nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
+    tolerance_mm: float = 1e-3,
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Judge every reference that has a prediction of the same name; their endings may differ.
+
+    A reference without a prediction is an error line, a prediction without a reference a note. Without
+    `labels`, the values found in the references are judged, named by their number. Raises DataError where
+    a folder is missing or nothing can be paired.
+    """
+    pairs, errors, notes = pair_folders(predictions, references)
+    evaluation = evaluate_pairs(
+        pairs, labels, nsd_tolerance_mm=nsd_tolerance_mm, tolerance_mm=tolerance_mm, reporter=reporter
+    )
+    return Evaluation(
+        evaluation.cases,
+        evaluation.labels,
+        nsd_tolerance_mm,
+        (*errors, *evaluation.errors),
+        (*notes, *evaluation.notes),
+    )
+
+
+def pair_folders(predictions: Path, references: Path) -> tuple[list[Pair], list[str], list[str]]:
+    """Pairs, error lines and notes. Raises DataError where a folder is missing or there is no pair."""
+    ours, theirs = _label_maps(predictions), _label_maps(references)
+    errors = [
+        f"{name}: {' and '.join(str(f) for f in files)} have one name; keep one of them"
+        for side in (ours, theirs)
+        for name, files in side.items()
+        if len(files) > 1
+    ]
+    errors += [
+        f"{theirs[name][0]}: has no prediction; put {name}{{{','.join(ENDINGS)}}} into {predictions}"
+        for name in theirs
+        if name not in ours
+    ]
+    notes = [f"{ours[name][0]}: has no reference and is not judged" for name in ours if name not in theirs]
+    single = [n for n in theirs if len(theirs[n]) == 1 and len(ours.get(n, ())) == 1]
+    if not single:
+        raise DataError(
+            *(errors or [f"{references}: no label map here ends with one of {', '.join(ENDINGS)}"])
+        )
+    return [Pair(n, ours[n][0], theirs[n][0]) for n in single], errors, notes
+
+
+def evaluate_pairs(
+    pairs: Sequence[Pair],
+    labels: Mapping[str, int] | None = None,
+    *,
+    nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
+    tolerance_mm: float = 1e-3,
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Judge `pairs`. A case that cannot be read, or lies on two grids, is an error line; the rest go on."""
+    reporter = reporter or Reporter(quiet=True)
+    if labels is None:
+        labels = _labels_found(pairs, reporter)
+    labels = {name: value for name, value in labels.items() if value != 0}
+    if odd := [f"{name}: {value}" for name, value in labels.items() if value < 0]:
+        raise DataError(f"labels: {', '.join(odd)}: values are 0 or more; renumber them")
+    return _judge_all(pairs, labels, nsd_tolerance_mm, tolerance_mm, reporter)
+
+
+def _judge_all(
+    pairs: Sequence[Pair],
+    labels: Mapping[str, int],
+    nsd_tolerance_mm: float,
+    tolerance_mm: float,
+    reporter: Reporter,
+) -> Evaluation:
+    import monai.metrics  # noqa: F401  before the threads: two that import it at once can see it half-made
+
+    cases: list[EvaluatedCase] = []
+    errors: dict[str, tuple[str, ...]] = {}
+    strays: dict[tuple[str, int], list[str]] = {}
+    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="evaluate")
+    try:
+        with reporter.track("evaluate", len(pairs)) as advance:
+            jobs = {pool.submit(_judge, pair, labels, nsd_tolerance_mm, tolerance_mm): pair for pair in pairs}
+            for done, job in enumerate(as_completed(jobs), start=1):
+                name = jobs[job].name
+                try:
+                    case, stray = job.result()
+                except MedfuseError as error:
+                    errors[name] = error.lines
+                else:
+                    cases.append(case)
+                    for kind_and_value in stray:
+                        strays.setdefault(kind_and_value, []).append(name)
+                advance(done, name)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return Evaluation(
+        cases=tuple(sorted(cases, key=lambda case: case.name)),
+        labels=labels,
+        nsd_tolerance_mm=nsd_tolerance_mm,
+        errors=tuple(line for name in sorted(errors) for line in errors[name]),
+        notes=tuple(_stray_note(kind, value, names) for (kind, value), names in sorted(strays.items())),
+    )
+
+
+def _judge(
+    pair: Pair, labels: Mapping[str, int], nsd_tolerance_mm: float, tolerance_mm: float
+) -> tuple[EvaluatedCase, list[tuple[str, int]]]:
+    """The case, and each (kind of map, value) that no label names. Raises DataError."""
+    grid = read_geometry(pair.reference)
+    if unlike := grid.differences(read_geometry(pair.prediction), tolerance_mm):
+        raise DataError(
+            f"{pair.prediction}: {'; '.join(unlike)} in {pair.reference}; "
+            "predict on the grid of the reference, or resample one to the other"
+        )
+    prediction, reference = read_labels(pair.prediction).array, read_labels(pair.reference).array
+    known = {0, *labels.values()}
+    stray = [
+        (kind, int(value))
+        for kind, array in (("prediction", prediction), ("reference", reference))
+        for value in np.unique(array)
+        if int(value) not in known
+    ]
+    metrics = case_metrics(prediction, reference, labels, grid.spacing_mm, nsd_tolerance_mm=nsd_tolerance_mm)
+    return EvaluatedCase(pair, metrics), stray
+
+
+def _stray_note(kind: str, value: int, names: Sequence[str]) -> str:
+    first = min(names)
+    many = f"{len(names)} {kind}s, {first} among them," if len(names) > 1 else f"{kind} {first}"
+    return f"value {value} in {many} is none of the labels and is not judged"
+
+
+def _labels_found(pairs: Sequence[Pair], reporter: Reporter) -> dict[str, int]:
+    """The values of all references, named by their number. An unreadable file is reported when judged."""
+    values: set[int] = set()
+    with reporter.track("look for labels", len(pairs)) as advance:
+        for done, pair in enumerate(pairs, start=1):
+            try:
+                values.update(int(v) for v in np.unique(read_labels(pair.reference).array))
+            except DataError:
+                continue
+            finally:
+                advance(done, pair.name)
+    return {str(value): value for value in sorted(values) if value}
+
+
+def _label_maps(folder: Path) -> dict[str, list[Path]]:
+    """The label maps of a folder by their names without ending."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give a folder of label maps")
+    found: dict[str, list[Path]] = {}
+    for path in sorted(_visible(folder)):
+        found.setdefault(stem(path), []).append(path)
+    return found
+
+
+def _visible(folder: Path) -> Iterable[Path]:
+    return (p for p in folder.iterdir() if ending(p) and not p.name.startswith(".") and p.is_file())

@@ -1,0 +1,114 @@
+"""Means over cases, each with its n, in nnU-Net's `summary.json` form."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from medfuse.core.files import write_json
+from medfuse.report.evaluate import EvaluatedCase, Evaluation
+from medfuse.report.metrics import CaseMetrics, Outcome
+
+Number = float | int | None
+
+OUTCOMES: tuple[Outcome, ...] = ("found", "missed", "false alarm", "absent in both")
+
+
+def definitions(nsd_tolerance_mm: float) -> dict[str, str]:
+    """In words: what is measured, and what an absent label does to it."""
+    return {
+        "Dice": "2·TP / (2·TP + FP + FN)",
+        "IoU": "TP / (TP + FP + FN)",
+        "HD95": "the larger of the two directed 95th percentiles of surface distances, in mm",
+        "NSD": f"share of both surfaces that lies within {nsd_tolerance_mm:g} mm of the other surface",
+        "volume_error_ml": "predicted minus reference volume; its mean is the bias",
+        "absolute_volume_error_ml": "the same without its sign",
+        "relative_volume_error": "predicted minus reference volume, divided by the reference volume",
+        "absent in both": "in neither reference nor prediction: every metric is null and enters no mean",
+        "missed": "in the reference, not in the prediction: Dice, IoU and NSD are 0, HD95 is null, "
+        "relative_volume_error is -1",
+        "false alarm": "in the prediction, not in the reference: Dice, IoU and NSD are 0, HD95 and "
+        "relative_volume_error are null",
+        "mean": "per label, over the cases where the metric is defined; `n` counts them",
+        "foreground_mean": "the mean of the labels' means; `foreground_n` counts the labels that have one",
+    }
+
+
+def summarise(evaluation: Evaluation) -> dict[str, Any]:
+    """The contents of `summary.json`. Undefined values are None, and every mean has its n.
+
+    `foreground_mean`, `mean` and `metric_per_case` have nnU-Net's keys (labels by value, as text); the
+    other keys are medfuse's own.
+    """
+    values = {name: str(value) for name, value in evaluation.labels.items()}
+    rows = {value: [as_row(c.metrics[name]) for c in evaluation.cases] for name, value in values.items()}
+    means = {value: {key: _mean(row[key] for row in rows[value]) for key in KEYS} for value in rows}
+    foreground = {key: _mean(mean[key][0] for mean in means.values()) for key in KEYS}
+    return {
+        "foreground_mean": {key: mean for key, (mean, _) in foreground.items()},
+        "mean": {value: {key: mean for key, (mean, _) in row.items()} for value, row in means.items()},
+        "metric_per_case": [_case(case, values) for case in evaluation.cases],
+        "labels": dict(evaluation.labels),
+        "cases": len(evaluation.cases),
+        "foreground_n": {key: n for key, (_, n) in foreground.items()},
+        "n": {value: {key: n for key, (_, n) in row.items()} for value, row in means.items()},
+        "outcomes": {value: _outcomes(evaluation, name) for name, value in values.items()},
+        "nsd_tolerance_mm": evaluation.nsd_tolerance_mm,
+        "definitions": definitions(evaluation.nsd_tolerance_mm),
+        "errors": list(evaluation.errors),
+        "notes": list(evaluation.notes),
+    }
+
+
+def write_summary(path: Path, evaluation: Evaluation) -> dict[str, Any]:
+    """Write `summarise(evaluation)` to `path`, and return it. Raises OutputError."""
+    summary = summarise(evaluation)
+    write_json(path, summary)
+    return summary
+
+
+def as_row(metrics: CaseMetrics) -> dict[str, Number]:
+    """One label of one case under the names of `summary.json`."""
+    error = metrics.volume_error_ml
+    return {
+        "Dice": metrics.dice,
+        "IoU": metrics.iou,
+        "HD95": metrics.hd95_mm,
+        "NSD": metrics.nsd,
+        "volume_error_ml": error,
+        "absolute_volume_error_ml": None if error is None else abs(error),
+        "relative_volume_error": metrics.relative_volume_error,
+        "TP": metrics.tp,
+        "FP": metrics.fp,
+        "FN": metrics.fn,
+        "TN": metrics.tn,
+        "n_pred": metrics.n_pred,
+        "n_ref": metrics.n_ref,
+    }
+
+
+KEYS = tuple(as_row(CaseMetrics(0, 0, 0, 0, 0, 0, None, None, None, None, None, None)))
+
+
+def _case(case: EvaluatedCase, values: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "metrics": {value: as_row(case.metrics[name]) for name, value in values.items()},
+        "outcomes": {value: case.metrics[name].outcome for name, value in values.items()},
+        "name": case.name,
+        "prediction_file": str(case.pair.prediction),
+        "reference_file": str(case.pair.reference),
+    }
+
+
+def _mean(values: Iterable[Number]) -> tuple[float | None, int]:
+    """The mean of what is defined, and how many that are; None of 0 where nothing is."""
+    defined = [value for value in values if value is not None]
+    return (math.fsum(defined) / len(defined) if defined else None), len(defined)
+
+
+def _outcomes(evaluation: Evaluation, name: str) -> dict[str, int]:
+    counted = Counter(case.metrics[name].outcome for case in evaluation.cases)
+    return {outcome: counted[outcome] for outcome in OUTCOMES}

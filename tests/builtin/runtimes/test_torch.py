@@ -1,0 +1,122 @@
+"""The torch runtime gives what the network gives, in fp32, whatever it computes in."""
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medfuse import registry
+from medfuse.api import Runtime
+
+
+def prepared(model: nn.Module, example: Tensor, **options: Any) -> Any:
+    runtime = registry.get(Runtime.group, "torch")(**options)
+    assert isinstance(runtime, Runtime)
+    return runtime.prepare(model, example)
+
+
+def network(dims: int = 3) -> nn.Module:
+    torch.manual_seed(0)
+    conv, norm = (nn.Conv3d, nn.InstanceNorm3d) if dims == 3 else (nn.Conv2d, nn.InstanceNorm2d)
+    return nn.Sequential(conv(1, 8, 3, padding=1), norm(8), nn.LeakyReLU(), nn.Dropout(0.5), conv(8, 3, 1))
+
+
+def windows(dims: int = 3) -> Tensor:
+    return torch.randn((2, 1, *[8] * dims), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_fp32_gives_what_the_network_gives_in_evaluation(dims: int, channels_last: bool) -> None:
+    model = network(dims)
+    run = prepared(model, windows(dims), precision="fp32", channels_last=channels_last)
+    with torch.no_grad():
+        expected = network(dims).eval()(windows(dims))
+    assert run(windows(dims)).numpy() == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32", "bf16"])
+def test_logits_come_in_fp32_and_near_those_of_fp32(precision: str) -> None:
+    expected = prepared(network(), windows(), precision="fp32")(windows())
+    logits = prepared(network(), windows(), precision=precision)(windows())
+    assert logits.dtype == torch.float32
+    assert (logits - expected).norm() < 0.05 * expected.norm()
+
+
+def test_bf16_computes_in_bf16() -> None:
+    seen = []
+    model = network()
+    model[0].register_forward_hook(lambda module, given, made: seen.append(made.dtype))
+    run = prepared(model, windows(), precision="bf16")
+    run(windows())
+    assert seen[-1] == torch.bfloat16
+
+
+def test_auto_takes_fp32_where_bf16_gives_other_results(caplog: pytest.LogCaptureFixture) -> None:
+    class Wrong(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([x, -x if torch.is_autocast_enabled("cpu") else x + 1], dim=1)
+
+    with caplog.at_level(logging.INFO):
+        run = prepared(Wrong(), windows())
+    assert torch.equal(run(windows()), torch.cat([windows(), windows() + 1], dim=1))
+    assert "fp32" in caplog.text
+
+
+def test_channels_last_reaches_the_weights_and_the_windows() -> None:
+    model = network()
+    layouts = []
+    model[0].register_forward_pre_hook(
+        lambda module, given: layouts.append(given[0].is_contiguous(memory_format=torch.channels_last_3d))
+    )
+    run = prepared(model, windows(), precision="fp32")
+    run(windows())
+    assert layouts[-1]
+    assert model[4].weight.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_a_model_that_was_prepared_in_inference_mode_can_be_trained_again() -> None:
+    model = network()
+    with torch.inference_mode():
+        prepared(model, windows(), precision="auto")(windows())
+    model.train()(windows()).sum().backward()
+    assert model[0].weight.grad is not None
+
+
+def test_a_last_batch_may_be_smaller() -> None:
+    run = prepared(network(), windows(), precision="fp32")
+    assert run(windows()[:1]).numpy() == pytest.approx(run(windows())[:1].numpy(), abs=1e-5)
+
+
+def test_compiling_that_fails_falls_back_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(model: nn.Module) -> Any:
+        def run(x: Tensor) -> Tensor:
+            raise RuntimeError("no C++ compiler\nlong story")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", broken)
+    run = prepared(network(), windows(), precision="fp32", compile=True)
+    assert run(windows()).shape == (2, 3, 8, 8, 8)
+    assert "does not compile the network: RuntimeError: no C++ compiler" in caplog.text
+
+
+def test_compiling_that_changes_results_falls_back_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda model: lambda x: -model(x))
+    expected = prepared(network(), windows(), precision="fp32")(windows())
+    run = prepared(network(), windows(), precision="fp32", compile=True)
+    assert torch.equal(run(windows()), expected)
+    assert "its results change" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_what_the_plain_one_gives() -> None:
+    expected = prepared(network(), windows(), precision="fp32")(windows())
+    compiled = prepared(network(), windows(), precision="fp32", compile=True)
+    assert compiled(windows()).numpy() == pytest.approx(expected.numpy(), abs=1e-4)

@@ -1,0 +1,134 @@
+"""A file is whole or absent, and a disk that refuses is one clear line."""
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from medfuse.core.errors import OutputError
+from medfuse.core.files import atomic, make_folder, write_json, write_text
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_a_finished_block_leaves_the_file_and_nothing_else(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "whole")
+    assert contents(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "whole"
+
+
+def test_the_file_appears_only_when_the_block_has_ended(tmp_path: Path) -> None:
+    with atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("text")
+        assert not (tmp_path / "a.txt").exists()
+    assert (tmp_path / "a.txt").exists()
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit, ValueError, MemoryError])
+def test_an_interrupted_block_leaves_the_old_file_as_it_was(
+    tmp_path: Path, interruption: type[BaseException]
+) -> None:
+    def half(path: Path) -> None:
+        with atomic(path) as temporary:
+            temporary.write_text("half of the n")
+            raise interruption
+
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(interruption):
+        half(tmp_path / "a.txt")
+    assert contents(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_the_temporary_file_keeps_the_ending_and_is_hidden(tmp_path: Path) -> None:
+    with atomic(tmp_path / "case.nii.gz") as temporary:
+        assert temporary.name.startswith(".unfinished-")
+        assert temporary.name.endswith(".nii.gz")
+        assert temporary.parent == tmp_path
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b" / "c.txt", "")
+    assert (tmp_path / "a" / "b" / "c.txt").exists()
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "ours.txt", "")
+    (tmp_path / "theirs.txt").touch()
+    ours, theirs = ((tmp_path / name).stat().st_mode for name in ("ours.txt", "theirs.txt"))
+    assert stat.S_IMODE(ours) == stat.S_IMODE(theirs)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EDQUOT, "disk is full"),
+        (errno.EROFS, "cannot be written"),
+        (errno.EACCES, "cannot be written"),
+        (errno.EFBIG, "disk refused it"),
+    ],
+)
+def test_a_refusal_of_the_disk_is_one_line_with_the_file(tmp_path: Path, code: int, words: str) -> None:
+    with pytest.raises(OutputError, match=words) as caught, atomic(tmp_path / "a.txt"):
+        raise OSError(code, os.strerror(code))
+    assert str(caught.value).startswith(f"{tmp_path / 'a.txt'}: ")
+    assert contents(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_on_the_last_flush_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="disk is full"):
+        write_text(tmp_path / "a.txt", "text")
+    assert contents(tmp_path) == []
+
+
+def test_a_folder_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="a file stands where a folder is needed"):
+        write_text(tmp_path / "file" / "a.txt", "")
+    with pytest.raises(OutputError, match="a file stands where a folder is needed"):
+        make_folder(tmp_path / "file")
+
+
+def test_a_folder_in_the_place_of_the_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(OutputError, match="choose another path"):
+        write_text(tmp_path / "a.txt", "")
+    assert contents(tmp_path) == ["a.txt"]
+
+
+def test_a_name_that_is_too_long_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="too long"):
+        write_text(tmp_path / ("x" * 300), "")
+
+
+def test_a_fault_of_another_kind_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic(tmp_path / "a.txt"):
+        (tmp_path / "missing.txt").read_text()
+
+
+def test_make_folder_leaves_an_empty_folder(tmp_path: Path) -> None:
+    assert contents(make_folder(tmp_path / "a" / "b")) == []
+
+
+def test_json_reads_back(tmp_path: Path) -> None:
+    value = {"labels": {"liver": 1}, "spacing": [0.1, 1e-7, 3.0], "none": None}
+    write_json(tmp_path / "a.json", value)
+    assert json.loads((tmp_path / "a.json").read_text()) == value
+
+
+def test_json_refuses_nan_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"dice": float("nan")})
+    assert contents(tmp_path) == []

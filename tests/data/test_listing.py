@@ -1,0 +1,74 @@
+import pytest
+
+from medfuse.api import Case
+from medfuse.core.errors import DataError
+from medfuse.data.listing import JsonFile, check_cases, parse_channels, parse_labels, splits_from_folds
+
+
+def labels_and_faults(value):
+    faults: list[str] = []
+    return parse_labels(value, "here", faults), faults
+
+
+def test_labels_by_name_and_by_value_are_the_same():
+    assert labels_and_faults({"background": 0, "liver": 1}) == labels_and_faults(
+        {"0": "background", "1": "liver"}
+    )
+
+
+def test_background_is_added_where_it_is_not_named():
+    assert labels_and_faults({"liver": 6}) == ({"background": 0, "liver": 6}, [])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"background": 0}, "only the background"),
+        ({"background": 1, "liver": 2}, "must be 0"),
+        ({"whole": [1, 2]}, "region"),
+        ({"liver": 1, "spleen": 1}, "repeats"),
+        ({"liver": -1}, "whole number"),
+        ({"liver": 1, "ignore": 2}, "ignore"),
+        ([], "missing"),
+    ],
+)
+def test_faulty_labels_are_named(value, message):
+    assert message in "\n".join(labels_and_faults(value)[1])
+
+
+def test_channels_keep_their_numbers_order():
+    assert parse_channels({"1": "T2", "0": "T1"}, "here", []) == ("T1", "T2")
+
+
+def test_channels_that_do_not_count_from_0_are_a_fault():
+    faults: list[str] = []
+    parse_channels({"1": "T1"}, "here", faults)
+    assert "counting from 0" in faults[0]
+
+
+def test_faulty_json_is_named_with_line_and_column(tmp_path):
+    (tmp_path / "d.json").write_text('{\n  "a": 1,,\n}')
+    with pytest.raises(DataError, match=r"d\.json:2:10: not valid JSON"):
+        JsonFile.read(tmp_path / "d.json")
+
+
+def test_two_cases_with_one_name_name_both_files(tmp_path):
+    faults: list[str] = []
+    paths = [tmp_path / "a.nii", tmp_path / "a.mha"]
+    for path in paths:
+        path.touch()
+    check_cases([Case("a", (path,)) for path in paths], faults)
+    assert len(faults) == 1
+    assert all(str(path) in faults[0] for path in paths)
+
+
+def test_every_missing_file_is_listed(tmp_path):
+    faults: list[str] = []
+    check_cases([Case("a", (tmp_path / "a.nii",), tmp_path / "b.nii")], faults)
+    assert [f.split(":")[0] for f in faults] == [str(tmp_path / "a.nii"), str(tmp_path / "b.nii")]
+
+
+def test_fold_numbers_hold_out_their_own_cases():
+    first, second = splits_from_folds({"a": 0, "b": 1, "c": 0})
+    assert (first.train, first.validation) == (("b",), ("a", "c"))
+    assert (second.train, second.validation) == (("a", "c"), ("b",))

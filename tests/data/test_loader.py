@@ -1,0 +1,59 @@
+import os
+import signal
+
+import pytest
+import torch
+
+from medfuse.core.errors import DataError
+from medfuse.data.loader import training_batches, worker_count
+from medfuse.data.patches import PatchSampler
+from medfuse.data.settings import AugmentSettings, SampleSettings
+
+
+def batches(store, plan, workers=0, start_step=0):
+    sample = SampleSettings(workers=workers)
+    return training_batches(store, ("a", "b"), plan, sample, AugmentSettings(), seed=1, start_step=start_step)
+
+
+def first(iterator, n=1):
+    found = [next(iterator) for _ in range(n)]
+    iterator.close()
+    return found
+
+
+def test_a_batch_has_the_plans_shape(store, plan):
+    (batch,) = first(batches(store, plan))
+    assert batch["image"].shape == batch["label"].shape == (4, 1, 8, 8, 8)
+    assert (batch["image"].dtype, batch["label"].dtype) == (torch.float32, torch.int64)
+
+
+def test_a_resumed_row_goes_on_where_it_stopped(store, plan):
+    whole = first(batches(store, plan), 3)
+    (resumed,) = first(batches(store, plan, start_step=2))
+    assert torch.equal(resumed["image"], whole[2]["image"])
+    assert torch.equal(resumed["label"], whole[2]["label"])
+
+
+def test_processes_make_the_same_batches(store, plan):
+    here = first(batches(store, plan), 3)
+    there = first(batches(store, plan, workers=2), 3)
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(here, there))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_case_is_one_line_wherever_it_is_read(store, plan, workers):
+    for name in "ab":
+        (store.folder / f"{name}.label.b2nd").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"^\S+\.label\.b2nd: is missing or damaged[^\n]*$"):
+        next(batches(store, plan, workers))
+
+
+def test_a_killed_process_is_one_line_that_says_what_to_do(store, plan, monkeypatch):
+    monkeypatch.setattr(PatchSampler, "draw", lambda self, index: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(DataError, match=r"a loader process died .*sample\.workers"):
+        next(batches(store, plan, workers=1))
+
+
+def test_auto_workers_are_between_one_and_eight():
+    assert 1 <= worker_count(SampleSettings()) <= 8
+    assert worker_count(SampleSettings(workers=3)) == 3

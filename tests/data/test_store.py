@@ -1,0 +1,127 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from medfuse.core.errors import DataError
+from medfuse.data.prepare import Preprocessor
+from medfuse.data.store import Store
+
+
+def build(store, cases, preprocessor):
+    store.build(cases, preprocessor, progress=lambda done, total: None)
+
+
+def written(store):
+    return {p.name: p.stat().st_mtime_ns for p in store.folder.iterdir()}
+
+
+@pytest.fixture
+def empty_store(tmp_path):
+    return Store(tmp_path / "fresh")
+
+
+def test_a_stored_case_is_what_was_prepared(make_case, plan, empty_store):
+    case, preprocessor = make_case(), Preprocessor(plan)
+    build(empty_store, [case], preprocessor)
+    image, label = empty_store.read_case("a")
+    prepared = preprocessor.prepare(case)
+    np.testing.assert_array_equal(image, prepared.image)
+    np.testing.assert_array_equal(label, preprocessor.prepare_label(case, prepared))
+
+
+def test_a_patch_is_that_region_of_the_case(store):
+    image, label = store.read_case("a")
+    patch, patch_label = store.read_patch("a", (1, 2, 3), (4, 5, 6))
+    np.testing.assert_array_equal(patch, image[:, 1:5, 2:7, 3:9])
+    np.testing.assert_array_equal(patch_label, label[None, 1:5, 2:7, 3:9])
+
+
+def test_outside_the_volume_a_patch_is_zero(store):
+    image, label = store.read_case("a")
+    patch, patch_label = store.read_patch("a", (-2, -1, 3), (16, 16, 16))
+    np.testing.assert_array_equal(patch, np.pad(image, ((0, 0), (2, 2), (1, 3), (0, 7)))[..., 3:])
+    np.testing.assert_array_equal(patch_label, np.pad(label, ((2, 2), (1, 3), (0, 7)))[None, ..., 3:])
+
+
+def test_a_patch_wholly_outside_is_zero(store):
+    patch, _ = store.read_patch("a", (20, -9, 0), (4, 4, 4))
+    assert not patch.any()
+
+
+def test_stored_voxels_have_their_class(store):
+    case, (_, label) = store.case("a"), store.read_case("a")
+    assert case.classes == (1,)
+    assert set(label.ravel()[case.voxels[1]]) == {1}
+
+
+def test_a_case_without_foreground_has_no_classes(store):
+    assert store.case("empty").classes == ()
+
+
+def test_unchanged_cases_are_not_written_again(make_case, plan, empty_store):
+    case = make_case()
+    build(empty_store, [case], Preprocessor(plan))
+    before = written(empty_store)
+    build(empty_store, [case], Preprocessor(plan))
+    assert written(empty_store) == before
+
+
+def test_a_changed_file_is_prepared_again(make_case, plan, empty_store, write):
+    case = make_case()
+    build(empty_store, [case], Preprocessor(plan))
+    write(case.label, np.ones((8, 9, 10), np.uint8))
+    build(empty_store, [case], Preprocessor(plan))
+    assert empty_store.read_case("a")[1].all()
+
+
+def test_a_changed_plan_prepares_again(make_case, plan, empty_store):
+    case = make_case()
+    build(empty_store, [case], Preprocessor(plan))
+    build(empty_store, [case], Preprocessor(dataclasses.replace(plan, spacing_mm=(2.0, 1.0, 1.0))))
+    assert empty_store.case("a").shape == (4, 9, 10)
+
+
+def test_another_patch_size_keeps_the_store(make_case, plan, empty_store):
+    case = make_case()
+    build(empty_store, [case], Preprocessor(plan))
+    before = written(empty_store)
+    build(empty_store, [case], Preprocessor(dataclasses.replace(plan, patch_size=(16, 16, 16))))
+    assert written(empty_store) == before
+
+
+def test_an_interrupted_build_keeps_whole_cases_and_goes_on(make_case, plan, empty_store, monkeypatch):
+    first, second = make_case("a"), make_case("b")
+    real = Preprocessor.prepare_label
+
+    def interrupted(self, case, like):
+        if case.name == "b":
+            raise KeyboardInterrupt
+        return real(self, case, like)
+
+    monkeypatch.setattr(Preprocessor, "prepare_label", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build(empty_store, [first, second], Preprocessor(plan))
+    assert set(written(empty_store)) <= {"a.image.b2nd", "a.label.b2nd", "a.json"}
+    monkeypatch.undo()
+    build(empty_store, [first, second], Preprocessor(plan))
+    assert empty_store.case("b").shape == (8, 9, 10)
+
+
+def test_a_case_cut_off_between_its_files_is_prepared_again(make_case, plan, empty_store):
+    case = make_case()
+    build(empty_store, [case], Preprocessor(plan))
+    (empty_store.folder / "a.json").unlink()
+    build(empty_store, [case], Preprocessor(plan))
+    assert empty_store.case("a").shape == (8, 9, 10)
+
+
+def test_a_missing_case_is_named(empty_store):
+    with pytest.raises(DataError, match=r"gone\.json"):
+        empty_store.case("gone")
+
+
+def test_a_damaged_array_is_named(store):
+    (store.folder / "a.image.b2nd").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"a\.image\.b2nd: is missing or damaged"):
+        store.read_case("a")

@@ -1,0 +1,282 @@
+"""A folder of cases: every one is finished, skipped or named with its reason."""
+
+import errno
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import medfuse
+from medfuse.api import Case
+from medfuse.core.errors import DataError, OutputError, PipelineError
+from medfuse.core.prepared import Prepared
+from medfuse.core.volumes import read_geometry, read_labels, read_volume
+from medfuse.infer.folder import Outcome, Progress, Recipe, infer_cases
+from medfuse.infer.settings import InferSettings
+
+AFFINE = np.diag([-10.0, 10.0, 10.0, 1.0])  # a voxel is one millilitre; the first axis runs right to left
+
+
+def prepare(case: Case) -> Prepared:
+    volume = read_volume(case.images[0])
+    array = volume.geometry.turn.apply(volume.array).astype(np.float32)
+    return Prepared(case.name, np.ascontiguousarray(array[None]), volume.geometry, case.images[0])
+
+
+def network(windows: Tensor) -> Tensor:
+    """Class 1 where the image is above 0."""
+    return torch.cat([-windows, windows], dim=1)
+
+
+@dataclass
+class Scans:
+    """Three scans in a folder, and a way to send them through."""
+
+    folder: Path
+    cases: list[Case] = field(default_factory=list)
+    seen: list[Progress] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for n, name in enumerate("abc"):
+            array = np.full((4, 5, 6), -1.0, np.float32)
+            array[0, : n + 1] = 1
+            path = self.folder / "scans" / f"{name}.nii.gz"
+            path.parent.mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(array, AFFINE), path)
+            self.cases.append(Case(name, (path,)))
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "out"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        content = json.loads((self.output / "manifest.json").read_text())
+        assert isinstance(content, dict)
+        return content
+
+    def infer(
+        self,
+        *,
+        weights: Sequence[str] = ("abc",),
+        settings: InferSettings | None = None,
+        prepare: Callable[[Case], Prepared] = prepare,
+        network: Callable[[Tensor], Tensor] = network,
+        output: Path | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Outcome:
+        recipe = Recipe(tuple(weights), {"background": 0, "liver": 5}, (4, 4, 4), settings or InferSettings())
+        return infer_cases(
+            self.cases,
+            prepare=prepare,
+            networks=[network],
+            recipe=recipe,
+            output=output or self.output,
+            progress=progress or self.seen.append,
+        )
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Scans:
+    return Scans(tmp_path)
+
+
+def fails_for(name: str, error: BaseException) -> Callable[[Case], Prepared]:
+    def failing(case: Case) -> Prepared:
+        if case.name == name:
+            raise error
+        return prepare(case)
+
+    return failing
+
+
+def test_every_case_gets_a_label_map_that_overlays_it(scans: Scans) -> None:
+    assert scans.infer().done == ("a", "b", "c")
+    for case in scans.cases:
+        labels = read_labels(scans.output / case.images[0].name)
+        assert labels.geometry.differences(read_geometry(case.images[0]), tolerance=0) == []
+        assert np.array_equal(labels.array, 5 * (read_volume(case.images[0]).array > 0))
+
+
+def test_the_manifest_says_what_was_made_from_what(scans: Scans) -> None:
+    scans.infer()
+    manifest = scans.manifest
+    assert manifest["medfuse"] == medfuse.__version__
+    assert manifest["weights"] == ["abc"]
+    assert manifest["labels"] == {"background": 0, "liver": 5}
+    assert manifest["started"] <= manifest["finished"]
+    assert manifest["cases"]["b"]["file"] == "b.nii.gz"
+    assert manifest["cases"]["b"]["inputs"][0]["file"] == str(scans.cases[1].images[0])
+    assert manifest["cases"]["b"]["windows"] == 1 * 2 * 2
+    assert manifest["failed"] == {}
+
+
+def test_volumes_are_counted_in_millilitres(scans: Scans) -> None:
+    scans.infer()
+    assert [entry["volumes_ml"] for entry in scans.manifest["cases"].values()] == [
+        {"liver": 6.0},
+        {"liver": 12.0},
+        {"liver": 18.0},
+    ]
+
+
+def test_finished_cases_are_skipped(scans: Scans) -> None:
+    scans.infer()
+    before = [os.stat(scans.output / f"{name}.nii.gz").st_mtime_ns for name in "abc"]
+    again = scans.infer(network=lambda windows: pytest.fail("nothing is left to predict"))
+    assert (again.done, again.skipped) == ((), ("a", "b", "c"))
+    assert [os.stat(scans.output / f"{name}.nii.gz").st_mtime_ns for name in "abc"] == before
+    assert list(scans.manifest["cases"]) == ["a", "b", "c"]
+
+
+def test_other_weights_predict_again(scans: Scans) -> None:
+    scans.infer()
+    assert scans.infer(weights=("def",)).done == ("a", "b", "c")
+    assert scans.manifest["weights"] == ["def"]
+
+
+def test_other_settings_predict_again_but_not_another_batch(scans: Scans) -> None:
+    scans.infer()
+    assert scans.infer(settings=InferSettings(batch_size=8)).done == ()
+    assert scans.infer(settings=InferSettings(mirror=("x",))).done == ("a", "b", "c")
+
+
+def test_a_changed_input_is_predicted_again(scans: Scans) -> None:
+    scans.infer()
+    nib.save(nib.Nifti1Image(np.ones((4, 5, 7), np.float32), AFFINE), scans.cases[1].images[0])
+    again = scans.infer()
+    assert (again.done, again.skipped) == (("b",), ("a", "c"))
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+def test_a_missing_or_damaged_label_map_is_made_again(scans: Scans, damage: Callable[[Path], None]) -> None:
+    scans.infer()
+    damage(scans.output / "b.nii.gz")
+    assert scans.infer().done == ("b",)
+
+
+def test_a_case_that_fails_is_named_and_the_rest_go_on(scans: Scans) -> None:
+    reason = "b.nii.gz: is truncated or damaged; copy it again from its source"
+    outcome = scans.infer(prepare=fails_for("b", DataError(reason)))
+    assert outcome.done == ("a", "c")
+    assert outcome.failed == {"b": reason}
+    assert scans.manifest["failed"] == {"b": reason}
+    assert sorted(p.name for p in scans.output.iterdir()) == ["a.nii.gz", "c.nii.gz", "manifest.json"]
+
+
+def test_a_failed_case_is_tried_again(scans: Scans) -> None:
+    scans.infer(prepare=fails_for("b", DataError("no")))
+    assert scans.infer().done == ("b",)
+    assert scans.manifest["failed"] == {}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_a_case_without_enough_memory_says_so(scans: Scans, error: Exception) -> None:
+    assert "needs more memory than is free" in scans.infer(prepare=fails_for("b", error)).failed["b"]
+
+
+def test_an_unforeseen_fault_is_named_and_its_traceback_is_logged(
+    scans: Scans, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        outcome = scans.infer(prepare=fails_for("b", ZeroDivisionError("by zero")))
+    assert outcome.failed["b"].startswith("ZeroDivisionError: by zero")
+    assert outcome.done == ("a", "c")
+    assert caplog.records[0].exc_info is not None
+
+
+def test_a_network_of_another_model_fails_each_case_with_a_reason(scans: Scans) -> None:
+    outcome = scans.infer(network=lambda windows: windows)
+    assert list(outcome.failed) == ["a", "b", "c"]
+    assert "not with logits" in outcome.failed["a"]
+
+
+def test_an_interruption_keeps_what_is_finished_and_leaves_nothing_half(scans: Scans) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        scans.infer(prepare=fails_for("b", KeyboardInterrupt()))
+    assert sorted(p.name for p in scans.output.iterdir()) == ["a.nii.gz", "manifest.json"]
+    assert scans.manifest["finished"] is None
+    again = scans.infer()
+    assert (again.done, again.skipped) == (("b", "c"), ("a",))
+
+
+def test_an_interruption_while_writing_leaves_nothing_half(
+    scans: Scans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(image: Any, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nib, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        scans.infer()
+    assert list(scans.output.iterdir()) == []
+
+
+def test_a_full_disk_stops_at_once(scans: Scans, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(image: Any, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(nib, "save", full)
+    with pytest.raises(OutputError, match=r"a\.nii\.gz: the disk is full"):
+        scans.infer()
+    assert {p.case for p in scans.seen} == {"a"}
+    assert list(scans.output.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_before_any_work(scans: Scans) -> None:
+    (scans.folder / "file").touch()
+    with pytest.raises(OutputError, match="a file stands where a folder is needed"):
+        scans.infer(
+            output=scans.folder / "file" / "out",
+            prepare=lambda case: pytest.fail("work has begun"),
+        )
+
+
+def test_label_maps_never_replace_images(scans: Scans) -> None:
+    with pytest.raises(OutputError, match="would replace an image") as caught:
+        scans.infer(output=scans.folder / "scans")
+    assert len(caught.value.lines) == 3
+    assert not (scans.folder / "scans" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "not json"])
+def test_a_manifest_of_somebody_else_is_not_replaced(scans: Scans, content: str) -> None:
+    scans.output.mkdir()
+    (scans.output / "manifest.json").write_text(content)
+    with pytest.raises(OutputError, match="is not a manifest that medfuse wrote"):
+        scans.infer()
+    assert (scans.output / "manifest.json").read_text() == content
+
+
+def test_mirroring_that_cannot_be_is_an_error_before_any_work(scans: Scans) -> None:
+    recipe = Recipe(("abc",), {"background": 0, "liver": 1}, (4, 4), InferSettings(mirror=("z",)))
+    with pytest.raises(PipelineError, match="mirror"):
+        infer_cases(scans.cases, prepare=prepare, networks=[network], recipe=recipe, output=scans.output)
+    assert not scans.output.exists()
+
+
+def test_progress_tells_every_case_and_window(scans: Scans) -> None:
+    scans.infer(prepare=fails_for("b", DataError("no")))
+    first = [p for p in scans.seen if p.case == "a"]
+    assert [p.state for p in first] == ["predicting"] * 5 + ["done"]
+    assert [(p.windows_done, p.windows) for p in first] == [(0, 0), (1, 4), (2, 4), (3, 4), (4, 4), (4, 4)]
+    assert scans.seen[-1].number == scans.seen[-1].cases == 3
+    assert [p.reason for p in scans.seen if p.state == "failed"] == ["no"]

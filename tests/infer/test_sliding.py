@@ -1,0 +1,205 @@
+"""Logits of a volume: whatever a network does to windows, the volume shows once and whole."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medfuse.core.errors import DataError, PipelineError, ShapeError
+from medfuse.infer.sliding import flip_combinations, predict_logits
+
+
+def image(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def same(windows: Tensor) -> Tensor:
+    return windows
+
+
+def ramp(windows: Tensor) -> Tensor:
+    """Depends on where in its window a voxel lies."""
+    return windows * torch.arange(1.0, windows.shape[2] + 1).reshape(1, 1, -1, *[1] * (windows.dim() - 3))
+
+
+def predict(volume: Any, network: Any = same, **options: Any) -> Tensor:
+    return predict_logits(volume, network, **{"patch_size": (4, 4, 4), "classes": 2, **options})
+
+
+@pytest.mark.parametrize("shape", [(9, 11, 6), (4, 4, 4), (3, 2, 1), (1, 1, 30), (4, 5, 1)])
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
+def test_a_network_that_changes_nothing_gives_the_image(shape: tuple[int, ...], overlap: float) -> None:
+    volume = image(2, *shape)
+    assert predict(volume, overlap=overlap).numpy() == pytest.approx(volume.numpy(), abs=1e-5)
+
+
+def test_tiling_twice_is_tiling_once() -> None:
+    once = predict(image(2, 9, 7, 6))
+    assert predict(once).numpy() == pytest.approx(once.numpy(), abs=1e-5)
+
+
+def test_tiling_is_linear() -> None:
+    a, b = image(2, 9, 7, 6), image(2, 9, 7, 6, seed=1)
+    both = predict(2 * a - b, ramp)
+    assert both.numpy() == pytest.approx((2 * predict(a, ramp) - predict(b, ramp)).numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [2, 5, 100])
+def test_the_batch_of_windows_changes_nothing(batch_size: int) -> None:
+    volume = image(2, 9, 7, 6)
+    one, many = (predict(volume, ramp, batch_size=n) for n in (1, batch_size))
+    assert many.numpy() == pytest.approx(one.numpy(), abs=1e-6)
+
+
+def test_no_batch_is_larger_than_asked_for() -> None:
+    sizes = []
+
+    def network(windows: Tensor) -> Tensor:
+        sizes.append(len(windows))
+        return windows
+
+    predict(image(2, 8, 8, 8), network, batch_size=4)
+    assert sum(sizes) == 27
+    assert max(sizes) == 4
+
+
+def test_an_array_does_as_well_as_a_tensor() -> None:
+    volume = image(2, 5, 6, 7)
+    assert torch.equal(predict(volume.numpy()), predict(volume))
+
+
+def test_one_window_is_the_network_itself() -> None:
+    torch.manual_seed(0)
+    conv, volume = nn.Conv3d(2, 3, 3, padding=1), image(2, 4, 5, 6)
+    whole = conv(volume[None])[0].detach()
+    tiled = predict(volume, conv, patch_size=(4, 5, 6), classes=3)
+    assert tiled.numpy() == pytest.approx(whole.numpy(), abs=1e-6)
+
+
+def test_weights_are_monais_where_monai_does_not_raise_small_ones() -> None:
+    from monai.inferers import sliding_window_inference
+
+    volume = image(2, 20, 3, 2)  # 8 × 1 × 1 windows: no weight is below MONAI's floor of 0.001
+    theirs = sliding_window_inference(volume[None], (8, 1, 1), 4, ramp, overlap=0.5, mode="gaussian")[0]
+    ours = predict(volume, ramp, patch_size=(8, 1, 1))
+    assert ours.numpy() == pytest.approx(theirs.numpy(), abs=1e-4)
+
+
+def test_far_from_the_volumes_edge_a_network_gives_monais_result() -> None:
+    """Near the edge MONAI raises all small weights to 0.001, and so averages windows evenly."""
+    from monai.inferers import sliding_window_inference
+
+    torch.manual_seed(0)
+    network, volume = nn.Conv3d(2, 2, 3, padding=1).requires_grad_(False), image(2, 24, 24, 20)
+    theirs = sliding_window_inference(volume[None], (8, 8, 8), 4, network, overlap=0.5, mode="gaussian")[0]
+    inside = (slice(None), *[slice(4, -4)] * 3)
+    ours = predict(volume, network, patch_size=(8, 8, 8), batch_size=4)
+    assert (ours - theirs)[inside].norm() < 0.02 * theirs[inside].norm()
+
+
+def test_every_flip_is_seen_and_undone() -> None:
+    seen = []
+
+    def network(windows: Tensor) -> Tensor:
+        seen.append(windows.clone())
+        return windows
+
+    volume = image(1, 4, 4, 4)
+    mirrored = predict(volume, network, classes=1, mirror=("x", "z"))
+    assert mirrored.numpy() == pytest.approx(volume.numpy(), abs=1e-6)
+    expected = [volume[None].flip(axes) for axes in ([], [2], [4], [2, 4])]
+    assert all(torch.equal(a, b) for a, b in zip(seen, expected, strict=True))
+
+
+def test_mirroring_makes_the_result_symmetric() -> None:
+    volume = image(2, 9, 7, 6)
+    plain, flipped = (predict(v, ramp, mirror=("x",)) for v in (volume, volume.flip(1)))
+    assert flipped.flip(1).numpy() == pytest.approx(plain.numpy(), abs=1e-5)
+
+
+def test_all_combinations_of_three_axes_are_eight() -> None:
+    assert len(set(flip_combinations(("x", "y", "z"), 3))) == 8
+
+
+def test_an_axis_named_twice_counts_once() -> None:
+    assert flip_combinations(("y", "y"), 3) == [(), (3,)]
+
+
+def test_a_2d_network_cannot_be_mirrored_along_z() -> None:
+    with pytest.raises(
+        PipelineError, match=r"infer.mirror: z: a 2-D network can be mirrored along x, y only"
+    ):
+        predict(image(2, 4, 4, 4), patch_size=(4, 4), mirror=("x", "z"))
+
+
+def test_logits_of_folds_are_averaged() -> None:
+    volume = image(2, 9, 7, 6)
+    folds = [same, lambda windows: 3 * windows]
+    assert predict(volume, folds).numpy() == pytest.approx(2 * volume.numpy(), abs=1e-5)
+
+
+def test_a_2d_network_sees_every_slice() -> None:
+    volume = image(2, 9, 7, 5)
+    shapes = set()
+
+    def network(windows: Tensor) -> Tensor:
+        shapes.add(tuple(windows.shape))
+        return ramp(windows)
+
+    sliced = predict(volume, network, patch_size=(4, 4), batch_size=3)
+    in_3d = predict(volume, ramp, patch_size=(4, 4, 1))
+    assert {shape[1:] for shape in shapes} == {(2, 4, 4)}
+    assert sliced.numpy() == pytest.approx(in_3d.numpy(), abs=1e-5)
+
+
+def test_a_small_volume_stands_in_the_middle_of_zeros() -> None:
+    seen: list[Tensor] = []
+
+    def network(windows: Tensor) -> Tensor:
+        seen.append(windows)
+        return windows
+
+    predict(torch.ones(2, 2, 4, 4), network)
+    assert seen[0][0, 0, :, 0, 0].tolist() == [0, 1, 1, 0]
+
+
+def test_progress_counts_windows_to_the_end() -> None:
+    told: list[tuple[int, int]] = []
+    predict(image(2, 8, 8, 4), batch_size=4, progress=lambda done, of: told.append((done, of)))
+    assert told == [(4, 9), (8, 9), (9, 9)]
+
+
+def test_logits_are_float32_whatever_the_network_computes_in() -> None:
+    assert predict(image(2, 6, 6, 6), lambda windows: windows.bfloat16()).dtype == torch.float32
+
+
+def test_no_gradient_is_kept() -> None:
+    assert not predict(image(2, 6, 6, 6), nn.Conv3d(2, 2, 1)).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("network", "given"),
+    [
+        (lambda windows: windows[:, :1], r"\(1, 1, 4, 4, 4\)"),
+        (lambda windows: windows[..., ::2], r"\(1, 2, 4, 4, 2\)"),
+        (lambda windows: windows[0], r"\(2, 4, 4, 4\)"),
+        (lambda windows: [windows], "a list"),
+    ],
+)
+def test_an_answer_of_another_shape_is_refused(network: Any, given: str) -> None:
+    with pytest.raises(ShapeError, match=given + r", not with logits \(1, 2, 4, 4, 4\)"):
+        predict(image(2, 6, 6, 6), network)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_answer_that_is_not_finite_is_refused(value: float) -> None:
+    with pytest.raises(DataError, match="NaN or infinite logits"):
+        predict(image(2, 6, 6, 6), lambda windows: torch.full_like(windows, value))
+
+
+def test_the_network_is_not_asked_for_a_gradient_and_the_result_can_be_changed() -> None:
+    logits = predict(image(2, 6, 6, 6))
+    logits += 1
+    assert not logits.is_inference()

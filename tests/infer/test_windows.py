@@ -1,0 +1,89 @@
+"""Windows cover every voxel, and their weights are a partition of unity."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from medfuse.infer.windows import gaussian, plan_axis, plan_grid, window_starts
+
+AXES = [
+    (1, 1, 0.5),
+    (7, 7, 0.5),
+    (8, 7, 0.5),
+    (20, 8, 0.5),
+    (97, 32, 0.25),
+    (33, 10, 0.0),
+    (50, 10, 0.9),
+    (9, 2, 0.8),
+]
+
+
+@pytest.mark.parametrize(("size", "window", "overlap"), AXES)
+def test_weights_sum_to_one_at_every_voxel(size: int, window: int, overlap: float) -> None:
+    axis = plan_axis(size, window, overlap)
+    total = np.zeros(size)
+    for start, weights in zip(axis.starts, axis.weights):
+        total[start : start + window] += weights
+    assert total == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(("size", "window", "overlap"), AXES)
+def test_windows_reach_both_ends_and_leave_no_gap(size: int, window: int, overlap: float) -> None:
+    starts = window_starts(size, window, overlap)
+    assert (starts[0], starts[-1]) == (0, size - window)
+    assert all(0 < b - a <= max(1, window * (1 - overlap) + 1) for a, b in itertools.pairwise(starts))
+
+
+def test_windows_stand_where_nnunet_puts_them() -> None:
+    assert window_starts(110, 64, 0.5) == [0, 23, 46]
+    assert window_starts(123, 64, 0.5) == [0, 30, 59]
+
+
+def test_no_overlap_means_tiles_side_by_side() -> None:
+    assert window_starts(40, 10, 0.0) == [0, 10, 20, 30]
+
+
+def test_an_overlap_that_rounds_badly_costs_no_extra_window() -> None:
+    assert window_starts(14, 10, 0.8) == [0, 2, 4]
+
+
+@pytest.mark.parametrize("size", [1, 5, 10])
+def test_an_axis_within_one_window_has_one(size: int) -> None:
+    assert window_starts(size, 10, 0.5) == [0]
+
+
+def test_the_bell_is_symmetric_and_highest_in_the_middle() -> None:
+    bell = gaussian(9)
+    assert bell == pytest.approx(bell[::-1])
+    assert bell.argmax() == 4
+
+
+def test_the_bells_standard_deviation_is_an_eighth_of_the_window() -> None:
+    assert gaussian(17)[8 + 2] / gaussian(17)[8] == pytest.approx(np.exp(-0.5 * (2 / (17 / 8)) ** 2))
+
+
+def test_weights_over_a_whole_grid_sum_to_one() -> None:
+    grid = plan_grid((9, 14, 6), (4, 5, 6), 0.5)
+    total = np.zeros(grid.shape)
+    for window in grid:
+        x, y, z = window.weights
+        total[window.where] += x[:, None, None] * y[:, None] * z
+    assert total == pytest.approx(1, abs=1e-5)
+
+
+def test_a_grid_counts_its_windows() -> None:
+    grid = plan_grid((8, 8, 4), (4, 4, 4), 0.5)
+    assert len(grid) == len(list(grid)) == 9
+
+
+def test_a_volume_smaller_than_the_window_is_covered_by_one() -> None:
+    grid = plan_grid((3, 1, 5), (4, 4, 4), 0.5)
+    assert grid.shape == (4, 4, 5)
+    assert len(grid) == 2
+
+
+def test_a_2d_patch_takes_every_slice_once() -> None:
+    grid = plan_grid((4, 4, 3), (4, 4), 0.5)
+    assert [w.where[2] for w in grid] == [slice(0, 1), slice(1, 2), slice(2, 3)]
+    assert all(w.weights[2] == [1] for w in grid)

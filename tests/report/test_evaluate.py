@@ -1,0 +1,121 @@
+import io
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from medfuse.core.errors import DataError
+from medfuse.core.reporter import Reporter
+from medfuse.report.evaluate import evaluate_folders, pair_folders
+
+LABELS = {"background": 0, "organ": 1}
+
+
+def folders(tmp_path):
+    return tmp_path / "pred", tmp_path / "ref"
+
+
+def test_cases_are_paired_by_name_whatever_their_endings(store, cube, tmp_path):
+    store("ref/a.nii.gz", cube)
+    image = sitk.GetImageFromArray(cube.transpose(2, 1, 0))
+    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))  # what NIfTI's identity affine is to ITK
+    (tmp_path / "pred").mkdir()
+    sitk.WriteImage(image, str(tmp_path / "pred" / "a.nrrd"))
+    found = evaluate_folders(*folders(tmp_path), LABELS)
+    assert (found.errors, found.cases[0].dice) == ((), 1)
+
+
+def test_every_missing_prediction_is_an_error_line(store, cube, tmp_path):
+    for name in ("ref/a.nii", "ref/b.nii", "ref/c.nii", "pred/a.nii"):
+        store(name, cube)
+    found = evaluate_folders(*folders(tmp_path), LABELS)
+    assert [line.partition(": has no prediction")[0] for line in found.errors] == [
+        str(tmp_path / "ref" / f"{n}.nii") for n in "bc"
+    ]
+
+
+def test_a_prediction_without_a_reference_is_a_note(store, cube, tmp_path):
+    for name in ("ref/a.nii", "pred/a.nii", "pred/b.nii"):
+        store(name, cube)
+    _, errors, notes = pair_folders(*folders(tmp_path))
+    assert (errors, notes) == ([], [f"{tmp_path}/pred/b.nii: has no reference and is not judged"])
+
+
+def test_a_case_on_another_grid_is_named_and_the_rest_go_on(store, cube, tmp_path):
+    for name in ("ref/a.nii", "pred/a.nii", "ref/b.nii"):
+        store(name, cube)
+    store("pred/b.nii", cube, np.diag([1, 1, 2, 1]))
+    found = evaluate_folders(*folders(tmp_path), LABELS)
+    assert [case.name for case in found.cases] == ["a"]
+    assert "pred/b.nii: spacing (1, 1, 2) differs from (1, 1, 1) mm" in found.errors[0]
+
+
+def test_an_unreadable_file_is_one_line(store, cube, tmp_path):
+    for name in ("ref/a.nii", "pred/a.nii", "ref/b.nii"):
+        store(name, cube)
+    (tmp_path / "pred" / "b.nii").write_text("not an image")
+    found = evaluate_folders(*folders(tmp_path), LABELS)
+    assert len(found.errors) == 1
+    assert found.errors[0].startswith(f"{tmp_path}/pred/b.nii: ")
+
+
+def test_two_files_of_one_name_are_an_error(store, cube, tmp_path):
+    for name in ("ref/a.nii", "pred/a.nii", "ref/b.nii", "pred/b.nii", "pred/b.nii.gz"):
+        store(name, cube)
+    pairs, errors, _ = pair_folders(*folders(tmp_path))
+    assert [p.name for p in pairs] == ["a"]
+    assert "b.nii and" in errors[0]
+
+
+def test_without_labels_the_references_values_are_judged(store, cube, tmp_path):
+    store("ref/a.nii", 5 * cube)
+    store("pred/a.nii", 5 * cube + np.roll(cube, 5, 0))
+    found = evaluate_folders(*folders(tmp_path))
+    assert found.labels == {"5": 5}
+
+
+def test_a_value_outside_the_labels_is_noted_once(store, cube, tmp_path):
+    for name in "ab":
+        store(f"ref/{name}.nii", cube)
+        store(f"pred/{name}.nii", cube + 7 * np.roll(cube, 5, 0))
+    notes = evaluate_folders(*folders(tmp_path), LABELS).notes
+    assert any(n.startswith("value 7 in 2 predictions, a among them, is none of the labels") for n in notes)
+
+
+def test_a_stored_flip_with_its_affine_changes_nothing_but_a_bare_flip_is_refused(store, cube, tmp_path):
+    flipped = np.diag([-1.0, 1, 1, 1])
+    store("ref/a.nii", cube, flipped)
+    store("pred/a.nii", cube, flipped)
+    store("ref/b.nii", cube)
+    store("pred/b.nii", cube[::-1], flipped)
+    found = evaluate_folders(*folders(tmp_path), LABELS)
+    assert [c.name for c in found.cases] == ["a"]
+    assert "direction differs" in found.errors[0]
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        evaluate_folders(tmp_path / "nowhere", tmp_path, LABELS)
+
+
+def test_folders_without_a_pair_are_an_error(store, cube, tmp_path):
+    store("ref/a.nii", cube)
+    (tmp_path / "pred").mkdir()
+    with pytest.raises(DataError, match="has no prediction"):
+        evaluate_folders(*folders(tmp_path), LABELS)
+
+
+def test_float_label_maps_are_read_as_integers(store, cube, tmp_path):
+    store("ref/a.nii", cube)
+    store("pred/a.nii", cube.astype(np.float32))
+    assert nibabel.load(tmp_path / "pred" / "a.nii").get_data_dtype() == np.float32
+    assert evaluate_folders(*folders(tmp_path), LABELS).cases[0].dice == 1
+
+
+def test_progress_is_told(store, cube, tmp_path):
+    for name in ("ref/a.nii", "pred/a.nii"):
+        store(name, cube)
+    stream = io.StringIO()
+    evaluate_folders(*folders(tmp_path), LABELS, reporter=Reporter(stream))
+    assert "evaluate: 100 %  a" in stream.getvalue()

@@ -1,0 +1,133 @@
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from medfuse.report.evaluate import EvaluatedCase, Evaluation, Pair
+from medfuse.report.graph import GraphNode
+from medfuse.report.html import ReportContent, chosen_cases, page, write_report
+from medfuse.report.metrics import case_metrics
+
+EVIL = "<script>alert(1)</script>"
+VOID = {"meta", "img", "br"}
+
+
+class Walk(HTMLParser):
+    """Every start tag must be closed, in order; keeps attributes and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self.open):
+            self.text += data + "\n"
+
+    def attributes(self, name: str) -> list[str]:
+        return [value for _, attrs in self.tags for key, value in attrs.items() if key == name and value]
+
+
+def judged(name: str, overlap: int, image: Path) -> EvaluatedCase:
+    reference, prediction = np.zeros((2, 6, 6, 6), np.uint8)
+    reference[1:5, 1:5, 1:5] = 1
+    prediction[5 - overlap : 5, 1:5, 1:5] = 1
+    metrics = case_metrics(prediction, reference, {EVIL: 1, "absent": 2}, (1, 1, 1))
+    return EvaluatedCase(Pair(name, image, image), metrics)
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory) -> ReportContent:
+    array = np.zeros((6, 6, 6), np.uint8)
+    array[1:5, 1:5, 1:5] = 1
+    image = tmp_path_factory.mktemp("report") / "image.nii"
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), image)
+    cases = tuple(judged(f"{EVIL} {n}", n, image) for n in (4, 2, 1))
+    return ReportContent(
+        name=f"run {EVIL}",
+        date="2030-01-02",
+        evaluation=Evaluation(cases, {EVIL: 1, "absent": 2}, 2.0, errors=(f"{EVIL}: broken",)),
+        graph=[GraphNode("image", "image"), GraphNode(EVIL, "head", EVIL, ("image",))],
+        rows=[{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5, f"dice/{EVIL}": 0.1, "dice": 0.1}],
+        images={case.name: image for case in cases},
+        pipeline=f"name: {EVIL}",
+        repeat={"command": EVIL, EVIL: "x"},
+    )
+
+
+@pytest.fixture(scope="module")
+def text(content) -> str:
+    return page(content)
+
+
+def test_every_tag_is_closed(text):
+    assert Walk(text).open == []
+
+
+def test_names_are_escaped(text):
+    assert EVIL not in text
+    assert Walk(text).text.count(EVIL) >= 10
+
+
+def test_nothing_is_loaded_from_elsewhere(text):
+    walk = Walk(text)
+    assert all(source.startswith("data:image/") for source in walk.attributes("src"))
+    assert not walk.attributes("href")
+    assert not re.search(r"https?://|url\(|@import", text)
+
+
+def test_every_picture_has_words(text):
+    pictures = [attrs for tag, attrs in Walk(text).tags if tag == "img"]
+    assert len(pictures) == 5  # graph, curves, three cases
+    assert all(len(attrs["alt"] or "") > 20 for attrs in pictures)
+
+
+def test_the_table_begins_with_the_worst_case(text):
+    table = text.partition('class="sortable"')[2]
+    scores = [float(s) for s in re.findall(r"</td><td>(\d\.\d{3})</td><td>\d\.\d</td>", table)]
+    assert scores == sorted(scores)
+    assert scores[0] == pytest.approx(2 * 16 / (16 + 64))
+
+
+def test_an_undefined_metric_is_a_dash_never_a_number(text):
+    assert "nan" not in Walk(text).text.lower()
+    assert "absent in both" in text
+    assert "–" in text
+
+
+def test_the_headline_says_what_the_mean_stands_on(text):
+    assert "mean foreground Dice: 1 label, 3 cases" in text
+
+
+def test_best_median_and_worst_are_shown(content):
+    shown = [(word, case.name[-1]) for word, case in chosen_cases(content.evaluation.cases)]
+    assert shown == [("best", "4"), ("median", "2"), ("worst", "1")]
+
+
+def test_one_case_is_shown_once(content):
+    assert [word for word, _ in chosen_cases(content.evaluation.cases[:1])] == ["best and median and worst"]
+
+
+def test_a_missing_image_is_a_line_and_not_a_failure(content, tmp_path):
+    images = dict.fromkeys(content.images, tmp_path / "gone.nii")
+    found = page(ReportContent(content.name, content.date, content.evaluation, images=images))
+    assert "gone.nii: no such file" in found
+
+
+def test_an_empty_evaluation_is_still_a_page(tmp_path):
+    write_report(tmp_path / "report.html", ReportContent("run", "today", Evaluation((), {"liver": 1}, 2.0)))
+    assert Walk((tmp_path / "report.html").read_text(encoding="utf-8")).open == []

@@ -1,0 +1,107 @@
+"""A pipeline file: every mistake as one line with its place and a remedy, all at once."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medfuse import PipelineError
+from medfuse.pipeline import Pipeline, load_pipeline, parse_pipeline, resolved
+from medfuse.core.document import Document
+
+GOOD = """\
+data: {use: decathlon, root: liver}
+model:
+  backbones:
+    encoder: {use: unet_encoder, base_channels: 4}
+  fusion:
+    decoded: {use: unet_decoder, inputs: [encoder.*]}
+  head: {input: decoded}
+  aux:
+    heads: [decoded.*]
+    schedule: {use: constant, weight: 0.5, ratio: 0.5}
+train: {epochs: 3}
+"""
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    path = tmp_path / "liver.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+def problems(path: Path, text: str) -> list[str]:
+    path.write_text(text)
+    with pytest.raises(PipelineError) as caught:
+        load_pipeline(path)
+    return [line.removeprefix(str(path)) for line in caught.value.lines]
+
+
+def test_a_good_file_is_typed(file):
+    pipeline, _ = load_pipeline(file)
+    assert pipeline.name == "liver"
+    assert pipeline.train.epochs == 3
+    assert pipeline.data.root == file.parent / "liver"
+    assert pipeline.model.aux.schedule.weight == 0.5
+
+
+def test_a_plugin_that_needs_no_parameter_is_just_its_name(file):
+    assert load_pipeline(file, ["loss=dice_ce"])[0] == load_pipeline(file)[0]
+
+
+def test_what_is_resolved_reads_back_as_the_same_pipeline(file):
+    pipeline, _ = load_pipeline(file, ["train.learning_rate=1e-3"])
+    text = json.dumps(resolved(pipeline))
+    again = parse_pipeline(Document.parse(text, source="resolved.yaml", base=Path("/elsewhere")))
+    assert again == pipeline
+
+
+def test_every_problem_is_reported_at_once_in_order(file):
+    text = GOOD.replace("unet_decoder", "unet_decodr").replace("epochs: 3", "epocs: 3").replace("0.5, ratio", "-1, ratio")
+    lines = problems(file, text)
+    assert [line.split(": ")[0] for line in lines] == [":6:20", ":10:38", ":11:16"]
+    assert "model.fusion.decoded.use: no fusion block named 'unet_decodr'; did you mean 'unet_decoder'?" in lines[0]
+    assert "model.aux.schedule.weight: input should be greater than or equal to 0; got -1" in lines[1]
+    assert "train.epocs: unknown key; did you mean 'epochs'?" in lines[2]
+
+
+def test_an_unknown_key_of_a_plugin_names_its_neighbours(file):
+    (line,) = problems(file, GOOD.replace("base_channels", "base_chanels"))
+    assert ":4:49: model.backbones.encoder.base_chanels: unknown key; did you mean 'base_channels'?" in line
+
+
+def test_a_missing_key_says_what_it_means(file):
+    (line,) = problems(file, GOOD.replace("  head: {input: decoded}\n", ""))
+    assert line.startswith(":3:3: model.head: required key is missing; add `head:`: the main output") or line.startswith(
+        ":2:1: model.head: required key is missing; add `head:`: the main output"
+    )
+
+
+def test_a_plugin_without_use_lists_the_choices(file):
+    (line,) = problems(file, GOOD.replace("use: unet_encoder, ", ""))
+    assert "name a backbone with `use:`, one of module, resnet, unet_encoder" in line
+
+
+def test_a_problem_of_an_override_is_placed_at_the_override(file):
+    with pytest.raises(PipelineError, match=r"^--set train\.optimizer: train\.optimizer: input should be 'sgd' or"):
+        load_pipeline(file, ["train.optimizer=rmsprop"])
+
+
+def test_the_budget_is_given_once(file):
+    (line,) = problems(file, GOOD.replace("epochs: 3", "epochs: 3, steps: 5"))
+    assert line == ":11:1: train: give the budget once: one of epochs, steps or minutes"
+
+
+def test_the_schema_knows_every_plugin():
+    schema = json.dumps(Pipeline.model_json_schema())
+    for name in ("unet_encoder", "forward_hook", "input_concat", "linear_decay", "dice_ce", "decathlon"):
+        assert f'"const": "{name}"' in schema
+
+
+def test_reading_a_pipeline_file_imports_no_torch(file):
+    code = f"import sys; from medfuse.pipeline import load_pipeline; from pathlib import Path; \
+load_pipeline(Path({str(file)!r})); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -280,7 +280,7 @@ class Grid:
     def spacing_mm(self) -> Floats:
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
-    def slice_points(self, k: int, parts: tuple[int, int, int]) -> tuple[Floats, Floats, Floats]:
+    def slice_points(self, k: int, parts: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
         """World coordinates of slice `k` of the last axis, each voxel cut into `parts` per axis."""
         axes = [(np.arange(n * p) + 0.5) / p - 0.5 for n, p in zip((*self.shape[:2], 1), parts)]
         i, j, d = np.meshgrid(*axes, indexing="ij")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are small; threads would only wait for each other
 sys.path.insert(0, str(Path(__file__).parent))
 
 

@@ -16,10 +16,15 @@ def write_case(folder: Path, name: str, *, seed: int = 0, channels: int = 1, lab
     where = np.zeros(SHAPE, np.uint8)
     x, y, z = random.integers(2, 8, 3)
     where[x : x + 8, y : y + 8, z : z + 6] = 1
-    image = np.stack([where * 100 + random.normal(0, 20, SHAPE) for _ in range(channels)], -1).astype(np.float32)
+    image = np.stack([where * 100 + random.normal(0, 20, SHAPE) for _ in range(channels)], -1).astype(
+        np.float32
+    )
     (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
     (folder / "labelsTr").mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(image.squeeze(-1) if channels == 1 else image, AFFINE), folder / "imagesTr" / f"{name}.nii.gz")
+    nibabel.save(
+        nibabel.Nifti1Image(image.squeeze(-1) if channels == 1 else image, AFFINE),
+        folder / "imagesTr" / f"{name}.nii.gz",
+    )
     if label:
         nibabel.save(nibabel.Nifti1Image(where, AFFINE), folder / "labelsTr" / f"{name}.nii.gz")
 

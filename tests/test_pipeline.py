@@ -60,10 +60,17 @@ def test_what_is_resolved_reads_back_as_the_same_pipeline(file):
 
 
 def test_every_problem_is_reported_at_once_in_order(file):
-    text = GOOD.replace("unet_decoder", "unet_decodr").replace("epochs: 3", "epocs: 3").replace("0.5, ratio", "-1, ratio")
+    text = (
+        GOOD.replace("unet_decoder", "unet_decodr")
+        .replace("epochs: 3", "epocs: 3")
+        .replace("0.5, ratio", "-1, ratio")
+    )
     lines = problems(file, text)
     assert [line.split(": ")[0] for line in lines] == [":6:20", ":10:38", ":11:16"]
-    assert "model.fusion.decoded.use: no fusion block named 'unet_decodr'; did you mean 'unet_decoder'?" in lines[0]
+    assert (
+        "model.fusion.decoded.use: no fusion block named 'unet_decodr'; did you mean 'unet_decoder'?"
+        in lines[0]
+    )
     assert "model.aux.schedule.weight: input should be greater than or equal to 0; got -1" in lines[1]
     assert "train.epocs: unknown key; did you mean 'epochs'?" in lines[2]
 
@@ -75,9 +82,9 @@ def test_an_unknown_key_of_a_plugin_names_its_neighbours(file):
 
 def test_a_missing_key_says_what_it_means(file):
     (line,) = problems(file, GOOD.replace("  head: {input: decoded}\n", ""))
-    assert line.startswith(":3:3: model.head: required key is missing; add `head:`: the main output") or line.startswith(
-        ":2:1: model.head: required key is missing; add `head:`: the main output"
-    )
+    assert line.startswith(
+        ":3:3: model.head: required key is missing; add `head:`: the main output"
+    ) or line.startswith(":2:1: model.head: required key is missing; add `head:`: the main output")
 
 
 def test_a_plugin_without_use_lists_the_choices(file):
@@ -86,7 +93,9 @@ def test_a_plugin_without_use_lists_the_choices(file):
 
 
 def test_a_problem_of_an_override_is_placed_at_the_override(file):
-    with pytest.raises(PipelineError, match=r"^--set train\.optimizer: train\.optimizer: input should be 'sgd' or"):
+    with pytest.raises(
+        PipelineError, match=r"^--set train\.optimizer: train\.optimizer: input should be 'sgd' or"
+    ):
         load_pipeline(file, ["train.optimizer=rmsprop"])
 
 

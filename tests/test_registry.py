@@ -21,7 +21,9 @@ class Gated(FusionBlock):
 """
 
 
-def install(folder: Path, package: str, name: str, code: str, group: str = "medfuse.fusion_blocks", cls: str = "Gated"):
+def install(
+    folder: Path, package: str, name: str, code: str, group: str = "medfuse.fusion_blocks", cls: str = "Gated"
+):
     info = folder / f"{package}-2.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 2.0\n")
@@ -71,7 +73,9 @@ def test_a_plugin_of_the_wrong_kind_is_refused(site):
 
 
 def test_an_unknown_name_lists_what_is_installed():
-    with pytest.raises(PluginError, match=r"no loss named 'dice_cee'; did you mean 'dice_ce'\? \(installed: .*dice_ce"):
+    with pytest.raises(
+        PluginError, match=r"no loss named 'dice_cee'; did you mean 'dice_ce'\? \(installed: .*dice_ce"
+    ):
         registry.get("medfuse.losses", "dice_cee")
 
 

@@ -15,7 +15,9 @@ from phantoms import write_case, write_dataset, write_pipeline
 
 
 def again(run, *overrides, folder=None):
-    return run_pipeline(run.pipeline, overrides, runs=folder or run.folder.parent, reporter=Reporter(quiet=True))
+    return run_pipeline(
+        run.pipeline, overrides, runs=folder or run.folder.parent, reporter=Reporter(quiet=True)
+    )
 
 
 def test_a_run_leaves_everything_in_its_folder(finished_run):
@@ -55,9 +57,10 @@ def test_the_lock_names_versions_seed_and_data(finished_run):
 
 
 def test_the_users_file_is_never_rewritten(finished_run):
-    assert finished_run.pipeline.read_text() == write_pipeline(
-        finished_run.pipeline.with_name("copy.yaml"), finished_run.data
-    ).read_text()
+    assert (
+        finished_run.pipeline.read_text()
+        == write_pipeline(finished_run.pipeline.with_name("copy.yaml"), finished_run.data).read_text()
+    )
 
 
 def test_predictions_lie_on_their_images(finished_run):
@@ -77,12 +80,16 @@ def test_a_finished_run_is_not_trained_again(finished_run):
 def test_a_larger_budget_carries_on(finished_run, tmp_path):
     shutil.copytree(finished_run.folder, tmp_path / "cubes")
     again(finished_run, "train.steps=6", folder=tmp_path)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "cubes" / "metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"] for line in (tmp_path / "cubes" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == [2, 2, 4, 4, 6, 6]
 
 
 def test_another_pipeline_is_not_mixed_into_a_run(finished_run):
-    with pytest.raises(MedfuseError, match=r"another pipeline \(seed was 1, is 2\); give this one another name"):
+    with pytest.raises(
+        MedfuseError, match=r"another pipeline \(seed was 1, is 2\); give this one another name"
+    ):
         again(finished_run, "seed=2")
 
 
@@ -96,7 +103,15 @@ def test_two_runs_with_one_seed_are_equal(finished_run, tmp_path):
 def test_metrics_hold_losses_weights_rate_and_dice(finished_run):
     rows = [json.loads(line) for line in (finished_run.folder / "metrics.jsonl").read_text().splitlines()]
     keys = set().union(*rows)
-    assert keys >= {"loss", "loss/decoded.1", "weight/decoded.1", "learning_rate", "dice", "dice/cube", "steps_per_second"}
+    assert keys >= {
+        "loss",
+        "loss/decoded.1",
+        "weight/decoded.1",
+        "learning_rate",
+        "dice",
+        "dice/cube",
+        "steps_per_second",
+    }
 
 
 def test_infer_skips_what_is_finished(finished_run, medfuse, tmp_path):
@@ -106,7 +121,15 @@ def test_infer_skips_what_is_finished(finished_run, medfuse, tmp_path):
 
 
 def test_infer_of_held_out_cases_repeats_the_runs_predictions(finished_run, medfuse, tmp_path):
-    medfuse("infer", finished_run.folder, "-i", finished_run.data / "imagesTr" / "cube_03.nii.gz", "-o", tmp_path, "-q")
+    medfuse(
+        "infer",
+        finished_run.folder,
+        "-i",
+        finished_run.data / "imagesTr" / "cube_03.nii.gz",
+        "-o",
+        tmp_path,
+        "-q",
+    )
     ours = nibabel.load(finished_run.folder / "predictions" / "cube_03.nii.gz").get_fdata()
     assert np.array_equal(nibabel.load(tmp_path / "cube_03.nii.gz").get_fdata(), ours)
 
@@ -124,7 +147,16 @@ def test_the_manifest_tells_seconds_volumes_and_weights(finished_run, medfuse, t
 def test_folds_are_averaged_and_overrides_reach_inference(finished_run, medfuse, tmp_path):
     image = finished_run.data / "imagesTr" / "cube_00.nii.gz"
     said = medfuse(
-        "infer", finished_run.folder, finished_run.folder, "-i", image, "-o", tmp_path, "--set", "mirror=[x]", "-q"
+        "infer",
+        finished_run.folder,
+        finished_run.folder,
+        "-i",
+        image,
+        "-o",
+        tmp_path,
+        "--set",
+        "mirror=[x]",
+        "-q",
     )
     assert said.code == 0
     manifest = json.loads((tmp_path / "manifest.json").read_text())

@@ -336,7 +336,9 @@ class _Planner:
     ) -> tuple[int, ...] | None:
         """Per axis, the input whose grid the others are brought to; None where `resample_to` is no input."""
         if not block.aligns:
-            for key in sorted({"resample_to", "resample"} & block.model_fields_set):
+            for key in ("resample", "resample_to"):
+                if getattr(block, key) == FusionBlock.model_fields[key].default:
+                    continue  # resolved.yaml says the defaults too
                 message = f"{blame(block)} takes its inputs as they are; remove `{key}`"
                 self._problem(("fusion", name, key), message)
             return ()

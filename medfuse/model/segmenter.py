@@ -17,6 +17,7 @@ class Parts(nn.ModuleDict):
     """Modules by name, whatever the name: a node may be called `type` or `keys`."""
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
+        assert module is not None
         self._modules[name] = module
 
 

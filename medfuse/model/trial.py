@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from medfuse.core.errors import MedfuseError, ShapeError
@@ -25,7 +26,7 @@ def try_out(build: Callable[[], Module], run: Callable[[Module], Result]) -> Res
     meta kernel fails there alone.
     """
     try:
-        with torch.device("meta"), _NothingDrawn():
+        with torch.device("meta"), _ShapesOnly():
             module = build()
         return run(module)
     except MedfuseError:
@@ -34,11 +35,45 @@ def try_out(build: Callable[[], Module], run: Callable[[Module], Result]) -> Res
         return run(build())
 
 
-class _NothingDrawn(TorchFunctionMode):
-    """Skips Tensor.normal_: on the meta device it changes nothing, and imports torch's compiler to do so."""
+class _ShapesOnly(TorchFunctionMode):
+    """Answers for what the meta device would ask torch's compiler, whose import takes as long as torch's.
+
+    Random weights have no values there, norms and leaky ReLU keep a map's shape, and concatenation adds up.
+    Anything else is torch's.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is torch.cat:
+            return _joined(*args, **kwargs)
+        if func not in _SAME_SHAPE or not args[0].is_meta:
+            return func(*args, **kwargs)
+        if func is functional.instance_norm and args[0].shape[2:].numel() == 1:
+            raise ValueError("instance norm has a single voxel to take statistics from")
+        if func is Tensor.normal_ or kwargs.get("inplace"):
+            return args[0].zero_()  # counts as an in-place change
+        return torch.empty_like(args[0])
+
+
+def _joined(maps: Sequence[Tensor], dim: int = 0) -> Tensor:
+    sizes = [[*x.shape] for x in maps]
+    if not all(x.is_meta for x in maps) or any(len(s) != len(sizes[0]) for s in sizes):
+        return torch.cat(list(maps), dim=dim)
+    total = sum(size.pop(dim) for size in sizes)
+    if any(size != sizes[0] for size in sizes):
+        return torch.cat(list(maps), dim=dim)  # it says what is wrong
+    shape = sizes[0]
+    shape.insert(dim if dim >= 0 else dim + maps[0].ndim, total)
+    return maps[0].new_empty(shape)
+
+
+_SAME_SHAPE = {
+    Tensor.normal_,
+    functional.instance_norm,
+    functional.batch_norm,
+    functional.group_norm,
+    functional.leaky_relu,
+}
 
 
 def trial(module: nn.Module, image: ImageInfo, *arguments: Any) -> Any:
@@ -53,7 +88,7 @@ def trial(module: nn.Module, image: ImageInfo, *arguments: Any) -> Any:
     with torch.no_grad():
         try:
             shadow = {name: torch.empty_like(t, device="meta") for name, t in state.items()}
-            with torch.device("meta"):
+            with torch.device("meta"), _ShapesOnly():
                 return torch.func.functional_call(module, shadow, (torch.empty(shape), *arguments))
         except Exception:
             if any(t.is_meta for t in state.values()):

@@ -79,7 +79,7 @@ def case_metrics(
 def dice_per_class(
     prediction: npt.NDArray[Any], reference: npt.NDArray[Any], classes: Sequence[str]
 ) -> dict[str, float]:
-    """Dice of each class but the first (background) of two maps of class numbers; absent in both: left out."""
+    """Dice of each class but the first (background) in two maps of class numbers; absent in both: none."""
     n = len(classes)
     pairs = reference.astype(np.int64).ravel() * n + prediction.astype(np.int64).ravel()
     counts = np.bincount(pairs, minlength=n * n).reshape(n, n)

@@ -24,7 +24,16 @@ def test_a_missing_key_is_placed_at_the_mapping_around_it():
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("no", "no"), ("12:30", "12:30"), ("1e-3", 0.001), ("true", True), ("0x10", 16), ("007", 7), ("~", None), ("-1.5", -1.5)],
+    [
+        ("no", "no"),
+        ("12:30", "12:30"),
+        ("1e-3", 0.001),
+        ("true", True),
+        ("0x10", 16),
+        ("007", 7),
+        ("~", None),
+        ("-1.5", -1.5),
+    ],
 )
 def test_scalars_follow_yaml_1_2(text, value):
     read = parse(f"a: {text}").data["a"]
@@ -97,7 +106,9 @@ def test_paths_start_at_the_file_and_overrides_at_the_working_directory(file, mo
     assert Document.load(file, ["root=other"]).data["root"].base == elsewhere
 
 
-@pytest.mark.parametrize("override", ["train.epochs", "=3", "a..b=1", "list[9]=1", "train.epochs.deep=1", "a=[1"])
+@pytest.mark.parametrize(
+    "override", ["train.epochs", "=3", "a..b=1", "list[9]=1", "train.epochs.deep=1", "a=[1"]
+)
 def test_a_faulty_override_is_quoted(file, override):
     with pytest.raises(MedfuseError) as caught:
         Document.load(file, [override])

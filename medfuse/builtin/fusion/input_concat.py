@@ -58,6 +58,6 @@ class InputConcat(FusionBlock):
         from medfuse.builtin.nets import concat
 
         project = concat.projection(x.channels, self.channels, x.dims) if self.channels else None
-        if self.upsample in ("linear", "nearest"):
+        if self.upsample == "linear" or self.upsample == "nearest":
             return concat.Interpolate(project, self.upsample)
         return concat.Learned(project, self.channels or x.channels, x.stride, self.upsample)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from math import prod
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 SLOPE = 0.01  # of the leaky ReLU
 
-CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+# by number of spatial axes; Any, as torch's types fix the length of per-axis tuples
+CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+INSTANCE_NORM: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
 def conv_norm_act(
@@ -51,7 +52,8 @@ def conv_stage(
 
 def transposed(channels_in: int, channels_out: int, factor: Sequence[int]) -> nn.Module:
     """Transposed convolution whose kernel is its stride: every voxel becomes a block of `factor`."""
-    return initialize(TRANSPOSED[len(factor)](channels_in, channels_out, tuple(factor), stride=tuple(factor)))
+    made: nn.Module = TRANSPOSED[len(factor)](channels_in, channels_out, tuple(factor), stride=tuple(factor))
+    return initialize(made)
 
 
 def factors(total: Sequence[int]) -> list[tuple[int, ...]]:

@@ -59,10 +59,11 @@ class Chain(nn.Module):
     Layers after it are removed from `backbone`, whose own forward is never called.
     """
 
-    def __init__(self, backbone: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, backbone: nn.Module, names: Sequence[str], copied: Sequence[str] = ()) -> None:
+        """`copied` are the taps that a later in-place operation would overwrite."""
         super().__init__()
         self.backbone = backbone
-        self.names = tuple(names)
+        self.names, self.copied = tuple(names), tuple(copied)
         self.steps = chain_steps(backbone, names)
         _keep_only(backbone, [path for path, _ in self.steps])
 
@@ -71,7 +72,7 @@ class Chain(nn.Module):
         for path, ends in self.steps:
             x = self.backbone.get_submodule(path)(x)
             for name in ends:
-                kept[name] = x
+                kept[name] = x.clone() if name in self.copied else x
         return {name: kept[name] for name in self.names}
 
 
@@ -181,7 +182,8 @@ def truncate(backbone: nn.Module, names: Sequence[str], image: ImageInfo) -> Cha
     """
     for name in names:
         layer(backbone, name)
-    paths = [path for path, _ in chain_steps(backbone, names)]
+    steps = chain_steps(backbone, names)
+    paths = [path for path, _ in steps]
     seen = Observer(backbone, paths, image)
     before, passed = "the image", seen.image
     for path in paths:
@@ -190,7 +192,8 @@ def truncate(backbone: nn.Module, names: Sequence[str], image: ImageInfo) -> Cha
                 f"the network is not a chain of its layers: {reason}; tap it with forward_hook instead"
             )
         before, passed = path, seen.made[path]
-    return Chain(backbone, names)
+    overwritten = [name for path, ends in steps[:-1] for name in ends if seen.overwritten(path)]
+    return Chain(backbone, names, copied=overwritten)
 
 
 def _breaks(seen: Observer, path: str, passed: tuple[Any, int], before: str) -> str:

@@ -1,0 +1,160 @@
+"""Built-in backbones: the contract, and what each promises."""
+
+import pytest
+import torch
+from torch import nn
+
+from medfuse import registry
+from medfuse.api import Backbone, ImageInfo
+from medfuse.core.errors import PluginError, ShapeError
+from medfuse.testing import check_backbone
+
+FLAT, DEEP = ImageInfo(2, (32, 32), (1.0, 1.0)), ImageInfo(1, (16, 16, 16), (1.0, 1.0, 1.0))
+
+
+def backbone(name: str, **parameters) -> Backbone:
+    return registry.get(Backbone.group, name)(**parameters)
+
+
+def strides(image: ImageInfo, **parameters) -> list[tuple[int, ...]]:
+    return [f.stride for f in backbone("unet_encoder", **parameters).features(image)]
+
+
+class Net(nn.Module):
+    """Takes a size, makes maps of stride 1 and 2, and numbers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fine = nn.Conv2d(2, width, 3, padding=1)
+        self.coarse = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(width, 2 * width, 1))
+        self.idle = nn.Conv2d(2, 2, 1)
+        self.numbers = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x):
+        return self.numbers(self.coarse(self.fine(x))).flatten(1)
+
+
+THIS = f"{__name__}:Net"
+
+SAMPLES = {
+    "unet_encoder": [({"base_channels": 4}, FLAT), ({"base_channels": 4, "convs": 1}, DEEP)],
+    "resnet": [({"depth": 10, "norm": "group"}, FLAT), ({"depth": 10, "conv1_stride": 1}, FLAT)],
+    "module": [({"target": THIS, "parameters": {"width": 3}}, FLAT)],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "image"), [(n, p, i) for n, cases in SAMPLES.items() for p, i in cases]
+)
+def test_the_contract_is_kept(name, parameters, image):
+    check_backbone(backbone(name, **parameters), image)
+
+
+def test_every_backbone_has_a_sample():
+    built_in = {e.name for e in registry.entries(Backbone.group) if e.package == "medfuse"}
+    assert built_in == set(SAMPLES)
+
+
+# ---- unet_encoder
+
+
+def test_an_isotropic_patch_is_halved_while_eight_voxels_are_left():
+    assert strides(ImageInfo(1, (64, 64, 64), (1.0,) * 3))[-1] == (16, 16, 16)
+
+
+def test_a_coarse_axis_waits_until_the_others_have_caught_up():
+    assert strides(ImageInfo(1, (64, 64, 32), (1.0, 1.0, 4.0)))[:4] == [
+        (1, 1, 1),
+        (2, 2, 1),
+        (4, 4, 1),
+        (8, 8, 2),
+    ]
+
+
+def test_kernels_are_flat_along_an_axis_whose_voxels_are_far_apart():
+    network = backbone("unet_encoder", base_channels=2).build(ImageInfo(1, (32, 32, 16), (1.0, 1.0, 3.0)))
+    assert network.stages[0][0].conv.kernel_size == (3, 3, 1)
+    assert network.stages[-1][0].conv.kernel_size == (3, 3, 3)
+
+
+@pytest.mark.parametrize(("image", "most"), [(DEEP, 320), (ImageInfo(1, (256, 256), (1.0, 1.0)), 512)])
+def test_channels_double_up_to_nnunets_limit(image, most):
+    channels = [f.channels for f in backbone("unet_encoder", base_channels=256).features(image)]
+    assert channels[0] == 256
+    assert channels[-1] == most
+
+
+def test_channels_and_strides_can_be_given():
+    made = backbone("unet_encoder", channels=[4, 6], strides=[1, [1, 2]]).features(FLAT)
+    assert [(f.channels, f.stride) for f in made] == [(4, (1, 1)), (6, (1, 2))]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"stages": 9}, "allows 4 stages, not 9; enlarge sample.patch_size"),
+        ({"channels": [4, 8]}, "channels has 2 entries for 4 stages"),
+        ({"strides": [1, [2, 2, 2]]}, "does not fit a 2-D patch"),
+        ({"strides": [1, 2], "stages": 3}, "remove one of the two"),
+    ],
+)
+def test_a_shape_that_does_not_fit_says_what_to_do(parameters, message):
+    with pytest.raises(ShapeError, match=message):
+        backbone("unet_encoder", **parameters).features(FLAT)
+
+
+def test_the_activation_does_not_overwrite_a_stage():
+    network = backbone("unet_encoder", base_channels=4).build(FLAT)
+    made = []
+    network.stages[0].register_forward_hook(lambda _, __, y: made.extend([y, y.clone()]))
+    network(torch.randn(1, 2, 32, 32))
+    assert torch.equal(*made)
+
+
+# ---- resnet
+
+
+@pytest.mark.parametrize(("depth", "channels"), [(18, 512), (34, 512), (50, 2048), (101, 2048)])
+def test_a_resnet_of_any_depth_is_as_wide_as_it_says(depth, channels):
+    plugin = backbone("resnet", depth=depth)
+    with torch.device("meta"):
+        network = plugin.build(FLAT)
+        widths = network.layer4(torch.empty(2, plugin.features(FLAT)[3].channels, 2, 2)).shape[1]
+    assert plugin.features(FLAT)[-1].channels == widths == channels
+
+
+def test_a_resnets_stem_stride_is_given_per_axis():
+    made = backbone("resnet", conv1_stride=[2, 2, 1]).features(DEEP)
+    assert [f.stride for f in made[:3]] == [(2, 2, 1), (4, 4, 2), (8, 8, 4)]
+
+
+def test_a_resnet_has_one_kind_of_norm_throughout():
+    network = backbone("resnet", depth=10, norm="instance").build(FLAT)
+    assert not [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+# ---- module
+
+
+def test_features_of_any_module_are_found_by_a_trial():
+    made = backbone("module", target=THIS, parameters={"width": 3}).features(FLAT)
+    assert [(f.name, f.channels, f.stride) for f in made[:4]] == [
+        ("fine", 3, (1, 1)),
+        ("coarse.0", 3, (2, 2)),
+        ("coarse.1", 6, (2, 2)),
+        ("coarse", 6, (2, 2)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("target", "parameters", "message"),
+    [
+        ("no.such:Net", {}, "no.such cannot be imported"),
+        ("torch.nn:Conv2x", {}, "torch.nn has no 'Conv2x'; did you mean 'Conv2d'"),
+        ("math:pi", {}, "is not a subclass of torch.nn.Module"),
+        ("torch.nn:Conv2d", {"width": 3}, "refuses these parameters: TypeError"),
+    ],
+)
+def test_a_module_that_cannot_be_made_says_why(target, parameters, message):
+    with pytest.raises(PluginError, match=message):
+        backbone("module", target=target, parameters=parameters).features(FLAT)

@@ -1,0 +1,137 @@
+"""Declarations held against the truth."""
+
+import subprocess
+import sys
+
+import pytest
+from torch import nn
+
+from medfuse.api import Backbone, FeatureInfo, FusionBlock, ImageInfo
+from medfuse.core.errors import PipelineError
+from medfuse.model.graph import plan_graph
+from medfuse.model.segmenter import build_segmenter
+from medfuse.model.settings import ModelSettings
+from medfuse.model.verify import verify
+
+IMAGE = ImageInfo(1, (16, 16), (1.0, 1.0))
+
+
+class Declares(Backbone):
+    """Two strided convolutions, and whatever is declared of the second."""
+
+    channels: int = 6
+    stride: tuple[int, ...] = (4, 4)
+    wanted: int = 16
+
+    def features(self, image):
+        return [FeatureInfo("0", 4, (2, 2)), FeatureInfo("1", self.channels, self.stride)]
+
+    def build(self, image):
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3, stride=2, padding=1),
+            nn.Conv2d(4, 6, 3, stride=2, padding=1),
+            nn.Unflatten(2, (self.wanted // 4, 1)),
+        )
+
+
+class Doubles(FusionBlock):
+    """Says that it doubles the channels."""
+
+    def plan(self, inputs):
+        return FeatureInfo("doubled", 2 * inputs[0].channels, inputs[0].stride)
+
+    def build(self, inputs):
+        return nn.Identity()
+
+
+def graph(backbone=None, fusion=None, head="encoder.1", image=IMAGE):
+    settings = {
+        "backbones": {"encoder": backbone or Declares()},
+        "fusion": fusion or {},
+        "head": {"input": head},
+    }
+    return plan_graph(ModelSettings.model_validate(settings), image, 2)
+
+
+def message(*args, **kwargs) -> str:
+    with pytest.raises(PipelineError) as caught:
+        verify(graph(*args, **kwargs))
+    return str(caught.value)
+
+
+def test_every_parameter_is_counted():
+    plan = graph()
+    assert verify(plan).parameters == sum(p.numel() for p in build_segmenter(plan).parameters())
+
+
+def test_real_sizes_are_reported():
+    assert verify(graph()).sizes == {"encoder.1": (4, 4)}
+
+
+def test_wrong_channels_are_blamed_on_the_backbone():
+    assert "backbone 'Declares' declares 7 channels for encoder.1 but makes 6" in message(
+        Declares(channels=7)
+    )
+
+
+def test_a_wrong_stride_is_blamed_on_the_backbone():
+    assert "declares stride 2×2 for encoder.1, 8×8 of 16×16 voxels, but makes 4×4" in message(
+        Declares(stride=(2, 2))
+    )
+
+
+def test_wrong_channels_are_blamed_on_the_block():
+    text = message(fusion={"doubled": Doubles(inputs=("encoder.1",))}, head="doubled")
+    assert text.startswith(
+        "model.fusion.doubled: fusion block 'Doubles' declares 12 channels for doubled but makes 6"
+    )
+
+
+def test_a_network_that_cannot_run_is_blamed():
+    text = message(Declares(wanted=20))
+    assert text.startswith("model.taps.encoder: fails on a batch of 2×1×16×16: RuntimeError")
+
+
+def test_too_deep_a_network_for_the_patch_is_told_with_the_size():
+    backbone = {"use": "unet_encoder", "base_channels": 2, "strides": [1, 4, 4]}
+    text = message(backbone, head="encoder.stages.2")
+    assert "fails on a batch of 2×1×16×16: ValueError: Expected more than 1 spatial element" in text
+
+
+def test_a_resnet_fused_with_the_image_agrees():
+    backbone = {"use": "resnet", "depth": 10}
+    fusion = {
+        "context": {"use": "concat", "inputs": ["encoder.layer4"], "channels": 8},
+        "decoded": {
+            "use": "unet_decoder",
+            "inputs": ["context", "encoder.layer2", "encoder.layer1"],
+            "convs": 1,
+        },
+        "fused": {"use": "input_concat", "inputs": ["decoded", "image"], "upsample": "transposed"},
+    }
+    assert verify(graph(backbone, fusion, "fused", ImageInfo(1, (64, 64), (1.0, 1.0)))).sizes["fused"] == (
+        64,
+        64,
+    )
+
+
+def test_odd_patches_agree_too():
+    backbone = {"use": "unet_encoder", "base_channels": 2}
+    fusion = {"decoded": {"use": "unet_decoder", "inputs": ["encoder.*"]}}
+    assert verify(graph(backbone, fusion, "decoded", ImageInfo(1, (33, 17, 9), (1.0, 1.0, 2.5)))).parameters
+
+
+def test_verifying_a_unet_imports_neither_monai_nor_the_compiler():
+    code = """if True:
+        import sys
+        from medfuse.api import ImageInfo
+        from medfuse.model.graph import plan_graph
+        from medfuse.model.settings import ModelSettings
+        from medfuse.model.verify import verify
+        fusion = {"d": {"use": "unet_decoder", "inputs": ["e.*"]}}
+        settings = {"backbones": {"e": "unet_encoder"}, "fusion": fusion, "head": {"input": "d"}}
+        image = ImageInfo(1, (32, 32, 32), (1.0, 1.0, 1.0))
+        verify(plan_graph(ModelSettings.model_validate(settings), image, 2))
+        assert not {"monai", "torch._dynamo"} & {*sys.modules}
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+DATA ?= data/hippocampus
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile --prefer-binary --constraint constraints.txt
 TORCH_FOR_CPU := https://download.pytorch.org/whl/cpu
@@ -25,10 +26,11 @@ check: $(VENV)/dev.stamp
 	$(BIN)/lint-imports
 
 bench: $(VENV)/dev.stamp
-	$(BIN)/python -m benchmarks
+	$(BIN)/python benchmarks/hippocampus.py $(DATA)
 
 docs: $(VENV)/dev.stamp
-	$(BIN)/python -m docs
+	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_images.py
 
 $(VENV)/runtime.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
 	$(INSTALL) --editable .

@@ -59,6 +59,11 @@ def resolved(pipeline: Pipeline) -> dict[str, Any]:
     return pipeline.model_dump(mode="json", exclude_none=True)
 
 
+def problems_of(error: ValidationError, model: type[BaseModel]) -> Iterable[Problem]:
+    """What pydantic found, in words that say what was wanted and what to do."""
+    return _problems(error.errors(), (), model)
+
+
 def _problems(
     errors: Iterable[Mapping[str, Any]], prefix: KeyPath, model: type[BaseModel]
 ) -> Iterable[Problem]:

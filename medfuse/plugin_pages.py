@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -26,9 +27,13 @@ def listing(*, describe: bool = False) -> str:
     return _columns(rows)
 
 
-def page(name: str) -> str:
-    """The reference page of the plugin `name`, of every kind that has one. Raises PluginError."""
-    offers = [e for contract in CONTRACTS for e in entries(contract.group) if e.name == name]
+def page(name: str, group: str | None = None) -> str:
+    """The reference page of the plugin `name`, in every group that has one, or in `group`.
+
+    Raises PluginError.
+    """
+    groups = [group] if group else [contract.group for contract in CONTRACTS]
+    offers = [e for g in groups for e in entries(g) if e.name == name]
     if not offers:
         known = sorted({e.name for contract in CONTRACTS for e in entries(contract.group)})
         raise PluginError(
@@ -103,6 +108,6 @@ def _default(field: FieldInfo) -> str:
     return "none" if value is None else str(list(value)) if isinstance(value, tuple) else str(value)
 
 
-def _columns(rows: list[tuple[str, ...]]) -> str:
+def _columns(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -204,7 +204,7 @@ class _Run:
         import torch
         from lightning_fabric import Fabric
 
-        from medfuse.core.device import choose_precision, pick_device, settle
+        from medfuse.core.device import channels_last, choose_precision, lay_out, pick_device, settle
         from medfuse.data.loader import training_batches
         from medfuse.model.segmenter import build_segmenter
         from medfuse.model.weights import save_weights
@@ -216,10 +216,9 @@ class _Run:
         settle(device)
         torch.manual_seed(self.pipeline.seed)
         model = build_segmenter(graph).to(device)
-        if len(plan.patch_size) == 3:
-            model = model.to(memory_format=torch.channels_last_3d)
+        lay_out(model, len(plan.patch_size) + 2, channels_last(len(plan.patch_size) + 2))
 
-        def batches(start: int) -> Iterator[Mapping[str, Tensor]]:
+        def batches(start: int) -> Generator[Mapping[str, Tensor], None, None]:
             return training_batches(
                 store,
                 self.split.train,
@@ -230,7 +229,8 @@ class _Run:
                 start_step=start,
             )
 
-        example = torch.randn(1, plan.image.channels, *plan.patch_size, device=device)
+        # two patches, as torch takes another and slower path for one (slow_conv3d)
+        example = torch.randn(2, plan.image.channels, *plan.patch_size, device=device)
         precision = choose_precision(settings.precision, model, example, backward=True)
         self.reporter.say(f"training on {device.type} in {precision.kind}: {precision.reason}")
         fabric = Fabric(

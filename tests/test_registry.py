@@ -27,7 +27,7 @@ def install(
     info = folder / f"{package}-2.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 2.0\n")
-    (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {package}_code:{cls}\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {package}_code:Gated\n")
     (folder / f"{package}_code.py").write_text(code)
 
 
@@ -91,7 +91,8 @@ def test_every_built_in_is_a_documented_plugin(contract):
 def test_using_one_plugin_imports_no_other_and_no_torch():
     code = (
         "import sys; from medfuse import registry; registry.get('medfuse.aux_schedules', 'constant');"
-        "assert 'medfuse.builtin.schedules.linear_decay' not in sys.modules; assert 'torch' not in sys.modules"
+        "assert 'medfuse.builtin.schedules.linear_decay' not in sys.modules;"
+        "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -7,11 +7,11 @@ import nibabel
 import numpy as np
 import pytest
 import yaml
+from phantoms import write_case, write_dataset, write_pipeline
 
 from medfuse import MedfuseError
 from medfuse.core.reporter import Reporter
 from medfuse.run import check_pipeline, run_pipeline
-from phantoms import write_case, write_dataset, write_pipeline
 
 
 def again(run, *overrides, folder=None):

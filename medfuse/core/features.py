@@ -1,8 +1,8 @@
 """Feature maps as values: what an image or an intermediate output is, before any tensor exists.
 
 Axis order, once and for all of medfuse: tensors are (batch, channels, *spatial), arrays of one case
-(channels, *spatial), and the spatial axes of a prepared case run (x, y, z) = towards the patient's
-right→left, posterior→anterior, inferior→superior ("RAS+", as in nibabel and MONAI). Every per-axis tuple
+(channels, *spatial), and the spatial axes of a prepared case run (x, y, z) and grow towards
+the patient's right, front and head ("RAS+", as in nibabel and MONAI). Every per-axis tuple
 (shape, patch_size, stride, spacing_mm) has that order. A 2-D network sees (x, y) slices.
 """
 

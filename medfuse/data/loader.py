@@ -2,8 +2,9 @@
 
 import itertools
 import os
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import torch
 from monai.data.dataloader import DataLoader
@@ -27,7 +28,7 @@ def training_batches(
     *,
     seed: int,
     start_step: int = 0,
-) -> Iterator[dict[str, Tensor]]:
+) -> Generator[dict[str, Tensor], None, None]:
     """Batches from step `start_step` on: `image` (batch, channels, *patch_size) float32, `label`
     (batch, 1, *patch_size) int64.
 
@@ -44,7 +45,7 @@ def training_batches(
         collate_fn=_collate,
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
     )
     try:
         for batch in loader:
@@ -99,6 +100,7 @@ def _collate(samples: list[dict[str, Tensor] | MedfuseError]) -> dict[str, Tenso
     return batch
 
 
-def _one_thread(_: int) -> None:
-    """Loader processes share the cores with training."""
+def _start_worker(_: int) -> None:
+    """Loader processes share the cores with training, and leave Ctrl-C to it."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from medfuse.core.device import channels_last
 from medfuse.core.errors import CheckpointError, MedfuseError
 from medfuse.core.files import atomic
 from medfuse.core.reporter import Reporter
@@ -23,7 +25,7 @@ from medfuse.train.objective import Objective
 from medfuse.train.optimizer import make_optimizer, peak_rate, rate_factor
 from medfuse.train.settings import TrainSettings
 
-Batches = Callable[[int], Iterator[Mapping[str, Tensor]]]
+Batches = Callable[[int], Generator[Mapping[str, Tensor], None, None]]
 """start step → endless batches {"image": (b, c, *patch), "label": (b, 1, *patch)}."""
 
 Validate = Callable[[nn.Module], Mapping[str, float]]
@@ -98,9 +100,12 @@ def fit(
 
     clock = _Clock(progress.seconds)
     saved = time.monotonic()
-    stream = batches(progress.step)
-    with MetricsLog(folder, step=progress.step) as log, reporter.track("training", 1000) as advance:
-        window, loss, dice = _Window(), math.nan, ""
+    with (
+        closing(batches(progress.step)) as stream,
+        MetricsLog(folder, step=progress.step) as log,
+        reporter.track("training", 1000) as advance,
+    ):
+        window, loss, dice = _Window(), "", ""
         while (done := budget.progress(progress.step, clock.seconds())) < 1:
             waiting = time.perf_counter()
             batch = next(stream)
@@ -121,8 +126,8 @@ def fit(
                 now = {"step": progress.step, "epoch": progress.step / settings.steps_per_epoch}
                 now |= {"seconds": clock.seconds(), "learning_rate": rate}
                 log.write({**now, **row, **{f"weight/{name}": weight for name, weight in weights.items()}})
-                loss = row["loss"]
-            advance(int(1000 * done), f"step {progress.step}  loss {loss:.3f}{dice}")
+                loss = f"  loss {row['loss']:.3f}"
+            advance(int(1000 * done), f"step {progress.step}{loss}{dice}")
 
             if epoch_ends:
                 judged = average.model if average else model
@@ -154,7 +159,8 @@ def _set_up(
     """The network as it is called in training: placed, autocast and, where asked for, compiled."""
     if settings.compile:
         compiled = torch.compile(copy.deepcopy(model))
-        batch = next(batches(0))
+        with closing(batches(0)) as stream:
+            batch = next(stream)
         try:
             with fabric.autocast():
                 output = compiled(batch["image"].to(next(model.parameters()).device), aux=objective.heads)
@@ -180,8 +186,7 @@ def _step(
     rate: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     image, label = fabric.to_device((batch["image"], batch["label"]))
-    if image.ndim == 5:
-        image = image.contiguous(memory_format=torch.channels_last_3d)
+    image = image.contiguous(memory_format=channels_last(image.ndim))
     for group in optimizer.param_groups:
         group["lr"] = rate
     total, parts = objective(network, image, label, weights)

@@ -1,7 +1,7 @@
 """The loop, on a network of one convolution."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from medfuse.train.objective import Objective
 from medfuse.train.settings import TrainSettings
 
 
-def batches(start: int) -> Iterator[dict[str, torch.Tensor]]:
+def batches(start: int) -> Generator[dict[str, torch.Tensor], None, None]:
     step = start
     while True:
         image = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(step))

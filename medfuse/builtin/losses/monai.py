@@ -33,6 +33,7 @@ class Monai(Loss):
 
     def build(self, classes: int) -> nn.Module:
         import monai.losses
+
         from medfuse.core.errors import did_you_mean
 
         known = [n for n in dir(monai.losses) if n.endswith("Loss")]

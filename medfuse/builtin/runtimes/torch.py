@@ -39,11 +39,11 @@ class Torch(Runtime):
         """Put `model` into evaluation mode (and channels_last) and find out how to run it."""
         import torch
 
-        from medfuse.core.device import choose_precision
+        from medfuse.core.device import channels_last, choose_precision, lay_out
 
-        layout = _layout(example.dim()) if self.channels_last else torch.contiguous_format
+        layout = channels_last(example.dim()) if self.channels_last else torch.contiguous_format
         model.eval()
-        _lay_out(model, example.dim(), layout)
+        lay_out(model, example.dim(), layout)
         precision = choose_precision(
             self.precision, model, example.contiguous(memory_format=layout), backward=False
         )
@@ -80,19 +80,3 @@ def _runner(
             return model(windows.contiguous(memory_format=layout)).float()
 
     return run
-
-
-def _layout(dims: int) -> torch.memory_format:
-    import torch
-
-    return torch.channels_last if dims == 4 else torch.channels_last_3d
-
-
-def _lay_out(model: nn.Module, dims: int, layout: torch.memory_format) -> None:
-    """Reorder weights in place. `Module.to` would refuse a model with 2-D and 3-D convolutions."""
-    import torch
-
-    with torch.inference_mode(False):  # a weight that is made in inference mode cannot be trained again
-        for parameter in model.parameters():
-            if parameter.dim() == dims:
-                parameter.data = parameter.data.contiguous(memory_format=layout)

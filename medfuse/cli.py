@@ -163,15 +163,25 @@ def _options(
     pass
 
 
+def _show_log() -> None:
+    """medfuse's own log goes to stderr as plain lines; of other libraries only warnings are of interest."""
+    import logging
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    quiet = {"-q", "--quiet"} & set(sys.argv)
+    logging.getLogger("medfuse").setLevel(logging.WARNING if quiet else logging.INFO)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+
+
 def main() -> NoReturn:
     """Run the command line; a user's mistake is a line on stderr and exit code 2, Ctrl-C is 130."""
     code = 0
+    _show_log()
     try:
         app()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
     except KeyboardInterrupt:
-        print("\nmedfuse: stopped; run the same command again to carry on", file=sys.stderr)
         code = 130
     except Exception as error:
         from medfuse.core.errors import MedfuseError
@@ -180,6 +190,8 @@ def main() -> NoReturn:
             raise
         print(error, file=sys.stderr)
         code = 2
+    if code == 130:  # typer turns Ctrl-C into this code, silently
+        print("\nmedfuse: stopped; run the same command again to carry on", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if code == 130:

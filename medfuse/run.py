@@ -208,10 +208,13 @@ class _Run:
         from medfuse.data.loader import training_batches
         from medfuse.model.segmenter import build_segmenter
         from medfuse.model.weights import save_weights
-        from medfuse.train.loop import fit
+        from medfuse.train.loop import fit, is_finished
         from medfuse.train.objective import Objective
 
         settings, aux = self.pipeline.train, self.pipeline.model.aux
+        if is_finished(self.folder, settings):
+            self.reporter.say("trained already")
+            return
         device = pick_device(settings.device)
         settle(device)
         torch.manual_seed(self.pipeline.seed)

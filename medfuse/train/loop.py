@@ -147,6 +147,15 @@ def fit(
     return progress
 
 
+def is_finished(folder: Path, settings: TrainSettings) -> bool:
+    """Whether the training in `folder` has spent its budget, so that nothing needs to be set up for it."""
+    state = folder / "training_state.pt"
+    if not state.exists():
+        return False
+    done = _read(state)["progress"]
+    return Budget.of(settings).progress(done["step"], done["seconds"]) >= 1
+
+
 def _set_up(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -269,21 +278,29 @@ def _restore(
 ) -> Progress:
     if not path.exists():
         return Progress()
+    state = _read(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if average:
             average.model.load_state_dict(state["average"])
         torch.set_rng_state(state["random"])
         return Progress(**state["progress"])
-    except (OSError, EOFError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error}); delete it to train again from the start"
-        ) from error
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
             f"{path}: is the training state of another model, or damaged ({reason[:120]}); "
             "delete it to train again from the start, or give the run another name"
         ) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A training state. Raises CheckpointError where the file is damaged."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{path}: cannot be read ({reason[:120]}); delete it to train again from the start"
+        ) from error
+    return state

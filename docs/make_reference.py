@@ -6,7 +6,7 @@ from typer.main import get_command
 
 from medfuse.cli import app
 from medfuse.plugin_pages import page
-from medfuse.registry import CONTRACTS, names, noun
+from medfuse.registry import CONTRACTS, entries, noun
 
 
 def reference() -> str:
@@ -18,12 +18,19 @@ def reference() -> str:
     ]
     command = get_command(app)
     for name, verb in sorted(command.commands.items()):
-        context = command.context_class(verb, info_name=f"medfuse {name}")
+        context = command.context_class(verb, info_name=f"medfuse {name}", terminal_width=90)
         parts += [f"### medfuse {name}", f"```\n{verb.get_help(context)}\n```"]
     for contract in CONTRACTS:
         parts.append(f"## Plugins: {noun(contract.group)}, group `{contract.group}`")
-        parts += [f"### {name}\n\n```\n{page(name, contract.group)}\n```" for name in names(contract.group)]
+        parts += [
+            f"### {name}\n\n```\n{page(name, contract.group)}\n```" for name in built_in(contract.group)
+        ]
     return "\n\n".join(parts) + "\n"
+
+
+def built_in(group: str) -> list[str]:
+    """The plugins that come with medfuse."""
+    return [entry.name for entry in entries(group) if entry.package == "medfuse"]
 
 
 if __name__ == "__main__":

@@ -109,7 +109,9 @@ def _draw(axes: Any, panel: Panel, keys: Sequence[str], rows: Sequence[Row]) -> 
     if panel.limits:
         axes.set_ylim(*panel.limits)
     if len(keys) > 1:
-        axes.legend(fontsize=7, frameon=False, ncols=1 + len(keys) // 6, labelcolor=INK)
+        # a fixed place: looking for the best one takes long with many rows, and matplotlib warns of it
+        columns = 1 + len(keys) // 6
+        axes.legend(loc="upper right", fontsize=7, frameon=False, ncols=columns, labelcolor=INK)
 
 
 def _finite(value: Any) -> bool:

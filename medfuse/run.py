@@ -21,7 +21,7 @@ from medfuse import registry
 from medfuse.api import Case, DatasetInfo, ImageInfo, Runtime, Split
 from medfuse.core.document import Document
 from medfuse.core.errors import CheckpointError, DataError, MedfuseError, PipelineError, Problem
-from medfuse.core.files import make_folder, write_json, write_text
+from medfuse.core.files import file_hash, make_folder, write_json, write_text
 from medfuse.core.reporter import Reporter
 from medfuse.infer.settings import InferSettings
 from medfuse.model.graph import GraphPlan, plan_graph
@@ -549,7 +549,7 @@ def load_trained(
     from medfuse.core.device import pick_device, settle
     from medfuse.data.plan import DataPlan
     from medfuse.model.segmenter import build_segmenter
-    from medfuse.model.weights import file_hash, load_into, load_weights
+    from medfuse.model.weights import load_into, load_weights
 
     where = pick_device(device)
     settle(where)

@@ -1,6 +1,7 @@
 """Files that are whole or absent: written beside their place, flushed, then renamed."""
 
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -73,3 +74,9 @@ def reported(path: Path) -> Iterator[None]:
         else:
             raise
         raise OutputError(f"{path}: {remedy}") from error
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,11 +1,9 @@
 """One pass over every labelled case: is it sound, and what is it like?"""
 
-import hashlib
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy.typing as npt
 
 from medfuse.api import Case, DatasetInfo
 from medfuse.core.errors import DataError
+from medfuse.core.files import file_hash
 from medfuse.data.images import read_case_labels, read_image
 from medfuse.data.parallel import in_threads
 
@@ -140,9 +139,3 @@ def _channel(name: str, foreground: npt.NDArray[np.float32], zeros: float) -> Ch
     lower, median, upper = (float(v) for v in np.percentile(foreground, (0.5, 50, 99.5)))
     mean, std = float(foreground.mean(dtype=np.float64)), float(foreground.std(dtype=np.float64))
     return ChannelFacts(name, lower, median, upper, mean, std, float(zeros))
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

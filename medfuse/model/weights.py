@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,12 +73,6 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None
             "or train again"
         )
     model.load_state_dict(dict(state))
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _by(tensor: Tensor) -> str:

@@ -6,7 +6,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from medfuse.core.errors import CheckpointError, OutputError
-from medfuse.model.weights import file_hash, load_into, load_weights, save_weights
+from medfuse.core.files import file_hash
+from medfuse.model.weights import load_into, load_weights, save_weights
 
 
 def network(channels: int = 3) -> nn.Module:

@@ -77,9 +77,8 @@ def _problems(
         elif error["type"] == "extra_forbidden":
             around = _model_at(model, tuple(error["loc"])[:-1])
             known = [*around.model_fields] if around else []
-            yield Problem(
-                path, f"unknown key{did_you_mean(str(path[-1]), known)} (known: {', '.join(known)})"
-            )
+            meant = did_you_mean(str(path[-1]), known)
+            yield Problem(path, f"unknown key{meant} (known: {', '.join(known)})", at_key=True)
         elif error["type"] == "missing":
             around = _model_at(model, tuple(error["loc"])[:-1])
             field = around.model_fields.get(str(path[-1])) if around else None

@@ -595,7 +595,7 @@ def load_trained(
 def _overridden(settings: InferSettings, overrides: Iterable[str]) -> InferSettings:
     from pydantic import ValidationError
 
-    document = Document(settings.model_dump(mode="json", exclude_none=True), {}, "--set")
+    document = Document(settings.model_dump(mode="json", exclude_none=True), {}, {}, "--set")
     for override in overrides:
         document.override(override)
     try:

@@ -16,10 +16,12 @@ from medfuse.core.section import PlacedStr
 class Document:
     """The values of a pipeline file (`data`), and the place of every one of them (`locate`)."""
 
-    def __init__(self, data: dict[str, Any], places: dict[KeyPath, str], source: str) -> None:
+    def __init__(
+        self, data: dict[str, Any], places: dict[KeyPath, str], keys: dict[KeyPath, str], source: str
+    ) -> None:
         self.data = data
         self.source = source
-        self._places = places
+        self._places, self._keys = places, keys
 
     @classmethod
     def load(cls, path: Path, overrides: Iterable[str] = ()) -> "Document":
@@ -48,7 +50,7 @@ class Document:
             )
         if walk.problems:
             raise MedfuseError(*(f"{place}: {message}" for place, message in walk.problems))
-        return cls(data, walk.places, source)
+        return cls(data, walk.places, walk.keys, source)
 
     def locate(self, path: KeyPath) -> str:
         """`liver.yaml:7:12`, or `--set a.b`: the place of `path`, or of the nearest mapping around it."""
@@ -59,9 +61,16 @@ class Document:
 
     def located(self, error: PipelineError) -> PipelineError:
         """The same problems, each line beginning with its place; ordered as in the file."""
-        lines = [f"{self.locate(p.path)}: {p}" for p in error.problems]
-        order = sorted(range(len(lines)), key=lambda i: _by_line(self.locate(error.problems[i].path)))
+        places = [
+            (self._keys.get(p.path) if p.at_key else None) or self.locate(p.path) for p in error.problems
+        ]
+        lines = [f"{place}: {p}" for place, p in zip(places, error.problems)]
+        order = sorted(range(len(lines)), key=lambda i: _by_line(places[i]))
         return PipelineError([error.problems[i] for i in order], lines=[lines[i] for i in order])
+
+    def _place_of(self, problem: Problem) -> str:
+        key = self._keys.get(problem.path) if problem.at_key else None
+        return key or self.locate(problem.path)
 
     def override(self, override: str) -> None:
         """Apply one `--set` text, such as `train.epochs=5`. Raises MedfuseError where it is no such text."""
@@ -92,8 +101,9 @@ class Document:
             if last:
                 target[key] = value
             target = target[key]
-        for old in [p for p in self._places if p[: len(keys)] == keys]:
-            del self._places[old]
+        for places in (self._places, self._keys):
+            for old in [p for p in places if p[: len(keys)] == keys]:
+                del places[old]
         for depth in range(1, len(keys) + 1):
             self._places.setdefault(keys[:depth], place)
 
@@ -130,6 +140,7 @@ class _Walk:
         self.source = source
         self.base = base
         self.places: dict[KeyPath, str] = {}
+        self.keys: dict[KeyPath, str] = {}
         self.problems: list[tuple[str, str]] = []
 
     def read(self, text: str) -> Any:
@@ -178,9 +189,9 @@ class _Walk:
                 continue
             first[key] = key_node.start_mark.line + 1
             values[key] = self._value(value_node, here, around)
-            self.places[here] = (
-                self._place(key_node) if isinstance(value_node, yaml.CollectionNode) else self.places[here]
-            )
+            self.keys[here] = self._place(key_node)
+            if isinstance(value_node, yaml.CollectionNode):
+                self.places[here] = self.keys[here]
         return values
 
     def _scalar(self, node: yaml.Node) -> Any:

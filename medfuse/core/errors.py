@@ -34,10 +34,11 @@ class MedfuseError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong at `path` (keys and indices) of a pipeline file."""
+    """One thing that is wrong at `path` (keys and indices) of a pipeline file: its value, or its very key."""
 
     path: Path
     message: str
+    at_key: bool = False
 
     def __str__(self) -> str:
         return f"{dotted(self.path)}: {self.message}" if self.path else self.message

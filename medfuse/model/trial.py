@@ -38,21 +38,23 @@ def try_out(build: Callable[[], Module], run: Callable[[Module], Result]) -> Res
 class _ShapesOnly(TorchFunctionMode):
     """Answers for what the meta device would ask torch's compiler, whose import takes as long as torch's.
 
-    Random weights have no values there, norms and leaky ReLU keep a map's shape, and concatenation adds up.
-    Anything else is torch's.
+    Random weights have no values there, norms and leaky ReLU keep a map's shape, concatenation adds up, and
+    a convolution's shape is arithmetic. Anything else, mistakes included, is torch's.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.cat:
             return _joined(*args, **kwargs)
+        if func in _CONVOLUTIONS and (made := _CONVOLUTIONS[func](*args, **kwargs)) is not None:
+            return made
         if func not in _SAME_SHAPE or not args[0].is_meta:
             return func(*args, **kwargs)
         if func is functional.instance_norm and args[0].shape[2:].numel() == 1:
             raise ValueError("instance norm has a single voxel to take statistics from")
         if func is Tensor.normal_ or kwargs.get("inplace"):
             return args[0].zero_()  # counts as an in-place change
-        return torch.empty_like(args[0])
+        return args[0].new_empty(args[0].shape)
 
 
 def _joined(maps: Sequence[Tensor], dim: int = 0) -> Tensor:
@@ -66,6 +68,61 @@ def _joined(maps: Sequence[Tensor], dim: int = 0) -> Tensor:
     shape.insert(dim if dim >= 0 else dim + maps[0].ndim, total)
     return maps[0].new_empty(shape)
 
+
+def _convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor | None:
+    """The map of a convolution, or None where torch should speak."""
+    if isinstance(padding, str) or x.ndim != weight.ndim or x.shape[1] != groups * weight.shape[1]:
+        return None
+    axes = _axes(x, weight, stride, padding, dilation)
+    size = [(n + 2 * pad - gap * (k - 1) - 1) // step + 1 for n, k, step, pad, gap in axes]
+    return _made(x, weight.shape[0], size)
+
+
+def _transposed(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Tensor | None:
+    """The map of a transposed convolution, or None where torch should speak."""
+    if x.ndim != weight.ndim:
+        return None
+    if x.shape[1] != weight.shape[0]:  # which torch's meta device lets through
+        raise ValueError(f"a transposed convolution of {weight.shape[0]} channels is given {x.shape[1]}")
+    axes = _axes(x, weight, stride, padding, dilation, output_padding)
+    size = [(n - 1) * step - 2 * pad + gap * (k - 1) + 1 + more for n, k, step, pad, gap, more in axes]
+    return _made(x, groups * weight.shape[1], size)
+
+
+def _axes(x: Tensor, weight: Tensor, *settings: Any) -> list[tuple[int, ...]]:
+    """For each axis: voxels, kernel, and each of `settings`."""
+    dims = weight.ndim - 2
+    per_axis = ((v,) * dims if isinstance(v, int) else tuple(v) for v in settings)
+    return list(zip(x.shape[2:], weight.shape[2:], *per_axis))
+
+
+def _made(x: Tensor, channels: int, size: Sequence[int]) -> Tensor | None:
+    return x.new_empty((x.shape[0], channels, *size)) if x.is_meta and min(size) > 0 else None
+
+
+_CONVOLUTIONS: dict[Any, Callable[..., Tensor | None]] = {
+    functional.conv2d: _convolved,
+    functional.conv3d: _convolved,
+    functional.conv_transpose2d: _transposed,
+    functional.conv_transpose3d: _transposed,
+}
 
 _SAME_SHAPE = {
     Tensor.normal_,
@@ -87,7 +144,7 @@ def trial(module: nn.Module, image: ImageInfo, *arguments: Any) -> Any:
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     with torch.no_grad():
         try:
-            shadow = {name: torch.empty_like(t, device="meta") for name, t in state.items()}
+            shadow = {name: t.new_empty(t.shape, device="meta") for name, t in state.items()}
             with torch.device("meta"), _ShapesOnly():
                 return torch.func.functional_call(module, shadow, (torch.empty(shape), *arguments))
         except Exception:

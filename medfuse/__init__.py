@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medfuse.api import (
+        ActivationLoss,
         AuxSchedule,
         Backbone,
         Case,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActivationLoss",
     "AuxSchedule",
     "Backbone",
     "Case",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 __all__ = [
+    "ActivationLoss",
     "AuxSchedule",
     "Backbone",
     "Case",
@@ -131,6 +132,14 @@ class AuxSchedule(Plugin):
         """One weight per head, finite and ≥ 0, for `step` of 0 … total_steps - 1."""
         raise NotImplementedError
 
+    def balance(self, heads: int) -> nn.Module | None:
+        """For weights that are learned: losses (1 + heads,), main first → total; else None, the default.
+
+        Its parameters are trained with the network's. Its method `weights()` gives those of now, as 1 + heads
+        numbers, for the log.
+        """
+        return None
+
 
 class Loss(Plugin):
     """A loss on logits."""
@@ -139,6 +148,28 @@ class Loss(Plugin):
 
     def build(self, classes: int) -> nn.Module:
         """A module (logits (batch, classes, *spatial), target (batch, 1, *spatial) integer) → scalar."""
+        raise NotImplementedError
+
+
+class ActivationLoss(Plugin):
+    """A loss on inner maps themselves, while the network trains."""
+
+    group: ClassVar[str] = "medfuse.activation_losses"
+
+    maps: tuple[str, ...] = Field(
+        min_length=1,
+        description="BACKBONE.LAYER or nodes, as in `inputs`; BACKBONE.* means every feature of it",
+    )
+    weight: float = Field(ge=0, allow_inf_nan=False, description="weight in the total loss")
+
+    def plan(self, maps: Sequence[FeatureInfo]) -> None:
+        """Raises ShapeError where the loss cannot work on these maps."""
+
+    def build(self, maps: Sequence[FeatureInfo]) -> nn.Module:
+        """A module taking one tensor per map (positional), each on its own grid → scalar.
+
+        Its parameters, if it has any, are trained with the network's and left behind afterwards.
+        """
         raise NotImplementedError
 
 

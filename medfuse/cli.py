@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -54,6 +54,20 @@ def check(file: PipelineFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def taps(
+    file: PipelineFile,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME", help="one backbone; all if not given")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """List every layer of FILE's backbones: its map, its cost, and whether it is tapped. Opens no image."""
+    from medfuse.taps_table import taps_table
+
+    typer.echo(taps_table(file, overrides or (), backbone=backbone))
+
+
+@app.command()
 def infer(
     weights: Annotated[
         list[Path],
@@ -92,6 +106,56 @@ def infer(
 
 
 @app.command()
+def features(
+    weights: Annotated[Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="run folder or weights")],
+    layers: Annotated[
+        str,
+        typer.Option(
+            "--layers", "-l", metavar="a,b,…", help="taps, nodes or other layers; globs such as encoder.* too"
+        ),
+    ],
+    inputs: Annotated[
+        list[Path], typer.Option("--input", "-i", help="image, or folder of images; repeatable")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the feature maps")],
+    pool: Annotated[
+        Literal["none", "mean", "max"], typer.Option(help="one number per channel instead of whole maps")
+    ] = "none",
+    kind: Annotated[
+        Literal["npz", "zarr", "nifti"], typer.Option("--format", help="nifti: a volume a layer")
+    ] = "npz",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="a=b", help="override a value of `infer:`, such as overlap=0.25"),
+    ] = None,
+    best: Annotated[
+        bool, typer.Option(help="use a run's best weights on held-out cases instead of its last")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Write the activations of layers for every image. Finished cases are skipped when run again."""
+    from medfuse.core.reporter import Reporter
+    from medfuse.features import save_features
+
+    done = save_features(
+        weights,
+        inputs,
+        output,
+        layers=[name.strip() for name in layers.split(",") if name.strip()],
+        pool=pool,
+        kind=kind,
+        overrides=overrides or (),
+        best=best,
+        device=device,
+        reporter=Reporter(quiet=quiet),
+    )
+    typer.echo(done.text)
+    if done.failed:
+        raise typer.Exit(2)
+
+
+@app.command()
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="folder of predicted label maps")],
     labels: Annotated[Path, typer.Argument(help="folder of reference label maps")],
@@ -112,6 +176,38 @@ def evaluate(
     typer.echo(
         evaluate_label_maps(predictions, labels, names or (), output=output, reporter=Reporter(quiet=quiet))
     )
+
+
+@app.command()
+def compare(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="FILE_OR_RUN...", help="pipeline files or finished run folders")
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="trainings per pipeline and fold: seeds 1 to N")] = 1,
+    folds: Annotated[str, typer.Option(metavar="0,1,…", help="folds to train and judge on")] = "0",
+    overrides: Overrides = None,
+    runs: Annotated[Path, typer.Option(help="folder that holds the run folders")] = Path("runs"),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the result")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train pipelines the same way and tell whether one is really better than the first."""
+    from medfuse.compare import compare_pipelines
+    from medfuse.core.reporter import Reporter
+
+    try:
+        chosen = [int(fold) for fold in folds.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{folds!r}: write numbers between commas, such as 0,1") from None
+    compared = compare_pipelines(
+        inputs,
+        seeds=seeds,
+        folds=chosen,
+        overrides=overrides or (),
+        runs=runs,
+        output=output,
+        reporter=Reporter(quiet=quiet),
+    )
+    typer.echo(compared.text)
 
 
 @app.command()
@@ -144,6 +240,27 @@ def show(name: Annotated[str, typer.Argument(help="a plugin's name")]) -> None:
     from medfuse.plugin_pages import page
 
     typer.echo(page(name))
+
+
+@plugins_app.command()
+def new(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="backbone, tap_strategy, fusion_block, aux_schedule, loss, activation_loss, dataset "
+            "or runtime",
+        ),
+    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="what `use:` will say")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="folder in which medfuse-NAME is made")
+    ] = Path(),
+) -> None:
+    """Write a package with one plugin, which passes its own tests as it stands."""
+    from medfuse.scaffold import new_package
+
+    typer.echo(f"{new_package(kind, name, output)}: run `pip install -e .` and `pytest` there")
 
 
 def _version(wanted: bool) -> None:

@@ -16,11 +16,12 @@ from medfuse.data.settings import AugmentSettings, PreprocessSettings, SampleSet
 from medfuse.infer.settings import InferSettings
 from medfuse.model.settings import ModelSettings
 from medfuse.registry import DatasetField, LossField
+from medfuse.report.settings import ReportSettings
 from medfuse.train.settings import TrainSettings
 
 
 class Pipeline(Section):
-    """One experiment: data in, model, training, inference."""
+    """One experiment: data in, model, training, inference, report."""
 
     name: str = Field(
         "", pattern=r"^[\w.-]*$", description="names the run's folder; the file's name where empty"
@@ -37,6 +38,9 @@ class Pipeline(Section):
     loss: LossField = Field("dice_ce", validate_default=True, description="loss of the main head")
     train: TrainSettings = Field(description="budget, optimiser, precision")
     infer: InferSettings = Field(default_factory=InferSettings, description="sliding window")
+    report: ReportSettings = Field(
+        default_factory=ReportSettings, description="pictures of what is inside the network"
+    )
 
 
 def load_pipeline(path: Path, overrides: Iterable[str] = ()) -> tuple[Pipeline, Document]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Annotated, Any
@@ -11,7 +12,17 @@ from typing import Annotated, Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import PydanticCustomError, core_schema
 
-from medfuse.api import AuxSchedule, Backbone, Dataset, FusionBlock, Loss, Plugin, Runtime, TapStrategy
+from medfuse.api import (
+    ActivationLoss,
+    AuxSchedule,
+    Backbone,
+    Dataset,
+    FusionBlock,
+    Loss,
+    Plugin,
+    Runtime,
+    TapStrategy,
+)
 from medfuse.core.errors import MedfuseError, PluginError, did_you_mean
 
 CONTRACTS: tuple[type[Plugin], ...] = (
@@ -20,10 +31,11 @@ CONTRACTS: tuple[type[Plugin], ...] = (
     FusionBlock,
     AuxSchedule,
     Loss,
+    ActivationLoss,
     Dataset,
     Runtime,
 )
-"""The seven contracts, one per entry-point group."""
+"""The eight contracts, one per entry-point group."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,8 @@ def names(group: str) -> tuple[str, ...]:
 def noun(group: str) -> str:
     """`medfuse.fusion_blocks` → `fusion block`."""
     plural = group.rpartition(".")[2].replace("_", " ")
-    return {"tap strategies": "tap strategy", "losses": "loss"}.get(plural, plural.removesuffix("s"))
+    ending = "es" if plural.endswith("sses") else "s"
+    return {"tap strategies": "tap strategy"}.get(plural, plural.removesuffix(ending))
 
 
 def find(group: str, name: str) -> Entry:
@@ -148,9 +161,15 @@ class FromRegistry:
     def __get_pydantic_json_schema__(
         self, _: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
+        group = self.contract.group
+        known = {"enum": list(names(group))}
+        if group in _described.get():  # a plugin that holds one of its own kind would never end
+            mapping = {"type": "object", "properties": {"use": known}, "required": ["use"]}
+            return {"oneOf": [mapping, known]}
+        outer = _described.set(_described.get() | {group})
         options: list[dict[str, Any]] = []
-        for name in names(self.contract.group):
-            plugin = get(self.contract.group, name)
+        for name in names(group):
+            plugin = get(group, name)
             schema = handler.resolve_ref_schema(handler(plugin.__pydantic_core_schema__))
             properties = {
                 "use": {"const": name, "description": first_line(plugin)},
@@ -159,7 +178,12 @@ class FromRegistry:
             options.append(
                 {**schema, "properties": properties, "required": ["use", *schema.get("required", [])]}
             )
-        return {"oneOf": [*options, {"enum": list(names(self.contract.group))}]}
+        _described.reset(outer)
+        return {"oneOf": [*options, known]}
+
+
+_described: ContextVar[frozenset[str]] = ContextVar("_described", default=frozenset())
+"""Groups whose schema is being written."""
 
 
 def as_mapping(plugin: Plugin) -> dict[str, Any]:
@@ -177,5 +201,6 @@ TapStrategyField = Annotated[TapStrategy, FromRegistry(TapStrategy)]
 FusionBlockField = Annotated[FusionBlock, FromRegistry(FusionBlock)]
 AuxScheduleField = Annotated[AuxSchedule, FromRegistry(AuxSchedule)]
 LossField = Annotated[Loss, FromRegistry(Loss)]
+ActivationLossField = Annotated[ActivationLoss, FromRegistry(ActivationLoss)]
 DatasetField = Annotated[Dataset, FromRegistry(Dataset)]
 RuntimeField = Annotated[Runtime, FromRegistry(Runtime)]

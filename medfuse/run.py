@@ -8,8 +8,9 @@ import platform
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from medfuse.api import Case, DatasetInfo, ImageInfo, Runtime, Split
 from medfuse.core.document import Document
 from medfuse.core.errors import CheckpointError, DataError, MedfuseError, PipelineError, Problem
 from medfuse.core.files import file_hash, make_folder, write_json, write_text
-from medfuse.core.reporter import Reporter
+from medfuse.core.reporter import Advance, Reporter
 from medfuse.infer.settings import InferSettings
 from medfuse.model.graph import GraphPlan, plan_graph
 from medfuse.model.settings import ModelSettings
@@ -34,14 +35,31 @@ if TYPE_CHECKING:
 
     from medfuse.data.plan import DataPlan
     from medfuse.data.store import Store
-    from medfuse.infer.folder import Progress
+    from medfuse.infer.folder import Outcome, Progress
     from medfuse.model.segmenter import Segmenter
+    from medfuse.model.verify import VerifiedFacts
     from medfuse.report.evaluate import Evaluation
+    from medfuse.report.feature_maps import Picture
 
 CHECK_PATCH = 64  # voxels per axis that `check` assumes where patch_size is left to the data
 
-_FREE = ("name", "infer", "train")  # what a run that is carried on may say differently …
-_FIXED_TRAIN = ("optimizer", "learning_rate", "weight_decay", "decay", "warmup", "average")  # … but for these
+_FREE = (
+    "name",
+    "infer",
+    "report",
+    "train",
+)  # what a run that is carried on may say differently, but for these:
+_FIXED_TRAIN = (
+    "optimizer",
+    "learning_rate",
+    "weight_decay",
+    "decay",
+    "warmup",
+    "average",
+    "parts",
+    "pseudo_labels",
+    "guided",
+)
 
 
 # ---------------------------------------------------------------------------------------------- check
@@ -63,8 +81,11 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
         problems += [Problem(("data", "root"), line) for line in error.lines]
     image = _nominal_image(pipeline, info)
     try:
-        graph = plan_graph(pipeline.model, image, len(info.labels) if info else 2)
+        graph = _plan_graph(pipeline, image, len(info.labels) if info else 2)
+        problems += _report_problems(pipeline, graph)
         facts = verify(graph) if not problems else None
+        problems += _parameter_problems(pipeline, facts, fresh=True) if facts else []
+        problems += _pseudo_problems(pipeline, graph, info) if info else []
     except PipelineError as error:
         problems += error.problems
     if problems:
@@ -84,6 +105,56 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
         f"{facts.parameters:,} parameters; every declared shape agrees with the real one",
     ]
     return "\n".join(lines)
+
+
+def _plan_graph(pipeline: Pipeline, image: ImageInfo, classes: int) -> GraphPlan:
+    return plan_graph(pipeline.model, image, classes, _watched(pipeline))
+
+
+def _watched(pipeline: Pipeline) -> dict[str, tuple[str | int, ...]]:
+    """Maps that training looks at, whatever the graph does with them."""
+    guided = pipeline.train.guided
+    return {guided.map: ("train", "guided", "map")} if guided else {}
+
+
+def _pseudo_problems(pipeline: Pipeline, graph: GraphPlan, info: DatasetInfo) -> list[Problem]:
+    """What `train.pseudo_labels` names and is not there."""
+    from medfuse.train.pseudo import head_problems, unlabelled_cases
+
+    settings, path = pipeline.train.pseudo_labels, ("train", "pseudo_labels")
+    if settings is None:
+        return []
+    problems = head_problems(settings.heads, graph.aux)
+    try:
+        unlabelled_cases(info, settings)
+    except DataError as error:
+        problems += [Problem((*path, "cases"), line) for line in error.lines]
+    try:
+        if settings.teacher != "self":
+            _weights_file(settings.teacher, best=False)
+    except CheckpointError as error:
+        problems += [Problem((*path, "teacher"), line) for line in error.lines]
+    return problems
+
+
+def _parameter_problems(pipeline: Pipeline, facts: VerifiedFacts, *, fresh: bool) -> list[Problem]:
+    """What settings say of parameters and is not so. Weights to start from matter to a `fresh` run alone."""
+    from medfuse.model.transfer import transfer_problems
+    from medfuse.train.parts import part_problems
+
+    problems = part_problems(pipeline.train.parts, facts.parameter_shapes)
+    return problems + (transfer_problems(pipeline.model, facts.parameter_shapes) if fresh else [])
+
+
+def _report_problems(pipeline: Pipeline, graph: GraphPlan) -> list[Problem]:
+    """What the report is to show of the network and the graph does not have."""
+    from medfuse.model.selection import selection_problems
+
+    settings = pipeline.report
+    return [
+        *selection_problems(graph, settings.maps, ("report", "maps")),
+        *selection_problems(graph, settings.gradcam, ("report", "gradcam")),
+    ]
 
 
 def _nominal_image(pipeline: Pipeline, info: DatasetInfo | None) -> ImageInfo:
@@ -152,12 +223,12 @@ class _Run:
 
     def stages(self) -> RunResult:
         plan = self.prepare()
-        graph = plan_graph(self.pipeline.model, plan.image, len(plan.values))
+        graph = _plan_graph(self.pipeline, plan.image, len(plan.values))
         store = self.fill_store(plan)
         self.train(plan, graph, store)
         self.infer()
         evaluation = self.evaluate()
-        self.report(graph, evaluation)
+        self.report(graph, evaluation, self.pictures(plan, graph, evaluation))
         return RunResult(self.folder, evaluation)
 
     def prepare(self) -> DataPlan:
@@ -177,23 +248,32 @@ class _Run:
         plan = make_plan(fingerprint, self.info, self.pipeline.preprocess, self.pipeline.sample)
         for what, reason in plan.reasons.items():
             self.reporter.say(f"  {what}: {_planned(plan, what)}: {reason}")
-        graph = plan_graph(self.pipeline.model, plan.image, len(plan.values))
+        graph = _plan_graph(self.pipeline, plan.image, len(plan.values))
         facts = verify(graph)
+        problems = _parameter_problems(self.pipeline, facts, fresh=self.is_fresh())
+        problems += _pseudo_problems(self.pipeline, graph, self.info) + _report_problems(self.pipeline, graph)
+        if problems:
+            raise PipelineError(problems)
         self.reporter.say(f"  network: {facts.parameters:,} parameters")
         write_text(self.folder / "resolved.yaml", _yaml(_resolved(self.pipeline, plan)))
         write_json(self.folder / "plan.json", {"data": plan.to_json(), "graph": graph.rows()})
         write_json(self.folder / "fingerprint.json", fingerprint.to_json())
         hashes = {file: digest for case in fingerprint.cases for file, digest in case.files.items()}
+        hashes |= {str(file): file_hash(file) for case in self.unlabelled() for file in case.images}
         write_json(self.folder / "lock.json", _lock(self.pipeline, hashes))
         return plan
 
     def fill_store(self, plan: DataPlan) -> Store:
-        """Every case of the split, preprocessed; what is there already is used again."""
+        """Every case of the split, and what is learned from without label, preprocessed.
+
+        What is there already is used again.
+        """
         from medfuse.data.prepare import Preprocessor
         from medfuse.data.store import Store
 
         store = Store(self.store_folder)
         cases = [self.cases[name] for name in (*self.split.train, *self.split.validation)]
+        cases += self.unlabelled()
         preprocessor = Preprocessor(plan, self.pipeline.preprocess.tolerance_mm)
         with self.reporter.track(f"preparing {len(cases)} cases", len(cases)) as advance:
             store.build(cases, preprocessor, progress=lambda done, _: advance(done, ""))
@@ -208,8 +288,10 @@ class _Run:
         from medfuse.data.loader import training_batches
         from medfuse.model.segmenter import build_segmenter
         from medfuse.model.weights import save_weights
+        from medfuse.train.guided import Guided
         from medfuse.train.loop import fit, is_finished
-        from medfuse.train.objective import Objective
+        from medfuse.train.objective import ActivationTerm, Objective
+        from medfuse.train.pseudo import PseudoLabels
 
         settings, aux = self.pipeline.train, self.pipeline.model.aux
         if is_finished(self.folder, settings):
@@ -218,18 +300,22 @@ class _Run:
         device = pick_device(settings.device)
         settle(device)
         torch.manual_seed(self.pipeline.seed)
-        model = build_segmenter(graph).to(device)
+        model = build_segmenter(graph)
+        if self.is_fresh():
+            self.transfer(model)
+        model.to(device)
         lay_out(model, len(plan.patch_size) + 2, channels_last(len(plan.patch_size) + 2))
 
-        def batches(start: int) -> Generator[Mapping[str, Tensor], None, None]:
+        def batches(start: int, *, labelled: bool = True) -> Generator[Mapping[str, Tensor], None, None]:
             return training_batches(
                 store,
-                self.split.train,
+                self.split.train if labelled else [case.name for case in self.unlabelled()],
                 plan,
                 self.pipeline.sample,
                 self.pipeline.augment,
                 seed=self.pipeline.seed,
                 start_step=start,
+                unlabelled=not labelled,
             )
 
         # two patches, as torch takes another and slower path for one (slow_conv3d)
@@ -247,7 +333,14 @@ class _Run:
             graph.aux,
             aux.schedule if aux else None,
             aux.loss.build(len(plan.values)) if aux and aux.loss else None,
+            aux.schedule.balance(len(graph.aux)) if aux else None,
+            tuple(
+                ActivationTerm(a.name, tuple(m.name for m in a.maps), a.loss.weight, a.loss.build(a.maps))
+                for a in graph.activations
+            ),
         )
+
+        pseudo, guided = settings.pseudo_labels, settings.guided
 
         def save(kind: str, network: nn.Module, facts: Mapping[str, float]) -> None:
             path = self.folder / f"weights_{kind}.safetensors"
@@ -263,8 +356,59 @@ class _Run:
             save=save,
             folder=self.folder,
             reporter=self.reporter,
+            guided=Guided(guided, plan.image.spacing_mm, self.pipeline.seed) if guided else None,
+            pseudo=PseudoLabels(pseudo, partial(batches, labelled=False), self.teacher(plan))
+            if pseudo
+            else None,
         )
         self.reporter.say(f"trained {done.step} steps in {done.seconds / 60:.1f} minutes")
+
+    def is_fresh(self) -> bool:
+        """Whether nothing has been trained here yet."""
+        return not (self.folder / "training_state.pt").exists()
+
+    def transfer(self, model: Segmenter) -> None:
+        """Give backbones the weights that they start from; say and write down what became of each tensor."""
+        from medfuse.model.transfer import transfer
+
+        made = transfer(model, self.pipeline.model.transfer)
+        for name, taken in made.items():
+            self.reporter.say(f"  {name}: {taken.summary()}")
+        if made:
+            table = self.folder / "transfer.json"
+            write_json(table, {name: taken.to_json() for name, taken in made.items()})
+            self.reporter.say(f"  {table} lists them all")
+
+    def unlabelled(self) -> tuple[Case, ...]:
+        """The cases that pseudo-labels are made for."""
+        from medfuse.train.pseudo import unlabelled_cases
+
+        settings = self.pipeline.train.pseudo_labels
+        return unlabelled_cases(self.info, settings) if settings else ()
+
+    def teacher(self, plan: DataPlan) -> Segmenter | None:
+        """The network of another run that makes pseudo-labels; None where this one teaches itself.
+
+        Raises CheckpointError where it would see these images otherwise than its own.
+        """
+        settings = self.pipeline.train.pseudo_labels
+        if settings is None or settings.teacher == "self":
+            return None
+        path = _weights_file(settings.teacher, best=False)
+        trained = load_trained([path], device=self.pipeline.train.device)
+        differing = [
+            what
+            for what in ("labels", "channels", "spacing_mm", "normalization")
+            if getattr(trained.plan, what) != getattr(plan, what)
+        ]
+        if trained.plan.image.dims != plan.image.dims:
+            differing.append("number of axes")
+        if differing:
+            raise CheckpointError(
+                f"{path}: not a teacher of this run, as it was trained with other {', '.join(differing)}; "
+                "train it on this dataset with the same `preprocess`"
+            )
+        return trained.networks[0]
 
     def validate(
         self,
@@ -334,7 +478,36 @@ class _Run:
         write_summary(self.folder / "summary.json", evaluation)
         return evaluation
 
-    def report(self, graph: GraphPlan, evaluation: Evaluation) -> None:
+    def pictures(self, plan: DataPlan, graph: GraphPlan, evaluation: Evaluation) -> dict[str, list[Picture]]:
+        """What the pipeline's `report` asks to see of the network, for the cases that the report shows."""
+        from medfuse.data.prepare import Preprocessor
+        from medfuse.inside import CaseInside, draw_inside
+        from medfuse.model.selection import select
+        from medfuse.report.html import chosen_cases
+
+        settings = self.pipeline.report
+        maps, gradcam = select(graph, settings.maps), select(graph, settings.gradcam)
+        if not maps and not gradcam:
+            return {}
+        path = self.folder / "weights_last.safetensors"
+        network = load_trained([path], device=self.pipeline.train.device).networks[0]
+        preprocessor = Preprocessor(plan, self.pipeline.preprocess.tolerance_mm)
+        chosen = [judged for _, judged in chosen_cases(evaluation.cases)]
+        made = {}
+        with self.reporter.track("drawing what is inside the network", len(chosen)) as advance:
+            for done, judged in enumerate(chosen, 1):
+                case = replace(self.cases[judged.name], label=judged.pair.prediction)
+                prepared = preprocessor.prepare(case)
+                inside = CaseInside(prepared.image, preprocessor.prepare_label(case, prepared))
+                made[case.name] = draw_inside(
+                    network, inside, plan.image, maps=maps, gradcam=gradcam, labels=plan.classes[1:]
+                )
+                advance(done, case.name)
+        return made
+
+    def report(
+        self, graph: GraphPlan, evaluation: Evaluation, pictures: Mapping[str, Sequence[Picture]]
+    ) -> None:
         from medfuse.report.html import ReportContent, write_report
         from medfuse.train.log import read_rows
 
@@ -348,6 +521,7 @@ class _Run:
             graph=graph_nodes(graph),
             rows=read_rows(self.folder / "metrics.jsonl"),
             images={name: self.cases[name].images[0] for name in self.split.validation},
+            pictures=pictures,
             ct=self.info.channels[0].strip().lower() == "ct",
             tolerance_mm=self.pipeline.preprocess.tolerance_mm,
             pipeline=(self.folder / "resolved.yaml").read_text(encoding="utf-8"),
@@ -408,14 +582,14 @@ def _refuse_another_pipeline(folder: Path, pipeline: Pipeline) -> None:
 def _identity(pipeline: Pipeline) -> dict[str, Any]:
     values = resolved(pipeline)
     kept = {key: value for key, value in values.items() if key not in _FREE}
-    return {**kept, "train": {key: values["train"][key] for key in _FIXED_TRAIN}}
+    return {**kept, "train": {key: values["train"].get(key) for key in _FIXED_TRAIN}}
 
 
 def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*before, *now]):
             yield from _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
-    elif before != now:
+    elif before != now and not (before is None and now == {}):  # a setting that is younger than the run
         yield f"{path} was {before!r}, is {now!r}"
 
 
@@ -483,6 +657,7 @@ def _weights_facts(pipeline: Pipeline, plan: DataPlan) -> dict[str, Any]:
         "name": pipeline.name,
         "fold": pipeline.split.fold,
         "model": values["model"],
+        "watched": [*_watched(pipeline)],
         "infer": values["infer"],
         "data": plan.to_json(),
     }
@@ -494,6 +669,7 @@ class Trained:
 
     networks: tuple[Segmenter, ...]
     hashes: tuple[str, ...]
+    graph: GraphPlan
     plan: DataPlan
     settings: InferSettings
     device: torch.device
@@ -507,13 +683,6 @@ class Trained:
         assert isinstance(runtime, Runtime)
         recipe = Recipe(self.hashes, self.plan.labels, self.plan.patch_size, self.settings)
         with reporter.track(f"predicting {len(cases)} cases", 100 * len(cases)) as advance:
-
-            def progress(now: Progress) -> None:
-                part = now.windows_done / now.windows if now.windows else float(now.state != "predicting")
-                advance(int(100 * (now.number - 1 + part)), now.case)
-                if now.state == "failed":
-                    reporter.say(f"{now.case}: failed: {now.reason}")
-
             return infer_cases(
                 cases,
                 prepare=Preprocessor(self.plan).prepare,
@@ -521,8 +690,20 @@ class Trained:
                 recipe=recipe,
                 output=output,
                 device=self.device,
-                progress=progress,
+                progress=case_progress(reporter, advance),
             )
+
+
+def case_progress(reporter: Reporter, advance: Advance) -> Callable[[Progress], None]:
+    """Moves a bar of 100 units a case, and names those that fail."""
+
+    def progress(now: Progress) -> None:
+        part = now.windows_done / now.windows if now.windows else float(now.state != "predicting")
+        advance(int(100 * (now.number - 1 + part)), now.case)
+        if now.state == "failed":
+            reporter.say(f"{now.case}: failed: {now.reason}")
+
+    return progress
 
 
 class _Prepared:
@@ -544,31 +725,45 @@ def load_trained(
     device: str = "auto",
     settings: InferSettings | None = None,
     overrides: Iterable[str] = (),
+    maps: Sequence[str] = (),
 ) -> Trained:
-    """Load weights files, which must be folds of one model. Raises CheckpointError."""
+    """Load weights files, which must be folds of one model. Raises CheckpointError.
+
+    `maps` are names and globs of the maps that the networks must be able to hand out; layers that the graph
+    does not tap are tapped for them. Raises MedfuseError for one that there is not.
+    """
     from medfuse.core.device import pick_device, settle
     from medfuse.data.plan import DataPlan
     from medfuse.model.segmenter import build_segmenter
+    from medfuse.model.selection import tap_further
     from medfuse.model.weights import load_into, load_weights
 
     where = pick_device(device)
     settle(where)
-    networks, plans = [], []
+    networks, graphs, plans = [], [], []
     for path in paths:
         state, facts = load_weights(path)
         try:
             plan = DataPlan.from_json(facts["data"])
             model = ModelSettings.model_validate(facts["model"])
-            graph = plan_graph(model, plan.image, len(plan.values))
+            watched = dict.fromkeys(facts.get("watched", ()), ())
+            graph = plan_graph(model, plan.image, len(plan.values), watched)
             own = InferSettings.model_validate(facts["infer"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{path}: was not written by this version of medfuse ({error}); train again, or install "
                 f"medfuse {facts.get('medfuse', 'of its time')}"
             ) from error
+        graph = tap_further(graph, maps)
         network = build_segmenter(graph)
+        if maps and (untrained := [name for name in network.state_dict() if name not in state]):
+            raise CheckpointError(
+                f"{path}: has no weights for {', '.join(untrained[:2])}, …, which {', '.join(maps)} would "
+                "need; choose layers up to the deepest that the run tapped"
+            )
         load_into(network, state, path)
         networks.append(network.to(where).eval())
+        graphs.append(graph)
         plans.append(plan)
         settings = settings or own
     for path, plan in zip(paths, plans):
@@ -586,6 +781,7 @@ def load_trained(
     return Trained(
         tuple(networks),
         tuple(file_hash(path) for path in paths),
+        graphs[0],
         plans[0],
         _overridden(settings, overrides),
         where,
@@ -631,7 +827,11 @@ def infer_volumes(
         [_weights_file(path, best=best) for path in weights], device=device, overrides=overrides
     )
     cases = find_inputs(inputs, model.plan.channels)
-    outcome = model.infer(cases, output, reporter)
+    return outcome_text(model.infer(cases, output, reporter), output)
+
+
+def outcome_text(outcome: Outcome, output: Path) -> Inferred:
+    """How many cases were written, were finished already, and failed, with the reasons."""
     lines = [f"{len(outcome.done)} written, {len(outcome.skipped)} were finished already: {output}"]
     if outcome.failed:
         lines += [f"{len(outcome.failed)} failed:"]

@@ -28,15 +28,16 @@ def training_batches(
     *,
     seed: int,
     start_step: int = 0,
+    unlabelled: bool = False,
 ) -> Generator[dict[str, Tensor], None, None]:
     """Batches from step `start_step` on: `image` (batch, channels, *patch_size) float32, `label`
-    (batch, 1, *patch_size) int64.
+    (batch, 1, *patch_size) int64. Of `unlabelled` cases, `image` and `weak` (see PatchSampler.draw).
 
     A step's batch depends on `seed` and the step alone, so a run that resumes sees what it would have seen.
     Close the iterator to end the processes. Raises DataError where a stored case is damaged, and where a
     process is killed.
     """
-    sampler = PatchSampler(store, tuple(names), plan, sample, augment, seed)
+    sampler = PatchSampler(store, tuple(names), plan, sample, augment, seed, unlabelled)
     workers = worker_count(sample)
     loader = DataLoader(
         _Patches(sampler),
@@ -46,6 +47,7 @@ def training_batches(
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # or opening a loader would move, or reset, the chance of training
     )
     try:
         for batch in loader:

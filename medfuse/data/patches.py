@@ -14,6 +14,9 @@ from medfuse.data.plan import DataPlan
 from medfuse.data.settings import AugmentSettings, SampleSettings
 from medfuse.data.store import Store
 
+INTENSITIES = ("noise", "blur", "brightness", "contrast", "low_resolution", "gamma")
+"""What AugmentSettings changes without moving a voxel."""
+
 
 @dataclass(frozen=True)
 class PatchSampler:
@@ -29,12 +32,18 @@ class PatchSampler:
     sample: SampleSettings
     augment: AugmentSettings
     seed: int
+    unlabelled: bool = False
     augmentation: Augmentation = field(init=False)
+    weak: Augmentation = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.names:
             raise DataError("there are no training cases; give the split at least one")
-        object.__setattr__(self, "augmentation", Augmentation(self.augment, self.plan))
+        still = dict.fromkeys(INTENSITIES, 0.0)
+        weak, rest = self.augment.model_copy(update=still), self.augment.model_copy(update={"mirror": ()})
+        strong = rest if self.unlabelled else self.augment  # after the weak one, which has mirrored
+        object.__setattr__(self, "weak", Augmentation(weak, self.plan))
+        object.__setattr__(self, "augmentation", Augmentation(strong, self.plan))
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -48,12 +57,18 @@ class PatchSampler:
         return tuple(name for name in self.names if self.store.case(name).classes)
 
     def draw(self, index: int) -> dict[str, Tensor]:
-        """`image` (channels, *patch_size) float32 and `label` (1, *patch_size) int64."""
+        """`image` (channels, *patch_size) float32 and `label` (1, *patch_size) int64.
+
+        Where cases are `unlabelled`: `image` and `weak`, the same patch before its intensities were changed.
+        """
         batch = self.plan.batch_size
         forced = index % batch >= batch - round(batch * self.sample.foreground)
         random = np.random.RandomState(np.random.SeedSequence([self.seed, index]).generate_state(4))
         name, start = self._place(random, forced=forced)
         image, label = self._read(name, start, random)
+        if self.unlabelled:
+            weak, label = self.weak.change(image, label, random)
+            return {"image": self.augmentation.change(weak, label, random)[0], "weak": weak}
         image, label = self.augmentation.change(image, label, random)
         return {"image": image, "label": label.long()}
 

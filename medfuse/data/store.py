@@ -34,6 +34,7 @@ class StoredCase:
     name: str
     shape: tuple[int, int, int]
     voxels: Mapping[int, npt.NDArray[np.int64]]
+    labelled: bool = True
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -42,7 +43,10 @@ class StoredCase:
 
 
 class Store:
-    """A folder of prepared cases: NAME.image.b2nd, NAME.label.b2nd, and NAME.json, written last."""
+    """A folder of prepared cases: NAME.image.b2nd, NAME.label.b2nd, and NAME.json, written last.
+
+    A case without a label has no NAME.label.b2nd.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,7 +81,7 @@ class Store:
                 ) from None
             x, y, z = data["shape"]
             voxels = {int(number): np.array(flat, np.int64) for number, flat in data["voxels"].items()}
-            self._cases[name] = StoredCase(name, (x, y, z), voxels)
+            self._cases[name] = StoredCase(name, (x, y, z), voxels, data.get("labelled", True))
         return self._cases[name]
 
     def read_patch(
@@ -87,18 +91,20 @@ class Store:
 
         Outside, the image is 0 and the label background. 0 is what padded convolutions put around a volume
         and what sliding windows are padded with, so training and inference see the same surroundings.
+        The label of a case without one is background everywhere.
         """
-        shape = self.case(name).shape
+        shape, labelled = self.case(name).shape, self.case(name).labelled
         stop = [a + n for a, n in zip(start, size)]
         inside = [(min(max(0, a), n), max(0, min(b, n))) for a, b, n in zip(start, stop, shape)]
-        image, label = self._open(name, "image"), self._open(name, "label")
+        image, label = self._open(name, "image"), self._open(name, "label") if labelled else None
         patch = np.zeros((image.shape[0], *size), np.float32)
-        patch_label = np.zeros((1, *size), label.dtype)
+        patch_label = np.zeros((1, *size), np.uint8 if label is None else label.dtype)
         if all(a < b for a, b in inside):
             x, y, z = (slice(a, b) for a, b in inside)
             i, j, k = (slice(a - first, b - first) for (a, b), first in zip(inside, start))
             patch[:, i, j, k] = image[:, x, y, z]
-            patch_label[0, i, j, k] = label[x, y, z]
+            if label is not None:
+                patch_label[0, i, j, k] = label[x, y, z]
         return patch, patch_label
 
     def read_case(self, name: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.integer[Any]]]:
@@ -117,23 +123,26 @@ class Store:
 
     def _key_of(self, name: str) -> str | None:
         """The key of a stored case; None where it is not there as a whole."""
-        if not all(self._path(name, f"{what}.b2nd").is_file() for what in ("image", "label")):
-            return None
         try:
-            key = json.loads(self._path(name, "json").read_text(encoding="utf-8"))["key"]
-        except (OSError, ValueError, KeyError, TypeError):
+            data = json.loads(self._path(name, "json").read_text(encoding="utf-8"))
+            key, arrays = data["key"], ("image", "label") if data.get("labelled", True) else ("image",)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        return str(key)
+        return str(key) if all(self._path(name, f"{what}.b2nd").is_file() for what in arrays) else None
 
     def _write(self, case: Case, preprocessor: Preprocessor, key: str) -> None:
         prepared = preprocessor.prepare(case)
-        label = preprocessor.prepare_label(case, prepared)
+        arrays: dict[str, npt.NDArray[Any]] = {"image": prepared.image}
+        voxels: dict[int, list[int]] = {}
+        if case.label:
+            label = arrays["label"] = preprocessor.prepare_label(case, prepared)
+            voxels = {number: flat.tolist() for number, flat in _some_voxels(case.name, label).items()}
         self._path(case.name, "json").unlink(missing_ok=True)
-        for what, array in (("image", prepared.image), ("label", label)):
+        for what, array in arrays.items():
             with atomic(self._path(case.name, f"{what}.b2nd")) as temporary:
                 temporary.write_bytes(_compressed(array))
-        voxels = {number: flat.tolist() for number, flat in _some_voxels(case.name, label).items()}
-        meta = {"key": key, "shape": label.shape, "voxels": voxels}
+        shape = prepared.image.shape[1:]
+        meta = {"key": key, "shape": shape, "voxels": voxels, "labelled": "label" in arrays}
         write_text(self._path(case.name, "json"), json.dumps(meta))
 
 

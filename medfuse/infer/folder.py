@@ -30,6 +30,10 @@ from medfuse.infer.windows import plan_grid
 
 log = logging.getLogger(__name__)
 
+Work = Callable[[Case, Callable[[int, int], None]], dict[str, Any]]
+"""Makes the files of a case, telling (windows done, windows in all); returns its entry in the manifest, with
+`windows`, and `file` and `bytes`, or `files`: names → bytes where there are several."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -92,16 +96,30 @@ def infer_cases(
     label map would replace an image, and at once where the disk is full.
     """
     flip_combinations(recipe.settings.mirror, len(recipe.patch_size))
-    _refuse_to_replace_images(cases, output)
-    manifest = _Manifest(make_folder(output) / "manifest.json", recipe.facts())
+    refuse_to_replace_images(cases, lambda case: [output / output_name(case)])
     job = _Job(prepare, networks, recipe, output, device)
+    return work_through(cases, job.infer, recipe.facts(), output, progress)
+
+
+def work_through(
+    cases: Sequence[Case],
+    work: Work,
+    facts: Mapping[str, Any],
+    output: Path,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Outcome:
+    """`work` on every case that `output`/manifest.json does not list as finished under the same `facts`.
+
+    A case that fails is named with its reason and the rest go on. Raises OutputError, as that concerns all.
+    """
+    manifest = _Manifest(make_folder(output) / "manifest.json", facts)
     last: list[Progress] = []
     for number, case in enumerate(cases, 1):
         here = Progress(case.name, number, len(cases))
         if manifest.has(case):
             last.append(replace(here, state="skipped"))
         else:
-            last.append(_attempt(job, case, manifest, here, progress))
+            last.append(_attempt(work, case, manifest, here, progress))
         progress(last[-1])
     manifest.finish()
     return Outcome(
@@ -113,19 +131,21 @@ def infer_cases(
 
 
 def _attempt(
-    job: _Job, case: Case, manifest: _Manifest, here: Progress, progress: Callable[[Progress], None]
+    work: Work, case: Case, manifest: _Manifest, here: Progress, progress: Callable[[Progress], None]
 ) -> Progress:
-    """Infer one case and note what came of it. A full disk concerns every case, so OutputError passes."""
+    """Work on one case and note what came of it. A full disk concerns every case, so OutputError passes."""
     progress(here)
+    began, inputs = time.monotonic(), _files(case.images)
     try:
-        entry = job.infer(case, lambda done, of: progress(replace(here, windows_done=done, windows=of)))
+        entry = work(case, lambda done, of: progress(replace(here, windows_done=done, windows=of)))
     except OutputError:
         raise
     except Exception as error:
         reason = _reason(case, error)
         manifest.note_failure(case, reason)
         return replace(here, state="failed", reason=reason)
-    manifest.note(case, entry)
+    seconds = round(time.monotonic() - began, 3)
+    manifest.note(case, {**entry, "inputs": inputs, "written": _now(), "seconds": seconds})
     return replace(here, state="done", windows_done=entry["windows"], windows=entry["windows"])
 
 
@@ -141,7 +161,6 @@ class _Job:
 
     def infer(self, case: Case, progress: Callable[[int, int], None]) -> dict[str, Any]:
         """Write the label map; return its entry in the manifest."""
-        began, inputs = time.monotonic(), _files(case.images)
         prepared = self.prepare(case)
         settings, labels = self.recipe.settings, self.recipe.labels
         logits = predict_logits(
@@ -161,9 +180,6 @@ class _Job:
         return {
             "file": path.name,
             "bytes": path.stat().st_size,
-            "inputs": inputs,
-            "written": _now(),
-            "seconds": round(time.monotonic() - began, 3),
             "windows": len(plan_grid(prepared.image.shape[1:], self.recipe.patch_size, settings.overlap)),
             "volumes_ml": volumes_ml(label_map, prepared.geometry, labels),
         }
@@ -181,7 +197,7 @@ def volumes_ml(
 class _Manifest:
     """manifest.json: what was made by which weights from what. It is written anew after every case.
 
-    Entries of another recipe are dropped: every label map that it lists belongs to the weights it names.
+    Entries of another recipe are dropped: every file that it lists belongs to the weights it names.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
@@ -200,12 +216,12 @@ class _Manifest:
         }
 
     def has(self, case: Case) -> bool:
-        """Whether the case's label map is there, whole, and made from its images as they are now."""
+        """Whether the case's files are there, whole, and made from its images as they are now."""
         entry = self._content["cases"].get(case.name)
         if entry is None or entry["inputs"] != _files(case.images) or not entry["inputs"]:
             return False
-        made = self._folder / entry["file"]
-        return made.is_file() and made.stat().st_size == entry["bytes"]
+        files = entry["files"] if "files" in entry else {entry["file"]: entry["bytes"]}
+        return all(size_of(self._folder / name) == size for name, size in files.items())
 
     def note(self, case: Case, entry: Mapping[str, Any]) -> None:
         self._content["cases"][case.name] = entry
@@ -219,6 +235,13 @@ class _Manifest:
     def finish(self) -> None:
         self._content["finished"] = _now()
         write_json(self.path, self._content)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; -1 where there is neither."""
+    if path.is_dir():
+        return sum(inner.stat().st_size for inner in path.rglob("*") if inner.is_file())
+    return path.stat().st_size if path.is_file() else -1
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -246,14 +269,14 @@ def _files(paths: Sequence[Path]) -> list[dict[str, Any]]:
         return []
 
 
-def _refuse_to_replace_images(cases: Sequence[Case], output: Path) -> None:
+def refuse_to_replace_images(
+    cases: Sequence[Case], files: Callable[[Case], Sequence[Path]], what: str = "label map"
+) -> None:
+    """Raises OutputError where one of the `files` that a case is to get is an image of any case."""
     images = {image.resolve() for case in cases for image in case.images}
-    if clashes := [path for case in cases if (path := output / output_name(case)).resolve() in images]:
+    if clashes := [path for case in cases for path in files(case) if path.resolve() in images]:
         raise OutputError(
-            *(
-                f"{path}: the label map would replace an image; choose another output folder"
-                for path in clashes
-            )
+            *(f"{path}: the {what} would replace an image; choose another output folder" for path in clashes)
         )
 
 

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from math import prod
 from typing import Any, Literal
 
 from medfuse import registry
-from medfuse.api import Backbone, FeatureInfo, FusionBlock, ImageInfo, TapStrategy
+from medfuse.api import ActivationLoss, Backbone, FeatureInfo, FusionBlock, ImageInfo, TapStrategy
 from medfuse.core.errors import Path, PipelineError, Problem, did_you_mean
 from medfuse.model.blame import blame, placed
 from medfuse.model.settings import ModelSettings
@@ -45,6 +46,15 @@ class NodePlan:
 
 
 @dataclass(frozen=True)
+class ActivationPlan:
+    """A loss on inner maps, which have the graph's names."""
+
+    name: str
+    loss: ActivationLoss
+    maps: tuple[FeatureInfo, ...]
+
+
+@dataclass(frozen=True)
 class NodeView:
     """One box of the graph's picture."""
 
@@ -70,6 +80,8 @@ class GraphPlan:
     head: str
     upsample: Literal["linear", "nearest"]
     aux: tuple[str, ...]
+    activations: tuple[ActivationPlan, ...] = ()
+    watched: tuple[str, ...] = ()
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per feature map: name, made_by, channels, stride, size, used_by."""
@@ -124,15 +136,20 @@ class GraphPlan:
         users = [b.name for b in self.backbones if feature == IMAGE]
         users += [node.name for node in self.nodes if feature in _names(node.inputs)]
         users += ["head"] if feature == self.head else []
-        return users + (["aux"] if feature in self.aux else [])
+        users += ["aux"] if feature in self.aux else []
+        users += ["training"] if feature in self.watched else []
+        return users + [a.name for a in self.activations if feature in _names(a.maps)]
 
 
-def plan_graph(settings: ModelSettings, image: ImageInfo, classes: int) -> GraphPlan:
+def plan_graph(
+    settings: ModelSettings, image: ImageInfo, classes: int, watched: Mapping[str, Path] | None = None
+) -> GraphPlan:
     """Resolve every name and compute every map's channels and stride.
 
+    `watched`: further maps that training looks at, and where the pipeline file names each.
     Raises PipelineError with every problem, each at its key in the pipeline file.
     """
-    return _Planner(settings, image).plan(classes)
+    return _Planner(settings, image).plan(classes, watched or {})
 
 
 class _Planner:
@@ -146,7 +163,7 @@ class _Planner:
         self.nodes: dict[str, NodePlan | None] = {}  # None where it could not be planned
         self.underway: list[str] = []
 
-    def plan(self, classes: int) -> GraphPlan:
+    def plan(self, classes: int, watched: Mapping[str, Path]) -> GraphPlan:
         self._check_names()
         for name, backbone in self.settings.backbones.items():
             self._declare(name, backbone)
@@ -155,17 +172,26 @@ class _Planner:
             self._node(name, ())
         head = self._head()
         aux = self._aux()
+        activations = tuple(self._activations())
+        seen = self._watched(watched)
+        ends = {head, *aux, *(f.name for a in activations for f in a.maps), *seen}
         if not self.problems:  # a mistyped name makes what it meant look unused
-            self._check_all_used({head, *aux})
+            self._check_all_used(ends)
         if self.problems:
             raise PipelineError(self.problems)
-        return self._graph(classes, strategies, head, aux)
+        return replace(self._graph(classes, strategies, ends, head, aux, activations), watched=seen)
 
     def _graph(
-        self, classes: int, strategies: Mapping[str, TapStrategy], head: str, aux: tuple[str, ...]
+        self,
+        classes: int,
+        strategies: Mapping[str, TapStrategy],
+        ends: set[str],
+        head: str,
+        aux: tuple[str, ...],
+        activations: tuple[ActivationPlan, ...],
     ) -> GraphPlan:
         nodes = tuple(node for node in self.nodes.values() if node)
-        used = {name for node in nodes for name in _names(node.inputs)} | {head, *aux}
+        used = {name for node in nodes for name in _names(node.inputs)} | ends
         features = {IMAGE: self._image()}
         backbones = []
         for name, backbone in self.settings.backbones.items():
@@ -175,7 +201,9 @@ class _Planner:
         for node in nodes:
             features |= {f.name: f for f in (node.output, *node.sides)}
         upsample = self.settings.head.upsample
-        return GraphPlan(self.image, classes, tuple(backbones), nodes, features, head, upsample, aux)
+        return GraphPlan(
+            self.image, classes, tuple(backbones), nodes, features, head, upsample, aux, activations
+        )
 
     def _problem(self, path: Path, message: str) -> None:
         self.problems.append(Problem(("model", *path), message))
@@ -236,15 +264,39 @@ class _Planner:
         return {name: self.settings.taps.get(name, default) for name in self.settings.backbones}
 
     def _narrow(self, name: str, layers: Sequence[str]) -> None:
-        known = _names(self.declared[name])
+        """Keep what a strategy lists: declared features or, where it lists no such, layers of any depth."""
+        declared, others = self.declared[name], self._undeclared(name, layers)
+        picked: dict[str, FeatureInfo] = {}
         for index, layer in enumerate(layers):
-            if not any(fnmatchcase(k, layer) for k in known):
-                near = did_you_mean(layer, known)
-                message = f"backbone {name!r} has no feature {layer!r}{near} (it has: {_listed(known)})"
+            found = _matching(declared, layer) or _matching(others, layer)
+            if not found:
+                known = _names(declared)
+                near = did_you_mean(layer, [*known, *_names(others)])
+                message = (
+                    f"backbone {name!r} has no layer {layer!r}{near} (it has: {_listed(known)}; "
+                    "`medfuse taps FILE` lists every layer)"
+                )
                 self._problem(("taps", name, "layers", index), message)
-        self.declared[name] = tuple(
-            f for f in self.declared[name] if any(fnmatchcase(f.name, layer) for layer in layers)
-        )
+            picked |= {f.name: f for f in found}
+        if picked:
+            self.declared[name] = tuple(sorted(picked.values(), key=lambda f: prod(f.stride)))
+        else:
+            del self.declared[name]  # or every reference to it would be a problem too
+
+    def _undeclared(self, name: str, layers: Sequence[str]) -> tuple[FeatureInfo, ...]:
+        """The other layers that make maps, where one of `layers` is no declared feature: found by a trial."""
+        declared, backbone = self.declared[name], self.settings.backbones[name]
+        if all(_matching(declared, layer) for layer in layers):
+            return ()  # planning then needs no torch
+        from medfuse.model.layers import find_layers
+
+        try:
+            with placed(("model", "backbones", name), backbone):
+                found = find_layers(lambda: backbone.build(self.image), self.image)
+        except PipelineError as error:
+            self.problems += error.problems
+            return ()
+        return tuple(f for layer in found if layer.name and (f := layer.feature()))
 
     # ---- names → feature maps
 
@@ -373,10 +425,36 @@ class _Planner:
                 names.append(feature.name)
         return tuple(names)
 
+    def _activations(self) -> Iterable[ActivationPlan]:
+        for name, loss in self.settings.activation_losses.items():
+            path = ("activation_losses", name)
+            found = [self._resolve(m, (*path, "maps", index)) for index, m in enumerate(loss.maps)]
+            if None in found:
+                continue
+            maps = tuple(feature for features in found for feature in features or ())
+            try:
+                with placed(("model", *path), loss):
+                    loss.plan(maps)
+            except PipelineError as error:
+                self.problems += error.problems
+            else:
+                yield ActivationPlan(name, loss, maps)
+
+    def _watched(self, places: Mapping[str, Path]) -> tuple[str, ...]:
+        names: list[str] = []
+        for reference, path in places.items():
+            before = len(self.problems)
+            found = self._resolve(reference, ())
+            if found and len(found) > 1:
+                self._problem((), f"one map is looked at; choose one of {_listed(_names(found))}")
+            self.problems[before:] = [replace(p, path=path) for p in self.problems[before:]]
+            names += _names(found or ())
+        return tuple(names)
+
     # ---- nothing idle
 
     def _check_all_used(self, wanted: set[str]) -> None:
-        """Every node, backbone and listed tap must reach the head or an auxiliary head."""
+        """Every node, backbone and listed tap must reach a head or a loss."""
         wanted = set(wanted)
         for node in reversed([n for n in self.nodes.values() if n]):
             if wanted & set(_names((node.output, *node.sides))):
@@ -403,6 +481,10 @@ class _Planner:
 def _on_grid(inputs: Sequence[FeatureInfo], reference: tuple[int, ...]) -> list[FeatureInfo]:
     stride = tuple(inputs[index].stride[axis] for axis, index in enumerate(reference))
     return [replace(f, stride=stride) for f in inputs]
+
+
+def _matching(features: Iterable[FeatureInfo], pattern: str) -> list[FeatureInfo]:
+    return [f for f in features if fnmatchcase(f.name, pattern)]
 
 
 def _names(features: Iterable[FeatureInfo]) -> list[str]:

@@ -35,8 +35,8 @@ class _Node:
 class Segmenter(nn.Module):
     """image (batch, channels, *spatial) → logits (batch, classes, *spatial), for any spatial size.
 
-    With `aux`, names of auxiliary heads: (logits, {name: logits on that map's own grid}). What neither the
-    head nor a named auxiliary head needs is not computed.
+    With `aux`, names of auxiliary heads: (logits, {name: logits on that map's own grid}). With `maps`, names
+    of taps or nodes: (logits, the same, {name: map}). What nobody asks for is not computed.
     """
 
     def __init__(self, plan: GraphPlan) -> None:
@@ -68,12 +68,15 @@ class Segmenter(nn.Module):
             for node in plan.nodes
         )
 
-    def forward(self, image: Tensor, aux: tuple[str, ...] = ()) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        maps = self._maps(image, (self._head_input, *aux))
-        logits = resize(self.head(maps[self._head_input]), image.shape[2:], self._upsample)
-        if not aux:
+    def forward(
+        self, image: Tensor, aux: tuple[str, ...] = (), maps: tuple[str, ...] = ()
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]] | tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        made = self._maps(image, (self._head_input, *aux, *maps))
+        logits = resize(self.head(made[self._head_input]), image.shape[2:], self._upsample)
+        if not aux and not maps:
             return logits
-        return logits, {name: self.aux[_key(name)](maps[name]) for name in aux}
+        inner = {name: self.aux[_key(name)](made[name]) for name in aux}
+        return (logits, inner, {name: made[name] for name in maps}) if maps else (logits, inner)
 
     def _maps(self, image: Tensor, wanted: tuple[str, ...]) -> dict[str, Tensor]:
         """`wanted`, and all that is computed on the way to them."""

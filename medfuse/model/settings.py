@@ -4,8 +4,25 @@ from typing import Literal
 
 from pydantic import Field
 
-from medfuse.core.section import Section
-from medfuse.registry import AuxScheduleField, BackboneField, FusionBlockField, LossField, TapStrategyField
+from medfuse.core.section import ConfigPath, Section
+from medfuse.registry import (
+    ActivationLossField,
+    AuxScheduleField,
+    BackboneField,
+    FusionBlockField,
+    LossField,
+    TapStrategyField,
+)
+
+
+class TransferSettings(Section):
+    """Weights that a backbone starts from."""
+
+    weights: ConfigPath = Field(description="a .safetensors, .pt or .pth file")
+    prefix: str = Field("", description="take only what lies below it in the file, such as `backbone`")
+    match: Literal["name", "order"] = Field(
+        "name", description="order: what has no match by name is matched by its place and shape"
+    )
 
 
 class HeadSettings(Section):
@@ -31,9 +48,15 @@ class ModelSettings(Section):
     """Backbones, taps, the fusion graph, the head and the auxiliary heads."""
 
     backbones: dict[str, BackboneField] = Field(min_length=1, description="networks by name")
+    transfer: dict[str, TransferSettings] = Field(
+        default_factory=dict, description="weights that backbones start from, by their names"
+    )
     taps: dict[str, TapStrategyField] = Field(
         default_factory=dict, description="how each backbone is tapped; forward_hook where not said"
     )
     fusion: dict[str, FusionBlockField] = Field(default_factory=dict, description="named nodes of the graph")
     head: HeadSettings = Field(description="the main output")
     aux: AuxSettings | None = Field(None, description="auxiliary heads")
+    activation_losses: dict[str, ActivationLossField] = Field(
+        default_factory=dict, description="named losses on taps or nodes themselves"
+    )

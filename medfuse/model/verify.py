@@ -19,11 +19,15 @@ from medfuse.model.trial import trial, try_out
 
 @dataclass(frozen=True)
 class VerifiedFacts:
-    """What is known once the model has run: parameters in all and by part, real sizes of maps by name."""
+    """What is known once the model has run: parameters in all and by part, real sizes of maps by name.
+
+    `parameter_shapes` are those of every parameter, by its name.
+    """
 
     parameters: int
     parameters_by_part: Mapping[str, int]
     sizes: Mapping[str, tuple[int, ...]]
+    parameter_shapes: Mapping[str, tuple[int, ...]]
 
 
 def verify(plan: GraphPlan) -> VerifiedFacts:
@@ -66,7 +70,8 @@ class _Witness:
         assert tuple(logits.shape[1:]) == (self.plan.classes, *self.plan.image.patch_size)
         parts = {**self.model.backbones, **self.model.fusion, "head": self.model.head, "aux": self.model.aux}
         by_part = {name: _count(part) for name, part in parts.items()}
-        return VerifiedFacts(_count(self.model), by_part, self.sizes)
+        shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
+        return VerifiedFacts(_count(self.model), by_part, self.sizes, shapes)
 
     def _watch(self, module: nn.Module, path: Path, plugin: Plugin, declared: Sequence[FeatureInfo]) -> None:
         module.register_forward_pre_hook(partial(self._enter, path, plugin))

@@ -13,6 +13,7 @@ from medfuse.core.errors import DataError
 from medfuse.core.files import write_text
 from medfuse.report.curves import Row, curves_svg
 from medfuse.report.evaluate import EvaluatedCase, Evaluation
+from medfuse.report.feature_maps import Picture
 from medfuse.report.graph import GraphNode, graph_svg, graph_words
 from medfuse.report.overlays import OverlayCase, overlay_png
 from medfuse.report.summary import summarise
@@ -22,6 +23,7 @@ from medfuse.report.summary import summarise
 class ReportContent:
     """What a report tells. `date` is text; `images` maps case names to the image files under the overlays.
 
+    `pictures`, by case names too, show what is inside the network; only chosen cases' are drawn.
     `repeat` maps headings ("command", "versions", "data hashes", "machine", …) to text. An empty part is
     left out of the page.
     """
@@ -32,6 +34,7 @@ class ReportContent:
     graph: Sequence[GraphNode] = ()
     rows: Sequence[Row] = ()
     images: Mapping[str, Path] = field(default_factory=dict)
+    pictures: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
     ct: bool = False
     tolerance_mm: float = 1e-3
     pipeline: str = ""
@@ -51,6 +54,7 @@ def page(content: ReportContent) -> str:
         _section("Model", _model(content.graph)) if content.graph else "",
         _section("Training", _curves(content.rows)),
         _section("Cases", _overlays(content) + _table(content.evaluation)),
+        _section("Inside the network", _pictures(content)),
         _section("How to repeat it", _repeat(content)),
     ]
     title = escape(f"{content.name}: segmentation report")
@@ -171,6 +175,20 @@ def _overlay(words: str, case: EvaluatedCase, content: ReportContent) -> str:
         "line. The patient's right is on the left."
     )
     return f"<figure>{_image(picture, 'png', alt)}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _pictures(content: ReportContent) -> str:
+    figures = [
+        f"<figure>{_image(picture.png, 'png', picture.words)}<figcaption>"
+        f"{escape(f'{words.capitalize()} case, {case.name}: {picture.words}')}</figcaption></figure>"
+        for words, case in chosen_cases(content.evaluation.cases)
+        for picture in content.pictures.get(case.name, ())
+    ]
+    words = (
+        "Each picture shows one axial slice of one window, where most of the prediction is; the patient's "
+        "right is on the left."
+    )
+    return f"{''.join(figures)}<p>{words}</p>" if figures else ""
 
 
 def _table(evaluation: Evaluation) -> str:

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,12 @@ from medfuse.core.errors import CheckpointError, MedfuseError
 from medfuse.core.files import atomic
 from medfuse.core.reporter import Reporter
 from medfuse.train.budget import Budget
+from medfuse.train.guided import Guided
 from medfuse.train.log import MetricsLog
 from medfuse.train.objective import Objective
 from medfuse.train.optimizer import make_optimizer, peak_rate, rate_factor
+from medfuse.train.parts import Parts
+from medfuse.train.pseudo import IGNORED, PseudoLabels
 from medfuse.train.settings import TrainSettings
 
 Batches = Callable[[int], Generator[Mapping[str, Tensor], None, None]]
@@ -53,20 +56,22 @@ class _Window:
     """Means since the last row of the log."""
 
     sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     steps: int = 0
     began: float = field(default_factory=time.perf_counter)
     waited: float = 0.0
 
-    def add(self, parts: Mapping[str, Tensor], total: Tensor, waited: float) -> None:
+    def add(self, numbers: Mapping[str, float | Tensor], waited: float) -> None:
         self.steps += 1
         self.waited += waited
-        for name, value in {"loss": total.detach(), **{f"loss/{k}": v for k, v in parts.items()}}.items():
+        for name, value in numbers.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def row(self) -> dict[str, float]:
         seconds = time.perf_counter() - self.began
         return {
-            **{name: value / self.steps for name, value in self.sums.items()},
+            **{name: value / self.counts[name] for name, value in self.sums.items()},
             "steps_per_second": self.steps / seconds,
             "wait_share": self.waited / seconds,
         }
@@ -83,33 +88,47 @@ def fit(
     save: Save,
     folder: Path,
     reporter: Reporter,
+    guided: Guided | None = None,
+    pseudo: PseudoLabels | None = None,
 ) -> Progress:
     """Train until the budget is spent, or carry on from `folder/training_state.pt`.
 
     Each epoch ends with `validate` and `save`. Raises MedfuseError where the loss stops being a number.
     """
     budget, state_file = Budget.of(settings), folder / "training_state.pt"
-    optimizer = make_optimizer(model.parameters(), settings)
+    learned = objective.learned().to(fabric.device)
+    by_part = Parts(model, settings.parts)
+    others = {"params": [*learned.parameters()], "factor": 1.0, "weight_decay": 0.0}
+    optimizer = make_optimizer([*by_part.groups(), others], settings)
     average = _Average(model, settings.average) if settings.average else None
-    progress = _restore(state_file, model, optimizer, average)
+    trained = _Trained(model, optimizer, learned, average.model if average else None)
+    progress = trained.restore(state_file)
     if budget.progress(progress.step, progress.seconds) >= 1:
         return progress
     if progress.step:
         reporter.say(f"carrying on from step {progress.step}")
+    by_part.enter(progress.step // settings.steps_per_epoch)
     network, optimizer = _set_up(model, optimizer, fabric, settings, batches, objective, reporter)
 
     clock = _Clock(progress.seconds)
     saved = time.monotonic()
     with (
         closing(batches(progress.step)) as stream,
+        closing(pseudo) if pseudo else nullcontext(),
         MetricsLog(folder, step=progress.step) as log,
         reporter.track("training", 1000) as advance,
     ):
         window, loss, dice = _Window(), "", ""
         while (done := budget.progress(progress.step, clock.seconds())) < 1:
             waiting = time.perf_counter()
-            batch = next(stream)
+            batch, unlabelled = next(stream), pseudo.draw(progress.step, done) if pseudo else None
             waited = time.perf_counter() - waiting
+            if guided and guided.is_due(progress.step, done):
+                batch = _changed(batch, guided, model, fabric, progress.step)
+            taught: dict[str, float | Tensor] = {}
+            if pseudo and unlabelled:
+                teacher = pseudo.teacher or (average.model if average else model)
+                taught = _teach(network, teacher, fabric, pseudo, unlabelled, pseudo.weight(done))
             weights = objective.weights(*budget.schedule_step(done))
             rate = peak_rate(settings) * rate_factor(done, settings)
             total, parts = _step(network, optimizer, fabric, objective, settings, batch, weights, rate)
@@ -119,7 +138,9 @@ def fit(
             done = budget.progress(progress.step, clock.seconds())
             epoch_ends = done >= 1 or progress.step % settings.steps_per_epoch == 0
 
-            window.add(parts, total, waited)
+            losses = {f"loss/{name}": part for name, part in parts.items()}
+            extra = taught["weight/pseudo"] * taught["loss/pseudo"] if taught else 0.0
+            window.add({"loss": total.detach() + extra, **losses, **taught}, waited)
             if epoch_ends or window.steps == _LOG_EVERY:
                 row, window = window.row(), _Window()
                 _stop_where_lost(row["loss"], progress.step)
@@ -132,6 +153,7 @@ def fit(
             if epoch_ends:
                 judged = average.model if average else model
                 scores = _validate(judged, validate)
+                by_part.enter(progress.step // settings.steps_per_epoch)
                 log.write({"step": progress.step, "seconds": clock.seconds(), **scores})
                 dice = f"  Dice {scores['dice']:.3f}" if "dice" in scores else ""
                 facts = {"step": progress.step, **scores}
@@ -142,7 +164,7 @@ def fit(
                 window = _Window()
             if epoch_ends or time.monotonic() - saved > _STATE_EVERY:
                 progress.seconds = clock.seconds()
-                _keep(state_file, model, optimizer, average, progress)
+                trained.keep(state_file, progress)
                 saved = time.monotonic()
     return progress
 
@@ -197,7 +219,7 @@ def _step(
     image, label = fabric.to_device((batch["image"], batch["label"]))
     image = image.contiguous(memory_format=channels_last(image.ndim))
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["factor"]
     total, parts = objective(network, image, label, weights)
     fabric.backward(total)
     if settings.clip:
@@ -206,6 +228,41 @@ def _step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total, parts
+
+
+def _changed(
+    batch: Mapping[str, Tensor], guided: Guided, model: nn.Module, fabric: Fabric, step: int
+) -> dict[str, Tensor]:
+    """The batch as the network's own maps have it changed."""
+    image, label = fabric.to_device((batch["image"], batch["label"]))
+    with fabric.autocast():
+        activation = guided.look(model, image.contiguous(memory_format=channels_last(image.ndim)))
+    image, label = guided.change(image, label, activation, step)
+    return {"image": image, "label": label}
+
+
+def _teach(
+    network: Callable[..., Any],
+    teacher: nn.Module,
+    fabric: Fabric,
+    pseudo: PseudoLabels,
+    batch: Mapping[str, Tensor],
+    weight: float,
+) -> dict[str, float | Tensor]:
+    """Adds the gradient of the loss on unlabelled patches to that of the step; numbers for the log.
+
+    Where the teacher is sure of nothing the network is not called, and so nothing in it changes.
+    """
+    image, weak = fabric.to_device((batch["image"], batch["weak"]))
+    image, weak = (x.contiguous(memory_format=channels_last(x.ndim)) for x in (image, weak))
+    with fabric.autocast():
+        labels = pseudo.labels(teacher, weak)
+    confident = float((labels != IGNORED).float().mean())
+    loss = torch.zeros(())
+    if confident:
+        loss = pseudo.loss(network, image, labels)
+        fabric.backward(weight * loss)
+    return {"loss/pseudo": loss.detach(), "weight/pseudo": weight, "pseudo/confident": confident}
 
 
 def _validate(model: nn.Module, validate: Validate) -> dict[str, float]:
@@ -254,44 +311,38 @@ class _Average:
         torch._foreach_lerp_(mine, theirs, 1 - decay)
 
 
-def _keep(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: _Average | None,
-    progress: Progress,
-) -> None:
-    """Write everything that carrying on needs. Plain tensors and numbers: loading executes no code."""
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "average": average.model.state_dict() if average else None,
-        "progress": vars(progress),
-        "random": torch.get_rng_state(),
-    }
-    with atomic(path) as temporary:
-        torch.save(state, temporary)
+@dataclass(frozen=True)
+class _Trained:
+    """Everything that training changes, and so what carrying on needs."""
 
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    objective: nn.Module
+    average: nn.Module | None
 
-def _restore(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: _Average | None
-) -> Progress:
-    if not path.exists():
-        return Progress()
-    state = _read(path)
-    try:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if average:
-            average.model.load_state_dict(state["average"])
-        torch.set_rng_state(state["random"])
-        return Progress(**state["progress"])
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{path}: is the training state of another model, or damaged ({reason[:120]}); "
-            "delete it to train again from the start, or give the run another name"
-        ) from error
+    def keep(self, path: Path, progress: Progress) -> None:
+        """Write it down. Plain tensors and numbers: loading executes no code."""
+        state = {name: None if part is None else part.state_dict() for name, part in vars(self).items()}
+        with atomic(path) as temporary:
+            torch.save({**state, "progress": vars(progress), "random": torch.get_rng_state()}, temporary)
+
+    def restore(self, path: Path) -> Progress:
+        """Read it back where there is any. Raises CheckpointError."""
+        if not path.exists():
+            return Progress()
+        state = _read(path)
+        try:
+            for name, part in vars(self).items():
+                if part is not None:
+                    part.load_state_dict(state[name])
+            torch.set_rng_state(state["random"])
+            return Progress(**state["progress"])
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(
+                f"{path}: is the training state of another model, or damaged ({reason[:120]}); "
+                "delete it to train again from the start, or give the run another name"
+            ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""What training minimises: the main loss plus each auxiliary loss times its weight now."""
+"""What training minimises: the main loss, auxiliary losses times their weights now, losses on activations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from medfuse.api import AuxSchedule
@@ -14,40 +15,68 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Objective:
-    """Losses of the main head and of the auxiliary heads.
+class ActivationTerm:
+    """A loss on inner maps: a module that takes them, in order, and gives a scalar."""
 
-    The model is called as `model(image)` → logits, or `model(image, aux=names)` → (logits, {name: logits}).
-    A head whose weight is 0 is not asked for, so nothing is computed for it.
+    name: str
+    maps: tuple[str, ...]
+    weight: float
+    loss: nn.Module
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Losses of the main head, of the auxiliary heads, and on activations.
+
+    The model is called as `model(image)` → logits, or `model(image, aux=names)` → (logits, {name: logits}),
+    or with `maps=names` too → (logits, the same, {name: map}). What has a weight of 0 is not asked for, so
+    nothing is computed for it. Where the schedule learns its weights, `balance` adds up the losses of the
+    heads (AuxSchedule.balance).
     """
 
     loss: LossFunction
     heads: tuple[str, ...] = ()
     schedule: AuxSchedule | None = None
     aux_loss: LossFunction | None = None
+    balance: nn.Module | None = None
+    activations: tuple[ActivationTerm, ...] = ()
+
+    def learned(self) -> nn.Module:
+        """What the objective itself learns, as one module."""
+        balance = [self.balance] if self.balance is not None else []
+        return nn.ModuleList([*balance, *(term.loss for term in self.activations)])
 
     def weights(self, step: int, total_steps: int) -> dict[str, float]:
         """The weight of each auxiliary head at `step`."""
         if not self.heads or self.schedule is None:
             return {}
+        if self.balance is not None:
+            return dict(zip(self.heads, self.balance.weights()[1:], strict=True))
         return dict(zip(self.heads, self.schedule.weights(step, total_steps, len(self.heads)), strict=True))
 
     def __call__(
         self, model: Callable[..., object], image: Tensor, label: Tensor, weights: dict[str, float]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total, a scalar with a gradient, and its parts: `main` and each active head, unweighted.
+        """The total, a scalar with a gradient, and its parts, unweighted: `main`, active heads, activations.
 
         image: (batch, channels, *patch_size). label: (batch, 1, *patch_size), class indices.
         """
-        active = tuple(name for name, weight in weights.items() if weight > 0)
-        logits, inner = _outputs(model, image, active)
-        total = self.loss(logits, label)
-        parts = {"main": total.detach()}
-        for name in active:
-            part = (self.aux_loss or self.loss)(inner[name], shrink(label, inner[name].shape[2:]))
-            parts[name] = part.detach()
-            total = total + weights[name] * part
-        return total, parts
+        heads = tuple(name for name, weight in weights.items() if weight > 0)
+        terms = [term for term in self.activations if term.weight > 0]
+        maps = tuple(dict.fromkeys(name for term in terms for name in term.maps))
+        logits, inner, made = _outputs(model, image, heads, maps)
+        parts = {"main": self.loss(logits, label)}
+        for name in heads:
+            target = shrink(label, inner[name].shape[2:])
+            parts[name] = (self.aux_loss or self.loss)(inner[name], target)
+        if self.balance is not None:
+            total = self.balance(torch.stack([*parts.values()]))
+        else:
+            total = parts["main"] + sum(weights[name] * parts[name] for name in heads)
+        for term in terms:
+            parts[term.name] = term.loss(*(made[name] for name in term.maps))
+            total = total + term.weight * parts[term.name]
+        return total, {name: part.detach() for name, part in parts.items()}
 
 
 def shrink(label: Tensor, size: Sequence[int]) -> Tensor:
@@ -58,10 +87,12 @@ def shrink(label: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _outputs(
-    model: Callable[..., object], image: Tensor, active: tuple[str, ...]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    output = model(image, aux=active) if active else model(image)
+    model: Callable[..., object], image: Tensor, heads: tuple[str, ...], maps: tuple[str, ...]
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    asked = {key: names for key, names in (("aux", heads), ("maps", maps)) if names}
+    output = model(image, **asked)
     if isinstance(output, Tensor):
-        return output, {}
+        return output, {}, {}
     assert isinstance(output, tuple)
-    return output
+    logits, inner, *rest = output
+    return logits, inner, rest[0] if rest else {}

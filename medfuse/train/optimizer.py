@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,8 +12,10 @@ from torch import nn
 from medfuse.train.settings import TrainSettings
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum 0.99 (nnU-Net's), or AdamW."""
+def make_optimizer(
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], settings: TrainSettings
+) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum 0.99 (nnU-Net's), or AdamW. `parameters` as torch takes them."""
     rate = peak_rate(settings)
     if settings.optimizer == "sgd":
         return torch.optim.SGD(

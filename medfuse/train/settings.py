@@ -4,10 +4,89 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from medfuse.core.section import Section
+from medfuse.core.section import ConfigPath, Section
 
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class PartSettings(Section):
+    """How some of the parameters learn."""
+
+    rate: float = Field(1.0, ge=0, allow_inf_nan=False, description="factor of the learning rate")
+    freeze: Count | Literal["always"] | None = Field(
+        None, description="epochs for which they stay as they are, or `always`"
+    )
+
+
+class PseudoLabelSettings(Section):
+    """Confident predictions as the labels of cases without one (Lee 2013; FixMatch, Sohn et al. 2020)."""
+
+    teacher: Annotated[Literal["self"] | ConfigPath, Field(union_mode="left_to_right")] = Field(
+        "self",
+        description="self: the running mean of the weights where `average` is on, else the network as it is; "
+        "or the folder of another run, or its weights",
+    )
+    cases: Literal["test", "unlabelled", "both"] = Field(
+        "both", description="the dataset's test cases, its training cases without a label, or both"
+    )
+    confidence: float = Field(
+        0.9, gt=0, le=1, description="softmax probability above which a voxel counts; at 1 none does"
+    )
+    weight: Amount = Field(0.5, description="weight of the loss, beside the 1 of the main loss")
+    begin: Share = Field(0.3, description="share of training before the first pseudo-label")
+    ramp: Share = Field(0.2, description="share of training over which the weight then rises from 0")
+    heads: tuple[str, ...] = Field(
+        ("main",), min_length=1, description="heads that learn from them: `main`, or names of auxiliary heads"
+    )
+    share: float = Field(
+        0.5, gt=0, le=1, description="share of steps that have a batch of unlabelled patches too"
+    )
+
+
+class RegionSettings(Section):
+    """Changes of intensity in one region, each with its probability per patch, as in `augment`."""
+
+    noise: Share = Field(0.0, description="probability of gaussian noise")
+    blur: Share = Field(0.0, description="probability of gaussian blur")
+    brightness: Share = Field(0.0, description="probability of a brightness factor of 0.75 to 1.25")
+    contrast: Share = Field(0.0, description="probability of a contrast factor of 0.75 to 1.25")
+    gamma: Share = Field(0.0, description="probability of a gamma of 0.7 to 1.5")
+    strength: float = Field(1.0, gt=0, le=3, description="how far the changes go, as a factor of the above")
+
+
+class GuidedSettings(Section):
+    """Augmentation that differs where a map of the network, as it is now, is high.
+
+    Below `train` and not `augment`: the network is in the training process, not in those that load patches.
+    """
+
+    map: str = Field(description="the tap or node whose mean |activation| over channels decides")
+    percentile: float | None = Field(None, ge=0, le=100, description="high: above this percentile of a patch")
+    threshold: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="high: above this mean |activation|"
+    )
+    inside: RegionSettings | None = Field(None, description="changes of intensity where it is high")
+    outside: RegionSettings | None = Field(None, description="changes of intensity elsewhere")
+    erase: Share = Field(0.0, description="probability that the high region is set to its mean")
+    deform: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="largest random displacement of the high region, image and label, in voxels of the "
+        "finest axis",
+    )
+    every: Count = Field(1, description="steps from one changed batch to the next")
+    begin: Share = Field(0.1, description="share of training before the first, as a fresh map means nothing")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "GuidedSettings":
+        if (self.percentile is None) == (self.threshold is None):
+            raise ValueError("say what is high once: give percentile or threshold")
+        if not (self.inside or self.outside or self.erase or self.deform):
+            raise ValueError("nothing is changed; give inside, outside, erase or deform")
+        return self
 
 
 class TrainSettings(Section):
@@ -27,6 +106,16 @@ class TrainSettings(Section):
     )
     warmup: float = Field(
         0.0, ge=0, lt=1, description="share of the budget over which the learning rate rises from 0"
+    )
+    parts: dict[str, PartSettings] = Field(
+        default_factory=dict,
+        description="parameters, as globs such as `backbones.encoder.*`; the first that matches one counts",
+    )
+    pseudo_labels: PseudoLabelSettings | None = Field(
+        None, description="learning from cases without a label; off where not given"
+    )
+    guided: GuidedSettings | None = Field(
+        None, description="augmentation that the network's own maps guide; off where not given"
     )
     clip: float = Field(12.0, ge=0, description="largest gradient norm; 0 for no clipping")
     average: float = Field(

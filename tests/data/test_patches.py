@@ -73,3 +73,15 @@ def test_a_forced_2d_patch_lies_on_a_slice_with_foreground(store, plan):
 def test_no_training_cases_is_refused(store, plan):
     with pytest.raises(DataError, match="no training cases"):
         sampler(store, plan, names=())
+
+
+def test_an_unlabelled_patch_comes_as_it_was_before_its_intensities_changed_too(store, plan):
+    moved = {"rotate": 1, "mirror": ("x", "y")}
+    unlabelled = dataclasses.replace(
+        sampler(store, plan, augment=AugmentSettings(noise=1, **moved)), unlabelled=True
+    )
+    pair = unlabelled.draw(0)
+    still = sampler(store, plan, augment=STILL.model_copy(update=moved)).draw(0)
+    assert torch.equal(pair["weak"], still["image"])
+    assert not torch.equal(pair["image"], pair["weak"])
+    assert "label" not in pair

@@ -125,3 +125,21 @@ def test_a_damaged_array_is_named(store):
     (store.folder / "a.image.b2nd").write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"a\.image\.b2nd: is missing or damaged"):
         store.read_case("a")
+
+
+def test_a_case_without_a_label_is_stored_without_one(make_case, plan, empty_store):
+    build(empty_store, [dataclasses.replace(make_case(), label=None)], Preprocessor(plan))
+    image, label = empty_store.read_patch("a", (0, 0, 0), (4, 4, 4))
+    assert image.all()
+    assert not label.any()
+    assert not (empty_store.folder / "a.label.b2nd").exists()
+
+
+def test_a_case_without_a_label_is_written_once_and_again_when_it_gets_one(make_case, plan, empty_store):
+    case = make_case()
+    build(empty_store, [dataclasses.replace(case, label=None)], Preprocessor(plan))
+    before = written(empty_store)
+    build(empty_store, [dataclasses.replace(case, label=None)], Preprocessor(plan))
+    assert written(empty_store) == before
+    build(empty_store, [case], Preprocessor(plan))
+    assert empty_store.read_case("a")[1].any()

@@ -12,7 +12,7 @@ from medfuse import CheckpointError, MedfuseError, registry
 from medfuse.core.reporter import Reporter
 from medfuse.train.log import read_rows
 from medfuse.train.loop import fit
-from medfuse.train.objective import Objective
+from medfuse.train.objective import ActivationTerm, Objective
 from medfuse.train.settings import TrainSettings
 
 
@@ -163,3 +163,50 @@ def test_auxiliary_losses_and_their_weights_are_logged(tmp_path):
     row = read_rows(tmp_path / "metrics.jsonl")[0]
     assert row["weight/inner"] == 0.25
     assert row["loss"] == pytest.approx(row["loss/main"] + 0.25 * row["loss/inner"], rel=1e-5)
+
+
+def uncertain() -> Objective:
+    schedule = registry.get("medfuse.aux_schedules", "uncertainty")(start=0.5)
+    return Objective(cross_entropy, ("inner",), schedule, balance=schedule.balance(1))
+
+
+def test_learned_weights_are_trained_and_logged(tmp_path):
+    train(tmp_path, TwoHeads(), steps=30, objective=uncertain(), learning_rate=0.1)
+    weights = [row["weight/inner"] for row in read_rows(tmp_path / "metrics.jsonl") if "loss" in row]
+    assert weights[-1] != pytest.approx(0.5, abs=1e-3)
+
+
+def test_learned_weights_are_carried_on(tmp_path):
+    first, again = uncertain(), uncertain()
+    train(tmp_path, TwoHeads(), steps=10, objective=first, learning_rate=0.1)
+    train(tmp_path, TwoHeads(), steps=10, objective=again, learning_rate=0.1)
+    assert again.balance.weights() == first.balance.weights() != [1.0, 0.5]
+
+
+class Mapped(TwoHeads):
+    def forward(self, image, aux=(), maps=()):
+        logits = super().forward(image)
+        return (logits, {}, dict.fromkeys(maps, logits)) if maps else logits
+
+
+def test_losses_on_activations_count_by_their_weight_and_are_logged(tmp_path):
+    plugin = registry.get("medfuse.activation_losses", "l2")(maps=("conv",), weight=0.5)
+    term = ActivationTerm("small", ("conv",), 0.5, plugin.build(()))
+    train(tmp_path, Mapped(), steps=10, objective=Objective(cross_entropy, activations=(term,)))
+    row = read_rows(tmp_path / "metrics.jsonl")[0]
+    assert row["loss"] == pytest.approx(row["loss/main"] + 0.5 * row["loss/small"], rel=1e-5)
+
+
+def test_the_projection_of_a_loss_on_activations_is_trained_and_carried_on(tmp_path):
+    def objective() -> Objective:
+        torch.manual_seed(0)
+        loss = nn.ModuleDict({"w": nn.Conv2d(2, 1, 1)})
+        loss.forward = lambda x: loss["w"](x).square().mean()
+        return Objective(cross_entropy, activations=(ActivationTerm("w", ("conv",), 1.0, loss),))
+
+    first, again = objective(), objective()
+    train(tmp_path, Mapped(), steps=10, objective=first, learning_rate=0.1)
+    train(tmp_path, Mapped(), steps=10, objective=again, learning_rate=0.1)
+    trained = first.activations[0].loss["w"].weight
+    assert not torch.equal(trained, objective().activations[0].loss["w"].weight)
+    assert torch.equal(again.activations[0].loss["w"].weight, trained)

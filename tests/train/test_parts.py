@@ -1,11 +1,20 @@
-"""Budget, learning rate and objective as arithmetic."""
+"""Budget, learning rate and objective as arithmetic; parts of a network that learn in their own way."""
+
+import itertools
+from collections.abc import Mapping
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from torch import nn
 
+from medfuse import PipelineError
+from medfuse.core.reporter import Reporter
 from medfuse.train.budget import Budget
-from medfuse.train.objective import shrink
+from medfuse.train.loop import fit
+from medfuse.train.objective import Objective, shrink
 from medfuse.train.optimizer import rate_factor
+from medfuse.train.parts import Parts, part_problems
 from medfuse.train.settings import TrainSettings
 
 
@@ -40,3 +49,134 @@ def test_a_shrunken_target_keeps_its_classes():
     assert small.shape == (1, 1, 5, 4)
     assert set(small.unique().tolist()) <= set(label.unique().tolist())
     assert small.dtype == label.dtype
+
+
+# ---- parts of the network
+
+
+class Net(nn.Module):
+    """An encoder with running statistics, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.Dropout(0.5))
+        self.head = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x):
+        return self.head(self.encoder(x))
+
+
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+def settings(**parts) -> TrainSettings:
+    return TrainSettings(steps=6, steps_per_epoch=2, decay="none", learning_rate=0.1, parts=parts)
+
+
+def train(folder, model, parts, *, steps=6, seen=None) -> Net:
+    """`seen` gets the encoder's state at the end of each epoch."""
+
+    def batches(start):
+        for step in itertools.count(start):
+            image = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(step))
+            yield {"image": image, "label": (image > 0).long()}
+
+    def look(_):
+        if seen is not None:
+            seen.append({k: v.clone() for k, v in model.encoder.state_dict().items()})
+        return {}
+
+    fit(
+        model,
+        fabric=Fabric(accelerator="cpu", devices=1),
+        settings=settings(**parts).model_copy(update={"steps": steps}),
+        objective=Objective(lambda logits, label: nn.functional.cross_entropy(logits, label[:, 0])),
+        batches=batches,
+        validate=look,
+        save=lambda *_: None,
+        folder=folder,
+        reporter=Reporter(quiet=True),
+    )
+    return model
+
+
+def moved(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> set[str]:
+    return {k for k in a if not torch.equal(a[k], b[k])}
+
+
+def test_what_is_frozen_for_good_is_the_same_to_the_last_bit(tmp_path):
+    model = train(tmp_path, net(), {"encoder.*": {"freeze": "always"}})
+    assert moved(net().encoder.state_dict(), model.encoder.state_dict()) == set()
+    assert moved(net().head.state_dict(), model.head.state_dict()) == {"weight", "bias"}
+
+
+def test_what_is_frozen_for_a_while_moves_after_that_epoch(tmp_path):
+    seen: list[dict[str, torch.Tensor]] = []
+    model = train(tmp_path, net(), {"encoder.*": {"freeze": 2}}, seen=seen)
+    assert moved(seen[0], net().encoder.state_dict()) == moved(seen[1], seen[0]) == set()
+    assert moved(seen[2], seen[1]) == set(seen[1])
+    assert model.encoder.training
+
+
+def test_a_frozen_run_in_two_parts_ends_with_the_weights_of_one(tmp_path):
+    parts = {"encoder.*": {"freeze": 2, "rate": 0.5}}
+    whole = train(tmp_path / "whole", net(), parts)
+    train(tmp_path / "parts", net(), parts, steps=3)
+    resumed = train(tmp_path / "parts", net(), parts)
+    assert moved(whole.state_dict(), resumed.state_dict()) == set()
+
+
+def test_half_of_the_rate_is_half_of_the_first_step(tmp_path):
+    whole = train(tmp_path / "whole", net(), {}, steps=1)
+    half = train(tmp_path / "half", net(), {"head.*": {"rate": 0.5}}, steps=1)
+    start = net().head.weight
+    torch.testing.assert_close(half.head.weight - start, (whole.head.weight - start) / 2)
+    assert torch.equal(half.encoder[0].weight, whole.encoder[0].weight)
+
+
+def test_a_rate_of_nothing_changes_no_weight_but_statistics(tmp_path):
+    model = train(tmp_path, net(), {"encoder.*": {"rate": 0}})
+    assert moved(net().encoder.state_dict(), model.encoder.state_dict()) == {
+        "1.running_mean",
+        "1.running_var",
+        "1.num_batches_tracked",
+    }
+
+
+def test_a_module_is_in_eval_mode_where_all_of_it_is_frozen():
+    model = net()
+    Parts(model, settings(**{"encoder.1.*": {"freeze": 1}}).parts).enter(0)
+    assert [m.training for m in model.encoder] == [True, False, True]
+    Parts(model, settings(**{"encoder.*": {"freeze": "always"}}).parts).enter(9)
+    assert not any(m.training for m in model.encoder.modules())
+    assert model.training
+
+
+def test_the_first_glob_that_matches_counts():
+    parts = settings(**{"*.bias": {"rate": 2}, "head.*": {"rate": 0.5}}).parts
+    rest, biases, head = Parts(net(), parts).groups()
+    assert [len(group["params"]) for group in (rest, biases, head)] == [2, 3, 1]
+    assert [group["factor"] for group in (rest, biases, head)] == [1, 2, 0.5]
+
+
+def test_a_glob_without_a_parameter_is_a_problem_at_its_key():
+    with pytest.raises(PipelineError) as caught:
+        Parts(net(), settings(**{"encodr.*": {}}).parts)
+    (problem,) = caught.value.problems
+    assert problem.path == ("train", "parts", "encodr.*")
+    assert "no parameter has such a name; did you mean 'encoder.*'" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"encoder": {}}, "did you mean 'encoder.*'"),
+        ({"*": {}, "head.*": {}}, "belongs to a glob before it"),
+        ({"enc*": {"freeze": 3}, "*": {"freeze": "always"}}, "everything is frozen"),
+    ],
+)
+def test_parts_that_cannot_be_meant_are_told(parts, message):
+    (problem,) = part_problems(settings(**parts).parts, dict(net().named_parameters()))
+    assert message in problem.message

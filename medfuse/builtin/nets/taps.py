@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -110,7 +111,10 @@ def _keep_only(module: nn.Module, paths: Sequence[str]) -> None:
 
 
 class Observer:
-    """What a trial pass does at some layers: how often each ran, on what, and whether it was overwritten."""
+    """What a trial pass does at some layers: how often each ran, on what, and whether it was overwritten.
+
+    `returned` is what the whole network makes.
+    """
 
     def __init__(self, backbone: nn.Module, names: Sequence[str], image: ImageInfo) -> None:
         self.names = names
@@ -121,7 +125,7 @@ class Observer:
             handles.append(module.register_forward_pre_hook(partial(self._before, name), with_kwargs=True))
             handles.append(module.register_forward_hook(partial(self._after, name)))
         try:
-            trial(backbone, image)
+            self.returned = trial(backbone, image)
         finally:
             for handle in handles:
                 handle.remove()
@@ -155,13 +159,26 @@ def layer(backbone: nn.Module, name: str) -> nn.Module:
     try:
         return backbone.get_submodule(name)
     except AttributeError as error:
-        children = ", ".join(child for child, _ in backbone.named_children())
-        raise ShapeError(f"the network has no layer {name!r} (its parts: {children})") from error
+        near = difflib.get_close_matches(name, [path for path, _ in backbone.named_modules() if path], n=3)
+        known = f"near are {', '.join(near)}" if near else f"its parts are {', '.join(_children(backbone))}"
+        raise ShapeError(
+            f"the network has no layer {name!r}; {known}; `medfuse taps FILE` lists them all"
+        ) from error
+
+
+def _children(module: nn.Module) -> list[str]:
+    return [name for name, _ in module.named_children()]
 
 
 def hook(backbone: nn.Module, names: Sequence[str], image: ImageInfo) -> Hooked:
     """Tap by hooks, tried out on `image`. Raises ShapeError where a layer never runs or makes no tensor."""
     seen = Observer(backbone, names, image)
+    check_taps(seen, names)
+    return Hooked(backbone, names, copied=[name for name in names if seen.overwritten(name)])
+
+
+def check_taps(seen: Observer, names: Sequence[str]) -> None:
+    """Each of `names` ran and made a tensor; one that ran more than once is told. Raises ShapeError."""
     for name in names:
         times = seen.ran.count(name)
         if times == 0:
@@ -171,7 +188,6 @@ def hook(backbone: nn.Module, names: Sequence[str], image: ImageInfo) -> Hooked:
             raise ShapeError(f"layer {name!r} makes a {kind} rather than a tensor; tap a layer inside it")
         if times > 1:
             log.warning("layer %s runs %d times in a forward pass; its last output is tapped", name, times)
-    return Hooked(backbone, names, copied=[name for name in names if seen.overwritten(name)])
 
 
 def truncate(backbone: nn.Module, names: Sequence[str], image: ImageInfo) -> Chain:

@@ -40,6 +40,15 @@ SAMPLES = {
     "unet_encoder": [({"base_channels": 4}, FLAT), ({"base_channels": 4, "convs": 1}, DEEP)],
     "resnet": [({"depth": 10, "norm": "group"}, FLAT), ({"depth": 10, "conv1_stride": 1}, FLAT)],
     "module": [({"target": THIS, "parameters": {"width": 3}}, FLAT)],
+    "edited": [
+        (
+            {
+                "of": {"use": "unet_encoder", "base_channels": 4},
+                "edits": [{"replace": "*.act", "by": "torch.nn.SiLU"}],
+            },
+            FLAT,
+        )
+    ],
 }
 
 

@@ -12,6 +12,8 @@ IMAGE = FeatureInfo("image", 2, (1, 1))
 A, B = FeatureInfo("a", 3, (2, 2)), FeatureInfo("b", 4, (2, 2))
 PYRAMID = [FeatureInfo("f", 4, (1, 1, 1)), FeatureInfo("g", 6, (2, 2, 1)), FeatureInfo("h", 8, (4, 4, 2))]
 DEEP = FeatureInfo("deep", 4, (16, 4))
+EQUAL = [FeatureInfo(name, 4, (2, 2)) for name in "pqr"]
+THICK = [FeatureInfo("s", 4, (2, 2, 1)), FeatureInfo("t", 8, (2, 2, 1))]
 
 
 def block(name: str, inputs, **parameters) -> FusionBlock:
@@ -26,6 +28,37 @@ SAMPLES = {
         ({"upsample": "pixelshuffle"}, [IMAGE, FeatureInfo("third", 2, (3, 1))]),
     ],
     "unet_decoder": [({}, PYRAMID), ({"convs": 1}, [B, IMAGE])],
+    **{
+        name: [({}, EQUAL), ({"channels": 5}, [A, B]), ({"channels": 2}, THICK)]
+        for name in ("add", "subtract", "multiply", "divide", "max", "mean")
+    },
+    "weighted": [
+        ({}, EQUAL),
+        ({"per": "channel", "normalize": "none"}, EQUAL),
+        ({"per": "channel", "channels": 5}, THICK),
+    ],
+    "projected_concat": [({"channels": 5}, [A, B]), ({"channels": 2, "kernel": 3}, THICK)],
+    "attention": [
+        *(({"kind": k}, [B, A]) for k in ("squeeze_excite", "spatial", "gate", "cross")),
+        *(({"kind": k}, THICK) for k in ("squeeze_excite", "spatial", "gate", "cross")),
+        ({"kind": "squeeze_excite", "reduction": 64}, [A]),
+        ({"kind": "cross", "heads": 3, "tokens": 5}, [A, B, A]),
+    ],
+    "spp": [
+        ({}, [A, B]),
+        ({"bins": [1, 3, 20], "pool": "both", "channels": 5}, THICK),
+        ({"pool": "max", "keep_input": False}, THICK[:1]),
+    ],
+    "aspp": [({}, [A, B]), ({"rates": [1, 9], "channels": 5}, THICK)],
+    "conditional_concat": [
+        ({}, [IMAGE, A]),
+        ({}, PYRAMID),
+        ({"mask": "per_channel", "channels": 5}, [DEEP, IMAGE, A]),
+    ],
+    "fpn": [({"channels": 5}, PYRAMID), ({"channels": 3, "upsample": "linear"}, [A, DEEP])],
+    "unet_plus_plus": [({}, PYRAMID), ({"convs": 1}, [B, DEEP, IMAGE]), ({}, [B, IMAGE])],
+    "hypercolumn": [({}, PYRAMID), ({"channels": None}, [A, DEEP, IMAGE])],
+    "sum_of_logits": [({}, PYRAMID), ({"channels": 3}, [A, DEEP])],
 }
 
 

@@ -55,9 +55,14 @@ class Twice(Residual):
         return self.b(self.a(self.a(x)))
 
 
-@pytest.mark.parametrize("name", registry.names(TapStrategy.group))
+@pytest.mark.parametrize("name", ["forward_hook", "sequential_truncation", "fx_graph"])
 def test_the_contract_is_kept(name):
     check_tap_strategy(registry.get(TapStrategy.group, name)())
+
+
+def test_every_strategy_has_a_contract_test():
+    built_in = {e.name for e in registry.entries(TapStrategy.group) if e.package == "medfuse"}
+    assert built_in == {"forward_hook", "sequential_truncation", "fx_graph", "native"}  # test_native.py
 
 
 @pytest.mark.parametrize("names", [("0",), ("1", "2"), ("2.1",), ("2.0", "2"), ("0", "3")])
@@ -136,16 +141,22 @@ def test_a_layer_that_never_runs_is_refused():
         attach(HOOK, Residual(), "idle")
 
 
-@pytest.mark.parametrize("strategy", [HOOK, CUT])
-def test_an_unknown_layer_lists_the_parts(strategy):
-    with pytest.raises(ShapeError, match=r"no layer 'c' \(its parts: a, b, idle\)"):
-        attach(strategy, Residual(), "c")
+@pytest.mark.parametrize("strategy", registry.names(TapStrategy.group))
+def test_an_unknown_layer_lists_near_matches(strategy):
+    with pytest.raises(ShapeError, match=r"no layer '2\.7'; near are 2\.\d, 2\.\d, 2\.\d; `medfuse taps"):
+        attach(strategy, chain(), "2.7")
 
 
-def test_a_tap_that_does_not_fire_is_told():
-    tapped = attach(HOOK, chain(), "0")
-    tapped.backbone[0]._forward_hooks.clear()
-    with pytest.raises(ShapeError, match="taps 0 did not fire"):
+def test_an_unknown_layer_without_near_matches_lists_the_parts():
+    with pytest.raises(ShapeError, match="no layer 'stem'; its parts are a, b, idle"):
+        attach(HOOK, Residual(), "stem")
+
+
+def test_every_tap_that_does_not_fire_is_named():
+    tapped = attach(HOOK, chain(), "0", "1", "2.0")
+    for path in ("0", "2.0"):
+        tapped.backbone.get_submodule(path)._forward_hooks.clear()
+    with pytest.raises(ShapeError, match=r"taps 0, 2\.0 did not fire"):
         tapped(torch.randn(1, 1, 16, 16))
 
 

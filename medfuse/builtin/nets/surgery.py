@@ -1,0 +1,110 @@
+"""Layers of a network exchanged, taken out or added, by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from medfuse.builtin.nets.probe import construct, find_features
+from medfuse.builtin.nets.taps import layer
+from medfuse.core.errors import MedfuseError, PluginError, ShapeError
+from medfuse.core.features import FeatureInfo, ImageInfo
+from medfuse.model.trial import try_out
+
+if TYPE_CHECKING:
+    from medfuse.builtin.backbones.edited import Edit
+
+CHANNELS = "$channels"
+
+
+def edited(network: nn.Module, edits: Sequence[Edit]) -> nn.Module:
+    """`network`, changed in place by each edit in turn. Raises MedfuseError that names the edit."""
+    for index, edit in enumerate(edits):
+        try:
+            _apply(network, edit)
+        except MedfuseError as error:
+            raise type(error)(f"edits[{index}], {edit.text}: {error}") from error
+    return network
+
+
+def find_edited(build: Callable[[], nn.Module], edits: Sequence[Edit], image: ImageInfo) -> list[FeatureInfo]:
+    """What the edited network offers. Raises ShapeError that names the edit after which it cannot run."""
+
+    def after(n: int) -> Callable[[], nn.Module]:
+        return lambda: edited(build(), edits[:n])
+
+    try_out(after(len(edits)), lambda _: None)  # an edit that cannot be made says so itself
+    try:
+        return find_features(after(len(edits)), image)
+    except ShapeError as error:
+        find_features(build, image)  # a network that fails without edits is no fault of theirs
+        index = next(i for i in range(len(edits)) if not _runs(after(i + 1), image))
+        raise ShapeError(f"edits[{index}], {edits[index].text}: the edited network {error}") from error
+
+
+def _runs(build: Callable[[], nn.Module], image: ImageInfo) -> bool:
+    try:
+        find_features(build, image)
+    except ShapeError:
+        return False
+    return True
+
+
+def _apply(network: nn.Module, edit: Edit) -> None:
+    made: dict[nn.Module, nn.Module] = {}  # a layer that the network has in two places stays one
+    for path in _outermost(network, edit.where):
+        old = network.get_submodule(path)
+        if old not in made:
+            made[old] = _new(edit, old)
+            if edit.insert_after:
+                _insert(old, made[old], path)
+        if not edit.insert_after:
+            parent, _, name = path.rpartition(".")
+            setattr(network.get_submodule(parent), name, made[old])
+
+
+def _outermost(network: nn.Module, glob: str) -> list[str]:
+    """The layers that match, without those inside another one that does. Raises ShapeError."""
+    paths = [path for path, _ in network.named_modules(remove_duplicate=False) if path]
+    found = {path for path in paths if fnmatchcase(path, glob)}
+    if not found:
+        layer(network, glob)  # says which names are near
+    return [p for p in paths if p in found and not any(p.startswith(f"{outer}.") for outer in found)]
+
+
+def _new(edit: Edit, old: nn.Module) -> nn.Module:
+    target = edit.by or edit.module
+    if target is None:
+        return nn.Identity()
+    arguments = {k: _channels(old, k) if v == CHANNELS else v for k, v in edit.arguments.items()}
+    path, _, name = target.replace(":", ".").rpartition(".")
+    return construct(f"{path}:{name}", arguments)
+
+
+def _channels(old: nn.Module, argument: str) -> int:
+    for name in ("num_features", "num_channels", "out_channels", "out_features"):
+        if isinstance(channels := getattr(old, name, None), int):
+            return channels
+    raise PluginError(
+        f"arguments.{argument}: a {type(old).__name__} does not say its channels; "
+        f"give the number in place of {CHANNELS}"
+    )
+
+
+def _insert(old: nn.Module, new: nn.Module, path: str) -> None:
+    """Run `new` on what `old` makes. Nothing is renamed, so taps and weights are found as before."""
+    if isinstance(old, nn.ModuleList | nn.ModuleDict):
+        raise ShapeError(f"{path} is a list of layers and never runs itself; name one of them")
+    name = next(n for i in count(1) if not hasattr(old, n := f"inserted{i if i > 1 else ''}"))
+    old.add_module(name, new)
+    if type(old).forward is not nn.Sequential.forward:  # which runs its children in turn
+        old.register_forward_hook(partial(_then, name))
+
+
+def _then(name: str, module: nn.Module, _: Any, output: Any) -> Any:
+    return getattr(module, name)(output)

@@ -1,0 +1,152 @@
+"""`medfuse compare`: several pipelines trained the same way, or finished runs, held against the first."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medfuse.core.errors import DataError, MedfuseError, PipelineError
+from medfuse.core.files import make_folder, write_json, write_text
+from medfuse.core.reporter import Reporter
+from medfuse.pipeline import load_pipeline
+from medfuse.run import run_pipeline
+
+if TYPE_CHECKING:
+    from medfuse.report.compare import Candidate
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The tables as text, and the folder that holds comparison.html and comparison.json."""
+
+    text: str
+    folder: Path
+
+
+def compare_pipelines(
+    inputs: Sequence[Path],
+    *,
+    seeds: int = 1,
+    folds: Sequence[int] = (0,),
+    overrides: Iterable[str] = (),
+    runs: Path = Path("runs"),
+    output: Path | None = None,
+    reporter: Reporter,
+) -> Compared:
+    """Train every pipeline file with each seed and fold, read every run folder, compare with the first.
+
+    Training that is finished is not repeated. Runs of one pipeline (NAME-foldF-seedS) are one candidate.
+    Raises MedfuseError where there is nothing to compare, and PipelineError for every faulty file at once.
+    """
+    from medfuse.report import compare as report
+
+    files = [path for path in inputs if not path.is_dir()]
+    names = _names(files, overrides)
+    runs_of: dict[str, list[Path]] = {}
+    for path in inputs:
+        if path.is_dir():
+            runs_of.setdefault(_base(path.name), []).append(path)
+            continue
+        name = names[path]
+        for fold in folds:
+            for seed in range(1, seeds + 1):
+                here = f"{name}-fold{fold}-seed{seed}"
+                reporter.say(f"{here}:")
+                own = [*overrides, f"name={here}", f"seed={seed}", f"split.fold={fold}"]
+                run_pipeline(path, own, runs=runs, reporter=reporter)
+                runs_of.setdefault(name, []).append(runs / here)
+    if len(runs_of) < 2:
+        raise MedfuseError(
+            f"only {', '.join(runs_of)} is given; name two or more pipeline files or run folders of "
+            "different pipelines"
+        )
+    try:
+        comparison = report.compare([_candidate(name, folders) for name, folders in runs_of.items()])
+    except (ValueError, KeyError) as error:
+        raise DataError(f"cannot be compared: {error}; give runs on the same cases and labels") from error
+    folder = output or runs / "comparisons" / "-against-".join([*runs_of][:4])
+    make_folder(folder)
+    write_json(folder / "comparison.json", comparison.to_json())
+    notes = [f"{name}: {', '.join(map(str, folders))}" for name, folders in runs_of.items()]
+    write_text(folder / "comparison.html", report.page(comparison, notes))
+    text = "\n".join(
+        [report.table(comparison), "", *report.READING, "", f"page: {folder / 'comparison.html'}"]
+    )
+    return Compared(text, folder)
+
+
+def _names(files: Sequence[Path], overrides: Iterable[str]) -> dict[Path, str]:
+    """What each file's pipeline is called. Raises PipelineError with the problems of all files."""
+    found: dict[Path, str] = {}
+    faults: list[str] = []
+    for path in files:
+        try:
+            found[path] = load_pipeline(path, overrides)[0].name
+        except PipelineError as error:
+            faults += error.lines
+    if faults:
+        raise PipelineError((), faults)
+    if twice := sorted({name for name in found.values() if [*found.values()].count(name) > 1}):
+        raise MedfuseError(f"two pipelines are called {', '.join(twice)}; give one another `name`")
+    return found
+
+
+def _base(name: str) -> str:
+    return re.sub(r"-fold\d+-seed\d+$", "", name)
+
+
+def _candidate(name: str, folders: Sequence[Path]) -> Candidate:
+    """One model out of the folders of its trainings."""
+    from medfuse.report.compare import MEAN, Candidate
+    from medfuse.train.log import read_rows
+
+    summaries = [_summary(folder) for folder in folders]
+    labels = {label: str(value) for label, value in summaries[0]["labels"].items()}
+    dice: dict[str, dict[str, list[float]]] = {MEAN: {}, **{label: {} for label in labels}}
+    for summary in summaries:
+        for case in summary["metric_per_case"]:
+            found = {label: case["metrics"][value]["Dice"] for label, value in labels.items()}
+            defined = {label: value for label, value in found.items() if value is not None}
+            if defined:
+                defined[MEAN] = sum(defined.values()) / len(defined)
+            for label, value in defined.items():
+                dice[label].setdefault(case["name"], []).append(value)
+    ends = [_last(read_rows(folder / "metrics.jsonl")) for folder in folders]
+    parameters, gflops = _cost(folders[0])
+    mean = {key: sum(end[key] for end in ends) / len(ends) for key in ("seconds", "step")}
+    return Candidate(name, dice, len(folders), parameters, gflops, mean["seconds"], mean["step"])
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    try:
+        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            f"{folder}: has no summary.json, so it is no finished run; finish it with `medfuse run`"
+        ) from error
+    return summary
+
+
+def _last(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Where training ended."""
+    return next((row for row in reversed(rows) if "seconds" in row), {"seconds": 0.0, "step": 0})
+
+
+def _cost(folder: Path) -> tuple[int, float]:
+    """Parameters, and GFLOP of one patch without auxiliary heads."""
+    from medfuse.data.plan import DataPlan
+    from medfuse.model.graph import plan_graph
+    from medfuse.model.layers import find_layers
+    from medfuse.model.segmenter import build_segmenter
+    from medfuse.model.settings import ModelSettings
+    from medfuse.model.weights import load_weights
+
+    _, facts = load_weights(folder / "weights_last.safetensors")
+    plan = DataPlan.from_json(facts["data"])
+    graph = plan_graph(ModelSettings.model_validate(facts["model"]), plan.image, len(plan.values))
+    network = find_layers(lambda: build_segmenter(graph), plan.image)[0]
+    return network.parameters, network.flops / 1e9

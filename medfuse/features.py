@@ -1,0 +1,115 @@
+"""`medfuse features`: activations of any layer or node of a trained run, case by case into a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from medfuse.api import Case, FeatureInfo
+from medfuse.core.errors import MedfuseError
+from medfuse.core.reporter import Reporter
+from medfuse.data.prepare import Preprocessor
+from medfuse.infer.cases import find_inputs
+from medfuse.infer.feature_files import Format, check_format, file_names, write_maps
+from medfuse.infer.features import FeatureMap, Pool, feature_maps
+from medfuse.infer.folder import refuse_to_replace_images, size_of, work_through
+from medfuse.model.selection import select
+from medfuse.run import Inferred, Trained, _weights_file, case_progress, load_trained, outcome_text
+
+
+def save_features(
+    weights: Path,
+    inputs: Sequence[Path],
+    output: Path,
+    *,
+    layers: Sequence[str],
+    pool: Pool = "none",
+    kind: Format = "npz",
+    overrides: Iterable[str] = (),
+    best: bool = False,
+    device: str = "auto",
+    reporter: Reporter,
+) -> Inferred:
+    """`layers` (names and globs) of every case in `inputs`, and manifest.json; finished cases are skipped.
+
+    Layers of a backbone that the graph does not tap are tapped for this. Test-time mirroring and the runtime
+    of `infer` play no part: maps are those of torch in float32.
+    """
+    if not layers:
+        raise MedfuseError("--layers: name taps or nodes between commas, such as encoder.stages.3,decoded")
+    if kind == "nifti" and pool != "none":
+        raise MedfuseError(f"--format nifti: is for whole maps; leave out --pool {pool}, or use --format npz")
+    check_format(kind)
+    model = load_trained([_weights_file(weights, best=best)], device=device, overrides=overrides, maps=layers)
+    chosen = select(model.graph, layers)
+    names = [f.name for f in chosen]
+    cases = find_inputs(inputs, model.plan.channels)
+    refuse_to_replace_images(
+        cases, lambda case: [output / name for name in file_names(case.name, names, kind)], "feature map"
+    )
+    settings = model.settings
+    facts = {
+        "weights": list(model.hashes),
+        "layers": names,
+        "pool": pool,
+        "format": kind,
+        "patch_size": list(model.plan.patch_size),
+        "overlap": settings.overlap,
+    }
+    job = _Job(model, chosen, output, pool, kind)
+    with reporter.track(f"features of {len(cases)} cases", 100 * len(cases)) as advance:
+        outcome = work_through(cases, job.save, facts, output, case_progress(reporter, advance))
+    return outcome_text(outcome, output)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """How one case becomes files."""
+
+    model: Trained
+    layers: Sequence[FeatureInfo]
+    output: Path
+    pool: Pool
+    kind: Format
+
+    def save(self, case: Case, progress: Callable[[int, int], None]) -> dict[str, Any]:
+        """Write the maps; return their entry in the manifest."""
+        model, windows = self.model, 0
+
+        def count(done: int, of: int) -> None:
+            nonlocal windows
+            windows = of
+            progress(done, of)
+
+        maps = feature_maps(
+            Preprocessor(model.plan).prepare(case),
+            self.network,
+            self.layers,
+            patch_size=model.plan.patch_size,
+            overlap=model.settings.overlap,
+            batch_size=model.settings.batch_size,
+            pool=self.pool,
+            device=model.device,
+            progress=count,
+        )
+        names = write_maps(self.output, case.name, maps, self.kind)
+        files = {name: size_of(self.output / name) for name in names}
+        return {"files": files, "windows": windows, "layers": {m.name: _facts(m) for m in maps}}
+
+    def network(self, windows: Tensor) -> Mapping[str, Tensor]:
+        made = self.model.networks[0](windows, (), tuple(f.name for f in self.layers))
+        maps: Mapping[str, Tensor] = made[2]
+        return maps
+
+
+def _facts(one: FeatureMap) -> dict[str, Any]:
+    return {
+        "shape": list(one.values.shape),
+        "stride": list(one.stride),
+        "spacing_mm": list(one.spacing_mm),
+        "affine": one.affine.tolist(),
+    }

@@ -1,0 +1,33 @@
+"""Where in a feature map the evidence for a class lies: Grad-CAM for segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medfuse.model.resample import resize
+
+
+def grad_cam(model: Callable[..., Any], image: Tensor, name: str, number: int) -> Tensor:
+    """A heat map (*spatial) ≥ 0 on the grid of `image` (channels, *spatial), for class `number`.
+
+    CAM = ReLU(Σ_k α_k A_k), α_k = mean over the map of ∂y / ∂A_k, where A is the map `name` and y the sum of
+    the class's logits over the voxels that are predicted as it (Selvaraju et al. 2017; the sum is Vinogradova
+    et al. 2020). 0 everywhere where no voxel is predicted as the class, or the logits do not depend on the
+    map. `model` is a Segmenter, or what is called like one, in evaluation mode.
+    """
+    with torch.enable_grad():
+        window = image.detach()[None].clone().requires_grad_()  # for maps before any trainable weight
+        logits, _, maps = model(window, (), (name,))
+        activations = maps[name]
+        score = logits[:, number][logits.argmax(1) == number].sum()
+        (gradient,) = torch.autograd.grad(score, activations, allow_unused=True)
+    if gradient is None:
+        return torch.zeros_like(logits[0, 0])
+    spatial = tuple(range(2, gradient.ndim))
+    alpha = gradient.mean(spatial, keepdim=True)
+    heat = (alpha * activations.detach()).sum(1, keepdim=True).relu()
+    return resize(heat, image.shape[1:])[0, 0]

@@ -1,0 +1,86 @@
+"""Which maps of a graph somebody means: by name, by glob, and of layers that the graph does not tap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from math import prod
+
+from medfuse.core.errors import MedfuseError, Path, Problem, did_you_mean
+from medfuse.core.features import FeatureInfo
+from medfuse.model.blame import placed
+from medfuse.model.graph import IMAGE, BackbonePlan, GraphPlan
+from medfuse.model.layers import find_layers
+
+MOST_NAMES = 20
+
+
+def select(plan: GraphPlan, references: Sequence[str]) -> tuple[FeatureInfo, ...]:
+    """The maps that names and globs stand for, each once. Raises MedfuseError for one that matches none."""
+    if unknown := [reference for reference in references if not matching(plan, reference)]:
+        raise MedfuseError(*(_unknown(plan, reference) for reference in unknown))
+    return tuple({f.name: f for reference in references for f in matching(plan, reference)}.values())
+
+
+def selection_problems(plan: GraphPlan, references: Sequence[str], path: Path) -> list[Problem]:
+    """What no map of the graph is named after, for references listed at `path` of the pipeline file."""
+    return [
+        Problem((*path, index), _unknown(plan, reference))
+        for index, reference in enumerate(references)
+        if not matching(plan, reference)
+    ]
+
+
+def tap_further(plan: GraphPlan, references: Sequence[str]) -> GraphPlan:
+    """The plan, with those layers of its backbones tapped too that a reference means and no map is.
+
+    A glob that matches maps of the graph means these alone. Raises MedfuseError where nothing is meant.
+    """
+    unknown: list[str] = []
+    for reference in references:
+        if matching(plan, reference):
+            continue
+        found = {b.name: _untapped(plan, b, reference) for b in plan.backbones}
+        if not any(found.values()):
+            unknown.append(
+                f"{_unknown(plan, reference)}; `medfuse taps FILE` lists every layer of a pipeline"
+            )
+        plan = _with_taps(plan, found)
+    if unknown:
+        raise MedfuseError(*unknown)
+    return plan
+
+
+def matching(plan: GraphPlan, reference: str) -> list[FeatureInfo]:
+    """The maps that a name or a glob stands for; the image only by its name."""
+    if reference in plan.features:
+        return [plan.features[reference]]
+    return [f for name, f in plan.features.items() if name != IMAGE and fnmatchcase(name, reference)]
+
+
+def _untapped(plan: GraphPlan, backbone: BackbonePlan, reference: str) -> list[FeatureInfo]:
+    """Layers of a backbone, of any depth, that make maps and that a reference means: found by a trial."""
+    if not fnmatchcase(backbone.name, reference.partition(".")[0]):
+        return []
+    with placed(("model", "backbones", backbone.name), backbone.backbone):
+        layers = find_layers(lambda: backbone.backbone.build(plan.image), plan.image)
+    features = [f for layer in layers if layer.name and (f := layer.feature())]
+    return [f for f in features if fnmatchcase(f"{backbone.name}.{f.name}", reference)]
+
+
+def _with_taps(plan: GraphPlan, further: dict[str, list[FeatureInfo]]) -> GraphPlan:
+    backbones, features = [], dict(plan.features)
+    for b in plan.backbones:
+        taps = {tap.name: tap for tap in (*b.taps, *further[b.name])}
+        finest_first = tuple(sorted(taps.values(), key=lambda f: prod(f.stride)))
+        backbones.append(replace(b, taps=finest_first))
+        features |= {f"{b.name}.{f.name}": f.named(f"{b.name}.{f.name}") for f in further[b.name]}
+    return replace(plan, backbones=tuple(backbones), features=features)
+
+
+def _unknown(plan: GraphPlan, reference: str) -> str:
+    names = [*plan.features]
+    more = f", … {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    known = ", ".join(names[:MOST_NAMES]) + more
+    return f"no feature map is named {reference!r}{did_you_mean(reference, names)} (there are: {known})"

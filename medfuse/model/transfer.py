@@ -1,0 +1,317 @@
+"""Weights of another training given to a backbone: matched by name, adapted where their shape differs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher, get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medfuse.core.errors import CheckpointError, Problem, did_you_mean
+from medfuse.model.settings import ModelSettings, TransferSettings
+
+NESTED = ("state_dict", "model", "network_weights")  # where training tools keep a network's tensors
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of a tensor of the network (`parameter`), of the file (`source`), or of both.
+
+    status: `matched`, `inflated: …`, `resized: …`, or `left out: …`.
+    """
+
+    parameter: str
+    source: str
+    status: str
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a backbone takes from a file: tensors in its own shapes, and a row for every tensor of both."""
+
+    file: Path
+    tensors: Mapping[str, Tensor]
+    rows: tuple[Row, ...]
+
+    def summary(self) -> str:
+        """`58 of 60 tensors from resnet.pth (57 matched, 1 inflated); 2 of the file are not used`."""
+        own = [row for row in self.rows if row.parameter]
+        kinds = Counter(row.status.partition(":")[0] for row in own)
+        counts = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+        idle = sum(not row.parameter for row in self.rows)
+        unused = f"; {idle} of the file are not used" if idle else ""
+        return f"{len(self.tensors)} of {len(own)} tensors from {self.file.name} ({counts}){unused}"
+
+    def to_json(self) -> dict[str, Any]:
+        rows = [{"parameter": r.parameter, "from": r.source, "status": r.status} for r in self.rows]
+        return {"file": str(self.file), "tensors": rows}
+
+
+def transfer(model: nn.Module, settings: Mapping[str, TransferSettings]) -> dict[str, Transfer]:
+    """Give the backbones of a segmenter the tensors that `settings` name. Raises CheckpointError.
+
+    Parameters and running statistics that the file does not have stay as they are.
+    """
+    state = model.state_dict()
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    made = {name: plan_transfer(name, _of(shapes, name), wanted) for name, wanted in settings.items()}
+    with torch.no_grad():
+        for plan in made.values():
+            for name, tensor in plan.tensors.items():
+                state[name].copy_(tensor)
+    return made
+
+
+def transfer_problems(settings: ModelSettings, shapes: Shapes) -> list[Problem]:
+    """What is wrong with `model.transfer`, for parameters of these shapes, before anything is trained."""
+    problems = []
+    for name, wanted in settings.transfer.items():
+        if name not in settings.backbones:
+            known = f"{did_you_mean(name, settings.backbones)} ({', '.join(settings.backbones)})"
+            message = f"no backbone is named {name!r}{known}"
+            problems.append(Problem(("model", "transfer", name), message, at_key=True))
+            continue
+        try:
+            plan_transfer(name, _of(shapes, name), wanted)
+        except CheckpointError as error:
+            problems += [Problem(("model", "transfer", name, "weights"), line) for line in error.lines]
+    return problems
+
+
+def plan_transfer(name: str, own: Shapes, settings: TransferSettings) -> Transfer:
+    """Which tensor of the file each of `own` gets. Raises CheckpointError where not one of them fits."""
+    tensors = read_tensors(settings.weights)
+    prefix = settings.prefix.removesuffix(".") or _of_medfuse(tensors, name, settings.weights)
+    chosen = {k: t for k, t in tensors.items() if not prefix or k.startswith(f"{prefix}.")}
+    if not chosen:
+        raise CheckpointError(_no_prefix(prefix, tensors, settings.weights))
+    pairs = _by_name(own, chosen)
+    if settings.match == "order":
+        pairs |= _by_order(own, {k: t.shape for k, t in chosen.items()}, pairs)
+    stem = next((k for k, shape in own.items() if _is_kernel(k, shape)), "")
+    taken: dict[str, Tensor] = {}
+    rows = []
+    for key, shape in own.items():
+        source = pairs.get(key, "")
+        made, status = None, "left out: not in the file"
+        if source:
+            made, status = adapt(tensors[source], shape, kernel=_is_kernel(key, shape), stem=key == stem)
+        if made is not None:
+            taken[key] = made
+        rows.append(Row(key, source, status))
+    if not taken:
+        raise CheckpointError(_nothing(name, own, chosen, rows, settings))
+    used = {*pairs.values()}
+    rows += [
+        Row("", k, f"left out: not {'part of this network' if k in chosen else f'below {prefix}'}")
+        for k in tensors
+        if k not in used
+    ]
+    return Transfer(settings.weights, taken, tuple(rows))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, from safetensors or a state dict; no code in it is executed.
+
+    Raises CheckpointError.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path}: no such file; give a .safetensors, .pt or .pth file, or make it first"
+        ) from None
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{path}: cannot be read as weights ({reason[:120]}); it must hold tensors alone, as "
+            "torch.save(model.state_dict(), …) or safetensors write them"
+        ) from error
+    while isinstance(state, Mapping) and (inner := [k for k in NESTED if isinstance(state.get(k), Mapping)]):
+        state = state[inner[0]]
+    found = state.items() if isinstance(state, Mapping) else ()
+    tensors = {str(name): tensor for name, tensor in found if isinstance(tensor, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path}: holds no tensors by name; save model.state_dict() into it")
+    return tensors
+
+
+# ---- shapes
+
+
+def adapt(
+    tensor: Tensor, shape: Sequence[int], *, kernel: bool = True, stem: bool = False
+) -> tuple[Tensor | None, str]:
+    """`tensor` in `shape` and how it came there, or None and why not.
+
+    Kernels (out, in, *size) gain an axis and change their size; those of the first convolution, the `stem`,
+    change their number of input channels too.
+    """
+    shape = tuple(shape)
+    if tuple(tensor.shape) == shape:
+        return tensor, "matched"
+    deeper = len(shape) - tensor.ndim
+    same = tensor.shape[:1] == shape[:1] and (stem or tensor.shape[1:2] == shape[1:2])
+    if not kernel or tensor.ndim < 4 or deeper not in (0, 1) or not same:
+        return None, f"left out: {_by(tensor.shape)} in place of {_by(shape)}"
+    told = []
+    if tensor.shape[1] != shape[1]:
+        told.append(f"{tensor.shape[1]} → {shape[1]} channels")
+        tensor = with_channels(tensor, shape[1])
+    if deeper:
+        told.append("2-D → 3-D")
+        tensor = deepened(tensor, shape[-1])
+    kind = "inflated" if told else "resized"
+    if tuple(tensor.shape[2:]) != shape[2:]:
+        told.append(f"{_by(tensor.shape[2:])} → {_by(shape[2:])}")
+        tensor = resized(tensor, shape[2:])
+    return tensor, f"{kind}: {', '.join(told)}"
+
+
+def with_channels(kernel: Tensor, channels: int) -> Tensor:
+    """The mean over input channels in each of `channels`, scaled so that a constant image gives the same."""
+    mean = kernel.mean(1, keepdim=True) * (kernel.shape[1] / channels)
+    return mean.expand(-1, channels, *kernel.shape[2:])
+
+
+def deepened(kernel: Tensor, length: int) -> Tensor:
+    """A 2-D kernel repeated along z and divided by its length there (Carreira & Zisserman 2017)."""
+    return kernel.unsqueeze(-1).expand(*kernel.shape, length) / length
+
+
+def resized(kernel: Tensor, size: Sequence[int]) -> Tensor:
+    """A kernel of another size whose sum is the same: each weight is spread linearly over its new places."""
+    for axis, length in enumerate(size, start=2):
+        spread = _spread(kernel.shape[axis], length).to(kernel)
+        kernel = (kernel.movedim(axis, -1) @ spread.T).movedim(-1, axis)
+    return kernel
+
+
+def _spread(before: int, after: int) -> Tensor:
+    """(after, before): linear interpolation, or its transpose to a shorter axis; every column sums to 1."""
+    if after < before:
+        matrix = _spread(after, before).T
+    else:
+        matrix = functional.interpolate(torch.eye(before)[None], size=after, mode="linear")[0].T
+    return matrix / matrix.sum(0)
+
+
+def _is_kernel(name: str, shape: Sequence[int]) -> bool:
+    return len(shape) >= 4 and name.rpartition(".")[2] == "weight"
+
+
+# ---- names
+
+
+def _of(shapes: Shapes, backbone: str) -> Shapes:
+    return {name: shape for name, shape in shapes.items() if name.startswith(f"backbones.{backbone}.")}
+
+
+def _by_name(own: Iterable[str], sources: Iterable[str]) -> dict[str, str]:
+    """The network's name → the file's, each without what all names of its side begin with, where that helps.
+
+    So `module.`, `backbone.` and the like, which wrappers put before every name, do not matter.
+    """
+    own, sources = list(own), list(sources)
+    best: dict[str, str] = {}
+    for here in _beginnings(own):
+        for there in _beginnings(sources):
+            short = {name.removeprefix(there): name for name in sources}
+            found = {k: short[k.removeprefix(here)] for k in own if k.removeprefix(here) in short}
+            best = max(best, found, key=len)
+    return best
+
+
+def _beginnings(names: Iterable[str]) -> list[str]:
+    """`["", "a.", "a.b."]` of a.b.c and a.b.d: what may be taken off before all of them."""
+    found = [""]
+    for parts in zip(*(name.split(".")[:-1] for name in names)):
+        if len({*parts}) > 1:
+            break
+        found.append(f"{found[-1]}{parts[0]}.")
+    return found
+
+
+def _by_order(own: Shapes, sources: Shapes, pairs: Mapping[str, str]) -> dict[str, str]:
+    """What `pairs` leave over, by the longest runs of one kind, output channels and kernel in both."""
+
+    def left(shapes: Shapes, used: Iterable[str]) -> dict[str, tuple[Any, ...]]:
+        taken = {*used}
+        return {name: _look(name, shape) for name, shape in shapes.items() if name not in taken}
+
+    here, there = left(own, pairs), left(sources, pairs.values())
+    runs = SequenceMatcher(None, [*here.values()], [*there.values()], autojunk=False).get_matching_blocks()
+    names, theirs = [*here], [*there]
+    return {names[run.a + i]: theirs[run.b + i] for run in runs for i in range(run.size)}
+
+
+def _look(name: str, shape: Sequence[int]) -> tuple[Any, ...]:
+    """What two tensors in the same place of two networks share, whatever their names, axes or input."""
+    rest = max(shape[2:]) if len(shape) > 3 else tuple(shape[1:])
+    return name.rpartition(".")[2], tuple(shape[:1]), rest
+
+
+def _of_medfuse(tensors: Iterable[str], name: str, path: Path) -> str:
+    """Where a file that medfuse wrote keeps this backbone, or its only one; empty for other files."""
+    found = dict.fromkeys(".".join(k.split(".")[:2]) for k in tensors if k.startswith("backbones."))
+    if not found or f"backbones.{name}" in found:
+        return f"backbones.{name}" if found else ""
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{path}: has no backbone {name!r}; say which to take, by `prefix:` {' or '.join(found)}"
+        )
+    return next(iter(found))
+
+
+# ---- what to do
+
+
+def _no_prefix(prefix: str, tensors: Iterable[str], path: Path) -> str:
+    known = dict.fromkeys(k.rpartition(".")[0] for k in tensors)
+    first = [*dict.fromkeys(k.partition(".")[0] for k in tensors)]
+    return (
+        f"{path}: no name in it begins with {prefix}.{did_you_mean(prefix, known)}; "
+        f"its names begin with {', '.join(first[:6])}{', …' if len(first) > 6 else ''}"
+    )
+
+
+def _nothing(
+    name: str, own: Shapes, chosen: Mapping[str, Tensor], rows: Sequence[Row], settings: TransferSettings
+) -> str:
+    said = f"{settings.weights}: none of its {len(chosen)} tensors fits backbone {name!r}: "
+    if not own:
+        return f"{said}it has no parameters; remove its transfer"
+    if misfit := next((row for row in rows if row.source), None):
+        reason = misfit.status.removeprefix("left out: ")
+        return f"{said}{misfit.source} is {reason}; use weights of the same architecture and width"
+    if guess := _likely_prefix(own, chosen):
+        return f"{said}those below {guess} have its names; add `prefix: {guess}`"
+    short = [k.removeprefix(_beginnings(own)[-1]) for k in own]
+    near = get_close_matches(short[0], chosen, n=3) or [*chosen][:3]
+    order = "" if settings.match == "order" else ", or match by `match: order`"
+    return f"{said}it has {', '.join(short[:3])}, … and the file {', '.join(near)}, …; give `prefix:`{order}"
+
+
+def _likely_prefix(own: Shapes, chosen: Iterable[str]) -> str:
+    """Below what the most names of the file are the network's."""
+    names = {k.removeprefix(start) for start in _beginnings(own) for k in own}
+    votes = Counter(
+        k[:i] for k in chosen for i, letter in enumerate(k) if letter == "." and k[i + 1 :] in names
+    )
+    return max(votes, key=votes.__getitem__, default="")
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape)) or "a scalar"

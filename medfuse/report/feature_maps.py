@@ -1,0 +1,189 @@
+"""What is inside a network, on one axial slice: the channels of a map, and where a label's evidence lies.
+
+Slices are seen as in the overlays, from the feet: the patient's right is on the left, the front on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medfuse.report.figures import INK, SOFT, colour, encode, literal, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS, MOST_CHANNELS = 6, 17  # three rows with the image
+WIDTH_IN, TITLE_IN, WORDS_IN, LOWEST_IN, HIGHEST_IN = 10.0, 0.3, 0.2, 0.4, 3.3
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG, and what it shows in words."""
+
+    png: bytes
+    words: str
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSlice:
+    """The image under a picture: `array` (x, y), towards the patient's right and front, and its pixel_mm."""
+
+    array: npt.NDArray[np.floating[Any]]
+    pixel_mm: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """A label's Grad-CAM on `image`: `heat` ≥ 0 and the voxels `predicted` as the label, both (x, y).
+
+    Each label has a slice of its own. `number` is the label's place among the foreground, for its colour.
+    """
+
+    label: str
+    number: int
+    image: ImageSlice
+    heat: npt.NDArray[np.floating[Any]]
+    predicted: npt.NDArray[np.bool_]
+
+
+def montage(
+    name: str, image: ImageSlice, maps: npt.NDArray[np.floating[Any]], stride: tuple[int, int]
+) -> Picture:
+    """The channels (channels, x, y) of the map `name` beside the image; see `montage_figure`."""
+    shown = _count(len(maps))
+    words = (
+        f"{name}: the image, and {shown} on the same slice, each from its lowest (dark) to its highest value"
+    )
+    return Picture(encode(montage_figure(name, image, maps, stride), "png"), words)
+
+
+def evidence(name: str, found: Sequence[Evidence]) -> Picture:
+    """Grad-CAM of each label on the map `name`; see `evidence_figure`."""
+    labels = ", ".join(one.label for one in found)
+    words = (
+        f"Grad-CAM on {name} for {labels}: the brighter, the more this place of the map speaks for the "
+        "label; the line is the prediction"
+    )
+    return Picture(encode(evidence_figure(name, found), "png"), words)
+
+
+def montage_figure(
+    name: str, image: ImageSlice, maps: npt.NDArray[np.floating[Any]], stride: tuple[int, int]
+) -> Figure:
+    """The image and up to MOST_CHANNELS channels, each in its own scale, which stands above it.
+
+    Voxel 0 of a map lies at voxel 0 of the image.
+    """
+    shown = maps[:MOST_CHANNELS]
+    rows = ceil((1 + len(shown)) / COLUMNS)
+    figure, panels = _panels(image, rows, min(COLUMNS, 1 + len(shown)))
+    _draw(panels[0], image.array, image)
+    _say(panels[0], "image")
+    for number, (axes, channel) in enumerate(zip(panels[1:], shown)):
+        low, high = _draw(axes, channel, image, stride=stride, cmap="viridis")
+        _say(axes, f"{number}:  {low:.3g} … {high:.3g}")
+    _title(figure, f"{literal(name)}: {_count(len(maps))}")
+    return figure
+
+
+def evidence_figure(name: str, found: Sequence[Evidence]) -> Figure:
+    """One panel a label: image, heat in its own scale, and the prediction as a line."""
+    from matplotlib.patheffects import withStroke
+
+    columns = min(4, len(found))
+    figure, panels = _panels(found[0].image, ceil(len(found) / columns), columns)
+    for axes, one in zip(panels, found):
+        _draw(axes, one.image.array, one.image)
+        top = float(one.heat.max())
+        if top > 0:
+            share = one.heat / top
+            heat = axes.imshow(share.T, cmap="inferno", vmin=0, vmax=1, **_place(one.heat, one.image))
+            heat.set_alpha(0.75 * share.T)
+        if one.predicted.any() and not one.predicted.all() and min(one.predicted.shape) > 1:
+            x, y = (np.arange(n) * mm for n, mm in zip(one.predicted.shape, one.image.pixel_mm))
+            line = axes.contour(
+                x, y, one.predicted.T, levels=[0.5], colors=[colour(one.number)], linewidths=1.2
+            )
+            line.set_path_effects([withStroke(linewidth=2.2, foreground="black", alpha=0.6)])
+        _say(axes, literal(one.label) + _nothing(one, top))
+    _title(figure, f"Grad-CAM on {literal(name)}")
+    return figure
+
+
+def _nothing(one: Evidence, top: float) -> str:
+    if not one.predicted.any():
+        return ": not predicted"
+    return "" if top > 0 else ": no evidence on this slice"
+
+
+def _count(channels: int) -> str:
+    if channels > MOST_CHANNELS:
+        return f"the first {MOST_CHANNELS} of {channels} channels"
+    return f"{channels} channel{'s' if channels > 1 else ''}"
+
+
+def _panels(image: ImageSlice, rows: int, columns: int) -> tuple[Figure, list[Any]]:
+    """A figure with `rows` × `columns` empty axes of the image's proportions, row by row."""
+    across, along = (n * mm for n, mm in zip(image.array.shape, image.pixel_mm))
+    wide = WIDTH_IN / COLUMNS if columns > 4 else min(WIDTH_IN / columns, WIDTH_IN / 4)
+    tall = float(np.clip(wide * along / across, LOWEST_IN, HIGHEST_IN))
+    height = TITLE_IN + rows * (tall + WORDS_IN)
+    figure = new_figure(WIDTH_IN, height)
+    panels = []
+    for row in range(rows):
+        bottom = (height - TITLE_IN - (row + 1) * (tall + WORDS_IN)) / height
+        for column in range(columns):
+            place = (
+                (column * wide + 0.03) / WIDTH_IN,
+                bottom,
+                (wide - 0.06) / WIDTH_IN,
+                (tall - 0.03) / height,
+            )
+            axes = figure.add_axes(place)
+            axes.set_axis_off()
+            panels.append(axes)
+    return figure, panels
+
+
+def _draw(
+    axes: Any,
+    array: npt.NDArray[Any],
+    image: ImageSlice,
+    *,
+    stride: tuple[int, int] = (1, 1),
+    cmap: str = "gray",
+) -> tuple[float, float]:
+    """Draw an array at its place in the image, from percentile 1 to 99; return what these are."""
+    finite = array[np.isfinite(array)]
+    low, high = (float(v) for v in np.percentile(finite, (1, 99))) if finite.size else (0.0, 0.0)
+    shown = np.nan_to_num(array.astype(np.float32), nan=low, posinf=high, neginf=low)
+    top = high if high > low else low + 1
+    axes.imshow(
+        shown.T, cmap=cmap, vmin=low, vmax=top, interpolation="nearest", **_place(array, image, stride)
+    )
+    (nx, ny), (dx, dy) = image.array.shape, image.pixel_mm
+    axes.set_xlim((nx - 0.5) * dx, -0.5 * dx)  # the patient's right on the left
+    axes.set_ylim(-0.5 * dy, (ny - 0.5) * dy)
+    return low, high
+
+
+def _place(array: npt.NDArray[Any], image: ImageSlice, stride: tuple[int, int] = (1, 1)) -> dict[str, Any]:
+    """Where an array lies: its voxel 0 is centred on the image's, which is centred on 0 mm."""
+    edges: list[float] = []
+    for n, step, mm in zip(array.shape, stride, image.pixel_mm):
+        edges += [-0.5 * step * mm, (n - 0.5) * step * mm]
+    return {"origin": "lower", "extent": tuple(edges), "aspect": "equal"}
+
+
+def _say(axes: Any, text: str) -> None:
+    axes.set_title(text, fontsize=7, color=SOFT, pad=2)
+
+
+def _title(figure: Figure, text: str) -> None:
+    figure.text(0.005, 1 - 0.06 / figure.get_figheight(), text, va="top", fontsize=9, color=INK)

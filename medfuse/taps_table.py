@@ -1,0 +1,101 @@
+"""`medfuse taps`: every layer of a pipeline's backbones, with what it makes and costs, and what is tapped."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+from medfuse import registry
+from medfuse.api import ImageInfo
+from medfuse.core.errors import DataError, MedfuseError, PipelineError, Problem, did_you_mean
+from medfuse.model.blame import placed
+from medfuse.model.graph import BackbonePlan, plan_graph
+from medfuse.model.layers import Layer, find_layers
+from medfuse.pipeline import Pipeline, load_pipeline
+from medfuse.run import _nominal_image
+
+COLUMNS = ("layer", "type", "channels", "size", "stride", "parameters", "compute", "")
+
+
+def taps_table(file: Path, overrides: Iterable[str] = (), *, backbone: str | None = None) -> str:
+    """The layers of one backbone, or of all. Reads the dataset's text files, opens no image.
+
+    Where the graph has faults the layers are listed all the same, as a mistyped layer is one of the faults.
+    """
+    pipeline, document = load_pipeline(file, overrides)
+    names = [*pipeline.model.backbones]
+    if backbone is not None and backbone not in names:
+        near = did_you_mean(backbone, names)
+        raise MedfuseError(f"--backbone {backbone}: {file} has none of this name{near} ({', '.join(names)})")
+    try:
+        info = pipeline.data.read()
+    except DataError as error:
+        raise document.located(
+            PipelineError([Problem(("data", "root"), line) for line in error.lines])
+        ) from None
+    image = _nominal_image(pipeline, info)
+    planned: dict[str, BackbonePlan] = {}
+    faults: list[str] = []
+    try:
+        planned = {b.name: b for b in plan_graph(pipeline.model, image, len(info.labels)).backbones}
+    except PipelineError as error:
+        faults = ["", "Nothing is marked as tapped, as the graph has faults:", *document.located(error).lines]
+    try:
+        parts = [
+            _part(pipeline, name, image, planned.get(name)) for name in names if backbone in (None, name)
+        ]
+    except PipelineError as error:
+        raise document.located(error) from None
+    return "\n".join(["\n\n".join(parts), *faults])
+
+
+def _part(pipeline: Pipeline, name: str, image: ImageInfo, plan: BackbonePlan | None) -> str:
+    """One backbone: a heading, a row for each layer, and what the numbers are."""
+    plugin, strategy = pipeline.model.backbones[name], pipeline.model.taps.get(name)
+    with placed(("model", "backbones", name), plugin):
+        network, *layers = find_layers(lambda: plugin.build(image), image)
+    tapped = {tap.name for tap in plan.taps} if plan else set()
+    how = registry.name_of(strategy) if strategy else "forward_hook"
+    heading = (
+        f"{name}: {registry.name_of(plugin)} on a patch of {_by(image.patch_size)}, {len(tapped)} of "
+        f"{len(layers)} layers tapped by {how}"
+    )
+    rows = [_row(layer, network.flops, _notes(layer, layers, tapped)) for layer in layers]
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows)]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in (COLUMNS, *rows)]
+    facts = (
+        f"{network.parameters:,} parameters; {network.flops / 1e9:.3g} GFLOP a patch, in convolutions and "
+        "linear layers"
+    )
+    return "\n".join([heading, "", *lines, "", facts])
+
+
+def _notes(layer: Layer, layers: Sequence[Layer], tapped: Collection[str]) -> str:
+    notes = ["tapped"] if layer.name in tapped else []
+    if layer.runs > 1:
+        notes.append(f"runs {layer.runs} times")
+    elif not layer.runs and not any(
+        inner.runs for inner in layers if inner.name.startswith(f"{layer.name}.")
+    ):
+        notes.append("never runs")  # a list of layers does not run itself, but they do
+    return ", ".join(notes)
+
+
+def _row(layer: Layer, total: int, notes: str) -> tuple[str, ...]:
+    channels, *size = layer.map_size or ("",)
+    share = f"{layer.flops / total:.1%}" if layer.flops else ""
+    parameters = f"{layer.parameters:,}" if layer.parameters else ""
+    return (
+        layer.name,
+        layer.kind,
+        str(channels),
+        _by(size),
+        _by(layer.stride),
+        parameters,
+        share,
+        notes,
+    )
+
+
+def _by(numbers: Sequence[int]) -> str:
+    return "×".join(map(str, numbers))

@@ -1,0 +1,308 @@
+"""Weights that a backbone starts from."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional
+
+from medfuse.api import ImageInfo
+from medfuse.core.errors import CheckpointError
+from medfuse.model.graph import plan_graph
+from medfuse.model.segmenter import Segmenter, build_segmenter
+from medfuse.model.settings import ModelSettings, TransferSettings
+from medfuse.model.transfer import (
+    adapt,
+    deepened,
+    plan_transfer,
+    resized,
+    transfer,
+    transfer_problems,
+    with_channels,
+)
+from medfuse.model.weights import save_weights
+
+
+def segmenter(
+    seed: int = 0, *, dims: int = 2, taps="forward_hook", name="encoder", channels=1, backbone=None
+) -> Segmenter:
+    unet = {"use": "unet_encoder", "base_channels": 4, "stages": 2, "convs": 1}
+    settings = {
+        "backbones": {name: backbone or unet},
+        "taps": {name: {"use": taps}},
+        "head": {"input": f"{name}.stages.0"},
+    }
+    image = ImageInfo(channels, (16,) * dims, (1.0,) * dims)
+    torch.manual_seed(seed)
+    return build_segmenter(plan_graph(ModelSettings.model_validate(settings), image, 2))
+
+
+def encoder(model: Segmenter, name: str = "encoder") -> dict[str, torch.Tensor]:
+    """The network's own names, without the hooks around it."""
+    return model.backbones[name].backbone.state_dict()
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return list(a) == list(b) and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def given(model: Segmenter, path, name: str = "encoder", **settings):
+    return transfer(model, {name: TransferSettings(weights=path, **settings)})[name]
+
+
+def statuses(made) -> list[str]:
+    return [row.status.partition(":")[0] for row in made.rows]
+
+
+def saved(path, tensors, **around):
+    if path.suffix == ".safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(around or tensors, path)
+    return path
+
+
+# ---- files and names
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pt", "pth"])
+def test_a_state_dict_of_the_network_is_taken_whole(tmp_path, ending):
+    source, target = segmenter(1), segmenter(2)
+    made = given(target, saved(tmp_path / f"w.{ending}", encoder(source)))
+    assert same(encoder(source), encoder(target))
+    assert {*statuses(made)} == {"matched"}
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "network_weights"])
+def test_tensors_are_found_where_training_tools_keep_them(tmp_path, key):
+    source, target = segmenter(1), segmenter(2)
+    given(target, saved(tmp_path / "w.pt", {}, **{key: encoder(source), "epoch": 3}))
+    assert same(encoder(source), encoder(target))
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module.backbone."])
+def test_what_wrappers_put_before_every_name_does_not_matter(tmp_path, wrapper):
+    source, target = segmenter(1), segmenter(2)
+    given(target, saved(tmp_path / "w.pt", {f"{wrapper}{k}": v for k, v in encoder(source).items()}))
+    assert same(encoder(source), encoder(target))
+
+
+def test_a_prefix_chooses_one_network_of_the_file(tmp_path):
+    source, target = segmenter(1), segmenter(2)
+    tensors = {f"teacher.{k}": v for k, v in encoder(source).items()}
+    tensors |= {f"student.{k}": torch.zeros_like(v) for k, v in encoder(source).items()}
+    made = given(target, saved(tmp_path / "w.pt", tensors), prefix="teacher")
+    assert same(encoder(source), encoder(target))
+    assert made.rows[-1].source.startswith("student.")
+    assert made.rows[-1].status == "left out: not below teacher"
+
+
+@pytest.mark.parametrize("taps", ["forward_hook", "sequential_truncation", "fx_graph"])
+@pytest.mark.parametrize("name", ["encoder", "other"])
+def test_weights_of_another_run_are_taken(tmp_path, taps, name):
+    source, target = segmenter(1), segmenter(2, taps=taps, name=name)
+    save_weights(tmp_path / "weights_last.safetensors", source, {})
+    given(target, tmp_path / "weights_last.safetensors", name)
+    theirs = target.backbones[name].state_dict()
+    assert theirs
+    assert all(
+        torch.equal(theirs[f"backbone.{k}"], v)
+        for k, v in encoder(source).items()
+        if f"backbone.{k}" in theirs
+    )
+    assert not torch.equal(source.head.weight, target.head.weight)
+
+
+def test_layers_that_were_cut_off_are_listed_as_left_out(tmp_path):
+    target = segmenter(2, taps="sequential_truncation")
+    made = given(target, saved(tmp_path / "w.pt", encoder(segmenter(1))))
+    cut = [row for row in made.rows if not row.parameter]
+    assert {row.source.split(".")[1] for row in cut} == {"1"}
+    assert {row.status for row in cut} == {"left out: not part of this network"}
+
+
+def test_every_tensor_of_both_sides_has_one_row(tmp_path):
+    source, target = encoder(segmenter(1)), segmenter(2)
+    source["fc.weight"] = torch.zeros(2, 2)
+    lost = source.pop("stages.1.0.conv.bias")
+    made = given(target, saved(tmp_path / "w.pt", source))
+    assert lost is not None
+    assert sorted(r.parameter for r in made.rows if r.parameter) == sorted(
+        k for k in target.state_dict() if k.startswith("backbones.")
+    )
+    assert sorted(r.source for r in made.rows if r.source) == sorted(source)
+    assert statuses(made).count("left out") == 2
+
+
+def test_what_the_file_lacks_stays_as_it_was(tmp_path):
+    source, target = encoder(segmenter(1)), segmenter(2)
+    del source["stages.1.0.conv.weight"]
+    given(target, saved(tmp_path / "w.pt", source))
+    assert torch.equal(
+        encoder(target)["stages.1.0.conv.weight"], encoder(segmenter(2))["stages.1.0.conv.weight"]
+    )
+
+
+def test_a_network_with_other_names_is_matched_by_order(tmp_path):
+    source, target = encoder(segmenter(1)), segmenter(2)
+    renamed = {f"block{i}.{k.rpartition('.')[2]}": v for i, (k, v) in enumerate(source.items())}
+    given(target, saved(tmp_path / "w.pt", renamed), match="order")
+    assert all(torch.equal(a, b) for a, b in zip(source.values(), encoder(target).values(), strict=True))
+
+
+def test_a_summary_counts_each_kind(tmp_path):
+    made = given(
+        segmenter(2, dims=3), saved(tmp_path / "w.pt", {**encoder(segmenter(1)), "fc": torch.zeros(1)})
+    )
+    assert made.summary() == "8 of 8 tensors from w.pt (2 inflated, 6 matched); 1 of the file are not used"
+
+
+# ---- shapes
+
+
+def test_a_constant_image_of_other_channels_gives_the_same():
+    kernel = torch.randn(5, 3, 3, 3)
+    for channels in (1, 2, 7):
+        ours = functional.conv2d(torch.ones(1, channels, 9, 9), with_channels(kernel, channels))
+        torch.testing.assert_close(
+            ours, functional.conv2d(torch.ones(1, 3, 9, 9), kernel), atol=1e-5, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("length", [1, 3, 5])
+def test_a_volume_constant_along_z_gives_what_its_slice_gives(length):
+    kernel, image = torch.randn(4, 2, 3, 3), torch.randn(1, 2, 8, 8)
+    flat = functional.conv2d(image, kernel)
+    deep = functional.conv3d(image[..., None].expand(-1, -1, -1, -1, 9), deepened(kernel, length))
+    torch.testing.assert_close(deep, flat[..., None].expand_as(deep), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(3, 3), (7, 7), (9, 1), (2, 11)])
+def test_a_kernel_of_another_size_keeps_its_sum(size):
+    kernel = torch.randn(4, 2, 7, 7)
+    made = resized(kernel, size)
+    assert made.shape == (4, 2, *size)
+    torch.testing.assert_close(made.sum((2, 3)), kernel.sum((2, 3)), atol=1e-4, rtol=1e-4)
+
+
+def test_a_kernel_of_its_own_size_is_unchanged():
+    kernel = torch.randn(4, 2, 5, 3)
+    assert torch.equal(resized(kernel, (5, 3)), kernel)
+
+
+def test_a_symmetric_kernel_stays_symmetric():
+    kernel = torch.tensor([1.0, 2.0, 5.0, 2.0, 1.0])[None, None, :, None]
+    for length in (3, 7, 8):
+        made = resized(kernel, (length, 1))
+        torch.testing.assert_close(made, made.flip(2))
+
+
+def test_a_stem_is_inflated_in_every_way_at_once():
+    made, status = adapt(torch.randn(8, 3, 7, 7), (8, 1, 3, 3, 3), stem=True)
+    assert made is not None
+    assert made.shape == (8, 1, 3, 3, 3)
+    assert status == "inflated: 3 → 1 channels, 2-D → 3-D, 7×7×3 → 3×3×3"
+
+
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3), (16, 3, 3, 3), (8, 3, 3), (8, 3, 3, 3, 3, 3)])
+def test_other_widths_are_left_out_with_both_shapes(shape):
+    made, status = adapt(torch.zeros(8, 3, 3, 3), shape)
+    assert made is None
+    assert status == f"left out: 8×3×3×3 in place of {'×'.join(map(str, shape))}"
+
+
+def test_a_map_that_is_no_kernel_is_never_resized():
+    assert adapt(torch.zeros(1, 3, 4, 4), (1, 3, 8, 8), kernel=False)[0] is None
+
+
+def test_a_flat_network_of_three_channels_becomes_a_deep_one_of_two(tmp_path):
+    source, target = segmenter(1, channels=3), segmenter(2, dims=3, channels=2)
+    made = given(target, saved(tmp_path / "w.pt", encoder(source)))
+    torch.testing.assert_close(
+        encoder(target)["stages.0.0.conv.weight"].sum((1, 4)),
+        encoder(source)["stages.0.0.conv.weight"].sum(1),
+    )
+    assert statuses(made).count("inflated") == 2
+    assert "left out" not in statuses(made)
+
+
+# ---- what to do
+
+
+def refusal(path, model=None, **settings) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        given(model or segmenter(), path, **settings)
+    (line,) = caught.value.lines
+    assert line.startswith(f"{path}: ")
+    return line
+
+
+def test_names_below_a_prefix_are_found_and_said(tmp_path):
+    tensors = {f"net.body.{k}": v for k, v in encoder(segmenter()).items()} | {"head.weight": torch.zeros(1)}
+    assert "add `prefix: net.body`" in refusal(saved(tmp_path / "w.pt", tensors))
+
+
+def test_other_names_are_shown_beside_the_networks(tmp_path):
+    line = refusal(saved(tmp_path / "w.pt", {"stages.0.0.convolution.weight": torch.zeros(4, 1, 3, 3)}))
+    assert "it has 0.0.conv.weight" in line
+    assert "the file stages.0.0.convolution.weight" in line
+    assert "match: order" in line
+
+
+def test_another_width_is_said_with_its_shapes(tmp_path):
+    tensors = {k: torch.zeros(9, *v.shape[1:]) for k, v in encoder(segmenter()).items()}
+    line = refusal(saved(tmp_path / "w.pt", tensors))
+    assert (
+        "stages.0.0.conv.weight is 9×1×3×3 in place of 4×1×3×3; use weights of the same architecture" in line
+    )
+
+
+def test_a_mistyped_prefix_is_said(tmp_path):
+    path = saved(tmp_path / "w.pt", {"teacher.a": torch.zeros(1)})
+    assert "did you mean 'teacher'" in refusal(path, prefix="techer")
+
+
+def test_a_run_with_several_backbones_asks_which(tmp_path):
+    tensors = {"backbones.a.w": torch.zeros(1), "backbones.b.w": torch.zeros(1)}
+    assert "by `prefix:` backbones.a or backbones.b" in refusal(saved(tmp_path / "w.pt", tensors))
+
+
+def test_a_missing_or_damaged_file_is_named(tmp_path):
+    assert "no such file" in refusal(tmp_path / "none.pt")
+    (tmp_path / "bad.pt").write_bytes(b"no weights")
+    assert "must hold tensors alone" in refusal(tmp_path / "bad.pt")
+    assert "holds no tensors" in refusal(saved(tmp_path / "empty.pt", {"epoch": 3}))
+
+
+def test_a_file_that_would_execute_code_is_refused(tmp_path):
+    torch.save(nn.Linear(1, 1), tmp_path / "whole.pt")
+    assert "torch.save(model.state_dict(), …)" in refusal(tmp_path / "whole.pt")
+
+
+def test_problems_are_placed_before_anything_is_trained(tmp_path):
+    model = segmenter()
+    shapes = {k: tuple(p.shape) for k, p in model.named_parameters()}
+    good = saved(tmp_path / "w.pt", encoder(model))
+    settings = ModelSettings.model_validate(
+        {
+            "backbones": {"encoder": "unet_encoder", "second": "unet_encoder"},
+            "head": {"input": "encoder.stages.0"},
+            "transfer": {
+                "encoder": {"weights": good},
+                "encodr": {"weights": good},
+                "second": {"weights": tmp_path / "none.pt"},
+            },
+        }
+    )
+    mistyped, missing = transfer_problems(settings, shapes)
+    assert mistyped.path == ("model", "transfer", "encodr")
+    assert "did you mean 'encoder'" in mistyped.message
+    assert missing.path == ("model", "transfer", "second", "weights")
+
+
+def test_planning_changes_nothing(tmp_path):
+    model = segmenter(2)
+    own = {k: t.shape for k, t in model.state_dict().items() if k.startswith("backbones.encoder.")}
+    path = saved(tmp_path / "w.pt", encoder(segmenter(1)))
+    plan_transfer("encoder", own, TransferSettings(weights=path))
+    assert same(encoder(model), encoder(segmenter(2)))

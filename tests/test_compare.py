@@ -1,0 +1,47 @@
+"""`medfuse compare` from files and finished runs to a verdict."""
+
+import json
+
+import pytest
+from phantoms import write_pipeline
+
+from medfuse import DataError, MedfuseError, PipelineError
+from medfuse.compare import compare_pipelines
+from medfuse.core.reporter import Reporter
+
+
+def compare(*inputs, **options):
+    return compare_pipelines(inputs, reporter=Reporter(quiet=True), **options)
+
+
+def test_files_are_trained_with_every_seed_and_held_against_a_finished_run(finished_run, tmp_path):
+    narrow = write_pipeline(tmp_path / "narrow.yaml", finished_run.data)
+    narrow.write_text(narrow.read_text().replace("name: cubes", "name: narrow"))
+    made = compare(finished_run.folder, narrow, seeds=2, overrides=["train.steps=2"], runs=tmp_path / "runs")
+    found = json.loads((made.folder / "comparison.json").read_text())
+    assert found["baseline"] == finished_run.folder.name
+    assert [c["trainings"] for c in found["candidates"]] == [1, 2]
+    assert [c["steps"] for c in found["candidates"]][1] == 2
+    assert found["candidates"][0]["parameters"] == found["candidates"][1]["parameters"] > 0
+    assert {d["label"] for d in found["differences"]} == {"mean foreground", "cube"}
+    assert "no significant difference" in made.text
+    assert "<svg" in (made.folder / "comparison.html").read_text()
+
+
+def test_one_model_alone_is_nothing_to_compare(finished_run):
+    with pytest.raises(MedfuseError, match="name two or more"):
+        compare(finished_run.folder)
+
+
+def test_an_unfinished_run_is_told(finished_run, tmp_path):
+    with pytest.raises(DataError, match="is no finished run"):
+        compare(finished_run.folder, tmp_path)
+
+
+def test_the_faults_of_every_file_are_told_before_any_training(tmp_path):
+    files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    for file in files:
+        file.write_text("data: {use: decathlo}\n")
+    with pytest.raises(PipelineError) as caught:
+        compare(*files)
+    assert {line.split(":")[0] for line in caught.value.lines} == {str(file) for file in files}

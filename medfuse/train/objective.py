@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,8 @@ class Objective:
         if not self.heads or self.schedule is None:
             return {}
         if self.balance is not None:
-            return dict(zip(self.heads, self.balance.weights()[1:], strict=True))
+            learned: Any = self.balance  # its `weights` is a method, which a module's type does not say
+            return dict(zip(self.heads, learned.weights()[1:], strict=True))
         return dict(zip(self.heads, self.schedule.weights(step, total_steps, len(self.heads)), strict=True))
 
     def __call__(

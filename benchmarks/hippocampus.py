@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from medfuse.core.reporter import Reporter
-from medfuse.run import run_pipeline
+from medfuse.verbs.run import run_pipeline
 
 PIPELINE = Path(__file__).parents[1] / "pipelines" / "hippocampus.yaml"
 

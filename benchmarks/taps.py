@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medfuse import registry
 from medfuse.api import Backbone, FeatureInfo, ImageInfo, TapStrategy
-from medfuse.run import _processor
+from medfuse.core.device import processor
 
 STRATEGIES = ("forward_hook", "sequential_truncation", "fx_graph")
 
@@ -114,7 +114,7 @@ def operations(module: nn.Module, example: Tensor) -> int:
 
 def block(device: str, rounds: int) -> str:
     """Where and how it was measured."""
-    where = torch.cuda.get_device_name() if device.startswith("cuda") else _processor()
+    where = torch.cuda.get_device_name() if device.startswith("cuda") else processor()
     return (
         f"- {date.today()}, {where}, {os.cpu_count()} cores ({torch.get_num_threads()} threads), load "
         f"{os.getloadavg()[0]:.1f}, torch {torch.__version__}\n"

@@ -5,8 +5,8 @@ from pathlib import Path
 from typer.main import get_command
 
 from medfuse.cli import app
-from medfuse.plugin_pages import page
 from medfuse.registry import CONTRACTS, entries, noun
+from medfuse.verbs.plugins import page
 
 
 def reference() -> str:

@@ -40,7 +40,7 @@ def run(
 ) -> None:
     """Prepare, train, predict, evaluate and report. Run it again to carry on where it stopped."""
     from medfuse.core.reporter import Reporter
-    from medfuse.run import run_pipeline
+    from medfuse.verbs.run import run_pipeline
 
     typer.echo(run_pipeline(file, overrides or (), runs=runs, reporter=Reporter(quiet=quiet)).text())
 
@@ -48,7 +48,7 @@ def run(
 @app.command()
 def check(file: PipelineFile, overrides: Overrides = None) -> None:
     """Plan the graph of FILE, show its features and shapes, and verify them. Opens no image."""
-    from medfuse.run import check_pipeline
+    from medfuse.verbs.check import check_pipeline
 
     typer.echo(check_pipeline(file, overrides or ()))
 
@@ -62,7 +62,7 @@ def taps(
     overrides: Overrides = None,
 ) -> None:
     """List every layer of FILE's backbones: its map, its cost, and whether it is tapped. Opens no image."""
-    from medfuse.taps_table import taps_table
+    from medfuse.verbs.taps import taps_table
 
     typer.echo(taps_table(file, overrides or (), backbone=backbone))
 
@@ -89,7 +89,7 @@ def infer(
 ) -> None:
     """Write a label map for every image. Finished cases are skipped when run again."""
     from medfuse.core.reporter import Reporter
-    from medfuse.run import infer_volumes
+    from medfuse.verbs.infer import infer_volumes
 
     done = infer_volumes(
         weights,
@@ -136,7 +136,7 @@ def features(
 ) -> None:
     """Write the activations of layers for every image. Finished cases are skipped when run again."""
     from medfuse.core.reporter import Reporter
-    from medfuse.features import save_features
+    from medfuse.verbs.features import save_features
 
     done = save_features(
         weights,
@@ -171,7 +171,7 @@ def evaluate(
 ) -> None:
     """Dice, HD95, surface Dice and volume error of every case and label."""
     from medfuse.core.reporter import Reporter
-    from medfuse.run import evaluate_label_maps
+    from medfuse.verbs.evaluate import evaluate_label_maps
 
     typer.echo(
         evaluate_label_maps(predictions, labels, names or (), output=output, reporter=Reporter(quiet=quiet))
@@ -191,8 +191,8 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Train pipelines the same way and tell whether one is really better than the first."""
-    from medfuse.compare import compare_pipelines
     from medfuse.core.reporter import Reporter
+    from medfuse.verbs.compare import compare_pipelines
 
     try:
         chosen = [int(fold) for fold in folds.split(",")]
@@ -229,7 +229,7 @@ def plugins(
 ) -> None:
     """List every installed plugin: kind, name, package, version."""
     if context.invoked_subcommand is None:
-        from medfuse.plugin_pages import listing
+        from medfuse.verbs.plugins import listing
 
         typer.echo(listing(describe=describe))
 
@@ -237,7 +237,7 @@ def plugins(
 @plugins_app.command()
 def show(name: Annotated[str, typer.Argument(help="a plugin's name")]) -> None:
     """Explain one plugin: its parameters with types, ranges and defaults, and a YAML example."""
-    from medfuse.plugin_pages import page
+    from medfuse.verbs.plugins import page
 
     typer.echo(page(name))
 

@@ -11,9 +11,11 @@ from pydantic import BaseModel, Field, ValidationError
 from medfuse.core.document import Document
 from medfuse.core.errors import Path as KeyPath
 from medfuse.core.errors import PipelineError, Problem, did_you_mean
+from medfuse.core.features import ImageInfo
 from medfuse.core.section import Section
 from medfuse.data.settings import AugmentSettings, PreprocessSettings, SampleSettings, SplitSettings
 from medfuse.infer.settings import InferSettings
+from medfuse.model.graph import GraphPlan, plan_graph
 from medfuse.model.settings import ModelSettings
 from medfuse.registry import DatasetField, LossField
 from medfuse.report.settings import ReportSettings
@@ -61,6 +63,17 @@ def parse_pipeline(document: Document, *, default_name: str = "") -> Pipeline:
 def resolved(pipeline: Pipeline) -> dict[str, Any]:
     """Every value of a pipeline, defaults included, as plain data that reads back as the same pipeline."""
     return pipeline.model_dump(mode="json", exclude_none=True)
+
+
+def watched_maps(pipeline: Pipeline) -> dict[str, KeyPath]:
+    """Maps that training looks at, whatever the graph does with them, and where the file names them."""
+    guided = pipeline.train.guided
+    return {guided.map: ("train", "guided", "map")} if guided else {}
+
+
+def plan_network(pipeline: Pipeline, image: ImageInfo, classes: int) -> GraphPlan:
+    """The graph of a pipeline for images like `image`. Raises PipelineError."""
+    return plan_graph(pipeline.model, image, classes, watched_maps(pipeline))
 
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> Iterable[Problem]:

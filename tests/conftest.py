@@ -62,7 +62,7 @@ def finished_run(tmp_path_factory) -> Run:
     from phantoms import write_dataset, write_pipeline
 
     from medfuse.core.reporter import Reporter
-    from medfuse.run import run_pipeline
+    from medfuse.verbs.run import run_pipeline
 
     home = tmp_path_factory.mktemp("run")
     data = write_dataset(home / "cubes")

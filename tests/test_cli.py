@@ -19,7 +19,7 @@ def test_importing_costs_nothing(module):
 
 def test_checking_the_sample_pipeline_imports_no_monai():
     code = (
-        "import sys; from pathlib import Path; from medfuse.run import check_pipeline;"
+        "import sys; from pathlib import Path; from medfuse.verbs.check import check_pipeline;"
         f"print(check_pipeline(Path({str(ROOT / 'pipelines' / 'liver.yaml')!r})));"
         "assert not {'monai', 'nibabel', 'SimpleITK', 'lightning_fabric', 'matplotlib'} & set(sys.modules)"
     )

@@ -6,8 +6,8 @@ import pytest
 from phantoms import write_pipeline
 
 from medfuse import DataError, MedfuseError, PipelineError
-from medfuse.compare import compare_pipelines
 from medfuse.core.reporter import Reporter
+from medfuse.verbs.compare import compare_pipelines
 
 
 def compare(*inputs, **options):

@@ -14,7 +14,8 @@ import torch
 from phantoms import write_case
 
 from medfuse.core.reporter import Reporter
-from medfuse.run import load_trained, run_pipeline
+from medfuse.trained import load_trained
+from medfuse.verbs.run import run_pipeline
 
 ROOT = Path(__file__).parents[1]
 

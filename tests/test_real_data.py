@@ -8,7 +8,8 @@ import pytest
 import SimpleITK as sitk
 
 from medfuse.core.reporter import Reporter
-from medfuse.run import infer_volumes, run_pipeline
+from medfuse.verbs.infer import infer_volumes
+from medfuse.verbs.run import run_pipeline
 
 pytestmark = pytest.mark.slow
 

@@ -98,7 +98,7 @@ def test_using_one_plugin_imports_no_other_and_no_torch():
 
 
 def test_a_broken_plugin_does_not_stop_the_list(site):
-    from medfuse.plugin_pages import listing
+    from medfuse.verbs.plugins import listing
 
     install(site, "gates", "gated", "1 / 0")
     assert "gated" in listing()
@@ -108,7 +108,7 @@ def test_a_broken_plugin_does_not_stop_the_list(site):
 
 
 def test_a_page_shows_types_ranges_and_defaults(site):
-    from medfuse.plugin_pages import page
+    from medfuse.verbs.plugins import page
 
     install(site, "gates", "gated", GOOD)
     line = next(row for row in page("gated").splitlines() if row.strip().startswith("power"))

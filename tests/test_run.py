@@ -11,7 +11,8 @@ from phantoms import write_case, write_dataset, write_pipeline
 
 from medfuse import MedfuseError
 from medfuse.core.reporter import Reporter
-from medfuse.run import check_pipeline, run_pipeline
+from medfuse.verbs.check import check_pipeline
+from medfuse.verbs.run import run_pipeline
 
 
 def again(run, *overrides, folder=None):

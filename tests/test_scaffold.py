@@ -20,10 +20,13 @@ def packages(tmp_path_factory) -> dict[str, Path]:
     return {kind: new_package(kind, f"my_{kind}", parent) for kind in KINDS}
 
 
+OURS = [*(Path(__file__).parents[1] / "plugins").glob("medfuse-*")]
+
+
 @pytest.fixture
 def installed(packages, tmp_path, monkeypatch):
-    """The packages, as `pip install -e` leaves them: their paths and their metadata."""
-    for package in packages.values():
+    """The packages and those below plugins/, as `pip install -e` leaves them: paths and metadata."""
+    for package in (*packages.values(), *OURS):
         project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
         info = tmp_path / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
         info.mkdir()
@@ -58,6 +61,8 @@ def test_installed_they_are_found_by_their_names(installed):
     for kind, group in KINDS.items():
         plugin = registry.get(group, f"my_{kind}")
         assert registry.name_of(plugin.model_construct()) == f"my_{kind}"
+    for group, name in (("medfuse.fusion_blocks", "gated"), ("medfuse.backbones", "segresnet")):
+        assert registry.name_of(registry.get(group, name).model_construct()) == name
 
 
 def test_the_name_of_an_installed_package_is_taken(installed, tmp_path):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import platform
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfuse.core.errors import MedfuseError
@@ -140,3 +142,13 @@ def _trial(model: nn.Module, example: Tensor, *, bf16: bool, backward: bool) -> 
 def _relative_error(exact: Tensor, rough: Tensor) -> float:
     scale = exact.square().mean().sqrt().clamp_min(1e-12)
     return float((exact - rough).square().mean().sqrt() / scale)
+
+
+def processor() -> str:
+    """The name of this machine's processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

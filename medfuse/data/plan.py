@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medfuse.api import DatasetInfo, ImageInfo
+from medfuse.core.text import by
 from medfuse.data.fingerprint import ChannelFacts, Fingerprint
 from medfuse.data.settings import PreprocessSettings, SampleSettings
 
@@ -154,23 +155,19 @@ def _patch_size(shape: Sequence[int], spacing: Sequence[float]) -> tuple[tuple[i
     """The median case's size, shrunk in proportion to PATCH_VOXELS, each axis a multiple that halves well."""
     steps = [_step(s, min(spacing)) for s in spacing]
     patch = [ceil(n / step) * step for n, step in zip(shape, steps)]
-    reason = f"covers the median case of {_by(shape)} voxels"
+    reason = f"covers the median case of {by(shape)} voxels"
     if prod(patch) > PATCH_VOXELS:
-        reason = f"has the proportions of the median case, {_by(shape)}, and at most {PATCH_VOXELS:,} voxels"
+        reason = f"has the proportions of the median case, {by(shape)}, and at most {PATCH_VOXELS:,} voxels"
     while prod(patch) > PATCH_VOXELS:
         shrinkable = [a for a in range(3) if patch[a] > steps[a]]
         axis = max(shrinkable, key=lambda a: (patch[a] / shape[a], patch[a]))
         patch[axis] -= steps[axis]
-    return tuple(patch), f"{reason}; multiples of {_by(steps)} per axis"
+    return tuple(patch), f"{reason}; multiples of {by(steps)} per axis"
 
 
 def _step(spacing: float, finest: float) -> int:
     """8 = three halvings; one fewer for each doubling by which an axis is coarser than twice the finest."""
     return max(1, 8 >> max(0, ceil(log2(spacing / finest) - 1)))
-
-
-def _by(numbers: Sequence[int]) -> str:
-    return "×".join(map(str, numbers))
 
 
 def _normalization(channel: ChannelFacts, wanted: str) -> tuple[Normalization, str]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from medfuse import registry
 from medfuse.api import ActivationLoss, Backbone, FeatureInfo, FusionBlock, ImageInfo, TapStrategy
 from medfuse.core.errors import Path, PipelineError, Problem, did_you_mean
+from medfuse.core.text import aligned, by
 from medfuse.model.blame import blame, placed
 from medfuse.model.settings import ModelSettings
 
@@ -104,17 +105,16 @@ class GraphPlan:
 
     def table(self) -> str:
         """`rows` as aligned text."""
-        lines = [["feature", "made by", "channels", "stride", "size", "used by"]]
+        rows = [["feature", "made by", "channels", "stride", "size", "used by"]]
         for row in self.rows():
-            stride, size, users = _by(row["stride"]), _by(row["size"]), ", ".join(row["used_by"])
-            lines.append([row["name"], row["made_by"], str(row["channels"]), stride, size, users])
-        widths = [max(map(len, column)) for column in zip(*lines)]
-        return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines)
+            stride, size, users = by(row["stride"]), by(row["size"]), ", ".join(row["used_by"])
+            rows.append([row["name"], row["made_by"], str(row["channels"]), stride, size, users])
+        return aligned(rows)
 
     def views(self) -> list[NodeView]:
         """The graph as boxes for a picture, each after what flows into it."""
         image = self.features[IMAGE]
-        views = [NodeView(IMAGE, "image", f"{_channels(image)}\n{_by(self.image.patch_size)}", ())]
+        views = [NodeView(IMAGE, "image", f"{_channels(image)}\n{by(self.image.patch_size)}", ())]
         for b in self.backbones:
             views.append(NodeView(b.name, "backbone", registry.name_of(b.backbone), (IMAGE,)))
             views += [NodeView(f"{b.name}.{t.name}", "tap", _describe(t), (b.name,)) for t in b.taps]
@@ -247,7 +247,7 @@ class _Planner:
         if feature.dims != self.image.dims:
             return f"declares {feature.dims}-D strides for {feature.name}; the patch is {self.image.dims}-D"
         if feature.channels < 1 or min(feature.stride) < 1:
-            return f"declares {feature.channels} channels, stride {_by(feature.stride)} for {feature.name}"
+            return f"declares {feature.channels} channels, stride {by(feature.stride)} for {feature.name}"
         return ""
 
     def _strategies(self) -> dict[str, TapStrategy]:
@@ -496,13 +496,9 @@ def _listed(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _by(numbers: Iterable[int]) -> str:
-    return "×".join(map(str, numbers))
-
-
 def _channels(feature: FeatureInfo) -> str:
     return f"{feature.channels} channel{'s' if feature.channels > 1 else ''}"
 
 
 def _describe(feature: FeatureInfo) -> str:
-    return f"{_channels(feature)}, stride {_by(feature.stride)}"
+    return f"{_channels(feature)}, stride {by(feature.stride)}"

@@ -30,6 +30,7 @@ class Layer:
     parameters: int
     flops: int
     runs: int
+    order: int  # among the layers that ran, by the end of the last time; -1 where it did not
 
     def feature(self) -> FeatureInfo | None:
         """What can be tapped here; None where the output is no map at a whole stride."""
@@ -50,7 +51,10 @@ class _Survey:
         for name, module in network.named_modules():
             module.register_forward_hook(partial(self._note, name))
         trial(network, image)
-        self.layers = [self._layer(name, module, image) for name, module in network.named_modules()]
+        order = {name: place for place, name in enumerate(self.made)}
+        self.layers = [
+            self._layer(name, module, image, order.get(name, -1)) for name, module in network.named_modules()
+        ]
 
     def _start(self, *_: Any) -> None:
         self.runs: dict[str, int] = {}  # a trial may need a second pass
@@ -59,12 +63,13 @@ class _Survey:
 
     def _note(self, name: str, module: nn.Module, given: Any, output: Any) -> None:
         self.runs[name] = self.runs.get(name, 0) + 1
+        self.made.pop(name, None)  # so that its place is that of the last time
         self.made[name] = output
         if flops := _flops(module, given, output):
             for path in _around(name):
                 self.flops[path] = self.flops.get(path, 0) + flops
 
-    def _layer(self, name: str, module: nn.Module, image: ImageInfo) -> Layer:
+    def _layer(self, name: str, module: nn.Module, image: ImageInfo, order: int) -> Layer:
         made: Any = self.made.get(name)
         map_size: tuple[int, ...] = tuple(made.shape[1:]) if spatial(made, image.dims) else ()
         return Layer(
@@ -75,6 +80,7 @@ class _Survey:
             sum(p.numel() for p in module.parameters()),
             self.flops.get(name, 0) // BATCH,
             self.runs.get(name, 0),
+            order,
         )
 
 

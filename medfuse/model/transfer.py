@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medfuse.core.errors import CheckpointError, Problem, did_you_mean
+from medfuse.core.text import by
 from medfuse.model.settings import ModelSettings, TransferSettings
 
 NESTED = ("state_dict", "model", "network_weights")  # where training tools keep a network's tensors
@@ -165,7 +166,7 @@ def adapt(
     deeper = len(shape) - tensor.ndim
     same = tensor.shape[:1] == shape[:1] and (stem or tensor.shape[1:2] == shape[1:2])
     if not kernel or tensor.ndim < 4 or deeper not in (0, 1) or not same:
-        return None, f"left out: {_by(tensor.shape)} in place of {_by(shape)}"
+        return None, f"left out: {_shape(tensor.shape)} in place of {_shape(shape)}"
     told = []
     if tensor.shape[1] != shape[1]:
         told.append(f"{tensor.shape[1]} → {shape[1]} channels")
@@ -175,7 +176,7 @@ def adapt(
         tensor = deepened(tensor, shape[-1])
     kind = "inflated" if told else "resized"
     if tuple(tensor.shape[2:]) != shape[2:]:
-        told.append(f"{_by(tensor.shape[2:])} → {_by(shape[2:])}")
+        told.append(f"{_shape(tensor.shape[2:])} → {_shape(shape[2:])}")
         tensor = resized(tensor, shape[2:])
     return tensor, f"{kind}: {', '.join(told)}"
 
@@ -313,5 +314,5 @@ def _likely_prefix(own: Shapes, chosen: Iterable[str]) -> str:
     return max(votes, key=votes.__getitem__, default="")
 
 
-def _by(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape)) or "a scalar"
+def _shape(shape: Sequence[int]) -> str:
+    return by(shape) or "a scalar"

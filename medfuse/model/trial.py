@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from medfuse.core.errors import MedfuseError, ShapeError
 from medfuse.core.features import ImageInfo
+from medfuse.core.text import by
 
 BATCH = 2  # batch normalisation in training needs more than one value per channel
 
@@ -155,7 +156,7 @@ def trial(module: nn.Module, image: ImageInfo, *arguments: Any) -> Any:
             return torch.func.functional_call(module, copies, (torch.zeros(shape), *arguments))
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
             reason = str(error).partition("\n")[0]
-            batch = "×".join(map(str, shape))
+            batch = by(shape)
             raise ShapeError(f"fails on a batch of {batch}: {type(error).__name__}: {reason}") from error
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medfuse.api import FeatureInfo, Plugin
 from medfuse.core.errors import Path, PipelineError, Problem
+from medfuse.core.text import by
 from medfuse.model.blame import blame
 from medfuse.model.graph import GraphPlan
 from medfuse.model.segmenter import Segmenter, build_segmenter
@@ -104,10 +105,10 @@ class _Witness:
             faults.append(f"declares {feature.channels} channels for {name} but makes {tensor.shape[1]}")
         if not all(n // s <= m <= -(-n // s) for n, s, m in zip(patch, feature.stride, size)):
             # padded convolutions round up, bare pooling rounds down: both are that stride
-            expected = _by(feature.size(patch))
+            expected = by(feature.size(patch))
             faults.append(
-                f"declares stride {_by(feature.stride)} for {name}, {expected} of {_by(patch)} voxels, "
-                f"but makes {_by(size)}"
+                f"declares stride {by(feature.stride)} for {name}, {expected} of {by(patch)} voxels, "
+                f"but makes {by(size)}"
             )
         return faults
 
@@ -120,7 +121,3 @@ def _listed(made: Any) -> list[Any]:
 
 def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _by(numbers: Sequence[int]) -> str:
-    return "×".join(map(str, numbers))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medfuse.core.errors import CheckpointError
 from medfuse.core.files import atomic
+from medfuse.core.text import by
 
 _FACTS = "medfuse"  # the one metadata key
 
@@ -61,7 +62,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None
         "missing": [name for name in own if name not in state],
         "not of this model": [name for name in state if name not in own],
         "of another shape": [
-            f"{name} {_by(state[name])} in place of {_by(own[name])}"
+            f"{name} {_shape(state[name])} in place of {_shape(own[name])}"
             for name in own
             if name in state and own[name].shape != state[name].shape
         ],
@@ -75,8 +76,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None
     model.load_state_dict(dict(state))
 
 
-def _by(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape)) or "scalar"
+def _shape(tensor: Tensor) -> str:
+    return by(tensor.shape) or "scalar"
 
 
 def _first(names: list[str]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from medfuse.core.text import aligned, number
 from medfuse.report.figures import GRID, INK, SOFT, colour, encode, literal, new_figure
 
 if TYPE_CHECKING:
@@ -152,18 +153,16 @@ def holm(p: Sequence[float]) -> list[float]:
 
 def table(comparison: Comparison) -> str:
     """Means and costs, then differences, as aligned text."""
-    return "\n\n".join(
-        _aligned(rows) for rows in (_means(comparison), _verdicts(comparison)) if len(rows) > 1
-    )
+    return "\n\n".join(aligned(rows) for rows in (_means(comparison), _verdicts(comparison)) if len(rows) > 1)
 
 
 def _means(comparison: Comparison) -> list[list[str]]:
     rows = [["model", *comparison.labels, "trainings", "parameters", "GFLOP/patch", "steps", "minutes"]]
     for c in comparison.candidates:
-        dice = [_number(c.mean(label), 4) for label in comparison.labels]
+        dice = [number(c.mean(label), 4) for label in comparison.labels]
         parameters = "–" if c.parameters is None else f"{c.parameters:,}"
         minutes = None if c.seconds is None else c.seconds / 60
-        cost = [parameters, _number(c.gflops, 2), _number(c.steps, 0), _number(minutes, 1)]
+        cost = [parameters, number(c.gflops, 2), number(c.steps, 0), number(minutes, 1)]
         rows.append([c.name, *dice, str(c.trainings), *cost])
     return rows
 
@@ -185,15 +184,6 @@ def _verdicts(comparison: Comparison) -> list[list[str]]:
             ]
         )
     return rows
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows)
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def picture(comparison: Comparison) -> Figure:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from medfuse.core.errors import DataError
 from medfuse.core.files import write_text
+from medfuse.core.text import number
 from medfuse.report.curves import Row, curves_svg
 from medfuse.report.evaluate import EvaluatedCase, Evaluation
 from medfuse.report.feature_maps import Picture
@@ -97,7 +98,7 @@ def _headline(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
     heads = "".join(f'<th scope="col">{head}</th>' for head in MEANS)
     words = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in summary["definitions"].items())
     return (
-        f'<p class="big">{_number(mean, 3)} <span>mean foreground Dice: {n} label{"s" * (n != 1)}, '
+        f'<p class="big">{number(mean, 3)} <span>mean foreground Dice: {n} label{"s" * (n != 1)}, '
         f"{cases} case{'s' * (cases != 1)}</span></p>"
         f"{_lines('error', evaluation.errors)}{_lines('note', evaluation.notes)}"
         '<div class="wide"><table><caption>Means over cases; n counts the cases that each Dice stands on'
@@ -111,13 +112,13 @@ def _label_row(name: str, value: str, summary: Mapping[str, Any]) -> str:
     mean, outcomes = summary["mean"][value], summary["outcomes"][value]
     bar = f'<span class="bar" style="width:{4 * (mean["Dice"] or 0):.2f}em"></span>'
     cells = [
-        f"{bar}{_number(mean['Dice'], 3)}",
+        f"{bar}{number(mean['Dice'], 3)}",
         str(summary["n"][value]["Dice"]),
-        _number(mean["IoU"], 3),
-        _number(mean["HD95"], 1) + _of(summary, value, "HD95"),
-        _number(mean["NSD"], 3),
-        _number(mean["absolute_volume_error_ml"], 2),
-        _number(mean["volume_error_ml"], 2, sign=True),
+        number(mean["IoU"], 3),
+        number(mean["HD95"], 1) + _of(summary, value, "HD95"),
+        number(mean["NSD"], 3),
+        number(mean["absolute_volume_error_ml"], 2),
+        number(mean["volume_error_ml"], 2, sign=True),
         *(str(outcomes[word]) for word in ("missed", "false alarm", "absent in both")),
     ]
     return f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
@@ -158,10 +159,10 @@ def _overlay(words: str, case: EvaluatedCase, content: ReportContent) -> str:
     if image is None:
         return ""
     scores = ", ".join(
-        f"{name} {_number(m.dice, 3)}" for name, m in case.metrics.items() if m.dice is not None
+        f"{name} {number(m.dice, 3)}" for name, m in case.metrics.items() if m.dice is not None
     )
     caption = (
-        f"{words.capitalize()} case, {case.name}: mean foreground Dice {_number(case.dice, 3)} ({scores})"
+        f"{words.capitalize()} case, {case.name}: mean foreground Dice {number(case.dice, 3)} ({scores})"
     )
     files = OverlayCase(
         case.name, image, case.pair.reference, case.pair.prediction, content.ct, content.tolerance_mm
@@ -201,10 +202,10 @@ def _table(evaluation: Evaluation) -> str:
         + "".join(
             f"<td>{cell}</td>"
             for cell in (
-                _number(m.dice, 3),
-                _number(m.hd95_mm, 1),
-                _number(m.nsd, 3),
-                _number(m.volume_error_ml, 2, sign=True),
+                number(m.dice, 3),
+                number(m.hd95_mm, 1),
+                number(m.nsd, 3),
+                number(m.volume_error_ml, 2, sign=True),
                 m.outcome,
             )
         )
@@ -237,13 +238,6 @@ def _lines(kind: Literal["error", "note"], lines: Sequence[str]) -> str:
 def _image(data: bytes, kind: Literal["png", "svg+xml"], alt: str) -> str:
     text = base64.b64encode(data).decode("ascii")
     return f'<img alt="{escape(alt)}" src="data:image/{kind};base64,{text}">'
-
-
-def _number(value: float | None, digits: int, *, sign: bool = False) -> str:
-    """A number as text; a dash where it is undefined."""
-    if value is None:
-        return "–"
-    return f"{value:{'+' if sign else ''}.{digits}f}"
 
 
 STYLE = """

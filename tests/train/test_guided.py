@@ -12,9 +12,11 @@ from medfuse.core.errors import PipelineError
 from medfuse.core.reporter import Reporter
 from medfuse.model.graph import plan_graph
 from medfuse.model.settings import ModelSettings
-from medfuse.run import check_pipeline, load_trained, run_pipeline
 from medfuse.train.guided import Guided, change_intensities, deform, displacement, high_regions, taper
 from medfuse.train.settings import GuidedSettings, RegionSettings
+from medfuse.trained import load_trained
+from medfuse.verbs.check import check_pipeline
+from medfuse.verbs.run import run_pipeline
 
 SIZE = (12, 10, 8)
 STRONG = {"noise": 1, "blur": 1, "brightness": 1, "contrast": 1, "gamma": 1}

@@ -14,7 +14,6 @@ from torch import nn
 from medfuse import CheckpointError, DataError, PipelineError
 from medfuse.api import Case, DatasetInfo
 from medfuse.core.reporter import Reporter
-from medfuse.run import check_pipeline, run_pipeline
 from medfuse.train.log import read_rows
 from medfuse.train.loop import fit
 from medfuse.train.objective import Objective
@@ -27,6 +26,8 @@ from medfuse.train.pseudo import (
     unlabelled_cases,
 )
 from medfuse.train.settings import PseudoLabelSettings, TrainSettings
+from medfuse.verbs.check import check_pipeline
+from medfuse.verbs.run import run_pipeline
 
 LOGITS = torch.tensor([[2.0, 0.0, -3.0], [0.0, 0.1, 3.0]]).view(1, 2, 3, 1)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from medfuse import Backbone, FeatureInfo, ImageInfo, ShapeError
+from medfuse.core.text import by
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,7 +66,7 @@ class UNetEncoder(Backbone):
             wanted = len(planned) if self.stages == "auto" else self.stages
             if not 2 <= wanted <= len(planned):
                 raise ShapeError(
-                    f"a patch of {'×'.join(map(str, image.patch_size))} voxels allows {len(planned)} stages, "
+                    f"a patch of {by(image.patch_size)} voxels allows {len(planned)} stages, "
                     f"not {max(wanted, 2)}; enlarge sample.patch_size, lower `stages` or give `strides`"
                 )
             return planned[:wanted]

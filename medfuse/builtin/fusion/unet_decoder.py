@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from medfuse import FeatureInfo, FusionBlock, ShapeError
+from medfuse.core.text import by
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,8 +59,8 @@ class UNetDecoder(FusionBlock):
         for coarse, fine in pairwise(order):
             if any(c % f for c, f in zip(coarse.stride, fine.stride)):
                 raise ShapeError(
-                    f"unet_decoder cannot go from {coarse.name} (stride {_by(coarse.stride)}) to {fine.name} "
-                    f"(stride {_by(fine.stride)}): the coarser stride must be a multiple on every axis"
+                    f"unet_decoder cannot go from {coarse.name} (stride {by(coarse.stride)}) to {fine.name} "
+                    f"(stride {by(fine.stride)}): the coarser stride must be a multiple on every axis"
                 )
         return order
 
@@ -73,7 +74,3 @@ def _kernel(ratio: tuple[int, ...], fine: FeatureInfo) -> tuple[int, ...]:
     if max(ratio) == 1:
         return (3,) * fine.dims
     return tuple(1 if r == s == 1 else 3 for r, s in zip(ratio, fine.stride))
-
-
-def _by(stride: tuple[int, ...]) -> str:
-    return "×".join(map(str, stride))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from medfuse import FeatureInfo, FusionBlock, ShapeError
-from medfuse.builtin.fusion.unet_decoder import _by, _kernel, _ratio
+from medfuse.builtin.fusion.unet_decoder import _kernel, _ratio
+from medfuse.core.text import by
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,8 +63,8 @@ class UNetPlusPlus(FusionBlock):
         for fine, coarse in pairwise(inputs[i] for i in order):
             if any(c % f for c, f in zip(coarse.stride, fine.stride)):
                 raise ShapeError(
-                    f"unet_plus_plus cannot go from {coarse.name} (stride {_by(coarse.stride)}) to "
-                    f"{fine.name} (stride {_by(fine.stride)}): the coarser stride must be a multiple "
+                    f"unet_plus_plus cannot go from {coarse.name} (stride {by(coarse.stride)}) to "
+                    f"{fine.name} (stride {by(fine.stride)}): the coarser stride must be a multiple "
                     "on every axis"
                 )
         return order

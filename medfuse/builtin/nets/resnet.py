@@ -34,7 +34,8 @@ def resnet(
         bias_downsample=False,
     )
     if not max_pool:
-        network.maxpool = nn.Identity()  # MONAI keeps the unused module; without it the network is a chain
+        network.maxpool = nn.Identity()
+        network.no_max_pool = False  # so that every layer runs, and the network is a chain of them
     if norm != "batch":
         _replace_norms(network, norm)
     return network

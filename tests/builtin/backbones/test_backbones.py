@@ -49,6 +49,10 @@ SAMPLES = {
             FLAT,
         )
     ],
+    "view": [
+        ({"of": {"use": "unet_encoder", "base_channels": 4}, "channels": {"a": [0], "b": [1]}}, FLAT),
+        ({"of": {"use": "unet_encoder", "base_channels": 4}, "crop": [8, 16, 8]}, DEEP),
+    ],
 }
 
 

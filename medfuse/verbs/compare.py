@@ -13,7 +13,7 @@ from medfuse.core.errors import DataError, MedfuseError, PipelineError
 from medfuse.core.files import make_folder, write_json, write_text
 from medfuse.core.reporter import Reporter
 from medfuse.pipeline import load_pipeline
-from medfuse.run import run_pipeline
+from medfuse.verbs.run import run_pipeline
 
 if TYPE_CHECKING:
     from medfuse.report.compare import Candidate

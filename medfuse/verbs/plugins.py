@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Sequence
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from medfuse.api import Plugin
 from medfuse.core.errors import PluginError, did_you_mean
+from medfuse.core.text import aligned
 from medfuse.registry import CONTRACTS, Entry, entries, first_line, load, noun
 
 
@@ -24,7 +24,7 @@ def listing(*, describe: bool = False) -> str:
     for e in found:
         note = "offered by several packages: uninstall all but one" if (e.group, e.name) in clashes else ""
         rows.append((noun(e.group), e.name, e.package, e.version, note or (_describe(e) if describe else "")))
-    return _columns(rows)
+    return aligned(rows)
 
 
 def page(name: str, group: str | None = None) -> str:
@@ -49,7 +49,7 @@ def _page(entry: Entry) -> str:
         rows.append((name, _type(field), _range(plugin, name), _default(field), field.description or ""))
     heading = f"{entry.name} ({noun(entry.group)}, {entry.package} {entry.version})"
     text = inspect.cleandoc(plugin.__doc__ or "")
-    table = _columns(rows) if len(rows) > 1 else "It has no parameters."
+    table = aligned(rows) if len(rows) > 1 else "It has no parameters."
     return f"{heading}\n\n{textwrap.indent(text, '  ')}\n\n{textwrap.indent(table, '  ')}"
 
 
@@ -106,8 +106,3 @@ def _default(field: FieldInfo) -> str:
         return "required"
     value = field.get_default(call_default_factory=True)
     return "none" if value is None else str(list(value)) if isinstance(value, tuple) else str(value)
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)

@@ -8,11 +8,12 @@ from pathlib import Path
 from medfuse import registry
 from medfuse.api import ImageInfo
 from medfuse.core.errors import DataError, MedfuseError, PipelineError, Problem, did_you_mean
+from medfuse.core.text import aligned, by
 from medfuse.model.blame import placed
 from medfuse.model.graph import BackbonePlan, plan_graph
 from medfuse.model.layers import Layer, find_layers
 from medfuse.pipeline import Pipeline, load_pipeline
-from medfuse.run import _nominal_image
+from medfuse.verbs.check import nominal_image
 
 COLUMNS = ("layer", "type", "channels", "size", "stride", "parameters", "compute", "")
 
@@ -33,7 +34,7 @@ def taps_table(file: Path, overrides: Iterable[str] = (), *, backbone: str | Non
         raise document.located(
             PipelineError([Problem(("data", "root"), line) for line in error.lines])
         ) from None
-    image = _nominal_image(pipeline, info)
+    image = nominal_image(pipeline, info)
     planned: dict[str, BackbonePlan] = {}
     faults: list[str] = []
     try:
@@ -57,17 +58,15 @@ def _part(pipeline: Pipeline, name: str, image: ImageInfo, plan: BackbonePlan | 
     tapped = {tap.name for tap in plan.taps} if plan else set()
     how = registry.name_of(strategy) if strategy else "forward_hook"
     heading = (
-        f"{name}: {registry.name_of(plugin)} on a patch of {_by(image.patch_size)}, {len(tapped)} of "
+        f"{name}: {registry.name_of(plugin)} on a patch of {by(image.patch_size)}, {len(tapped)} of "
         f"{len(layers)} layers tapped by {how}"
     )
     rows = [_row(layer, network.flops, _notes(layer, layers, tapped)) for layer in layers]
-    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows)]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in (COLUMNS, *rows)]
     facts = (
         f"{network.parameters:,} parameters; {network.flops / 1e9:.3g} GFLOP a patch, in convolutions and "
         "linear layers"
     )
-    return "\n".join([heading, "", *lines, "", facts])
+    return "\n".join([heading, "", aligned([COLUMNS, *rows]), "", facts])
 
 
 def _notes(layer: Layer, layers: Sequence[Layer], tapped: Collection[str]) -> str:
@@ -89,13 +88,9 @@ def _row(layer: Layer, total: int, notes: str) -> tuple[str, ...]:
         layer.name,
         layer.kind,
         str(channels),
-        _by(size),
-        _by(layer.stride),
+        by(size),
+        by(layer.stride),
         parameters,
         share,
         notes,
     )
-
-
-def _by(numbers: Sequence[int]) -> str:
-    return "×".join(map(str, numbers))

@@ -18,7 +18,8 @@ from medfuse.infer.feature_files import Format, check_format, file_names, write_
 from medfuse.infer.features import FeatureMap, Pool, feature_maps
 from medfuse.infer.folder import refuse_to_replace_images, size_of, work_through
 from medfuse.model.selection import select
-from medfuse.run import Inferred, Trained, _weights_file, case_progress, load_trained, outcome_text
+from medfuse.trained import Trained, case_progress, load_trained, weights_file
+from medfuse.verbs.infer import Inferred, outcome_text
 
 
 def save_features(
@@ -44,7 +45,7 @@ def save_features(
     if kind == "nifti" and pool != "none":
         raise MedfuseError(f"--format nifti: is for whole maps; leave out --pool {pool}, or use --format npz")
     check_format(kind)
-    model = load_trained([_weights_file(weights, best=best)], device=device, overrides=overrides, maps=layers)
+    model = load_trained([weights_file(weights, best=best)], device=device, overrides=overrides, maps=layers)
     chosen = select(model.graph, layers)
     names = [f.name for f in chosen]
     cases = find_inputs(inputs, model.plan.channels)

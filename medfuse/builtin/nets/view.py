@@ -1,0 +1,74 @@
+"""A network that looks at channels or the middle of its input, its features brought back to the whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medfuse.builtin.nets.taps import Hooked
+from medfuse.core.features import FeatureInfo
+
+
+class View(nn.Module):
+    """x → {VIEW.LAYER: Tensor}; each of these is also the output of a layer of that path, for taps.
+
+    The views go through `network` as one larger batch, so batch normalisation sees all of them together.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        features: Sequence[FeatureInfo],
+        views: Mapping[str, Sequence[int]],
+        crop: Sequence[int] | None,
+    ) -> None:
+        super().__init__()
+        self.inner = Hooked(network, [f.name for f in features])
+        self._views = {name: list(channels) for name, channels in views.items()}
+        self._strides = {f.name: f.stride for f in features}
+        self._crop = tuple(crop) if crop else None
+        for view in self._views:
+            for name in self._strides:
+                _place(self, f"{view}.{name}" if view else name)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        size = x.shape[2:]
+        starts = self._starts(size)
+        for axis, start in enumerate(starts):
+            x = x.narrow(2 + axis, start, min(self._crop[axis], size[axis])) if self._crop else x
+        parts = [x[:, channels] for channels in self._views.values()]
+        made: dict[str, Tensor] = {}
+        for name, maps in self.inner(torch.cat(parts)).items():
+            for view, one in zip(self._views, maps.chunk(len(parts))):
+                path = f"{view}.{name}" if view else name
+                whole = self._pasted(one, self._strides[name], starts, size) if self._crop else one
+                made[path] = self.get_submodule(path)(whole)
+        return made
+
+    def _starts(self, size: Sequence[int]) -> list[int]:
+        """Where the crop begins: about the middle, at a multiple of every stride, so that grids agree."""
+        if not self._crop:
+            return [0] * len(size)
+        steps = [math.lcm(*per_axis) for per_axis in zip(*self._strides.values())]
+        return [max(0, n - c) // 2 // step * step for n, c, step in zip(size, self._crop, steps)]
+
+    @staticmethod
+    def _pasted(x: Tensor, stride: Sequence[int], starts: Sequence[int], size: Sequence[int]) -> Tensor:
+        """A crop's map within that of the whole, of zeros."""
+        padding: list[int] = []
+        for axis in reversed(range(len(size))):
+            before = starts[axis] // stride[axis]
+            padding += [before, -(-size[axis] // stride[axis]) - before - x.shape[2 + axis]]
+        return functional.pad(x, padding)
+
+
+def _place(root: nn.Module, path: str) -> None:
+    """A layer at `path` that passes on what it is given."""
+    for name in path.split("."):
+        if name not in dict(root.named_children()):
+            root.add_module(name, nn.Identity())
+        root = root.get_submodule(name)

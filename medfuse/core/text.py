@@ -1,0 +1,27 @@
+"""Numbers, tables and plain data as the text that people read."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def by(numbers: Iterable[int]) -> str:
+    """`64×64×32`."""
+    return "×".join(map(str, numbers))
+
+
+def number(value: float | None, digits: int = 4, *, sign: bool = False) -> str:
+    """A number with so many digits behind its point; a dash where it is undefined."""
+    return "–" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, aligned in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows)
+
+
+def yaml_text(value: Any) -> str:
+    """Plain data as YAML, its keys in their order."""
+    import yaml
+
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)

@@ -1,0 +1,103 @@
+"""What a run folder says of its run: its pipeline, every resolved value, all it takes to do it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import medfuse
+from medfuse import registry
+from medfuse.core.device import processor
+from medfuse.core.errors import MedfuseError
+from medfuse.core.files import make_folder, write_json
+from medfuse.pipeline import Pipeline, resolved
+
+if TYPE_CHECKING:
+    from medfuse.data.plan import DataPlan
+
+_FREE = ("name", "infer", "report", "train")  # what a run that is carried on may say differently, but for:
+_FIXED_TRAIN = (
+    "optimizer",
+    "learning_rate",
+    "weight_decay",
+    "decay",
+    "warmup",
+    "average",
+    "parts",
+    "pseudo_labels",
+    "guided",
+)
+
+
+def resolved_values(pipeline: Pipeline, plan: DataPlan) -> dict[str, Any]:
+    """The pipeline with every `auto` value that the data decided."""
+    values = resolved(pipeline)
+    values["preprocess"]["spacing_mm"] = list(plan.spacing_mm)
+    values["sample"] |= {"patch_size": list(plan.patch_size), "batch_size": plan.batch_size}
+    return values
+
+
+def refuse_another_pipeline(folder: Path, pipeline: Pipeline) -> None:
+    """A run folder holds one pipeline; its budget, device and inference may change when it is carried on."""
+    source = folder / "pipeline.json"
+    now = json.loads(json.dumps(_identity(pipeline)))
+    if source.exists():
+        before = json.loads(source.read_text(encoding="utf-8"))
+        if differing := list(_differences(before, now)):
+            raise MedfuseError(
+                f"{folder} holds the run of another pipeline ({'; '.join(differing[:3])}); "
+                "give this one another name (--set name=…), or delete that folder"
+            )
+    else:
+        make_folder(folder)
+        write_json(source, now)
+
+
+def _identity(pipeline: Pipeline) -> dict[str, Any]:
+    values = resolved(pipeline)
+    kept = {key: value for key, value in values.items() if key not in _FREE}
+    return {**kept, "train": {key: values["train"].get(key) for key in _FIXED_TRAIN}}
+
+
+def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            yield from _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
+    elif before != now and not (before is None and now == {}):  # a setting that is younger than the run
+        yield f"{path} was {before!r}, is {now!r}"
+
+
+def lock(pipeline: Pipeline, hashes: Mapping[str, str]) -> dict[str, Any]:
+    """What it takes to do the same again."""
+    import torch
+
+    plugins = {
+        f"{e.package} {e.version}"
+        for contract in registry.CONTRACTS
+        for e in registry.entries(contract.group)
+        if e.package != "medfuse"
+    }
+    packages = ("torch", "monai", "numpy", "scipy", "nibabel", "SimpleITK", "lightning-fabric", "blosc2")
+    return {
+        "medfuse": medfuse.__version__,
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "plugins": sorted(plugins),
+        "seed": pipeline.seed,
+        "machine": {
+            "system": platform.platform(),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "data": dict(hashes),
+    }

@@ -1,0 +1,1 @@
+"""What `medfuse VERB` does: one file per verb. `medfuse.cli` only parses its arguments."""

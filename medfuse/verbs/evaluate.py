@@ -1,0 +1,43 @@
+"""`medfuse evaluate`: two folders of label maps, one judged by the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medfuse.core.errors import DataError, MedfuseError
+from medfuse.core.files import make_folder
+from medfuse.core.reporter import Reporter
+from medfuse.core.text import number
+
+
+def evaluate_label_maps(
+    predictions: Path, references: Path, names: Sequence[str], *, output: Path | None, reporter: Reporter
+) -> str:
+    """Judge a folder of label maps against another; write summary.json; return a table."""
+    from medfuse.report.evaluate import evaluate_folders
+    from medfuse.report.summary import summarise, write_summary
+
+    labels = dict(map(_label, names)) or None
+    evaluation = evaluate_folders(predictions, references, labels, reporter=reporter)
+    target = make_folder(output or predictions) / "summary.json"
+    write_summary(target, evaluation)
+    summary = summarise(evaluation)
+    rows = [f"{'label':<16}{'Dice':>9}{'HD95 mm':>9}{'NSD':>9}{'n':>5}"]
+    for name, value in evaluation.labels.items():
+        mean, n = summary["mean"][str(value)], summary["n"][str(value)]
+        rows.append(
+            f"{name:<16}"
+            + "".join(f"{number(mean[k]):>9}" for k in ("Dice", "HD95", "NSD"))
+            + f"{n['Dice']:>5}"
+        )
+    if evaluation.errors:
+        raise DataError(*rows, *evaluation.errors, f"the other cases are in {target}")
+    return "\n".join([*rows, *evaluation.notes, str(target)])
+
+
+def _label(text: str) -> tuple[str, int]:
+    name, _, value = text.partition("=")
+    if not name or not value.isdigit():
+        raise MedfuseError(f"--label {text}: write it as NAME=VALUE, such as liver=1")
+    return name, int(value)

@@ -1,0 +1,435 @@
+"""`medfuse run`: the stages prepare → train → evaluate → infer → report, where the rooms meet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medfuse.api import Case, DatasetInfo, Split
+from medfuse.core.document import Document
+from medfuse.core.errors import CheckpointError, DataError, PipelineError
+from medfuse.core.files import file_hash, make_folder, write_json, write_text
+from medfuse.core.reporter import Reporter
+from medfuse.core.text import number, yaml_text
+from medfuse.model.graph import GraphPlan
+from medfuse.pipeline import Pipeline, load_pipeline, plan_network
+from medfuse.run_folder import lock, refuse_another_pipeline, resolved_values
+from medfuse.trained import load_trained, weights_facts, weights_file
+from medfuse.verbs.check import parameter_problems, pseudo_problems, report_problems
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from medfuse.data.plan import DataPlan
+    from medfuse.data.store import Store
+    from medfuse.model.segmenter import Segmenter
+    from medfuse.report.evaluate import Evaluation
+    from medfuse.report.feature_maps import Picture
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run has to say."""
+
+    folder: Path
+    evaluation: Evaluation
+
+    def text(self) -> str:
+        """The last lines: Dice per label on the held-out cases, and where everything is."""
+        from medfuse.report.summary import summarise
+
+        summary = summarise(self.evaluation)
+        lines = [f"held-out cases: {len(self.evaluation.cases)}"]
+        for name, value in self.evaluation.labels.items():
+            dice, n = summary["mean"][str(value)]["Dice"], summary["n"][str(value)]["Dice"]
+            lines.append(f"  Dice {name}: {number(dice)} (n = {n})")
+        lines.append(f"  mean foreground Dice: {number(summary['foreground_mean']['Dice'])}")
+        lines += [
+            f"report:      {self.folder / 'report.html'}",
+            f"weights:     {self.folder / 'weights_last.safetensors'}",
+            f"predictions: {self.folder / 'predictions'}",
+            f"new scans:   medfuse infer {self.folder} --input FOLDER --output FOLDER",
+        ]
+        return "\n".join(lines)
+
+
+def run_pipeline(
+    file: Path, overrides: Iterable[str] = (), *, runs: Path = Path("runs"), reporter: Reporter
+) -> RunResult:
+    """Every stage of a pipeline file, each of which carries on where an earlier run of it stopped."""
+    pipeline, document = load_pipeline(file, overrides)
+    with _located(document):
+        info = _read_dataset(pipeline)
+        return _Run(pipeline, document, info, runs, reporter).stages()
+
+
+class _Run:
+    """One run folder, and the stages that fill it."""
+
+    def __init__(
+        self, pipeline: Pipeline, document: Document, info: DatasetInfo, runs: Path, reporter: Reporter
+    ) -> None:
+        from medfuse.data.split import choose_split
+
+        self.pipeline, self.info, self.reporter = pipeline, info, reporter
+        self.split: Split = choose_split(info, pipeline.split)
+        self.cases = {case.name: case for case in info.cases}
+        self.store_folder = runs / "prepared" / info_name(pipeline)
+        self.folder = runs / pipeline.name
+        refuse_another_pipeline(self.folder, pipeline)
+        make_folder(self.folder)
+
+    def stages(self) -> RunResult:
+        plan = self.prepare()
+        graph = plan_network(self.pipeline, plan.image, len(plan.values))
+        store = self.fill_store(plan)
+        self.train(plan, graph, store)
+        self.infer()
+        evaluation = self.evaluate()
+        self.report(graph, evaluation, self.pictures(plan, graph, evaluation))
+        return RunResult(self.folder, evaluation)
+
+    def prepare(self) -> DataPlan:
+        """Check every case, plan every `auto` value, verify the graph; write down all of it."""
+        from medfuse.data.fingerprint import take_fingerprint
+        from medfuse.data.plan import make_plan
+        from medfuse.model.verify import verify
+
+        labelled = [case for case in self.info.cases if case.label]
+        with self.reporter.track(f"checking {len(labelled)} cases", len(labelled)) as advance:
+            fingerprint = take_fingerprint(
+                labelled,
+                self.info,
+                tolerance_mm=self.pipeline.preprocess.tolerance_mm,
+                progress=lambda done, _: advance(done, ""),
+            )
+        plan = make_plan(fingerprint, self.info, self.pipeline.preprocess, self.pipeline.sample)
+        for what, reason in plan.reasons.items():
+            self.reporter.say(f"  {what}: {_planned(plan, what)}: {reason}")
+        graph = plan_network(self.pipeline, plan.image, len(plan.values))
+        facts = verify(graph)
+        problems = parameter_problems(self.pipeline, facts, fresh=self.is_fresh())
+        problems += pseudo_problems(self.pipeline, graph, self.info) + report_problems(self.pipeline, graph)
+        if problems:
+            raise PipelineError(problems)
+        self.reporter.say(f"  network: {facts.parameters:,} parameters")
+        write_text(self.folder / "resolved.yaml", yaml_text(resolved_values(self.pipeline, plan)))
+        write_json(self.folder / "plan.json", {"data": plan.to_json(), "graph": graph.rows()})
+        write_json(self.folder / "fingerprint.json", fingerprint.to_json())
+        hashes = {file: digest for case in fingerprint.cases for file, digest in case.files.items()}
+        hashes |= {str(file): file_hash(file) for case in self.unlabelled() for file in case.images}
+        write_json(self.folder / "lock.json", lock(self.pipeline, hashes))
+        return plan
+
+    def fill_store(self, plan: DataPlan) -> Store:
+        """Every case of the split, and what is learned from without label, preprocessed.
+
+        What is there already is used again.
+        """
+        from medfuse.data.prepare import Preprocessor
+        from medfuse.data.store import Store
+
+        store = Store(self.store_folder)
+        cases = [self.cases[name] for name in (*self.split.train, *self.split.validation)]
+        cases += self.unlabelled()
+        preprocessor = Preprocessor(plan, self.pipeline.preprocess.tolerance_mm)
+        with self.reporter.track(f"preparing {len(cases)} cases", len(cases)) as advance:
+            store.build(cases, preprocessor, progress=lambda done, _: advance(done, ""))
+        return store
+
+    def train(self, plan: DataPlan, graph: GraphPlan, store: Store) -> None:
+        """Weights from batches; the rooms meet in the closures that are handed to `fit`."""
+        import torch
+        from lightning_fabric import Fabric
+
+        from medfuse.core.device import channels_last, choose_precision, lay_out, pick_device, settle
+        from medfuse.data.loader import training_batches
+        from medfuse.model.segmenter import build_segmenter
+        from medfuse.model.weights import save_weights
+        from medfuse.train.guided import Guided
+        from medfuse.train.loop import fit, is_finished
+        from medfuse.train.objective import ActivationTerm, Objective
+        from medfuse.train.pseudo import PseudoLabels
+
+        settings, aux = self.pipeline.train, self.pipeline.model.aux
+        if is_finished(self.folder, settings):
+            self.reporter.say("trained already")
+            return
+        device = pick_device(settings.device)
+        settle(device)
+        torch.manual_seed(self.pipeline.seed)
+        model = build_segmenter(graph)
+        if self.is_fresh():
+            self.transfer(model)
+        model.to(device)
+        lay_out(model, len(plan.patch_size) + 2, channels_last(len(plan.patch_size) + 2))
+
+        def batches(start: int, *, labelled: bool = True) -> Generator[Mapping[str, Tensor], None, None]:
+            return training_batches(
+                store,
+                self.split.train if labelled else [case.name for case in self.unlabelled()],
+                plan,
+                self.pipeline.sample,
+                self.pipeline.augment,
+                seed=self.pipeline.seed,
+                start_step=start,
+                unlabelled=not labelled,
+            )
+
+        # two patches, as torch takes another and slower path for one (slow_conv3d)
+        example = torch.randn(2, plan.image.channels, *plan.patch_size, device=device)
+        precision = choose_precision(settings.precision, model, example, backward=True)
+        self.reporter.say(f"training on {device.type} in {precision.kind}: {precision.reason}")
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=1,
+            precision="bf16-mixed" if precision.kind == "bf16" else "32-true",
+        )
+        loss = self.pipeline.loss.build(len(plan.values))
+        objective = Objective(
+            loss,
+            graph.aux,
+            aux.schedule if aux else None,
+            aux.loss.build(len(plan.values)) if aux and aux.loss else None,
+            aux.schedule.balance(len(graph.aux)) if aux else None,
+            tuple(
+                ActivationTerm(a.name, tuple(m.name for m in a.maps), a.loss.weight, a.loss.build(a.maps))
+                for a in graph.activations
+            ),
+        )
+
+        pseudo, guided = settings.pseudo_labels, settings.guided
+
+        def save(kind: str, network: nn.Module, facts: Mapping[str, float]) -> None:
+            path = self.folder / f"weights_{kind}.safetensors"
+            save_weights(path, network, {**weights_facts(self.pipeline, plan), "trained": dict(facts)})
+
+        done = fit(
+            model,
+            fabric=fabric,
+            settings=settings,
+            objective=objective,
+            batches=batches,
+            validate=lambda network: self.validate(network, plan, store, device, fabric.autocast),
+            save=save,
+            folder=self.folder,
+            reporter=self.reporter,
+            guided=Guided(guided, plan.image.spacing_mm, self.pipeline.seed) if guided else None,
+            pseudo=PseudoLabels(pseudo, partial(batches, labelled=False), self.teacher(plan))
+            if pseudo
+            else None,
+        )
+        self.reporter.say(f"trained {done.step} steps in {done.seconds / 60:.1f} minutes")
+
+    def is_fresh(self) -> bool:
+        """Whether nothing has been trained here yet."""
+        return not (self.folder / "training_state.pt").exists()
+
+    def transfer(self, model: Segmenter) -> None:
+        """Give backbones the weights that they start from; say and write down what became of each tensor."""
+        from medfuse.model.transfer import transfer
+
+        made = transfer(model, self.pipeline.model.transfer)
+        for name, taken in made.items():
+            self.reporter.say(f"  {name}: {taken.summary()}")
+        if made:
+            table = self.folder / "transfer.json"
+            write_json(table, {name: taken.to_json() for name, taken in made.items()})
+            self.reporter.say(f"  {table} lists them all")
+
+    def unlabelled(self) -> tuple[Case, ...]:
+        """The cases that pseudo-labels are made for."""
+        from medfuse.train.pseudo import unlabelled_cases
+
+        settings = self.pipeline.train.pseudo_labels
+        return unlabelled_cases(self.info, settings) if settings else ()
+
+    def teacher(self, plan: DataPlan) -> Segmenter | None:
+        """The network of another run that makes pseudo-labels; None where this one teaches itself.
+
+        Raises CheckpointError where it would see these images otherwise than its own.
+        """
+        settings = self.pipeline.train.pseudo_labels
+        if settings is None or settings.teacher == "self":
+            return None
+        path = weights_file(settings.teacher, best=False)
+        trained = load_trained([path], device=self.pipeline.train.device)
+        differing = [
+            what
+            for what in ("labels", "channels", "spacing_mm", "normalization")
+            if getattr(trained.plan, what) != getattr(plan, what)
+        ]
+        if trained.plan.image.dims != plan.image.dims:
+            differing.append("number of axes")
+        if differing:
+            raise CheckpointError(
+                f"{path}: not a teacher of this run, as it was trained with other {', '.join(differing)}; "
+                "train it on this dataset with the same `preprocess`"
+            )
+        return trained.networks[0]
+
+    def validate(
+        self,
+        network: nn.Module,
+        plan: DataPlan,
+        store: Store,
+        device: torch.device,
+        autocast: Callable[[], Any],
+    ) -> dict[str, float]:
+        """Dice of some held-out cases on the network's grid: a quick look, not the evaluation."""
+        from medfuse.infer.sliding import predict_logits
+        from medfuse.report.metrics import dice_per_class
+
+        def windows(batch: Tensor) -> Tensor:
+            with autocast():
+                return network(batch).float()
+
+        found: dict[str, list[float]] = {}
+        for name in self.split.validation[: self.pipeline.train.validation_cases]:
+            image, label = store.read_case(name)
+            logits = predict_logits(
+                image,
+                windows,
+                patch_size=plan.patch_size,
+                classes=len(plan.values),
+                overlap=self.pipeline.infer.overlap,
+                batch_size=self.pipeline.infer.batch_size,
+                device=device,
+            )
+            scores = dice_per_class(logits.argmax(0).cpu().numpy(), label, plan.classes)
+            for label_name, dice in scores.items():
+                found.setdefault(label_name, []).append(dice)
+        means = {name: sum(values) / len(values) for name, values in found.items()}
+        if not means:
+            return {}
+        return {"dice": sum(means.values()) / len(means), **{f"dice/{name}": m for name, m in means.items()}}
+
+    def infer(self) -> None:
+        """Label maps of the held-out cases, from their own files, by the way that new scans go."""
+        cases = [self.cases[name] for name in self.split.validation]
+        model = load_trained(
+            [self.folder / "weights_last.safetensors"],
+            device=self.pipeline.train.device,
+            settings=self.pipeline.infer,
+        )
+        outcome = model.infer(cases, self.folder / "predictions", self.reporter)
+        if outcome.failed:
+            raise DataError(*(f"{name}: {reason}" for name, reason in outcome.failed.items()))
+
+    def evaluate(self) -> Evaluation:
+        """Metrics of the held-out cases on the grids of their own files; summary.json."""
+        from medfuse.infer.cases import output_name
+        from medfuse.report.evaluate import Pair, evaluate_pairs
+        from medfuse.report.summary import write_summary
+
+        pairs = []
+        for name in self.split.validation:
+            case = self.cases[name]
+            assert case.label is not None, "a split has labelled cases only"
+            pairs.append(Pair(name, self.folder / "predictions" / output_name(case), case.label))
+        evaluation = evaluate_pairs(
+            pairs,
+            self.info.labels,
+            tolerance_mm=self.pipeline.preprocess.tolerance_mm,
+            reporter=self.reporter,
+        )
+        write_summary(self.folder / "summary.json", evaluation)
+        return evaluation
+
+    def pictures(self, plan: DataPlan, graph: GraphPlan, evaluation: Evaluation) -> dict[str, list[Picture]]:
+        """What the pipeline's `report` asks to see of the network, for the cases that the report shows."""
+        from medfuse.data.prepare import Preprocessor
+        from medfuse.inside import CaseInside, draw_inside
+        from medfuse.model.selection import select
+        from medfuse.report.html import chosen_cases
+
+        settings = self.pipeline.report
+        maps, gradcam = select(graph, settings.maps), select(graph, settings.gradcam)
+        if not maps and not gradcam:
+            return {}
+        path = self.folder / "weights_last.safetensors"
+        network = load_trained([path], device=self.pipeline.train.device).networks[0]
+        preprocessor = Preprocessor(plan, self.pipeline.preprocess.tolerance_mm)
+        chosen = [judged for _, judged in chosen_cases(evaluation.cases)]
+        made = {}
+        with self.reporter.track("drawing what is inside the network", len(chosen)) as advance:
+            for done, judged in enumerate(chosen, 1):
+                case = replace(self.cases[judged.name], label=judged.pair.prediction)
+                prepared = preprocessor.prepare(case)
+                inside = CaseInside(prepared.image, preprocessor.prepare_label(case, prepared))
+                made[case.name] = draw_inside(
+                    network, inside, plan.image, maps=maps, gradcam=gradcam, labels=plan.classes[1:]
+                )
+                advance(done, case.name)
+        return made
+
+    def report(
+        self, graph: GraphPlan, evaluation: Evaluation, pictures: Mapping[str, Sequence[Picture]]
+    ) -> None:
+        from medfuse.report.html import ReportContent, write_report
+        from medfuse.train.log import read_rows
+
+        locked = json.loads((self.folder / "lock.json").read_text(encoding="utf-8"))
+        repeat = {key: yaml_text(value).strip() for key, value in locked.items() if key != "data"}
+        repeat["data (SHA-256)"] = "\n".join(f"{digest}  {file}" for file, digest in locked["data"].items())
+        content = ReportContent(
+            name=self.pipeline.name,
+            date=locked["started"],
+            evaluation=evaluation,
+            graph=graph_nodes(graph),
+            rows=read_rows(self.folder / "metrics.jsonl"),
+            images={name: self.cases[name].images[0] for name in self.split.validation},
+            pictures=pictures,
+            ct=self.info.channels[0].strip().lower() == "ct",
+            tolerance_mm=self.pipeline.preprocess.tolerance_mm,
+            pipeline=(self.folder / "resolved.yaml").read_text(encoding="utf-8"),
+            repeat=repeat,
+        )
+        with self.reporter.track("writing the report", 1) as advance:
+            write_report(self.folder / "report.html", content)
+            advance(1, "")
+
+
+def info_name(pipeline: Pipeline) -> str:
+    """A folder name for a dataset's prepared cases: runs on the same dataset share it."""
+    import hashlib
+
+    source = f"{pipeline.data.root.resolve()} {pipeline.preprocess.model_dump_json()}"
+    return f"{pipeline.data.root.resolve().name}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+
+
+def _read_dataset(pipeline: Pipeline) -> DatasetInfo:
+    info = pipeline.data.read()
+    if not any(case.label for case in info.cases):
+        raise DataError(f"{pipeline.data.root}: no case has a label; training needs some")
+    return info
+
+
+def _planned(plan: DataPlan, what: str) -> str:
+    if what.startswith("normalize."):
+        channel = plan.channels.index(what.partition(".")[2])
+        return plan.normalization[channel].kind
+    value = getattr(plan, what)
+    return " × ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+
+
+def graph_nodes(graph: GraphPlan) -> list[Any]:
+    """The graph in the report's own terms."""
+    from medfuse.report.graph import GraphNode
+
+    return [GraphNode(v.name, v.kind, v.text, v.inputs) for v in graph.views()]
+
+
+@contextmanager
+def _located(document: Document) -> Iterator[None]:
+    """Add file, line and column to problems that are found after the file was read."""
+    try:
+        yield
+    except PipelineError as error:
+        raise document.located(error) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from monai.networks.nets import resnet as monai_resnet
 from torch import nn
@@ -22,7 +22,7 @@ def resnet(
     norm: Literal["batch", "instance", "group"],
 ) -> nn.Module:
     """A MONAI ResNet without classifier, for images of `channels`; one number per axis in `conv1_stride`."""
-    network: nn.Module = monai_resnet.ResNet(
+    made: Any = monai_resnet.ResNet(
         block=block,
         layers=list(blocks),
         block_inplanes=list(planes),
@@ -34,8 +34,9 @@ def resnet(
         bias_downsample=False,
     )
     if not max_pool:
-        network.maxpool = nn.Identity()
-        network.no_max_pool = False  # so that every layer runs, and the network is a chain of them
+        made.maxpool = nn.Identity()
+        made.no_max_pool = False  # so that every layer runs, and the network is a chain of them
+    network: nn.Module = made
     if norm != "batch":
         _replace_norms(network, norm)
     return network

@@ -67,6 +67,7 @@ def pipeline(data: Path, steps: int, fusion: dict[str, Any]) -> dict[str, Any]:
             "learning_rate": 0.005,
             "warmup": 0.05,
             "decay": "cosine",
+            "precision": "bf16",  # for all of them, whatever a probe finds
         },
     }
 

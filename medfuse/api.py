@@ -71,7 +71,7 @@ class TapStrategy(Plugin):
     group: ClassVar[str] = "medfuse.tap_strategies"
 
     layers: tuple[str, ...] = Field(
-        (), description="layers to tap, by module path; empty means those that the graph names"
+        (), description="layers to tap, by module path or glob; empty means those that the graph names"
     )
 
     def attach(self, backbone: nn.Module, taps: Sequence[FeatureInfo], image: ImageInfo) -> nn.Module:

@@ -40,12 +40,12 @@ class UNetDecoder(FusionBlock):
         from medfuse.builtin.nets.unet import Decoder
 
         order = self._order(inputs)
-        ratios = [_ratio(coarse, fine) for coarse, fine in pairwise(order)]
+        ratios = [ratio_of(coarse, fine) for coarse, fine in pairwise(order)]
         return Decoder(
             order=[inputs.index(x) for x in order],
             channels=[x.channels for x in order],
             ratios=ratios,
-            kernels=[_kernel(ratio, fine) for ratio, fine in zip(ratios, order[1:])],
+            kernels=[kernel_of(ratio, fine) for ratio, fine in zip(ratios, order[1:])],
             convs=self.convs,
         )
 
@@ -65,11 +65,11 @@ class UNetDecoder(FusionBlock):
         return order
 
 
-def _ratio(coarse: FeatureInfo, fine: FeatureInfo) -> tuple[int, ...]:
+def ratio_of(coarse: FeatureInfo, fine: FeatureInfo) -> tuple[int, ...]:
     return tuple(c // f for c, f in zip(coarse.stride, fine.stride))
 
 
-def _kernel(ratio: tuple[int, ...], fine: FeatureInfo) -> tuple[int, ...]:
+def kernel_of(ratio: tuple[int, ...], fine: FeatureInfo) -> tuple[int, ...]:
     """3, and 1 along an axis that is not pooled yet while others are: its voxels are far apart."""
     if max(ratio) == 1:
         return (3,) * fine.dims

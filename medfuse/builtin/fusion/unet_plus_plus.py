@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from medfuse import FeatureInfo, FusionBlock, ShapeError
-from medfuse.builtin.fusion.unet_decoder import _kernel, _ratio
+from medfuse.builtin.fusion.unet_decoder import kernel_of, ratio_of
 from medfuse.core.text import by
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ class UNetPlusPlus(FusionBlock):
 
         order = self._order(inputs)
         rows = [inputs[i] for i in order]
-        ratios = [_ratio(coarse, fine) for fine, coarse in pairwise(rows)]
+        ratios = [ratio_of(coarse, fine) for fine, coarse in pairwise(rows)]
         return UNetPlusPlus(
             order=order,
             channels=[x.channels for x in rows],
             ratios=ratios,
-            kernels=[_kernel(ratio, fine) for ratio, fine in zip(ratios, rows)],
+            kernels=[kernel_of(ratio, fine) for ratio, fine in zip(ratios, rows)],
             convs=self.convs,
         )
 

@@ -1,6 +1,7 @@
 """The torch runtime gives what the network gives, in fp32, whatever it computes in."""
 
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from medfuse import registry
 from medfuse.api import Runtime
+from medfuse.core import device
 
 
 def prepared(model: nn.Module, example: Tensor, **options: Any) -> Any:
@@ -52,6 +54,22 @@ def test_bf16_computes_in_bf16() -> None:
     run = prepared(model, windows(), precision="bf16")
     run(windows())
     assert seen[-1] == torch.bfloat16
+
+
+def test_a_pause_of_the_machine_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pauses(nn.Module):
+        passes = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not torch.is_autocast_enabled("cpu"):
+                time.sleep(0.05)
+            else:
+                self.passes += 1
+                time.sleep(0.3 if self.passes == 2 else 0)
+            return x + 1
+
+    monkeypatch.setattr(device, "_has_bf16", lambda _: True)
+    assert device.choose_precision("auto", Pauses(), windows(), backward=False).kind == "bf16"
 
 
 def test_auto_takes_fp32_where_bf16_gives_other_results(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,6 @@
-"""One encoder, seven ways to fuse its features, at equal steps on the hippocampus: which of them helps?
+"""One encoder, eight ways to fuse its features, at equal steps on the hippocampus: which of them helps?
 
-    python benchmarks/fusion.py DATA [--steps 200] [--seeds 1] [--folds 0] [--runs runs]
+    python benchmarks/fusion.py DATA [--steps 200] [--seeds 1] [--folds 0] [--choices a,b,…] [--runs runs]
 
 DATA is the folder of the Medical Segmentation Decathlon's Task04 with a splits_final.json. Writes a pipeline
 file for each choice below RUNS/fusion, gives them to `medfuse compare`, and prints its tables as a block of
@@ -78,12 +78,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--folds", default="0", metavar="0,1,…")
+    parser.add_argument(
+        "--choices", default=",".join(CHOICES), metavar="a,b,…", help="the first is the baseline"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     given = parser.parse_args()
     files = []
-    for name, fusion in CHOICES.items():
+    for name in given.choices.split(","):
         files.append(given.runs / "fusion" / f"{name}.yaml")
-        write_text(files[-1], yaml_text(pipeline(given.data, given.steps, fusion)))
+        write_text(files[-1], yaml_text(pipeline(given.data, given.steps, CHOICES[name])))
     compared = compare_pipelines(
         files,
         seeds=given.seeds,

@@ -179,6 +179,12 @@ def test_several_channels_go_through_every_stage(tmp_path):
     assert (result.folder / "predictions" / "cube_03.nii.gz").exists()
 
 
+def test_the_report_says_how_to_repeat_it_in_plain_words(finished_run):
+    report = (finished_run.folder / "report.html").read_text()
+    assert "How to repeat it" in report
+    assert "\n..." not in report  # with which YAML ends a lone string
+
+
 def test_a_2d_network_goes_through_every_stage(finished_run, tmp_path):
     result = again(finished_run, "sample.patch_size=[16,16]", "name=flat", folder=tmp_path)
     assert (result.folder / "report.html").exists()

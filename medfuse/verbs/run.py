@@ -376,7 +376,11 @@ class _Run:
         from medfuse.train.log import read_rows
 
         locked = json.loads((self.folder / "lock.json").read_text(encoding="utf-8"))
-        repeat = {key: yaml_text(value).strip() for key, value in locked.items() if key != "data"}
+        repeat = {
+            key: yaml_text(value).strip() if isinstance(value, dict | list) else str(value)
+            for key, value in locked.items()
+            if key != "data"
+        }
         repeat["data (SHA-256)"] = "\n".join(f"{digest}  {file}" for file, digest in locked["data"].items())
         content = ReportContent(
             name=self.pipeline.name,

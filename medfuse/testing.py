@@ -229,7 +229,7 @@ def check_aux_schedule(plugin: AuxSchedule) -> None:
     def balances() -> None:
         module = _seeded(build)
         _finite_scalar(module(losses(1)[0]))
-        now = list(module.weights())  # type: ignore[operator]
+        now = list(module.weights())  # type: ignore[operator]  # a module of the plugin's
         assert len(now) == 1 + heads, f"weights() gives {len(now)} numbers for {1 + heads} losses"
         assert all(map(math.isfinite, now)), f"weights() gives {now}"
 
@@ -560,11 +560,11 @@ def _out_of_range(metadata: Iterable[Any]) -> Iterator[Any]:
     for bound in metadata:
         match bound:
             case annotated_types.Ge(ge):
-                yield ge - 1  # type: ignore[operator]
+                yield ge - 1  # type: ignore[operator]  # bounds are numbers
             case annotated_types.Gt(gt):
                 yield gt
             case annotated_types.Le(le):
-                yield le + 1  # type: ignore[operator]
+                yield le + 1  # type: ignore[operator]  # bounds are numbers
             case annotated_types.Lt(lt):
                 yield lt
 

@@ -38,7 +38,7 @@ def rotation(*degrees: float) -> npt.NDArray[np.float64]:
 
 def geometry(**changes: object) -> Geometry:
     values: dict[str, object] = {"shape": (4, 5, 6), "affine": np.diag([1.0, 2.0, 3.0, 1.0]), **changes}
-    return Geometry(**values)  # type: ignore[arg-type]
+    return Geometry(**values)  # type: ignore[arg-type]  # of several types
 
 
 def moved(**origin: float) -> npt.NDArray[np.float64]:

@@ -1,0 +1,259 @@
+"""Sliding-window inference beside MONAI's and nnU-Net's: one network, one volume, the same windows, in turns.
+
+    python benchmarks/infer.py [--nnunet-python PATH] [--levels 5] [--window 96] [--shape 144 144 144]
+                               [--classes 3] [--rounds 3] [--precision auto|fp32]
+                               [--model WEIGHTS --volume SCAN.nii.gz]
+
+Each program loads the same weights in a process of its own and takes its turn: those of a random U-Net and
+noise, or of a trained medfuse model and a scan, brought to the model's spacing. The peers are given the
+prepared volume and answer with logits, whose argmax is taken; medfuse is given the raw array and answers
+with labels. nnU-Net runs under the Python that `--nnunet-python` names, an environment with nnunetv2 in it;
+where its import of torchvision fails, beside a CPU build of torch, an empty stand-in takes torchvision's
+place, as inference needs nothing of it. The result is a block of Markdown for docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from random_unet import random_unet
+from side_by_side import Worker, heading, serve, take_turns
+
+Labels = npt.NDArray[np.integer[Any]]
+Volume = npt.NDArray[np.float32]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--nnunet-python", type=Path)
+    parser.add_argument("--levels", type=int, default=5)
+    parser.add_argument("--window", type=int, default=96)
+    parser.add_argument("--shape", type=int, nargs=3, default=[144, 144, 144])
+    parser.add_argument("--classes", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", choices=["auto", "fp32"], default="auto")
+    parser.add_argument("--model", type=Path, help="a trained medfuse model in place of a random U-Net")
+    parser.add_argument("--volume", type=Path, help="a scan for it")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--worker", choices=list(PROGRAMS), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        work(given)
+    else:
+        compare(given)
+
+
+def compare(given: argparse.Namespace) -> None:
+    """Starts every program, lets them take turns, and prints the table."""
+    import torch
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = given.model or random_unet(
+            folder / "unet.safetensors", levels=given.levels, window=given.window, classes=given.classes
+        )
+        raw, prepared = volumes(model, given)
+        np.save(folder / "raw.npy", raw)
+        np.save(folder / "prepared.npy", prepared)
+        workers = {}
+        for program in PROGRAMS:
+            if program == "nnU-Net" and not given.nnunet_python:
+                continue
+            python = given.nnunet_python if program == "nnU-Net" else Path(sys.executable)
+            arguments = [str(python), __file__, "--worker", program, "--folder", name, "--model", str(model)]
+            arguments += ["--precision", given.precision, "--device", given.device]
+            workers[program] = Worker(arguments, {"PYTHONPATH": ":".join(filter(None, sys.path))})
+        answers = take_turns(workers, given.rounds)
+        for worker in workers.values():
+            worker.close()
+        labels = {program: np.load(folder / f"{program}.npy") for program in answers}
+        print(heading(rounds=given.rounds, threads=torch.get_num_threads(), device=given.device))
+        print(f"- {network_facts(model, given)}\n")
+        print(table(answers, labels))
+
+
+def table(answers: Mapping[str, Mapping[str, Any]], labels: Mapping[str, Labels]) -> str:
+    """Seconds and ratio to the fastest peer; voxels and Dice against MONAI's fp32 labels."""
+    peers = [answer["seconds"] for program, answer in answers.items() if program != "medfuse"]
+    lines = [
+        "| program | seconds | × the faster peer | voxels unlike MONAI's | lowest Dice with it | runs in |",
+        "|---|---|---|---|---|---|",
+    ]
+    for program, answer in answers.items():
+        mine, exact = labels[program], labels["MONAI"]
+        lines.append(
+            f"| {program} | {answer['seconds']:.2f} | {min(peers) / answer['seconds']:.2f} "
+            f"| {int((mine != exact).sum()):,} of {mine.size:,} | {lowest_dice(mine, exact):.5f} "
+            f"| {answer['how']} |"
+        )
+    return "\n".join(lines)
+
+
+def lowest_dice(given: Labels, wanted: Labels) -> float:
+    """Over the labels that `wanted` holds."""
+    scores = []
+    for value in np.unique(wanted):
+        a, b = given == value, wanted == value
+        scores.append(2 * float((a & b).sum()) / float(a.sum() + b.sum()))
+    return min(scores)
+
+
+def volumes(model: Path, given: argparse.Namespace) -> tuple[Volume, Volume]:
+    """What medfuse is given, and what that is once it is normalised; both at the model's spacing."""
+    if not given.volume:
+        noise = np.random.default_rng(0).normal(size=(1, *given.shape)).astype(np.float32)
+        return noise, noise
+    from medfuse.core.volumes import read_volume
+    from medfuse.data.plan import resampled_shape
+    from medfuse.data.prepare import normalize, resample_image
+    from medfuse.trained import load_trained
+
+    plan = load_trained([model]).plan
+    scan = read_volume(given.volume)
+    turned = scan.geometry.turn.apply(scan.array[None].astype(np.float32))
+    shape = resampled_shape(scan.geometry.ras_shape, scan.geometry.ras_spacing_mm, plan.spacing_mm)
+    raw = resample_image(turned, shape)
+    prepared = raw.copy()
+    normalize(prepared[0], plan.normalization[0])
+    return raw, prepared
+
+
+def network_facts(model: Path, given: argparse.Namespace) -> str:
+    """The work of one window, and how fast this machine multiplies matrices in bf16."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from medfuse.trained import load_trained
+
+    trained = load_trained([model], device=given.device)
+    size = trained.plan.patch_size
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        trained.networks[0](torch.zeros(1, len(trained.plan.channels), *size, device=trained.device))
+    a = torch.randn(4096, 4096, dtype=torch.bfloat16, device=trained.device)
+    best = min(_seconds(lambda: (a @ a).sum().item()) for _ in range(5))
+    return (
+        f"a window of {size} takes {counter.get_total_flops() / 1e9:.0f} GFLOP; matrices of 4096² are "
+        f"multiplied at {2 * 4096**3 / best / 1e12:.2f} TFLOP/s in bf16"
+    )
+
+
+def _seconds(action: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def work(given: argparse.Namespace) -> None:
+    """One program: answers every request with the seconds that the volume took."""
+    volume = np.load(given.folder / ("raw.npy" if given.worker == "medfuse" else "prepared.npy"))
+    predict, how = PROGRAMS[given.worker](given)
+
+    def answer(_: str) -> dict[str, Any]:
+        began = time.perf_counter()
+        labels = predict(volume)
+        seconds = time.perf_counter() - began
+        np.save(given.folder / f"{given.worker}.npy", labels)
+        return {"seconds": seconds, "how": how()}
+
+    serve(answer)
+
+
+Program = tuple[Callable[[Volume], Labels], Callable[[], str]]
+
+
+def medfuse_(given: argparse.Namespace) -> Program:
+    from medfuse import Predictor
+
+    fp32 = ["runtime.use=torch", "runtime.precision=fp32"] if given.precision == "fp32" else []
+    predictor = Predictor.load(given.model, device=given.device, overrides=fp32)
+    spacing = predictor.plan.spacing_mm
+    return (lambda volume: predictor(volume, spacing=spacing)), lambda: predictor.how
+
+
+def monai_(given: argparse.Namespace) -> Program:
+    import torch
+    from monai.inferers.utils import sliding_window_inference
+
+    network, size, _ = peer_network(given)
+
+    def predict(volume: Volume) -> Labels:
+        image = torch.from_numpy(volume)[None].to(given.device)
+        with torch.inference_mode():
+            logits = sliding_window_inference(image, size, 1, network, overlap=0.5, mode="gaussian")
+        assert isinstance(logits, torch.Tensor)
+        return logits[0].argmax(0).cpu().numpy().astype(np.uint8)
+
+    return predict, lambda: "torch fp32"
+
+
+def nnunet_(given: argparse.Namespace) -> Program:
+    import torch
+
+    stand_in_for_torchvision()
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    network, size, classes = peer_network(given)
+    device = torch.device(given.device)
+    predictor = nnUNetPredictor(
+        tile_step_size=0.5,
+        use_gaussian=True,
+        use_mirroring=False,
+        perform_everything_on_device=device.type == "cuda",
+        device=device,
+        allow_tqdm=False,
+    )
+    predictor.network = network
+    predictor.configuration_manager = SimpleNamespace(patch_size=list(size))
+    predictor.label_manager = SimpleNamespace(num_segmentation_heads=classes)
+
+    def predict(volume: Volume) -> Labels:
+        with torch.inference_mode():
+            logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(volume))
+        return logits.argmax(0).cpu().numpy().astype(np.uint8)
+
+    return predict, lambda: "torch fp32, fp16 sums" if device.type == "cpu" else "torch fp16"
+
+
+PROGRAMS: dict[str, Callable[[argparse.Namespace], Program]] = {
+    "medfuse": medfuse_,
+    "MONAI": monai_,
+    "nnU-Net": nnunet_,
+}
+
+
+def peer_network(given: argparse.Namespace) -> tuple[Any, Sequence[int], int]:
+    """The network as torch has it, its window and how many classes it tells apart."""
+    from medfuse.trained import load_trained
+
+    trained = load_trained([given.model], device=given.device)
+    return trained.networks[0], trained.plan.patch_size, len(trained.plan.labels)
+
+
+def stand_in_for_torchvision() -> None:
+    """timm, which nnU-Net imports, wants torchvision; it is not called for what is measured here."""
+    if find_spec("torchvision"):
+        return
+
+    class Anything(ModuleType):
+        __path__ = ()
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *args, **kwargs: None
+
+    for name in ("", ".ops", ".ops.misc", ".models", ".models.feature_extraction", ".transforms"):
+        sys.modules[f"torchvision{name}"] = Anything(f"torchvision{name}")
+
+
+if __name__ == "__main__":
+    main()

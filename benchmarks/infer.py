@@ -249,6 +249,8 @@ def stand_in_for_torchvision() -> None:
         __path__ = ()
 
         def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
             return lambda *args, **kwargs: None
 
     for name in ("", ".ops", ".ops.misc", ".models", ".models.feature_extraction", ".transforms"):

@@ -228,7 +228,7 @@ def _adds(seen: Observer, path: str, ends: Sequence[str]) -> str:
         output, later = seen.made.get(container, (None, 0))
         if output is not made or later != version:
             return (
-                f"{container} does not return the unchanged output of {path}, its last layer: it has a hook or "
-                "work of its own, or never runs"
+                f"{container} does not return the unchanged output of {path}, its last layer: it has a "
+                "hook or work of its own, or never runs"
             )
     return ""

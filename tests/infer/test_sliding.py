@@ -192,6 +192,24 @@ def test_a_constant_window_is_remembered_as_the_mean_over_flips_and_folds() -> N
     assert all(torch.equal(part, alone) for part in (first, second, third))
 
 
+def test_air_is_skipped_and_is_background() -> None:
+    volume, count = torch.zeros(2, 64, 8, 8), WindowCount()
+    volume[:, :16] = 1 + image(2, 16, 8, 8).abs()
+    volume += 0.001 * image(2, 64, 8, 8)
+    options: dict[str, Any] = {"patch_size": (8, 8, 8), "classes": 2, "overlap": 0}
+    bricks = list(predict_bricks(volume, same, **options, skip_air=True, count=count))
+    assert (count.run, count.reused, count.skipped) == (3, 0, 5)  # the third is within half a window
+    assert all(torch.equal(b.logits, volume[(slice(None), *b.where)]) for b in bricks[:3])
+    assert all((b.logits[0] > b.logits[1]).all() for b in bricks[3:])
+
+
+def test_air_is_not_skipped_unless_asked() -> None:
+    volume, count = torch.zeros(2, 64, 8, 8), WindowCount()
+    volume[:, :16] = 1
+    list(predict_bricks(volume, same, patch_size=(8, 8, 8), classes=2, count=count))
+    assert count.skipped == 0
+
+
 @pytest.mark.parametrize("sums", [torch.float32, torch.float16])
 def test_sums_are_kept_as_asked(sums: torch.dtype) -> None:
     volume = image(2, 9, 11, 6)

@@ -56,7 +56,8 @@ def draw_inside(
         seen = []
         for number, (label, view) in enumerate(zip(labels, views)):
             heat = grad_cam(network, view.window.to(device), f.name, number + 1)
-            seen.append(Evidence(label, number, view.image, view.slice_of(heat), view.mask))
+            stride = (f.stride[0], f.stride[1])
+            seen.append(Evidence(label, number, view.image, view.slice_of(heat, f.stride), stride, view.mask))
         made.append(evidence(f.name, seen))
     return made
 
@@ -91,7 +92,7 @@ class _View:
             inside[:, :, at],
         )
 
-    def slice_of(self, found: Tensor, stride: Sequence[int] = (1, 1, 1)) -> npt.NDArray[np.float32]:
+    def slice_of(self, found: Tensor, stride: Sequence[int]) -> npt.NDArray[np.float32]:
         """(…, x, y) of a map (…, x, y, z), or of one that is flat already."""
         array: npt.NDArray[np.float32] = found.float().cpu().numpy()
         if self.window.ndim == 3:

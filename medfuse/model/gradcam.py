@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medfuse.model.resample import resize
-
 
 def grad_cam(model: Callable[..., Any], image: Tensor, name: str, number: int) -> Tensor:
-    """A heat map (*spatial) ≥ 0 on the grid of `image` (channels, *spatial), for class `number`.
+    """A heat map ≥ 0 on the grid of the map itself, for class `number` of `image` (channels, *spatial).
 
     CAM = ReLU(Σ_k α_k A_k), α_k = mean over the map of ∂y / ∂A_k, where A is the map `name` and y the sum of
     the class's logits over the voxels that are predicted as it (Selvaraju et al. 2017; the sum is Vinogradova
@@ -26,8 +24,8 @@ def grad_cam(model: Callable[..., Any], image: Tensor, name: str, number: int) -
         score = logits[:, number][logits.argmax(1) == number].sum()
         (gradient,) = torch.autograd.grad(score, activations, allow_unused=True)
     if gradient is None:
-        return torch.zeros_like(logits[0, 0])
+        return torch.zeros_like(activations[0, 0])
     spatial = tuple(range(2, gradient.ndim))
     alpha = gradient.mean(spatial, keepdim=True)
-    heat = (alpha * activations.detach()).sum(1, keepdim=True).relu()
-    return resize(heat, image.shape[1:])[0, 0]
+    heat: Tensor = (alpha * activations.detach()).sum(1).relu()
+    return heat[0]

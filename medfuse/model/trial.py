@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -39,15 +40,16 @@ def try_out(build: Callable[[], Module], run: Callable[[Module], Result]) -> Res
 class _ShapesOnly(TorchFunctionMode):
     """Answers for what the meta device would ask torch's compiler, whose import takes as long as torch's.
 
-    Random weights have no values there, norms and leaky ReLU keep a map's shape, concatenation adds up, and
-    a convolution's shape is arithmetic. Anything else, mistakes included, is torch's.
+    Random weights have no values there, norms and activations keep a shape, sums and products broadcast,
+    concatenation adds up, and the shape after a convolution, a pooling or an interpolation is arithmetic.
+    Anything else, mistakes included, is torch's.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.cat:
             return _joined(*args, **kwargs)
-        if func in _CONVOLUTIONS and (made := _CONVOLUTIONS[func](*args, **kwargs)) is not None:
+        if func in _ARITHMETIC and (made := _ARITHMETIC[func](*args, **kwargs)) is not None:
             return made
         if func not in _SAME_SHAPE or not args[0].is_meta:
             return func(*args, **kwargs)
@@ -68,6 +70,48 @@ def _joined(maps: Sequence[Tensor], dim: int = 0) -> Tensor:
     shape = sizes[0]
     shape.insert(dim if dim >= 0 else dim + maps[0].ndim, total)
     return maps[0].new_empty(shape)
+
+
+def _broadcast(x: Tensor, y: Any, **settings: Any) -> Tensor | None:
+    """A map with another or with a number, voxel by voxel, or None where torch should speak."""
+    tensors = [t for t in (x, y) if isinstance(t, Tensor)]
+    if settings or not all(t.is_meta and t.dtype == torch.get_default_dtype() for t in tensors):
+        return None
+    wide = torch.broadcast_tensors(*tensors)[0]  # which says what does not fit
+    return wide.new_empty(wide.shape)
+
+
+def _broadcast_into(x: Tensor, y: Any, **settings: Any) -> Tensor | None:
+    made = _broadcast(x, y, **settings)
+    return x.zero_() if made is not None and made.shape == x.shape else None  # an in-place change
+
+
+def _resized(x: Tensor, size: Any = None, *, mode: str = "nearest", **_: Any) -> Tensor | None:
+    """A map brought to a size that is given for each axis, or None where torch should speak."""
+    linear = {4: "bilinear", 5: "trilinear"}.get(x.ndim)
+    known = isinstance(size, tuple | list) and len(size) == x.ndim - 2 and None not in size
+    return _made(x, x.shape[1], size) if known and mode in ("nearest", "nearest-exact", linear) else None
+
+
+def _pooled(
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    dims: int,
+) -> Tensor | None:
+    """The map of a max pooling, as of a convolution by channel, or None where torch should speak."""
+    kernel = (kernel_size,) * dims if isinstance(kernel_size, int) else tuple(kernel_size)
+    most = padding if isinstance(padding, int) else max(padding)
+    if ceil_mode or return_indices or 2 * most > min(kernel) or x.ndim != dims + 2:
+        return None
+    channels = x.shape[1]
+    window = x.new_empty((channels, 1, *kernel))
+    return _convolved(x, window, None, stride or kernel, padding, dilation, channels)
 
 
 def _convolved(
@@ -118,11 +162,24 @@ def _made(x: Tensor, channels: int, size: Sequence[int]) -> Tensor | None:
     return x.new_empty((x.shape[0], channels, *size)) if x.is_meta and min(size) > 0 else None
 
 
-_CONVOLUTIONS: dict[Any, Callable[..., Tensor | None]] = {
+_BINARY = ("add", "sub", "mul", "div", "maximum", "minimum")
+_UNARY = ("relu", "sigmoid", "tanh", "exp", "sqrt", "square", "abs", "neg")
+
+_ARITHMETIC: dict[Any, Callable[..., Tensor | None]] = {
     functional.conv2d: _convolved,
     functional.conv3d: _convolved,
     functional.conv_transpose2d: _transposed,
     functional.conv_transpose3d: _transposed,
+    functional.max_pool2d: partial(_pooled, dims=2),
+    functional.max_pool3d: partial(_pooled, dims=3),
+    functional.interpolate: _resized,
+    functional.adaptive_avg_pool2d: _resized,
+    functional.adaptive_avg_pool3d: _resized,
+    functional.adaptive_max_pool2d: _resized,
+    functional.adaptive_max_pool3d: _resized,
+    Tensor.__rsub__: _broadcast,
+    **{getattr(owner, name): _broadcast for owner in (torch, Tensor) for name in _BINARY},
+    **{getattr(Tensor, f"{name}_"): _broadcast_into for name in _BINARY[:4]},
 }
 
 _SAME_SHAPE = {
@@ -130,7 +187,11 @@ _SAME_SHAPE = {
     functional.instance_norm,
     functional.batch_norm,
     functional.group_norm,
+    functional.relu,
     functional.leaky_relu,
+    functional.elu,
+    functional.silu,
+    *(getattr(owner, name) for owner in (torch, Tensor) for name in _UNARY),
 }
 
 

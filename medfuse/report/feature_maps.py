@@ -40,15 +40,17 @@ class ImageSlice:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """A label's Grad-CAM on `image`: `heat` ≥ 0 and the voxels `predicted` as the label, both (x, y).
+    """A label's Grad-CAM: `heat` ≥ 0 (x, y), of a map of that `stride` whose voxel 0 lies at the image's.
 
-    Each label has a slice of its own. `number` is the label's place among the foreground, for its colour.
+    `predicted` are the voxels of `image` that are predicted as the label. Each label has a slice of its own;
+    `number` is its place among the foreground, for its colour.
     """
 
     label: str
     number: int
     image: ImageSlice
     heat: npt.NDArray[np.floating[Any]]
+    stride: tuple[int, int]
     predicted: npt.NDArray[np.bool_]
 
 
@@ -58,7 +60,7 @@ def montage(
     """The channels (channels, x, y) of the map `name` beside the image; see `montage_figure`."""
     shown = _count(len(maps))
     words = (
-        f"{name}: the image, and {shown} on the same slice, each from its lowest (dark) to its highest value"
+        f"{name}: the image, and {shown} on the same slice, each from its 1st (dark) to its 99th percentile"
     )
     return Picture(encode(montage_figure(name, image, maps, stride), "png"), words)
 
@@ -76,7 +78,7 @@ def evidence(name: str, found: Sequence[Evidence]) -> Picture:
 def montage_figure(
     name: str, image: ImageSlice, maps: npt.NDArray[np.floating[Any]], stride: tuple[int, int]
 ) -> Figure:
-    """The image and up to MOST_CHANNELS channels, each in its own scale, which stands above it.
+    """The image and up to MOST_CHANNELS channels, each from percentile 1 to 99, which stand above it.
 
     Voxel 0 of a map lies at voxel 0 of the image.
     """
@@ -103,7 +105,8 @@ def evidence_figure(name: str, found: Sequence[Evidence]) -> Figure:
         top = float(one.heat.max())
         if top > 0:
             share = one.heat / top
-            heat = axes.imshow(share.T, cmap="inferno", vmin=0, vmax=1, **_place(one.heat, one.image))
+            place = _place(one.heat, one.image, one.stride)
+            heat = axes.imshow(share.T, cmap="inferno", vmin=0, vmax=1, interpolation="bilinear", **place)
             heat.set_alpha(0.75 * share.T)
         if one.predicted.any() and not one.predicted.all() and min(one.predicted.shape) > 1:
             x, y = (np.arange(n) * mm for n, mm in zip(one.predicted.shape, one.image.pixel_mm))

@@ -50,7 +50,7 @@ def test_a_class_that_is_predicted_nowhere_has_no_evidence():
     assert grad_cam(model, torch.randn(2, 6, 5, 4), "tap", 2).abs().max() == 0
 
 
-def test_maps_of_a_segmenter_are_seen_on_the_images_grid_and_nothing_is_left_behind():
+def test_heat_is_on_the_grid_of_the_map_and_nothing_is_left_behind():
     settings = {
         "backbones": {"encoder": {"use": "unet_encoder", "base_channels": 4, "stages": 3, "convs": 1}},
         "fusion": {"decoded": {"use": "unet_decoder", "inputs": ["encoder.*"], "convs": 1}},
@@ -59,9 +59,9 @@ def test_maps_of_a_segmenter_are_seen_on_the_images_grid_and_nothing_is_left_beh
     torch.manual_seed(0)
     graph = plan_graph(ModelSettings.model_validate(settings), ImageInfo(1, (16, 16), (1.0, 1.0)), 2)
     model, image = build_segmenter(graph).eval(), torch.randn(1, 16, 16)
-    for name in ("encoder.stages.2", "decoded.1", "image"):
+    for name, size in (("encoder.stages.2", 4), ("decoded.1", 8), ("image", 16)):
         heat = grad_cam(model, image, name, 1)
-        assert heat.shape == (16, 16)
+        assert heat.shape == (size, size)
         assert heat.min() >= 0
     assert all(p.grad is None for p in model.parameters())
     assert not image.requires_grad

@@ -1,8 +1,11 @@
 """Shapes without memory: what the meta device answers is what the network makes."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from medfuse.api import ImageInfo
 from medfuse.core.errors import ShapeError
@@ -28,6 +31,34 @@ LAYERS = [
 ]
 
 
+class Function(nn.Module):
+    """A function of the image, as a layer."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+FUNCTIONS = [
+    lambda x: 1 - x[:, :1] * x / 2 + x,
+    lambda x: torch.maximum(x[:, 1:], x.sigmoid()) - x.relu(),
+    lambda x: x.clone().mul_(x[:, :1]),
+    lambda x: functional.silu(x) + functional.elu(x) + x.tanh().square(),
+    lambda x: functional.interpolate(x, size=(4, 5, 20), mode="trilinear"),
+    lambda x: functional.interpolate(x, scale_factor=2),
+    lambda x: functional.max_pool3d(x, 3, stride=(2, 1, 3), padding=1),
+    lambda x: functional.max_pool3d(x, (2, 3, 2)),
+    lambda x: functional.max_pool3d(x, 2, ceil_mode=True),
+    lambda x: functional.adaptive_avg_pool3d(x, (1, 2, 3)),
+    lambda x: functional.adaptive_max_pool3d(x, (1, 2, 3)),
+    lambda x: functional.adaptive_avg_pool3d(x, (None, 2, 3)),
+]
+LAYERS += [(SOLID, partial(Function, function)) for function in FUNCTIONS]
+
+
 @pytest.mark.parametrize(("image", "make"), LAYERS)
 def test_shapes_are_those_of_a_real_pass(image, make):
     real = make()(torch.zeros(BATCH, image.channels, *image.patch_size)).shape
@@ -41,6 +72,10 @@ def test_shapes_are_those_of_a_real_pass(image, make):
         (FLAT, lambda: nn.Conv2d(3, 6, 3), "channels"),
         (FLAT, lambda: nn.Conv2d(2, 6, 15), "[Kk]ernel size"),
         (SOLID, lambda: nn.ConvTranspose3d(3, 6, 2), "channels"),
+        (SOLID, lambda: Function(lambda x: x + x[..., 1:]), "must match the size of tensor"),
+        (SOLID, lambda: Function(lambda x: functional.interpolate(x, size=(4, 4, 4), mode="bilinear")), "4D"),
+        (SOLID, lambda: nn.MaxPool3d(2, padding=2), "at most half"),
+        (SOLID, lambda: nn.MaxPool3d(20), "too small"),
     ],
 )
 def test_mistakes_get_torchs_own_words(image, make, reason):

@@ -121,15 +121,22 @@ def test_odd_patches_agree_too():
     assert verify(graph(backbone, fusion, "decoded", ImageInfo(1, (33, 17, 9), (1.0, 1.0, 2.5)))).parameters
 
 
-def test_verifying_a_unet_imports_neither_monai_nor_the_compiler():
+def test_verifying_a_graph_imports_neither_monai_nor_the_compiler():
     code = """if True:
         import sys
         from medfuse.api import ImageInfo
         from medfuse.model.graph import plan_graph
         from medfuse.model.settings import ModelSettings
         from medfuse.model.verify import verify
-        fusion = {"d": {"use": "unet_decoder", "inputs": ["e.*"]}}
-        settings = {"backbones": {"e": "unet_encoder"}, "fusion": fusion, "head": {"input": "d"}}
+        fusion = {
+            "d": {"use": "unet_decoder", "inputs": ["e.*"]},
+            "s": {"use": "spp", "inputs": ["e.stages.1"], "bins": [1, 2]},
+            "g": {"use": "attention", "kind": "gate", "inputs": ["d", "s"]},
+            "p": {"use": "fpn", "inputs": ["e.*"], "channels": 8},
+            "f": {"use": "mean", "inputs": ["g", "p"], "channels": 4},
+            "c": {"use": "conditional_concat", "inputs": ["image", "f"]},
+        }
+        settings = {"backbones": {"e": "unet_encoder"}, "fusion": fusion, "head": {"input": "c"}}
         image = ImageInfo(1, (32, 32, 32), (1.0, 1.0, 1.0))
         verify(plan_graph(ModelSettings.model_validate(settings), image, 2))
         assert not {"monai", "sympy", "torch._dynamo"} & {*sys.modules}

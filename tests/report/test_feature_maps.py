@@ -63,7 +63,7 @@ def test_a_constant_map_and_one_that_is_not_finite_can_be_drawn(value):
 def seen(label: str, *, heat: float, predicted: bool) -> Evidence:
     mask = np.zeros(IMAGE.array.shape, bool)
     mask[3:6, 2:5] = predicted
-    return Evidence(label, 0, IMAGE, mask * heat, mask)
+    return Evidence(label, 0, IMAGE, mask * heat, (1, 1), mask)
 
 
 def test_evidence_has_a_panel_a_label_and_says_where_there_is_none():
@@ -80,6 +80,14 @@ def test_the_brightest_place_is_1_and_no_evidence_is_transparent():
     _, heat = evidence_figure("m", [seen("liver", heat=7, predicted=True)]).axes[0].images
     assert np.asarray(heat.get_array()).max() == 1
     assert (np.asarray(heat.get_alpha()) > 0).sum() == 9
+
+
+def test_heat_lies_where_a_channel_of_the_same_map_does():
+    mask = np.ones(IMAGE.array.shape, bool)
+    found = Evidence("liver", 0, IMAGE, np.ones((6, 2)), (2, 4), mask)
+    _, heat = evidence_figure("m", [found]).axes[0].images
+    channel = montage_figure("m", IMAGE, np.ones((1, 6, 2)), (2, 4)).axes[1].images[0]
+    assert heat.get_extent() == channel.get_extent()
 
 
 def test_grad_cam_in_words_names_map_and_labels():

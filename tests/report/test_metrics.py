@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from medfuse.core.volumes import read_labels
-from medfuse.report.metrics import CaseMetrics, case_metrics, mean_foreground_dice
+from medfuse.report.metrics import CaseMetrics, case_metrics, dice_per_class, mean_foreground_dice
 
 MM = (1.0, 1.0, 1.0)
 
@@ -108,3 +108,20 @@ def test_a_real_label_map_against_itself_has_dice_1(real_data):
     labels = {"spleen": 1, "kidney": 2, "gallbladder": 4}
     found = case_metrics(volume.array, volume.array, labels, volume.geometry.spacing_mm)
     assert [(m.outcome, m.dice, m.hd95_mm, m.nsd) for m in found.values()] == [("found", 1, 0, 1)] * 3
+
+
+def test_the_quick_dice_is_the_metrics_dice():
+    generator = np.random.default_rng(0)
+    prediction, reference = generator.integers(0, 3, (2, 4, 5, 6))
+    exact = case_metrics(prediction, reference, {"background": 0, "a": 1, "b": 2}, MM)
+    quick = dice_per_class(prediction, reference, ["background", "a", "b"])
+    assert quick == pytest.approx({name: found.dice for name, found in exact.items()}, abs=1e-6)
+
+
+def test_the_quick_dice_is_silent_about_a_class_that_is_absent_in_both():
+    assert dice_per_class(line(0, 1), line(1, 2, 3), ["background", "a", "b"]) == {"a": pytest.approx(2 / 5)}
+
+
+def test_the_quick_dice_of_a_missed_class_and_of_a_false_alarm_is_zero():
+    assert dice_per_class(line(0), line(), ["background", "a"]) == {"a": 0.0}
+    assert dice_per_class(line(), line(0), ["background", "a"]) == {"a": 0.0}

@@ -24,6 +24,7 @@ class Attention(FusionBlock):
     cross (Vaswani et al. 2017): y = x₁ + softmax(q kᵀ / √d) v in several heads, queries from each voxel of
     LN(x₁), keys and values from those of LN(W [x₂, …]). It is for coarse maps: memory and time grow with
     voxels × tokens, and where there are more voxels than `tokens`, keys and values are means of blocks.
+    Every σ begins near 0.95, so that what follows learns from maps at their own scale.
 
         gated: {use: attention, kind: gate, inputs: [encoder.stages.1, encoder.stages.3]}
         asked: {use: attention, kind: cross, inputs: [a.layer4, b.layer4], resample_to: coarsest, heads: 8}

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class ConditionalConcat(FusionBlock):
-    """A predicted mask weighs the image against the features: y = [(1 - m) · image, m · up(x₁), …].
+    """A predicted mask weighs the image against the features: y = 2 [(1 - m) · image, m · up(x₁), …].
 
     m = up(σ(Σᵢ Wᵢ xᵢ + bᵢ)), in (0, 1): 1×1 convolutions make it on the grid of the finest xᵢ, linear
-    interpolation brings it to the image's. It begins as ½ everywhere: plain concatenation, halved. The image
-    is the input named `image`, else the finest (of several, the first). The mask is NODE.mask, for heads and
-    other nodes.
+    interpolation brings it to the image's. It begins as ½ everywhere, and y as the plain concatenation. The
+    image is the input named `image`, else the finest (of several, the first). The mask is NODE.mask, for
+    heads and other nodes.
 
         fused: {use: conditional_concat, inputs: [image, decoded], mask: per_voxel}
     """

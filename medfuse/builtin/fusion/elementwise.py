@@ -1,4 +1,4 @@
-"""Maps combined voxel by voxel and channel by channel: six operations, one class each."""
+"""Maps combined voxel by voxel and channel by channel: what all ways share, and six operations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Elementwise(FusionBlock):
-    """What the operations share: maps of equal channels, or each projected to as many."""
+    """Maps of equal channels, or each projected to as many, become one."""
 
     name: ClassVar[str]
     fewest: ClassVar[int] = 1
@@ -32,19 +32,21 @@ class Elementwise(FusionBlock):
     def plan(self, inputs: Sequence[FeatureInfo]) -> FeatureInfo:
         if len(inputs) < self.fewest:
             raise ShapeError(f"{self.name} needs at least {self.fewest} maps, not {len(inputs)}; add one")
-        return FeatureInfo(self.name, self.channels or equal_channels(self.name, inputs), inputs[0].stride)
+        return FeatureInfo(self.name, self.channels or _equal_channels(self.name, inputs), inputs[0].stride)
 
     def build(self, inputs: Sequence[FeatureInfo]) -> nn.Module:
         from medfuse.builtin.nets.combine import Combined, projections
 
         given = [x.channels for x in inputs]
-        return Combined(self._combination(), projections(given, self.channels, inputs[0].dims))
+        combination = self._combination(len(given), self.plan(inputs).channels)
+        return Combined(combination, projections(given, self.channels, inputs[0].dims))
 
-    def _combination(self) -> Combination:
+    def _combination(self, maps: int, channels: int) -> Combination:
+        """How that many maps of so many channels become one."""
         raise NotImplementedError
 
 
-def equal_channels(name: str, inputs: Sequence[FeatureInfo]) -> int:
+def _equal_channels(name: str, inputs: Sequence[FeatureInfo]) -> int:
     """The channels that all maps have. Raises ShapeError: a map of one channel is not spread over others."""
     if len({x.channels for x in inputs}) > 1:
         found = ", ".join(f"{x.name} has {x.channels}" for x in inputs)
@@ -62,7 +64,7 @@ class Add(Elementwise):
 
     name: ClassVar[str] = "add"
 
-    def _combination(self) -> Combination:
+    def _combination(self, maps: int, channels: int) -> Combination:
         from medfuse.builtin.nets.combine import add
 
         return add
@@ -77,7 +79,7 @@ class Subtract(Elementwise):
     name: ClassVar[str] = "subtract"
     fewest: ClassVar[int] = 2
 
-    def _combination(self) -> Combination:
+    def _combination(self, maps: int, channels: int) -> Combination:
         from medfuse.builtin.nets.combine import subtract
 
         return subtract
@@ -91,7 +93,7 @@ class Multiply(Elementwise):
 
     name: ClassVar[str] = "multiply"
 
-    def _combination(self) -> Combination:
+    def _combination(self, maps: int, channels: int) -> Combination:
         from medfuse.builtin.nets.combine import multiply
 
         return multiply
@@ -116,7 +118,7 @@ class Divide(Elementwise):
         description="a denominator smaller than this becomes this and keeps its sign; 0 counts as positive",
     )
 
-    def _combination(self) -> Combination:
+    def _combination(self, maps: int, channels: int) -> Combination:
         from medfuse.builtin.nets.combine import divide
 
         return partial(divide, epsilon=self.epsilon)
@@ -130,7 +132,7 @@ class Max(Elementwise):
 
     name: ClassVar[str] = "max"
 
-    def _combination(self) -> Combination:
+    def _combination(self, maps: int, channels: int) -> Combination:
         from medfuse.builtin.nets.combine import maximum
 
         return maximum
@@ -144,7 +146,7 @@ class Mean(Elementwise):
 
     name: ClassVar[str] = "mean"
 
-    def _combination(self) -> Combination:
+    def _combination(self, maps: int, channels: int) -> Combination:
         from medfuse.builtin.nets.combine import mean
 
         return mean

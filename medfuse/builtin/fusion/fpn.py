@@ -19,7 +19,9 @@ class FPN(FusionBlock):
 
     Wᵢ is a 1×1 convolution, `smooth` one with a kernel of 3 on every axis; as in the paper, neither has a
     norm or an activation. Inputs may stand in any order, and strides need not be multiples of each other. The
-    result is the finest level; the coarser ones are NAME.1, NAME.2, …
+    result is the finest level; with `levels` 3 the next coarser ones are NAME.1 and NAME.2. What is published
+    has a convolution of its own, so ask for no more than is used: a weight without gradient stops data
+    parallel training.
 
         pyramid: {use: fpn, inputs: [encoder.*], channels: 64}
     """
@@ -27,6 +29,7 @@ class FPN(FusionBlock):
     aligns: ClassVar[bool] = False
 
     channels: int = Field(64, ge=1, description="channels of every level; 256 in the paper, for 2-D images")
+    levels: int = Field(1, ge=1, description="how many levels are published, from the finest on")
     upsample: Literal["nearest", "linear"] = Field(
         "nearest", description="how a level reaches the size of the next finer one"
     )
@@ -35,8 +38,8 @@ class FPN(FusionBlock):
         return self._level("fpn", inputs[self._order(inputs)[-1]])
 
     def side_outputs(self, inputs: Sequence[FeatureInfo]) -> Sequence[FeatureInfo]:
-        coarser = self._order(inputs)[-2::-1]
-        return [self._level(str(level), inputs[i]) for level, i in enumerate(coarser, start=1)]
+        published = self._order(inputs)[: -self.levels - 1 : -1]
+        return [self._level(str(level), inputs[i]) for level, i in enumerate(published)][1:]
 
     def build(self, inputs: Sequence[FeatureInfo]) -> nn.Module:
         from medfuse.builtin.nets.decoders import FPN
@@ -45,6 +48,7 @@ class FPN(FusionBlock):
             order=self._order(inputs),
             channels_in=[x.channels for x in inputs],
             channels=self.channels,
+            levels=self.levels,
             dims=inputs[0].dims,
             upsample=self.upsample,
         )
@@ -56,4 +60,6 @@ class FPN(FusionBlock):
         """Indices of the inputs, coarsest first."""
         if len(inputs) < 2:
             raise ShapeError("fpn needs at least two inputs: a coarse map, and a finer one to bring it to")
+        if self.levels > len(inputs):
+            raise ShapeError(f"fpn makes {len(inputs)} levels of as many inputs; lower `levels` to that")
         return sorted(range(len(inputs)), key=lambda i: prod(inputs[i].stride), reverse=True)

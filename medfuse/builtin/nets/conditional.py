@@ -13,7 +13,7 @@ from medfuse.model.resample import resize
 
 
 class ConditionalConcat(nn.Module):
-    """inputs → [[(1 - m) · image, m · up(features)], m], on the image's grid.
+    """inputs → [2 [(1 - m) · image, m · up(features)], m], on the image's grid.
 
     `image` is its index among the inputs; `finest`, `project` and `channels` are of the others, in order. The
     mask has one channel for all, or one for each of the result's.
@@ -44,7 +44,7 @@ class ConditionalConcat(nn.Module):
         upsampled = torch.cat([resize(x, image.shape[2:]) for x in features], dim=1)
         sizes = [image.shape[1], upsampled.shape[1]]
         of_image, of_features = mask.split(sizes, dim=1) if self.per_channel else (mask, mask)
-        return [torch.cat([(1 - of_image) * image, of_features * upsampled], dim=1), mask]
+        return [torch.cat([2 * (1 - of_image) * image, 2 * of_features * upsampled], dim=1), mask]
 
     def _mask(self, features: Sequence[Tensor]) -> Tensor:
         """On the grid of the finest feature map."""

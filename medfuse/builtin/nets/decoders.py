@@ -14,13 +14,17 @@ from medfuse.model.resample import fit, resize
 
 
 class FPN(nn.Module):
-    """Maps in any order → every level, finest first. `order` lists the inputs coarsest first."""
+    """Maps in any order → the finest level, or as many as `levels`, finest first.
+
+    `order` lists the inputs coarsest first.
+    """
 
     def __init__(
         self,
         order: Sequence[int],
         channels_in: Sequence[int],
         channels: int,
+        levels: int,
         dims: int,
         upsample: Literal["nearest", "linear"],
     ) -> None:
@@ -28,15 +32,16 @@ class FPN(nn.Module):
         self.order, self.upsample = tuple(order), upsample
         convolution = CONVOLUTION[dims]
         self.lateral = nn.ModuleList(convolution(channels_in[i], channels, 1) for i in order)
-        self.smooth = nn.ModuleList(convolution(channels, channels, 3, padding=1) for _ in order)
+        self.smooth = nn.ModuleList(convolution(channels, channels, 3, padding=1) for _ in range(levels))
         initialize(self)
 
-    def forward(self, *inputs: Tensor) -> list[Tensor]:
+    def forward(self, *inputs: Tensor) -> Tensor | list[Tensor]:
         merged: list[Tensor] = []
         for index, lateral in zip(self.order, self.lateral):
             x = lateral(inputs[index])
             merged.append(x + resize(merged[-1], x.shape[2:], self.upsample) if merged else x)
-        return [smooth(x) for smooth, x in zip(self.smooth, merged)][::-1]
+        made = [smooth(x) for smooth, x in zip(self.smooth, reversed(merged))]
+        return made[0] if len(made) == 1 else made
 
 
 class UNetPlusPlus(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -116,8 +116,7 @@ class Observer:
     `returned` is what the whole network makes.
     """
 
-    def __init__(self, backbone: nn.Module, names: Sequence[str], image: ImageInfo) -> None:
-        self.names = names
+    def __init__(self, backbone: nn.Module, names: Iterable[str], image: ImageInfo) -> None:
         self._start()
         handles = [backbone.register_forward_pre_hook(self._root)]
         for name in names:
@@ -193,17 +192,17 @@ def check_taps(seen: Observer, names: Sequence[str]) -> None:
 def truncate(backbone: nn.Module, names: Sequence[str], image: ImageInfo) -> Chain:
     """Cut the network after the deepest tap. Raises ShapeError where it is not a chain up to there.
 
-    A chain means that each layer gets the very tensor that the layer before it made, which a trial pass
-    shows without arithmetic: then running the layers in turn gives the hooks' outputs to the last bit.
+    A chain means that each layer gets the very tensor that the layer before it made, and that a tapped
+    container returns what its last layer made, which a trial pass shows without arithmetic: then running the
+    layers in turn gives the hooks' outputs to the last bit.
     """
     for name in names:
         layer(backbone, name)
     steps = chain_steps(backbone, names)
-    paths = [path for path, _ in steps]
-    seen = Observer(backbone, paths, image)
+    seen = Observer(backbone, {path: None for path, ends in steps for path in (path, *ends)}, image)
     before, passed = "the image", seen.image
-    for path in paths:
-        if reason := _breaks(seen, path, passed, before):
+    for path, ends in steps:
+        if reason := _breaks(seen, path, passed, before) or _adds(seen, path, ends):
             raise ShapeError(
                 f"the network is not a chain of its layers: {reason}; tap it with forward_hook instead"
             )
@@ -219,4 +218,17 @@ def _breaks(seen: Observer, path: str, passed: tuple[Any, int], before: str) -> 
     given, version = seen.given[path]
     if given is not passed[0] or version != passed[1]:
         return f"{path} is not given the unchanged output of {before}"
+    return ""
+
+
+def _adds(seen: Observer, path: str, ends: Sequence[str]) -> str:
+    """Why a tapped container does not return what its last layer made: a chain runs its layers alone."""
+    made, version = seen.made[path]
+    for container in ends:
+        output, later = seen.made.get(container, (None, 0))
+        if output is not made or later != version:
+            return (
+                f"{container} does not return the unchanged output of {path}, its last layer: it has a "
+                "hook or work of its own, or never runs"
+            )
     return ""

@@ -35,11 +35,11 @@ def randomize(block) -> None:
 
 
 @pytest.mark.parametrize("mask", ["per_voxel", "per_channel"])
-def test_where_the_mask_is_zero_the_image_passes_unchanged(mask):
+def test_where_the_mask_is_zero_the_image_passes_alone(mask):
     block, (image, deep) = made(IMAGE, DEEP, mask=mask), maps(IMAGE, DEEP)
     torch.nn.init.constant_(block.mask[0].bias, -1000)
     fused, _ = block(image, deep)
-    assert torch.equal(fused[:, :2], image)
+    assert torch.equal(fused[:, :2], 2 * image)
     assert not fused[:, 2:].any()
 
 
@@ -49,13 +49,20 @@ def test_where_the_mask_is_one_the_features_pass_and_the_image_vanishes(mask):
     torch.nn.init.constant_(block.mask[0].bias, 1000)
     fused, _ = block(image, deep)
     torch.testing.assert_close(fused[:, :2], torch.zeros_like(image))
-    torch.testing.assert_close(fused[:, 2:], resize(deep, (10, 7)))
+    torch.testing.assert_close(fused[:, 2:], 2 * resize(deep, (10, 7)))
 
 
-def test_it_begins_as_half_a_concatenation():
+def test_it_begins_as_the_concatenation():
     image, deep = maps(IMAGE, DEEP)
     fused, _ = made(IMAGE, DEEP)(image, deep)
-    torch.testing.assert_close(fused, torch.cat([image, resize(deep, (10, 7))], dim=1) / 2)
+    torch.testing.assert_close(fused, torch.cat([image, resize(deep, (10, 7))], dim=1))
+
+
+def test_what_is_taken_from_the_image_is_given_to_the_features():
+    block, ones = made(IMAGE, FeatureInfo("deep", 2, (1, 1))), torch.ones(2, 2, 10, 7)
+    randomize(block)
+    fused, _ = block(ones, ones)
+    torch.testing.assert_close(fused[:, :2] + fused[:, 2:], 2 * ones)
 
 
 @pytest.mark.parametrize("mask", ["per_voxel", "per_channel"])
@@ -85,8 +92,8 @@ def test_what_is_fused_is_what_the_published_mask_says():
     block, (image, deep) = made(IMAGE, DEEP, mask="per_channel"), maps(IMAGE, DEEP)
     randomize(block)
     fused, mask = block(image, deep)
-    torch.testing.assert_close(fused[:, :2], (1 - mask[:, :2]) * image)
-    torch.testing.assert_close(fused[:, 2:], mask[:, 2:] * resize(deep, (10, 7)))
+    torch.testing.assert_close(fused[:, :2], 2 * (1 - mask[:, :2]) * image)
+    torch.testing.assert_close(fused[:, 2:], 2 * mask[:, 2:] * resize(deep, (10, 7)))
 
 
 def test_the_mask_learns_from_what_is_fused():
@@ -105,7 +112,7 @@ def test_the_image_is_the_one_of_that_name_though_another_be_as_fine():
     inputs = [FeatureInfo("stem", 8, (1, 1)), IMAGE]
     stem, image = torch.zeros(1, 8, 4, 4), torch.ones(1, 2, 4, 4)
     fused, _ = made(*inputs)(stem, image)
-    assert torch.equal(fused[:, :2], image / 2)
+    assert torch.equal(fused[:, :2], image)
 
 
 def test_a_mask_per_channel_has_the_channels_of_the_result():

@@ -50,6 +50,15 @@ def test_squeeze_excite_scales_whole_channels():
     assert ((scale > 0) & (scale < 1)).all()
 
 
+@pytest.mark.parametrize("kind", ["squeeze_excite", "spatial", "gate", "cross"])
+def test_before_it_learns_attention_keeps_the_scale_and_every_input_has_a_gradient(kind):
+    given = [x.requires_grad_() for x in maps(A, B, size=(16, 16))]
+    made = attention(kind, [A, B])(*given)
+    made.square().mean().backward()
+    assert 0.9 < made.std() < 1.2
+    assert all(x.grad.abs().max() > 0 for x in given)
+
+
 def test_squeeze_excite_is_monais():
     from monai.networks.blocks import ChannelSELayer
 

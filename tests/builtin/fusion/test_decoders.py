@@ -42,7 +42,7 @@ def sides(name: str, *inputs: FeatureInfo, **parameters):
 
 @pytest.mark.parametrize("upsample", ["nearest", "linear"])
 def test_with_identities_for_convolutions_a_level_is_the_sum_of_all_maps_from_it_up(upsample):
-    module = built("fpn", G, H, F, channels=4, upsample=upsample)
+    module = built("fpn", G, H, F, channels=4, levels=3, upsample=upsample)
     for conv in [*module.lateral, *module.smooth]:
         nn.init.dirac_(conv.weight)
     g, h, f = maps(G, H, F)
@@ -53,11 +53,24 @@ def test_with_identities_for_convolutions_a_level_is_the_sum_of_all_maps_from_it
 
 
 def test_the_levels_of_a_pyramid_have_equal_channels_finest_first():
-    assert sides("fpn", H, F, G, channels=7) == [("1", 7, G.stride), ("2", 7, H.stride)]
+    assert sides("fpn", H, F, G, channels=7, levels=3) == [("1", 7, G.stride), ("2", 7, H.stride)]
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_every_weight_of_a_pyramid_is_used_by_what_it_publishes(levels):
+    module = built("fpn", H, F, G, channels=4, levels=levels)
+    made = module(*maps(H, F, G))
+    sum(x.square().mean() for x in (made if levels > 1 else [made])).backward()
+    assert all(p.grad is not None for p in module.parameters())
+
+
+def test_a_pyramid_has_no_more_levels_than_inputs():
+    with pytest.raises(ShapeError, match="fpn makes 2 levels of as many inputs; lower `levels` to that"):
+        block("fpn", F, G, levels=3).plan([F, G])
 
 
 def test_the_strides_of_a_pyramid_need_not_nest():
-    finest, coarser = built("fpn", THIRD, HALF, channels=5)(*maps(THIRD, HALF))
+    finest, coarser = built("fpn", THIRD, HALF, channels=5, levels=2)(*maps(THIRD, HALF))
     assert finest.shape[1:] == (5, 5, 4)
     assert coarser.shape[1:] == (5, 3, 3)
 

@@ -55,7 +55,7 @@ SAMPLES = {
         ({}, PYRAMID),
         ({"mask": "per_channel", "channels": 5}, [DEEP, IMAGE, A]),
     ],
-    "fpn": [({"channels": 5}, PYRAMID), ({"channels": 3, "upsample": "linear"}, [A, DEEP])],
+    "fpn": [({"channels": 5}, PYRAMID), ({"channels": 3, "levels": 2, "upsample": "linear"}, [A, DEEP])],
     "unet_plus_plus": [({}, PYRAMID), ({"convs": 1}, [B, DEEP, IMAGE]), ({}, [B, IMAGE])],
     "hypercolumn": [({}, PYRAMID), ({"channels": None}, [A, DEEP, IMAGE])],
     "sum_of_logits": [({}, PYRAMID), ({"channels": 3}, [A, DEEP])],

@@ -87,12 +87,37 @@ def test_truncation_runs_nothing_behind_the_deepest_tap():
     assert ran == []
 
 
+class Doubled(nn.Sequential):
+    """A container that does more than its layers."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
 @pytest.mark.parametrize("network", [Residual, Functional])
 def test_truncation_refuses_what_is_not_a_chain(network):
     with pytest.raises(
         ShapeError, match="b is not given the unchanged output of a; tap it with forward_hook"
     ):
         attach(CUT, network(), "b")
+
+
+def test_truncation_refuses_a_container_with_a_hook_of_its_own():
+    network = chain()
+    network[2].register_forward_hook(lambda _, __, y: 2 * y)
+    with pytest.raises(ShapeError, match=r"2 does not return the unchanged output of 2\.2, its last layer"):
+        attach(CUT, network, "2.0", "2")
+
+
+def test_truncation_refuses_a_container_that_adds_work_to_its_layers():
+    with pytest.raises(ShapeError, match=r"0 does not return .* of 0\.0, .*; tap it with forward_hook"):
+        attach(CUT, nn.Sequential(Doubled(nn.Conv2d(1, 1, 1))), "0.0", "0")
+
+
+def test_truncation_of_a_container_that_is_one_layer_keeps_its_hook():
+    network, x = chain(), torch.randn(1, 1, 16, 16)
+    network[2].register_forward_hook(lambda _, __, y: 2 * y)
+    assert torch.equal(attach(CUT, network, "2")(x)["2"], attach(HOOK, network, "2")(x)["2"])
 
 
 def test_truncation_refuses_a_layer_that_runs_twice():

@@ -101,6 +101,11 @@ class Turn:
         back = array[(..., *self._flips)]
         return back.transpose(*range(lead), *(lead + self.axes.index(a) for a in range(3)))
 
+    def undo_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """The shape (i, j, k) of `undo` of an array of `shape` (x, y, z)."""
+        i, j, k = (shape[self.axes.index(a)] for a in range(3))
+        return i, j, k
+
     @property
     def _flips(self) -> tuple[slice, slice, slice]:
         x, y, z = (slice(None, None, -1) if f else slice(None) for f in self.flipped)

@@ -6,7 +6,22 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from medfuse.api import Case
 from medfuse.core.geometry import Geometry
+
+
+@dataclass(frozen=True, eq=False)
+class Outlook:
+    """What the headers of a case say of its preparation.
+
+    `shape` is that of the prepared image (channels, x, y, z). `reading_bytes` is about the most memory that
+    reading and resampling take beside it.
+    """
+
+    case: Case
+    geometry: Geometry
+    shape: tuple[int, int, int, int]
+    reading_bytes: int
 
 
 @dataclass(frozen=True, eq=False)

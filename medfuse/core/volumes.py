@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import itertools
+import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,29 @@ class Volume:
     geometry: Geometry
 
 
+Slab = tuple[int, int, npt.NDArray[Any]]
+"""Channel, first row k, voxels (i, j, rows)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slabs:
+    """An image file whose header is read, and whose voxels come slab by slab, in the order of the file.
+
+    `slab_bytes`: about the most that reading takes, whatever the slabs are used for.
+    """
+
+    path: Path
+    geometry: Geometry
+    channels: int
+    slab_bytes: int
+    read: Callable[[], Iterator[Slab]]
+    """All rows k of channel 0, then those of channel 1, …; raises DataError as `read_volume` does."""
+
+
+SLAB_VOXELS = 2**21
+"""About how many voxels a slab has: enough that a slab's fixed cost is nothing, 8 MiB in float32."""
+
+
 def ending(path: Path) -> str | None:
     """`.nii.gz` of `liver_01.nii.gz`; None where the ending is not one that can be read."""
     return next((e for e in ENDINGS if path.name.lower().endswith(e)), None)
@@ -50,12 +75,39 @@ def read_geometry(path: Path) -> Geometry:
 def read_volume(path: Path) -> Volume:
     """Voxels and grid of a file, after the header's scaling. Raises DataError that names the file."""
     array, geometry = _read_nifti(path) if _is_nifti(path) else _read_itk(path)
-    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
-        kind = "colours" if array.dtype.names else f"{array.dtype} numbers"
-        raise DataError(f"{path}: its voxels are {kind}; convert them to integers, float32 or float64")
     channels = tuple(n for n in array.shape[3:] if n > 1)
-    native = array.reshape(array.shape[:3] + channels).astype(array.dtype.newbyteorder("="), copy=False)
-    return Volume(native, geometry)
+    return Volume(_native(path, array.reshape(array.shape[:3] + channels)), geometry)
+
+
+def open_volume(path: Path) -> Slabs:
+    """The header of a file, and a way to read its voxels in little memory. Raises DataError.
+
+    Only a NIfTI file is read in parts; of another format the whole volume is in memory while it is read.
+    """
+    if not _is_nifti(path):
+        header = _itk_header(path)
+        geometry = _itk_geometry(path, header)
+        size = tuple(header.GetSize()[3:])
+        channels = math.prod(size) * header.GetNumberOfComponents()
+        return Slabs(path, geometry, channels, 16 * math.prod(geometry.shape) * channels, lambda: _cut(path))
+    image, geometry = _nifti(path)
+    channels = math.prod(image.shape[3:])
+    plane = math.prod(geometry.shape[:2])
+    return Slabs(
+        path, geometry, channels, 32 * max(plane, SLAB_VOXELS), lambda: _nifti_slabs(path, image, channels)
+    )
+
+
+def rows_per_slab(shape: Sequence[int]) -> int:
+    """How many rows k of a volume (i, j, k) make a slab."""
+    return max(1, SLAB_VOXELS // (shape[0] * shape[1]))
+
+
+def slabs_of(volume: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """The slabs of a volume (i, j, k) in memory, with their first rows."""
+    step = rows_per_slab(volume.shape)
+    for first in range(0, volume.shape[2], step):
+        yield first, volume[:, :, first : first + step]
 
 
 def read_labels(path: Path) -> Volume:
@@ -155,6 +207,45 @@ def _read_nifti(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
         return np.asanyarray(image.dataobj), geometry
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _broken(path, error) from error
+
+
+def _nifti_slabs(path: Path, image: Any, channels: int) -> Iterator[Slab]:
+    """The file read once from its beginning to its end, which is all that gzip can do."""
+    from nibabel.volumeutils import apply_read_scaling
+
+    proxy, (i, j, k) = image.dataobj, image.shape[:3]
+    stored = image.header.get_data_dtype()
+    step = rows_per_slab(image.shape)
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    try:
+        with opener(path, "rb") as file:
+            file.seek(proxy.offset)
+            for channel, first in itertools.product(range(channels), range(0, k, step)):
+                rows = min(step, k - first)
+                raw = np.empty(i * j * rows, stored)
+                if file.readinto(memoryview(raw).cast("B")) < raw.nbytes:
+                    raise EOFError
+                slab = raw.reshape((i, j, rows), order="F")
+                scaled = apply_read_scaling(slab, np.float64(proxy.slope), np.float64(proxy.inter))
+                yield channel, first, _native(path, scaled)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise _broken(path, error) from error
+
+
+def _cut(path: Path) -> Iterator[Slab]:
+    array = read_volume(path).array
+    array = array[..., None] if array.ndim == 3 else array
+    for channel in range(array.shape[3]):
+        for first, slab in slabs_of(array[..., channel]):
+            yield channel, first, slab
+
+
+def _native(path: Path, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Voxels in this machine's byte order. Raises DataError where they are not plain numbers."""
+    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
+        kind = "colours" if array.dtype.names else f"{array.dtype} numbers"
+        raise DataError(f"{path}: its voxels are {kind}; convert them to integers, float32 or float64")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _geometry(path: Path, shape: tuple[int, ...], affine: npt.NDArray[np.float64]) -> Geometry:

@@ -4,26 +4,45 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from medfuse.core.errors import DataError, PipelineError, Problem, ShapeError
-from medfuse.infer.windows import Window, plan_grid
+from medfuse.infer.stitch import Brick, Stitcher, Where, carry_bytes
+from medfuse.infer.windows import AxisName, Grid, Window, plan_grid
 
 Network = Callable[[Tensor], Tensor]
 """Windows (batch, channels, *patch_size) → logits (batch, classes, *patch_size)."""
 
-Item = TypeVar("Item")
+Voxels = npt.NDArray[np.float32]
+
+
+class Image(Protocol):
+    """Voxels (channels, x, y, z): an array, a tensor, or what reads a file by slices of all four axes."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, where: tuple[slice, slice, slice, slice], /) -> Any: ...
+
+
+@dataclass
+class WindowCount:
+    """What became of an image's windows: seen by the network, answered from memory, or not asked about."""
+
+    run: int = 0
+    reused: int = 0
+    skipped: int = 0
 
 
 def predict_logits(
-    image: npt.NDArray[np.float32] | Tensor,
+    image: Image,
     networks: Network | Sequence[Network],
     *,
     patch_size: Sequence[int],
@@ -34,38 +53,72 @@ def predict_logits(
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Logits (classes, x, y, z) in float32 for an image (channels, x, y, z).
+    """Logits (classes, x, y, z) in float32 for an image (channels, x, y, z): all bricks of `predict_bricks`.
+
+    They lie on `device`, or in main memory where they would take more than half of what is free there.
+    """
+    bricks = predict_bricks(
+        image,
+        networks,
+        patch_size=patch_size,
+        classes=classes,
+        overlap=overlap,
+        batch_size=batch_size,
+        mirror=mirror,
+        device=device,
+        progress=progress,
+    )
+    shape = (classes, *image.shape[1:])
+    logits = torch.empty(shape, device=_roomy(torch.device(device), 4 * math.prod(shape)))
+    for brick in bricks:
+        logits[(slice(None), *brick.where)] = brick.logits.to(logits.device)
+    return logits
+
+
+def predict_bricks(
+    image: Image,
+    networks: Network | Sequence[Network],
+    *,
+    patch_size: Sequence[int],
+    classes: int,
+    overlap: float = 0.5,
+    batch_size: int = 1,
+    mirror: Sequence[str] = (),
+    device: torch.device | str = "cpu",
+    sums: torch.dtype = torch.float32,
+    sweep: AxisName | None = None,
+    count: WindowCount | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Brick]:
+    """Logits of an image (channels, x, y, z), in bricks that tile it, each with its last window.
+
+    The image is read window by window, so that it may be a file that is mapped or streamed. Where it is
+    smaller than a window it stands in the middle of zeros. Windows, and so bricks, come row by row along
+    `sweep` (see `plan_grid`). What is unfinished is held as `sums` (see `Stitcher`).
 
     Windows are weighted by a gaussian. Where `mirror` names axes (of "x", "y", "z") each window is seen in
     every combination of flips; several networks are the folds of one model. Over flips and folds it is
     logits that are averaged, as nnU-Net does: a mean is linear, so the order of averaging, stitching and
-    resampling does not matter. A `patch_size` of two numbers sends (x, y) slices through a 2-D network,
-    `batch_size` at a time. `progress` is told (windows done, windows in all).
+    resampling does not matter. A `patch_size` of two numbers sends (x, y) slices through a 2-D network.
+    A forward pass takes at most `batch_size` windows, each flip of a window counted as one. A window whose
+    channels are constant is answered as the last one was that had the same constants.
+
+    `count` is kept up to date, and `progress` is told (windows done, windows in all).
 
     Raises ShapeError where a network does not answer with logits of the window's size, and DataError
     where they are not finite.
     """
-    volume = torch.as_tensor(image, dtype=torch.float32)
     networks = networks if isinstance(networks, Sequence) else (networks,)
-    flips = flip_combinations(mirror, len(patch_size))
-    grid = plan_grid(volume.shape[1:], patch_size, overlap)
-    padded, inside = _pad(volume, grid.shape)
-    total = _zeros((classes, *grid.shape), torch.device(device))
-    done = 0
-    with torch.inference_mode():
-        for batch in _batches(grid, batch_size):
-            windows = torch.stack([padded[(slice(None), *w.where)] for w in batch]).to(device)
-            logits = _mean_logits(windows, networks, flips, classes, flat=len(patch_size) == 2)
-            for window, part in zip(batch, logits.to(total.device)):
-                total[(slice(None), *window.where)].addcmul_(part, _weight(window, total.device))
-            done += len(batch)
-            if progress:
-                progress(done, len(grid))
-    if not math.isfinite(float(total.sum())):
-        raise DataError(
-            "the network answers with NaN or infinite logits; look for such voxels, or use precision: fp32"
-        )
-    return total[(slice(None), *inside)]
+    flips, flat = flip_combinations(mirror, len(patch_size)), len(patch_size) == 2
+    ensemble = _Ensemble(networks, flips, classes=classes, batch_size=batch_size, flat=flat)
+    grid = plan_grid(image.shape[1:], patch_size, overlap, sweep)
+    reader = _Reader(image, grid, torch.device(device))
+    stitcher = Stitcher(
+        grid, device=_roomy(reader.device, carry_bytes(grid, classes, sums.itemsize)), dtype=sums
+    )
+    count = WindowCount() if count is None else count
+    answers = _answers(grid, reader, ensemble, count, progress or (lambda _done, _of: None))
+    return map(reader.in_image, map(_checked_finite, map(stitcher.add, answers)))
 
 
 def flip_combinations(mirror: Sequence[str], dims: int) -> list[tuple[int, ...]]:
@@ -78,24 +131,107 @@ def flip_combinations(mirror: Sequence[str], dims: int) -> list[tuple[int, ...]]
     return [subset for n in range(len(axes) + 1) for subset in itertools.combinations(axes, n)]
 
 
-def _mean_logits(
-    windows: Tensor,
-    networks: Sequence[Network],
-    flips: Sequence[tuple[int, ...]],
-    classes: int,
-    *,
-    flat: bool,
-) -> Tensor:
-    """Logits (batch, classes, x, y, z), averaged over networks and flips."""
-    inputs = windows.squeeze(-1) if flat else windows
-    total: Tensor | None = None
-    for network, flip in itertools.product(networks, flips):
-        logits = _checked(network(inputs.flip(flip) if flip else inputs), inputs, classes).float()
-        logits = logits.flip(flip) if flip else logits
-        total = logits if total is None else total + logits
-    assert total is not None, "at least one network is needed"
-    mean = total / (len(networks) * len(flips))
-    return mean.unsqueeze(-1) if flat else mean
+@dataclass(eq=False)
+class _Answer:
+    """Logits (classes, *window) of a window, or where they will be; `kept` for other windows too."""
+
+    logits: Tensor | None = None
+    kept: bool = False
+
+
+def _answers(
+    grid: Grid,
+    reader: _Reader,
+    ensemble: _Ensemble,
+    count: WindowCount,
+    progress: Callable[[int, int], None],
+) -> Iterator[Tensor]:
+    """Logits (classes, *window) of every window of the grid, in its order."""
+    known: dict[tuple[float, ...], _Answer] = {}
+    asked: list[tuple[Voxels, _Answer]] = []
+    waiting: list[_Answer] = []
+    for number, window in enumerate(grid, 1):
+        voxels = reader.read(window)
+        constants = _constants(voxels)
+        answer = known.get(constants) if constants else None
+        if answer is None:
+            answer = _Answer(kept=constants is not None)
+            asked.append((voxels, answer))
+            count.run += 1
+        else:
+            count.reused += 1
+        if constants:
+            known = {constants: answer}
+        waiting.append(answer)
+        if not asked or len(asked) == ensemble.windows_at_once or number == len(grid):
+            _fill(asked, reader, ensemble)
+            asked = []
+            yield from _taken(waiting)
+            progress(number, len(grid))
+
+
+def _fill(asked: Sequence[tuple[Voxels, _Answer]], reader: _Reader, ensemble: _Ensemble) -> None:
+    if asked:
+        made = ensemble.logits(reader.to_device([voxels for voxels, _ in asked]))
+        for (_, answer), logits in zip(asked, made):
+            answer.logits = logits.clone() if answer.kept else logits
+
+
+def _taken(waiting: list[_Answer]) -> Iterator[Tensor]:
+    """The logits of each, and an empty list: none may be held on to while the network runs again."""
+    for answer in waiting:
+        assert answer.logits is not None
+        yield answer.logits
+    waiting.clear()
+
+
+def _constants(voxels: Voxels) -> tuple[float, ...] | None:
+    """The one value of each channel, or None where a channel has several."""
+    first = voxels[:, 0, 0, 0]
+    if (voxels[:, -1, -1, -1] != first).any():  # most windows are told apart by their corners
+        return None
+    return tuple(first.tolist()) if (voxels == first[:, None, None, None]).all() else None
+
+
+class _Ensemble:
+    """The mean of several networks over several flips, `batch_size` windows or flips of windows at a time."""
+
+    def __init__(
+        self,
+        networks: Sequence[Network],
+        flips: Sequence[tuple[int, ...]],
+        *,
+        classes: int,
+        batch_size: int,
+        flat: bool,
+    ) -> None:
+        assert networks, "at least one network is needed"
+        self._networks = networks
+        self._flips = flips
+        self._classes = classes
+        self._batch_size = batch_size
+        self._flat = flat
+        self.windows_at_once = max(1, batch_size // len(flips))
+
+    @torch.inference_mode()
+    def logits(self, windows: Tensor) -> Tensor:
+        """(batch, channels, x, y, z) → (batch, classes, x, y, z): the network's own where it is one pass."""
+        return self._mean(windows.squeeze(-1)).unsqueeze(-1) if self._flat else self._mean(windows)
+
+    def _mean(self, windows: Tensor) -> Tensor:
+        total: Tensor | None = None
+        at_once = max(1, self._batch_size // len(windows))
+        chunks = [self._flips[n : n + at_once] for n in range(0, len(self._flips), at_once)]
+        for network, flips in itertools.product(self._networks, chunks):
+            inputs = torch.cat([windows.flip(flip) for flip in flips]) if any(flips) else windows
+            answers = _checked(network(inputs), inputs, self._classes)
+            if len(self._networks) * len(self._flips) == 1:
+                return answers
+            for flip, answer in zip(flips, answers.split(len(windows))):
+                logits = answer.flip(flip) if flip else answer
+                total = logits.to(torch.float32, copy=True) if total is None else total.add_(logits)
+        assert total is not None
+        return total.div_(len(self._networks) * len(self._flips))
 
 
 def _checked(logits: Any, inputs: Tensor, classes: int) -> Tensor:
@@ -109,31 +245,59 @@ def _checked(logits: Any, inputs: Tensor, classes: int) -> Tensor:
     return logits
 
 
-def _weight(window: Window, device: torch.device) -> Tensor:
-    """(x, y, z): the product of the window's weights along its axes."""
-    x, y, z = (torch.from_numpy(w).to(device) for w in window.weights)
-    return x[:, None, None] * y[:, None] * z
+class _Reader:
+    """Windows of an image, and bricks of its grid in the image's own coordinates.
+
+    Where the image is smaller than the grid it stands in the middle of zeros.
+    """
+
+    def __init__(self, image: Image, grid: Grid, device: torch.device) -> None:
+        self.device = device
+        self._image = image
+        self._size = image.shape[1:]
+        self._before = tuple((wanted - n) // 2 for wanted, n in zip(grid.shape, self._size))
+
+    def read(self, window: Window) -> Voxels:
+        """(channels, *window)"""
+        (x, y, z), place = self._part(window.where)
+        read = self._image[:, x, y, z]
+        extent = [part.stop - part.start for part in window.where]
+        voxels = np.zeros((self._image.shape[0], *extent), dtype=np.float32)
+        voxels[place] = read.float().cpu() if isinstance(read, Tensor) else read
+        return voxels
+
+    def to_device(self, windows: Sequence[Voxels]) -> Tensor:
+        batch = torch.from_numpy(np.stack(windows))
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()  # so that the host need not wait for what the device still does
+        return batch.to(self.device, non_blocking=True)
+
+    def in_image(self, brick: Brick) -> Brick:
+        """What of it is not padding, placed in the image."""
+        where, place = self._part(brick.where)
+        return Brick(where, brick.logits[place])
+
+    def _part(self, where: Where) -> tuple[Where, tuple[slice, ...]]:
+        """The part of `where` that lies in the image: there, and in a (channels, *where) array."""
+        inner, place = [], [slice(None)]
+        for part, before, size in zip(where, self._before, self._size):
+            begin, end = max(part.start - before, 0), min(part.stop - before, size)
+            inner.append(slice(begin, end))
+            place.append(slice(begin + before - part.start, end + before - part.start))
+        x, y, z = inner
+        return (x, y, z), tuple(place)
 
 
-def _pad(volume: Tensor, shape: Sequence[int]) -> tuple[Tensor, tuple[slice, ...]]:
-    """The volume amid zeros where it is smaller than `shape`, and its place in them."""
-    size = volume.shape[1:]
-    before = [(wanted - n) // 2 for wanted, n in zip(shape, size)]
-    sides = [(b, wanted - n - b) for b, wanted, n in zip(before, shape, size)]
-    padding = [amount for pair in reversed(sides) for amount in pair]
-    inside = tuple(slice(b, b + n) for b, n in zip(before, size))
-    return (F.pad(volume, padding) if any(padding) else volume), inside
+def _checked_finite(brick: Brick) -> Brick:
+    if not math.isfinite(float(brick.logits.sum())):
+        raise DataError(
+            "the network answers with NaN or infinite logits; look for such voxels, or use precision: fp32"
+        )
+    return brick
 
 
-def _zeros(shape: Sequence[int], device: torch.device) -> Tensor:
-    """Zeros on `device`, or in main memory where they would take more than half of what is free there."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        device = torch.device("cpu") if 4 * math.prod(shape) > free / 2 else device
-    return torch.zeros(tuple(shape), device=device)
-
-
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    rest = iter(items)
-    while batch := list(itertools.islice(rest, size)):
-        yield batch
+def _roomy(device: torch.device, size: int) -> torch.device:
+    """The `device`, or main memory where `size` bytes are more than half of what is free there."""
+    if device.type == "cuda" and size > torch.cuda.mem_get_info(device)[0] / 2:
+        return torch.device("cpu")
+    return device

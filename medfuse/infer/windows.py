@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+AxisName = Literal["x", "y", "z"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +24,18 @@ class Axis:
 
     starts: tuple[int, ...]
     weights: npt.NDArray[np.float32]
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        return tuple(start + self.weights.shape[1] for start in self.starts)
+
+    def bricks(self) -> list[slice]:
+        """For each window the voxels that no later one covers: together they tile the axis."""
+        return [slice(a, b) for a, b in zip(self.starts, (*self.starts[1:], self.ends[-1]))]
+
+    def firsts(self) -> list[slice]:
+        """For each window the voxels that no earlier one covers: together they tile the axis too."""
+        return [slice(a, b) for a, b in zip((self.starts[0], *self.ends[:-1]), self.ends)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,31 +53,72 @@ class Window:
 class Grid:
     """Windows of one size over a volume: every combination of the windows of its three axes.
 
-    `shape` is what they cover: the volume, padded to the window where it is smaller.
+    `shape` is what they cover: the volume, padded to the window where it is smaller. Windows come row by row
+    along axis number `sweep`; of the other two, the last runs fastest.
     """
 
     shape: tuple[int, int, int]
     window: tuple[int, int, int]
     axes: tuple[Axis, Axis, Axis]
+    sweep: int = 0
 
     def __len__(self) -> int:
         return math.prod(len(axis.starts) for axis in self.axes)
 
     def __iter__(self) -> Iterator[Window]:
-        """The last axis runs fastest."""
-        for i, j, k in itertools.product(*(range(len(axis.starts)) for axis in self.axes)):
-            at = tuple(zip(self.axes, self.window, (i, j, k)))
-            x, y, z = (slice(axis.starts[n], axis.starts[n] + size) for axis, size, n in at)
-            wx, wy, wz = (axis.weights[n] for axis, _, n in at)
-            yield Window((x, y, z), (wx, wy, wz))
+        return map(self.at, self.indices())
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Numbers of the axes, from the slowest to the fastest."""
+        second, third = (axis for axis in range(3) if axis != self.sweep)
+        return self.sweep, second, third
+
+    def indices(self) -> Iterator[tuple[int, int, int]]:
+        """The numbers of each window along x, y and z, in the order of the windows."""
+        for numbers in itertools.product(*(range(len(self.axes[axis].starts)) for axis in self.order)):
+            at = dict(zip(self.order, numbers))
+            yield at[0], at[1], at[2]
+
+    def at(self, index: tuple[int, int, int]) -> Window:
+        """The window with these numbers along x, y and z."""
+        at = tuple(zip(self.axes, index))
+        x, y, z = (slice(axis.starts[n], axis.ends[n]) for axis, n in at)
+        wx, wy, wz = (axis.weights[n] for axis, n in at)
+        return Window((x, y, z), (wx, wy, wz))
 
 
-def plan_grid(shape: Sequence[int], patch_size: Sequence[int], overlap: float) -> Grid:
-    """Windows of `patch_size` over a volume of `shape` (x, y, z); two numbers mean every (x, y) slice."""
+def plan_grid(
+    shape: Sequence[int], patch_size: Sequence[int], overlap: float, sweep: AxisName | None = None
+) -> Grid:
+    """Windows of `patch_size` over a volume of `shape` (x, y, z); two numbers mean every (x, y) slice.
+
+    Where `sweep` is not said it is the axis that leaves least unfinished on the way: the longest, or that of
+    the slices. Of equal ones it is the longest, then the first.
+    """
     x, y, z = (*patch_size, 1)[:3]
     covered = max(shape[0], x), max(shape[1], y), max(shape[2], z)
     a, b, c = (plan_axis(n, size, overlap) for n, size in zip(covered, (x, y, z)))
-    return Grid(covered, (x, y, z), (a, b, c))
+    sweeps = range(3) if sweep is None else ["xyz".index(sweep)]
+    grids = [Grid(covered, (x, y, z), (a, b, c), sweep=axis) for axis in sweeps]
+    return min(grids, key=lambda grid: (carried_voxels(grid), -covered[grid.sweep]))
+
+
+def carried_voxels(grid: Grid) -> int:
+    """The most voxels that, after any of the windows, are touched but not finished.
+
+    The first window that touches a voxel is the first on every axis, and so is the last one: what a window
+    adds to the unfinished and takes from it are products of lengths along the axes.
+    """
+    touched, finished = (
+        functools.reduce(np.multiply.outer, [_lengths(slices[axis]) for axis in grid.order])
+        for slices in ([axis.firsts() for axis in grid.axes], [axis.bricks() for axis in grid.axes])
+    )
+    return int(np.cumsum(touched - finished).max())
+
+
+def _lengths(slices: Sequence[slice]) -> npt.NDArray[np.int64]:
+    return np.array([part.stop - part.start for part in slices], dtype=np.int64)
 
 
 def plan_axis(size: int, window: int, overlap: float) -> Axis:

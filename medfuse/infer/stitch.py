@@ -1,0 +1,142 @@
+"""Weighted windows added up to a volume, brick by brick, holding only what later windows still change."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medfuse.infer.windows import Axis, Grid, carried_voxels
+
+Where = tuple[slice, slice, slice]
+
+LARGEST_HALF = torch.finfo(torch.float16).max
+
+
+@dataclass(frozen=True, eq=False)
+class Brick:
+    """A finished part of a volume: its place (x, y, z), and its `logits` (classes, *brick) in float32."""
+
+    where: Where
+    logits: Tensor
+
+
+class Stitcher:
+    """Takes the logits of a grid's windows in its order, and after each gives back what that one finished.
+
+    Brick n of an axis is what no window after n covers, so window (i, j, k) finishes brick (i, j, k) and
+    nothing else. Sums of the rest are kept in blocks that no start or end of a window cuts: each is made by
+    the first window that touches it and given up with its brick. Weights sum to 1 at every voxel, so there
+    is nothing to divide by in the end.
+
+    Sums are kept as `dtype`: float32, or float16 for half the memory, where each is computed in float32 and
+    then rounded. Beyond what float16 can hold it is held at the largest; infinite values become NaN.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._grid = grid
+        self._device = torch.device(device)
+        self._dtype = dtype
+        self._indices = grid.indices()
+        self._weights = [torch.from_numpy(axis.weights).to(self._device) for axis in grid.axes]
+        self._bricks = [axis.bricks() for axis in grid.axes]
+        self._pieces = [_pieces(axis) for axis in grid.axes]
+        self._sums: dict[tuple[int, ...], Tensor] = {}
+
+    @property
+    def carried_bytes(self) -> int:
+        """What the unfinished sums take now."""
+        return sum(block.nbytes for block in self._sums.values())
+
+    @torch.no_grad()
+    def add(self, logits: Tensor) -> Brick:
+        """Add the next window's `logits` (classes, *window), of any float type; they are not changed."""
+        index = next(self._indices)
+        window = self._grid.at(index).where
+        logits, weight = logits.to(self._device), self._weight(index)
+        done = _three(bricks[n] for bricks, n in zip(self._bricks, index))
+        pieces = [_three(piece) for piece in itertools.product(*(p[n] for p, n in zip(self._pieces, index)))]
+        brick = _weighted(logits[_inside(done, window)], weight[_inside(done, window)[1:]])
+        for piece in pieces:
+            if _lies_in(piece, done) and (sums := self._sums.pop(_corner(piece), None)) is not None:
+                brick[_inside(piece, done)] += sums
+        for piece in pieces:
+            if not _lies_in(piece, done):
+                self._keep(piece, logits[_inside(piece, window)], weight[_inside(piece, window)[1:]])
+        return Brick(done, brick)
+
+    def _weight(self, index: tuple[int, int, int]) -> Tensor:
+        """(x, y, z): the product of the window's weights along its axes."""
+        x, y, z = (weights[n] for weights, n in zip(self._weights, index))
+        return x[:, None, None] * y[:, None] * z
+
+    def _keep(self, piece: Where, logits: Tensor, weight: Tensor) -> None:
+        """Add a weighted piece of a window to its block's sums, which begin with the first."""
+        before = self._sums.get(_corner(piece))
+        if before is not None and before.dtype == torch.float32:
+            before.addcmul_(logits.float(), weight)
+            return
+        exact = torch.mul(logits, weight)  # float32, as the weight is
+        if before is not None:
+            exact += before
+        self._sums[_corner(piece)] = exact if self._dtype == torch.float32 else _half(exact)
+
+
+def carry_bytes(grid: Grid, classes: int, itemsize: int) -> int:
+    """The most that a `Stitcher` holds between two windows, with sums of `itemsize` bytes each."""
+    return carried_voxels(grid) * classes * itemsize
+
+
+def _pieces(axis: Axis) -> list[list[slice]]:
+    """Each window as the pieces that the starts and ends of all windows cut it into."""
+    cuts = sorted({*axis.starts, *axis.ends})
+    found = []
+    for start, end in zip(axis.starts, axis.ends):
+        own = cuts[bisect.bisect_left(cuts, start) : bisect.bisect_left(cuts, end) + 1]
+        found.append([slice(a, b) for a, b in itertools.pairwise(own)])
+    return found
+
+
+def _weighted(logits: Tensor, weight: Tensor) -> Tensor:
+    """Their product in float32. Torch would first make another float32 copy of smaller floats."""
+    if logits.dtype == torch.float32:
+        return logits * weight
+    return logits.to(torch.float32, copy=True).mul_(weight)
+
+
+def _half(sums: Tensor) -> Tensor:
+    nan = float("nan")
+    sums.nan_to_num_(nan=nan, posinf=nan, neginf=nan)
+    return sums.clamp_(-LARGEST_HALF, LARGEST_HALF).half()
+
+
+def _three(slices: Iterable[slice]) -> Where:
+    x, y, z = slices
+    return x, y, z
+
+
+def _corner(where: Where) -> tuple[int, ...]:
+    return tuple(part.start for part in where)
+
+
+def _lies_in(where: Where, outer: Where) -> bool:
+    """Whether it does; both begin within the same window, `outer` at its very start."""
+    return all(part.stop <= around.stop for part, around in zip(where, outer))
+
+
+def _inside(where: Where, outer: Where) -> tuple[slice, ...]:
+    """The place of `where` in a (classes, *outer) tensor."""
+    places = (
+        slice(part.start - around.start, part.stop - around.start) for part, around in zip(where, outer)
+    )
+    return slice(None), *places

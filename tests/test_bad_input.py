@@ -200,7 +200,7 @@ STAGES = {
     "checking": "medfuse.data.fingerprint.take_fingerprint",
     "preparing": "medfuse.data.store.Store.build",
     "training": "medfuse.train.loop._step",
-    "predicting": "medfuse.infer.folder.predict_logits",
+    "predicting": "medfuse.infer.folder.predict_bricks",
     "evaluating": "medfuse.report.evaluate.evaluate_pairs",
     "reporting": "medfuse.report.html.write_report",
 }

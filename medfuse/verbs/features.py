@@ -16,7 +16,8 @@ from medfuse.data.prepare import Preprocessor
 from medfuse.infer.cases import find_inputs
 from medfuse.infer.feature_files import Format, check_format, file_names, write_maps
 from medfuse.infer.features import FeatureMap, Pool, feature_maps
-from medfuse.infer.folder import refuse_to_replace_images, size_of, work_through
+from medfuse.infer.folder import refuse_to_replace_images, work_through
+from medfuse.infer.manifest import size_of
 from medfuse.model.selection import select
 from medfuse.trained import Trained, case_progress, load_trained, weights_file
 from medfuse.verbs.infer import Inferred, outcome_text

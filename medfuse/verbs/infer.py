@@ -11,7 +11,7 @@ from medfuse.core.reporter import Reporter
 from medfuse.trained import load_trained, weights_file
 
 if TYPE_CHECKING:
-    from medfuse.infer.folder import Outcome
+    from medfuse.infer.manifest import Outcome
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from medfuse.api import Case
 from medfuse.core.errors import DataError, OutputError, PipelineError
 from medfuse.core.prepared import Prepared
 from medfuse.core.volumes import read_geometry, read_labels, read_volume
-from medfuse.infer.folder import Outcome, Progress, Recipe, infer_cases
+from medfuse.infer.folder import Recipe, infer_cases
+from medfuse.infer.manifest import Outcome, Progress
 from medfuse.infer.settings import InferSettings
 
 AFFINE = np.diag([-10.0, 10.0, 10.0, 1.0])  # a voxel is one millilitre; the first axis runs right to left
@@ -237,7 +238,7 @@ def test_a_full_disk_stops_at_once(scans: Scans, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(nib, "save", full)
     with pytest.raises(OutputError, match=r"a\.nii\.gz: the disk is full"):
         scans.infer()
-    assert {p.case for p in scans.seen} == {"a"}
+    assert "c" not in {p.case for p in scans.seen}  # b may be with the network while a is written
     assert list(scans.output.iterdir()) == []
 
 

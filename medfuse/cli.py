@@ -71,7 +71,9 @@ def taps(
 def infer(
     weights: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN_OR_WEIGHTS...", help="run folders or weights; several are averaged"),
+        typer.Argument(
+            metavar="RUN_OR_WEIGHTS...", help="run folders, weights or exported files; several are averaged"
+        ),
     ],
     inputs: Annotated[
         list[Path], typer.Option("--input", "-i", help="image, or folder of images; repeatable")
@@ -103,6 +105,24 @@ def infer(
     typer.echo(done.text)
     if done.failed:
         raise typer.Exit(2)
+
+
+@app.command()
+def export(
+    weights: Annotated[Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="run folder or weights")],
+    kind: Annotated[
+        Literal["onnx", "openvino", "torch"],
+        typer.Option("--format", help="onnx: .onnx; openvino: .xml and .bin; torch: .pt2"),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="file, or folder for it")],
+    best: Annotated[
+        bool, typer.Option(help="use a run's best weights on held-out cases instead of its last")
+    ] = False,
+) -> None:
+    """Write the network with all that `medfuse infer` needs to run it, for use without its plugins."""
+    from medfuse.verbs.export import export_network
+
+    typer.echo(export_network(weights, output, kind=kind, best=best))
 
 
 @app.command()

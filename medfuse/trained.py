@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +24,14 @@ from medfuse.pipeline import Pipeline, problems_of, resolved, watched_maps
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from medfuse.data.plan import DataPlan
     from medfuse.infer.folder import Progress
     from medfuse.model.segmenter import Segmenter
+
+EXPORTED = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+"""The ending of what `medfuse export` writes, by format."""
 
 
 def weights_facts(pipeline: Pipeline, plan: DataPlan) -> dict[str, Any]:
@@ -44,11 +50,14 @@ def weights_facts(pipeline: Pipeline, plan: DataPlan) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Trained:
-    """Trained networks (one, or the folds of one model) with all that inference needs."""
+    """Trained networks (one, or the folds of one model) with all that inference needs.
 
-    networks: tuple[Segmenter, ...]
+    What `medfuse export` wrote is a callable, windows → logits, and has no graph.
+    """
+
+    networks: tuple[Segmenter | Callable[[Tensor], Tensor], ...]
     hashes: tuple[str, ...]
-    graph: GraphPlan
+    graph: GraphPlan | None
     plan: DataPlan
     settings: InferSettings
     device: torch.device
@@ -58,19 +67,28 @@ class Trained:
         from medfuse.data.prepare import Preprocessor
         from medfuse.infer.folder import Recipe, infer_cases
 
-        runtime = self.settings.runtime or registry.get(Runtime.group, "torch")()
-        assert isinstance(runtime, Runtime)
         recipe = Recipe(self.hashes, self.plan.labels, self.plan.patch_size, self.settings)
         with reporter.track(f"predicting {len(cases)} cases", 100 * len(cases)) as advance:
             return infer_cases(
                 cases,
                 prepare=Preprocessor(self.plan).prepare,
-                networks=[_Prepared(runtime, network) for network in self.networks],
+                networks=self.prepared(),
                 recipe=recipe,
                 output=output,
                 device=self.device,
                 progress=case_progress(reporter, advance),
             )
+
+    def prepared(self) -> list[Callable[[Tensor], Tensor]]:
+        """The networks as the runtime runs them; each is prepared when it sees its first windows."""
+        from torch import nn
+
+        runtime = self.settings.runtime or registry.get(Runtime.group, "auto")()
+        assert isinstance(runtime, Runtime)
+        return [
+            Prepared(partial(runtime.prepare, network)) if isinstance(network, nn.Module) else network
+            for network in self.networks
+        ]
 
 
 def case_progress(reporter: Reporter, advance: Advance) -> Callable[[Progress], None]:
@@ -85,16 +103,18 @@ def case_progress(reporter: Reporter, advance: Advance) -> Callable[[Progress], 
     return progress
 
 
-class _Prepared:
-    """A network that its runtime prepares when it sees the first real windows."""
+class Prepared:
+    """Windows → logits, by what `prepare` makes of the first windows."""
 
-    def __init__(self, runtime: Runtime, model: nn.Module) -> None:
-        self._runtime, self._model = runtime, model
+    def __init__(self, prepare: Callable[[Tensor], Callable[[Tensor], Tensor]]) -> None:
+        self._prepare = prepare
         self._run: Callable[[Tensor], Tensor] | None = None
+        self._turn = threading.Lock()
 
     def __call__(self, windows: Tensor) -> Tensor:
-        if self._run is None:
-            self._run = self._runtime.prepare(self._model, windows)
+        with self._turn:
+            if self._run is None:
+                self._run = self._prepare(windows)
         return self._run(windows)
 
 
@@ -106,45 +126,17 @@ def load_trained(
     overrides: Iterable[str] = (),
     maps: Sequence[str] = (),
 ) -> Trained:
-    """Load weights files, which must be folds of one model. Raises CheckpointError.
+    """Load weights or exported files, which must be folds of one model. Raises CheckpointError.
 
     `maps` are names and globs of the maps that the networks must be able to hand out; layers that the graph
     does not tap are tapped for them. Raises MedfuseError for one that there is not.
     """
-    from medfuse.core.device import pick_device, settle
-    from medfuse.data.plan import DataPlan
-    from medfuse.model.segmenter import build_segmenter
-    from medfuse.model.selection import tap_further
-    from medfuse.model.weights import load_into, load_weights
+    from medfuse.core.device import settle
 
-    where = pick_device(device)
+    where = _device(paths, device)
     settle(where)
-    networks, graphs, plans = [], [], []
-    for path in paths:
-        state, facts = load_weights(path)
-        try:
-            plan = DataPlan.from_json(facts["data"])
-            model = ModelSettings.model_validate(facts["model"])
-            watched = dict.fromkeys(facts.get("watched", ()), ())
-            graph = plan_graph(model, plan.image, len(plan.values), watched)
-            own = InferSettings.model_validate(facts["infer"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path}: was not written by this version of medfuse ({error}); train again, or install "
-                f"medfuse {facts.get('medfuse', 'of its time')}"
-            ) from error
-        graph = tap_further(graph, maps)
-        network = build_segmenter(graph)
-        if maps and (untrained := [name for name in network.state_dict() if name not in state]):
-            raise CheckpointError(
-                f"{path}: has no weights for {', '.join(untrained[:2])}, …, which {', '.join(maps)} would "
-                "need; choose layers up to the deepest that the run tapped"
-            )
-        load_into(network, state, path)
-        networks.append(network.to(where).eval())
-        graphs.append(graph)
-        plans.append(plan)
-        settings = settings or own
+    loaded = [_load(path, where, maps) for path in paths]
+    plans = [one.plan for one in loaded]
     for path, plan in zip(paths, plans):
         if (plan.labels, plan.channels, plan.spacing_mm, plan.patch_size) != (
             plans[0].labels,
@@ -156,15 +148,108 @@ def load_trained(
                 f"{path}: its labels, channels, spacing or patch size differ from those of {paths[0]}; "
                 "average folds of one model only"
             )
-    assert settings is not None, "there is at least one path"
     return Trained(
-        tuple(networks),
+        tuple(one.network for one in loaded),
         tuple(file_hash(path) for path in paths),
-        graphs[0],
+        loaded[0].graph,
         plans[0],
-        _overridden(settings, overrides),
+        _overridden(settings or loaded[0].settings, overrides),
         where,
     )
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """One file's network and what it says of it."""
+
+    network: Segmenter | Callable[[Tensor], Tensor]
+    graph: GraphPlan | None
+    plan: DataPlan
+    settings: InferSettings
+
+
+def _load(path: Path, where: torch.device, maps: Sequence[str]) -> _Loaded:
+    if path.suffix not in EXPORTED.values():
+        return _from_weights(path, where, maps)
+    if maps:
+        raise CheckpointError(
+            f"{path}: was exported, and hands out logits only; give the run, or its weights"
+        )
+    return _from_export(path, where)
+
+
+def _from_weights(path: Path, where: torch.device, maps: Sequence[str]) -> _Loaded:
+    from medfuse.model.segmenter import build_segmenter
+    from medfuse.model.selection import tap_further
+    from medfuse.model.weights import load_into, load_weights
+
+    state, facts = load_weights(path)
+    with _written_by_this_version(path, facts):
+        plan, settings = _said(facts)
+        model = ModelSettings.model_validate(facts["model"])
+        watched = dict.fromkeys(facts.get("watched", ()), ())
+        graph = plan_graph(model, plan.image, len(plan.values), watched)
+    graph = tap_further(graph, maps)
+    network = build_segmenter(graph)
+    if maps and (untrained := [name for name in network.state_dict() if name not in state]):
+        raise CheckpointError(
+            f"{path}: has no weights for {', '.join(untrained[:2])}, …, which {', '.join(maps)} would "
+            "need; choose layers up to the deepest that the run tapped"
+        )
+    load_into(network, state, path)
+    return _Loaded(network.to(where).eval(), graph, plan, settings)
+
+
+def _from_export(path: Path, where: torch.device) -> _Loaded:
+    """What `medfuse export` wrote, run by what its format is for; no plugin of its pipeline is needed."""
+    network: Callable[[Tensor], Tensor]
+    if path.suffix == EXPORTED["torch"]:
+        from medfuse.model import program
+
+        network, facts = program.load(path, where)
+    elif path.suffix == EXPORTED["onnx"]:
+        from medfuse.model import onnx
+
+        facts = onnx.load_facts(path)
+        network = Prepared(lambda example: onnx.runner(path, example, "auto"))
+    else:
+        from medfuse.model import openvino
+
+        model, facts = openvino.load(path)
+        network = Prepared(lambda example: openvino.runner(model, example, "auto"))
+    with _written_by_this_version(path, facts):
+        return _Loaded(network, None, *_said(facts))
+
+
+def _said(facts: Mapping[str, Any]) -> tuple[DataPlan, InferSettings]:
+    from medfuse.data.plan import DataPlan
+
+    return DataPlan.from_json(facts["data"]), InferSettings.model_validate(facts["infer"])
+
+
+@contextmanager
+def _written_by_this_version(path: Path, facts: Mapping[str, Any]) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: was not written by this version of medfuse ({error}); train again, or install "
+            f"medfuse {facts.get('medfuse', 'of its time')}"
+        ) from error
+
+
+def _device(paths: Sequence[Path], wanted: str) -> torch.device:
+    """The device asked for; for `auto` one that what was exported can run on."""
+    from medfuse.core.device import pick_device
+
+    endings = {path.suffix for path in paths}
+    if wanted == "auto" and EXPORTED["openvino"] in endings:
+        return pick_device("cpu")
+    if wanted == "auto" and EXPORTED["onnx"] in endings:
+        from medfuse.model.onnx import runs_on_cuda
+
+        return pick_device("auto" if runs_on_cuda() else "cpu")
+    return pick_device(wanted)
 
 
 def _overridden(settings: InferSettings, overrides: Iterable[str]) -> InferSettings:
@@ -185,6 +270,7 @@ def weights_file(path: Path, *, best: bool) -> Path:
         path = path / f"weights_{'best' if best else 'last'}.safetensors"
     if not path.is_file():
         raise CheckpointError(
-            f"{path}: no such file; give a run folder such as runs/liver, or a .safetensors file"
+            f"{path}: no such file; give a run folder such as runs/liver, a .safetensors file, or what "
+            "`medfuse export` wrote"
         )
     return path

@@ -16,4 +16,4 @@ class InferSettings(Section):
     mirror: tuple[Literal["x", "y", "z"], ...] = Field(
         (), description="axes for test-time mirroring; all combinations are averaged"
     )
-    runtime: RuntimeField | None = Field(None, description="what runs the network; torch where not said")
+    runtime: RuntimeField | None = Field(None, description="what runs the network; auto where not said")

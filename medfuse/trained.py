@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import medfuse
 from medfuse import registry
 from medfuse.api import Case, Runtime
 from medfuse.core.document import Document
-from medfuse.core.errors import CheckpointError, PipelineError
+from medfuse.core.errors import CheckpointError, DataError, PipelineError
 from medfuse.core.files import file_hash
 from medfuse.core.reporter import Advance, Reporter
 from medfuse.infer.settings import InferSettings
@@ -23,11 +24,18 @@ from medfuse.model.settings import ModelSettings
 from medfuse.pipeline import Pipeline, problems_of, resolved, watched_maps
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
     from torch import Tensor
 
+    from medfuse.core.geometry import Geometry
+    from medfuse.core.prepared import Outlook
+    from medfuse.core.prepared import Prepared as PreparedCase
     from medfuse.data.plan import DataPlan
-    from medfuse.infer.folder import Progress
+    from medfuse.data.prepare import Preprocessor
+    from medfuse.infer.manifest import Outcome, Progress
+    from medfuse.infer.plan import Plans, Way, WindowCost
     from medfuse.model.segmenter import Segmenter
 
 EXPORTED = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
@@ -62,22 +70,109 @@ class Trained:
     settings: InferSettings
     device: torch.device
 
-    def infer(self, cases: Sequence[Case], output: Path, reporter: Reporter) -> Any:
-        """Label maps of `cases` into `output`. Returns what became of each (infer.folder.Outcome)."""
-        from medfuse.data.prepare import Preprocessor
+    def infer(
+        self, cases: Sequence[Case], output: Path, reporter: Reporter, *, max_memory: int | None = None
+    ) -> Outcome:
+        """Label maps of `cases` into `output`, and what became of each.
+
+        With `max_memory`, in bytes, main memory grows by no more than that above the loaded model. Raises
+        MedfuseError before any work where a case cannot be done in it.
+        """
         from medfuse.infer.folder import Recipe, infer_cases
+
+        ways: dict[str, Way] = {}
+
+        def plan(left: Sequence[Case]) -> Mapping[str, Way]:
+            if max_memory is not None and left:
+                ways.update({plan.name: plan.way for plan in self.plans(left, max_memory).plans})
+            return ways
+
+        def prepare(case: Case) -> PreparedCase:
+            scratch = output if case.name in ways and ways[case.name].on_disk else None
+            return self._preprocessor.prepare(case, scratch=scratch)
 
         recipe = Recipe(self.hashes, self.plan.labels, self.plan.patch_size, self.settings)
         with reporter.track(f"predicting {len(cases)} cases", 100 * len(cases)) as advance:
             return infer_cases(
                 cases,
-                prepare=Preprocessor(self.plan).prepare,
-                networks=self.prepared(),
+                prepare=prepare,
+                networks=self.runners,
                 recipe=recipe,
                 output=output,
                 device=self.device,
+                plan=plan,
                 progress=case_progress(reporter, advance),
             )
+
+    def label_map(self, voxels: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """The label map (i, j, k) of voxels (channels, i, j, k) in memory."""
+        from medfuse.infer.export import to_label_map
+        from medfuse.infer.sliding import predict_logits
+
+        logits = predict_logits(
+            self._preprocessor.prepare_array(voxels, geometry),
+            self.runners,
+            patch_size=self.plan.patch_size,
+            classes=len(self.plan.labels),
+            overlap=self.settings.overlap,
+            batch_size=self.settings.batch_size,
+            mirror=self.settings.mirror,
+            device=self.device,
+        )
+        return to_label_map(logits, geometry, tuple(self.plan.labels.values()))
+
+    def plans(self, cases: Sequence[Case], max_memory: int | None = None) -> Plans:
+        """What each of `cases` will take, from its header, and what one window of the first one took.
+
+        Nothing is written but a nameless temporary file. A case that cannot be read is among the faults.
+        Raises MedfuseError where a case cannot be done in `max_memory` bytes.
+        """
+        from medfuse.core.device import return_memory
+        from medfuse.infer.plan import Planner, Plans
+
+        if max_memory is not None:
+            return_memory()
+        outlooks: list[Outlook] = []
+        faults: dict[str, str] = {}
+        cost: WindowCost | None = None
+        for case in cases:
+            try:
+                outlook = self._preprocessor.look(case)
+                cost = cost or self._window_cost(case)
+                outlooks.append(outlook)
+            except DataError as error:
+                faults[case.name] = "; ".join(error.lines)
+        if cost is None:
+            return Plans([], faults)
+        planner = Planner(self.plan.patch_size, len(self.plan.labels), self.settings, cost)
+        return Plans(planner.plan(outlooks, max_memory), faults)
+
+    def _window_cost(self, case: Case) -> WindowCost:
+        from medfuse.infer.plan import measure, run_one_window
+
+        image = self._preprocessor.prepare(case, scratch=Path(tempfile.gettempdir())).image
+        return measure(
+            partial(
+                run_one_window,
+                image,
+                self.runners,
+                patch_size=self.plan.patch_size,
+                classes=len(self.plan.labels),
+                mirror=self.settings.mirror,
+                device=self.device,
+            )
+        )
+
+    @cached_property
+    def _preprocessor(self) -> Preprocessor:
+        from medfuse.data.prepare import Preprocessor
+
+        return Preprocessor(self.plan)
+
+    @cached_property
+    def runners(self) -> tuple[Callable[[Tensor], Tensor], ...]:
+        """What `prepared` gives, once."""
+        return tuple(self.prepared())
 
     def prepared(self) -> list[Callable[[Tensor], Tensor]]:
         """The networks as the runtime runs them; each is prepared when it sees its first windows."""
@@ -93,10 +188,12 @@ class Trained:
 
 def case_progress(reporter: Reporter, advance: Advance) -> Callable[[Progress], None]:
     """Moves a bar of 100 units a case, and names those that fail."""
+    parts: dict[str, float] = {}
 
     def progress(now: Progress) -> None:
-        part = now.windows_done / now.windows if now.windows else float(now.state != "predicting")
-        advance(int(100 * (now.number - 1 + part)), now.case)
+        ended = now.state != "predicting"  # the network may be at the next case before one is written
+        parts[now.case] = 1.0 if ended else now.windows_done / max(now.windows, 1)
+        advance(int(100 * sum(parts.values())), now.case)
         if now.state == "failed":
             reporter.say(f"{now.case}: failed: {now.reason}")
 

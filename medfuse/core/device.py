@@ -61,15 +61,26 @@ def settle(device: torch.device) -> None:
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-    elif sys.platform == "linux":
-        try:
-            mallopt = ctypes.CDLL("libc.so.6").mallopt
-        except (OSError, AttributeError):
-            return  # not glibc
-        m_mmap_max, m_trim_threshold, m_top_pad = -4, -1, -2
-        mallopt(m_mmap_max, 0)
-        mallopt(m_trim_threshold, 2**31 - 1)
-        mallopt(m_top_pad, 2**28)
+    else:
+        _mallopt(mmap_max=0, trim_threshold=2**31 - 1, top_pad=2**28)
+
+
+def return_memory() -> None:
+    """Undo `settle`'s keeping of freed memory, where a limit is to hold: blocks of a MiB go back at once."""
+    _mallopt(mmap_max=2**16, mmap_threshold=2**20, trim_threshold=2**20, top_pad=0)
+
+
+def _mallopt(**options: int) -> None:
+    """Tell glibc how to manage memory; other C libraries are left as they are."""
+    numbers = {"trim_threshold": -1, "top_pad": -2, "mmap_threshold": -3, "mmap_max": -4}
+    if sys.platform != "linux":
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    for name, value in options.items():
+        mallopt(numbers[name], value)
 
 
 def channels_last(axes: int) -> torch.memory_format:

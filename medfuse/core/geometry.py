@@ -37,6 +37,12 @@ class Geometry:
         """Unit vectors of the axes, as columns."""
         return self.affine[:3, :3] / np.asarray(self.spacing_mm)
 
+    @property
+    def shear_degrees(self) -> float:
+        """By how much two axes, at most, are not perpendicular."""
+        cosines = np.abs(self.direction.T @ self.direction)[np.triu_indices(3, 1)]
+        return float(np.degrees(np.arcsin(min(1.0, cosines.max()))))
+
     @cached_property
     def turn(self) -> Turn:
         """How the file's axes become RAS+."""

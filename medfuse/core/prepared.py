@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from medfuse.api import Case
 from medfuse.core.geometry import Geometry
 
 
@@ -18,7 +17,7 @@ class Outlook:
     reading and resampling take beside it.
     """
 
-    case: Case
+    name: str
     geometry: Geometry
     shape: tuple[int, int, int, int]
     reading_bytes: int

@@ -38,7 +38,7 @@ Slab = tuple[int, int, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Slabs:
+class SlabReader:
     """An image file whose header is read, and whose voxels come slab by slab, in the order of the file.
 
     `slab_bytes`: about the most that reading takes, whatever the slabs are used for.
@@ -79,7 +79,7 @@ def read_volume(path: Path) -> Volume:
     return Volume(_native(path, array.reshape(array.shape[:3] + channels)), geometry)
 
 
-def open_volume(path: Path) -> Slabs:
+def slab_reader(path: Path) -> SlabReader:
     """The header of a file, and a way to read its voxels in little memory. Raises DataError.
 
     Only a NIfTI file is read in parts; of another format the whole volume is in memory while it is read.
@@ -89,11 +89,13 @@ def open_volume(path: Path) -> Slabs:
         geometry = _itk_geometry(path, header)
         size = tuple(header.GetSize()[3:])
         channels = math.prod(size) * header.GetNumberOfComponents()
-        return Slabs(path, geometry, channels, 16 * math.prod(geometry.shape) * channels, lambda: _cut(path))
+        return SlabReader(
+            path, geometry, channels, 16 * math.prod(geometry.shape) * channels, lambda: _cut(path)
+        )
     image, geometry = _nifti(path)
     channels = math.prod(image.shape[3:])
     plane = math.prod(geometry.shape[:2])
-    return Slabs(
+    return SlabReader(
         path, geometry, channels, 32 * max(plane, SLAB_VOXELS), lambda: _nifti_slabs(path, image, channels)
     )
 
@@ -198,7 +200,7 @@ def _nifti(path: Path) -> tuple[Any, Geometry]:
         raise _broken(path, error) from error
     if not (raw["pixdim"][1:4] != 0).all():
         affine[:] = 0
-    return image, _geometry(path, shape, affine)
+    return image, checked_geometry(path, shape, affine)
 
 
 def _read_nifti(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
@@ -248,7 +250,8 @@ def _native(path: Path, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _geometry(path: Path, shape: tuple[int, ...], affine: npt.NDArray[np.float64]) -> Geometry:
+def checked_geometry(path: Path, shape: tuple[int, ...], affine: npt.NDArray[np.float64]) -> Geometry:
+    """The grid of a file with such a header. Raises DataError."""
     if len(shape) == 2:
         raise DataError(
             f"{path}: has 2 axes {shape}; a volume has 3 (one slice is written as a third axis of 1)"
@@ -331,7 +334,7 @@ def _itk_geometry(path: Path, image: Any) -> Geometry:
     if len(size) > 2:
         spacing, origin, direction = _itk_grid(image)
         affine[:3, :3], affine[:3, 3] = direction * spacing, origin
-    return _geometry(path, size, _LPS @ affine)
+    return checked_geometry(path, size, _LPS @ affine)
 
 
 def _read_itk(path: Path) -> tuple[npt.NDArray[Any], Geometry]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from medfuse.api import Case
 from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry
-from medfuse.core.volumes import Slabs, open_volume, read_labels
+from medfuse.core.volumes import SlabReader, read_labels, slab_reader
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,7 @@ class ImageSlabs:
 
     case: Case
     geometry: Geometry
-    files: tuple[Slabs, ...]
+    files: tuple[SlabReader, ...]
 
     @property
     def slab_bytes(self) -> int:
@@ -62,11 +63,13 @@ def open_image(case: Case, channels: int, *, tolerance_mm: float = 1e-3) -> Imag
     grids.
     """
     try:
-        files = tuple(open_volume(path) for path in case.images)
+        files = tuple(slab_reader(path) for path in case.images)
     except DataError as error:
         raise DataError(*_every_fault(case)) from error
     faults: list[str] = []
     first = files[0]
+    if fault := sheared(first.path, first.geometry):
+        faults.append(fault)
     for file in files[1:]:
         faults.extend(
             f"{file.path}: {difference} of {first.path.name}; resample one to the other's grid"
@@ -77,6 +80,22 @@ def open_image(case: Case, channels: int, *, tolerance_mm: float = 1e-3) -> Imag
     if faults:
         raise DataError(*faults)
     return ImageSlabs(case, first.geometry, files)
+
+
+MOST_SHEAR_DEGREES = 10.0
+
+
+def sheared(path: Path, geometry: Geometry) -> str:
+    """A line where axes are far from perpendicular; else empty.
+
+    Resampling goes along the axes, so the network would be shown a patient who is sheared as the grid is.
+    """
+    if geometry.shear_degrees <= MOST_SHEAR_DEGREES:
+        return ""
+    return (
+        f"{path}: its axes are {geometry.shear_degrees:.0f} degrees from perpendicular, as with a tilted "
+        "gantry; resample it to a grid with perpendicular axes"
+    )
 
 
 def read_image(
@@ -120,13 +139,13 @@ def _every_fault(case: Case) -> Iterator[str]:
     """What is wrong with each of a case's files, read to the end, once one of them cannot be opened."""
     for path in case.images:
         try:
-            for _ in open_volume(path).read():
+            for _ in slab_reader(path).read():
                 pass
         except DataError as error:
             yield from error.lines
 
 
-def _wrong_count(case: Case, files: Sequence[Slabs], found: int, wanted: int) -> str:
+def _wrong_count(case: Case, files: Sequence[SlabReader], found: int, wanted: int) -> str:
     file = next((file for file in files if file.channels > 1), files[0])
     shape = (*file.geometry.shape, file.channels) if file.channels > 1 else file.geometry.shape
     what = f"{len(files)} files" if len(files) > 1 else f"shape {shape}"

@@ -39,7 +39,7 @@ class Preprocessor:
         shape = self._shape(source.geometry)
         resampling = SlabResampler.bytes_for(source.geometry.shape, source.geometry.turn.undo_shape(shape))
         return Outlook(
-            case, source.geometry, (len(self.plan.channels), *shape), source.slab_bytes + resampling
+            case.name, source.geometry, (len(self.plan.channels), *shape), source.slab_bytes + resampling
         )
 
     def prepare(self, case: Case, *, scratch: Path | None = None) -> Prepared:

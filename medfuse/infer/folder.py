@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -70,7 +69,7 @@ def infer_cases(
     recipe: Recipe,
     output: Path,
     device: torch.device | str = "cpu",
-    ways: Mapping[str, Way] = MappingProxyType({}),
+    plan: Callable[[Sequence[Case]], Mapping[str, Way]] = lambda _: {},
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Outcome:
     """Write a label map for every case into `output`, with the geometry of its image, and manifest.json.
@@ -81,14 +80,16 @@ def infer_cases(
 
     `prepare` runs in a thread of its own, one case ahead of the network; label maps are decided and written
     in another. The network waits where either is slower, so that no more than two images are in memory.
-    `ways`: how cases are worked on, by name (see infer.plan). One that a GPU's memory does not hold is tried
-    again in a smaller way, and the log says so.
+    `plan` says of the cases that are left, by name, how they are to be worked on (see infer.plan); what it
+    raises stops all. A case that a GPU's memory does not hold is tried once more in a smaller way, and the
+    log says so.
     `progress` is called by any of the threads, by one at a time.
     """
     flip_combinations(recipe.settings.mirror, len(recipe.patch_size))
     refuse_to_replace_images(cases, lambda case: [output / output_name(case)])
     ledger = Ledger(cases, recipe.facts(), output, progress)
-    _Line(prepare, networks, recipe, output, device, ways, ledger).run(ledger.unfinished())
+    cases = ledger.unfinished()
+    _Line(prepare, networks, recipe, output, device, plan(cases), ledger).run(cases)
     return ledger.finish()
 
 

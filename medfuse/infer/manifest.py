@@ -16,7 +16,7 @@ import torch
 import medfuse
 from medfuse.api import Case
 from medfuse.core.errors import MedfuseError, OutputError
-from medfuse.core.files import make_folder, write_json
+from medfuse.core.files import make_folder, remove_leftovers, write_json
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class Ledger:
         progress: Callable[[Progress], None],
     ) -> None:
         self._manifest = _Manifest(make_folder(output) / "manifest.json", facts)
+        remove_leftovers(output)
         self._progress = progress
         self._lock = threading.RLock()
         self._last = {case.name: Progress(case.name, n, len(cases)) for n, case in enumerate(cases, 1)}

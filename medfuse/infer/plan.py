@@ -93,6 +93,22 @@ class CasePlan:
 
 
 @dataclass(frozen=True)
+class Plans:
+    """Plans of the cases that can be read; `faults` says why the others cannot, by name."""
+
+    plans: Sequence[CasePlan]
+    faults: Mapping[str, str]
+
+    def text(self) -> str:
+        """A line for each case, and their sum."""
+        windows, seconds = sum(plan.windows for plan in self.plans), sum(plan.seconds for plan in self.plans)
+        table = [aligned([plan.cells() for plan in self.plans])] if self.plans else []
+        faults = [f"{name}: {reason}" for name, reason in self.faults.items()]
+        total = f"{len(self.plans)} cases, {windows} windows, about {_duration(seconds)}"
+        return "\n".join([*table, *faults, total])
+
+
+@dataclass(frozen=True)
 class Planner:
     """Plans cases of one model."""
 
@@ -147,7 +163,7 @@ class Planner:
         grid = min(grids, key=lambda grid: sum(self._bytes(outlook, following, way, grid).values()))
         way = replace(way, sweep="xyz"[grid.sweep])
         return CasePlan(
-            outlook.case.name,
+            outlook.name,
             outlook.shape,
             self.patch_size,
             len(grid),
@@ -231,13 +247,6 @@ def run_one_window(
 def _middle(shape: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
     starts = [max(0, (n - wanted) // 2) for n, wanted in zip(shape, size)]
     return tuple(slice(start, start + wanted) for start, wanted in zip(starts, size))
-
-
-def explained(plans: Sequence[CasePlan]) -> str:
-    """The plans as a table, and their sum."""
-    seconds = sum(plan.seconds for plan in plans)
-    total = f"{len(plans)} cases, {sum(plan.windows for plan in plans)} windows, about {_duration(seconds)}"
-    return "\n".join([aligned([plan.cells() for plan in plans]), total]) if plans else "nothing is left to do"
 
 
 def _duration(seconds: float) -> str:

@@ -106,11 +106,18 @@ class Trained:
 
     def label_map(self, voxels: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.unsignedinteger[Any]]:
         """The label map (i, j, k) of voxels (channels, i, j, k) in memory."""
-        from medfuse.infer.export import to_label_map
-        from medfuse.infer.sliding import predict_logits
+        from medfuse.core.slabs import Whole
+        from medfuse.infer.export import Exporter
+        from medfuse.infer.sliding import predict_bricks
+        from medfuse.infer.windows import plan_grid
 
-        logits = predict_logits(
-            self._preprocessor.prepare_array(voxels, geometry),
+        image = self._preprocessor.prepare_array(voxels, geometry)
+        x, y, z = image.shape[1:]
+        sweep = plan_grid((x, y, z), self.plan.patch_size, self.settings.overlap).sweep
+        exporter = Exporter((x, y, z), geometry, tuple(self.plan.labels.values()), sweep=sweep)
+        labels = Whole(geometry.shape, exporter.dtype)
+        for brick in predict_bricks(
+            image,
             self.runners,
             patch_size=self.plan.patch_size,
             classes=len(self.plan.labels),
@@ -118,8 +125,10 @@ class Trained:
             batch_size=self.settings.batch_size,
             mirror=self.settings.mirror,
             device=self.device,
-        )
-        return to_label_map(logits, geometry, tuple(self.plan.labels.values()))
+        ):
+            if rows := exporter.add(brick):
+                labels.write(rows.axis, rows.start, rows.labels)
+        return labels.voxels
 
     def plans(self, cases: Sequence[Case], max_memory: int | None = None) -> Plans:
         """What each of `cases` will take, from its header, and what one window of the first one took.

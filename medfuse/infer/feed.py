@@ -19,11 +19,11 @@ class Feed(Generic[Item]):
     """One thread puts, another iterates; `put` waits until an item's bytes fit into `room`, or it is alone.
 
     The giver ends with `finish`. Either side may `abandon` it: then the other gets `Abandoned`, at once.
-    `held_seconds`: how long `put` has waited.
+    `held_seconds`: how long `put` has waited; `waited_seconds`: how long the iteration has.
     """
 
     def __init__(self, room: int) -> None:
-        self.held_seconds = 0.0
+        self.held_seconds = self.waited_seconds = 0.0
         self._room = room
         self._items: deque[tuple[Item, int]] = deque()
         self._finished = self._abandoned = False
@@ -55,8 +55,10 @@ class Feed(Generic[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         while True:
+            began = time.perf_counter()
             with self._changed:
                 self._changed.wait_for(lambda: self._items or self._finished or self._abandoned)
+                self.waited_seconds += time.perf_counter() - began
                 if self._abandoned:
                     self._items.clear()
                     raise Abandoned

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -22,16 +22,16 @@ from medfuse.api import Case
 from medfuse.core.errors import OutputError
 from medfuse.core.geometry import Geometry
 from medfuse.core.prepared import Prepared
-from medfuse.core.volumes import write_volume
+from medfuse.core.volumes import open_volume
 from medfuse.infer.cases import output_name
-from medfuse.infer.export import to_label_map
+from medfuse.infer.export import Exporter
 from medfuse.infer.feed import Abandoned, Feed
 from medfuse.infer.manifest import Ledger, Outcome, Progress, files_now
 from medfuse.infer.plan import FEED_BYTES, LARGE_SUMS, Way, run_one_window
 from medfuse.infer.settings import InferSettings
 from medfuse.infer.sliding import Network, WindowCount, flip_combinations, predict_bricks
 from medfuse.infer.stitch import Brick, carry_bytes
-from medfuse.infer.windows import plan_grid
+from medfuse.infer.windows import AxisName, plan_grid
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +120,7 @@ def work_through(
     return ledger.finish()
 
 
+_AXES: tuple[AxisName, ...] = ("x", "y", "z")
 _SHORT = (torch.bfloat16, torch.float16)
 
 
@@ -131,11 +132,13 @@ class _Job:
     inputs: list[dict[str, Any]]
     began: float
     image: npt.NDArray[np.float32] | None
+    shape: tuple[int, int, int]
     geometry: Geometry
     source: Path
     seconds_in: dict[str, float]
     again: bool = False
     sums: torch.dtype = torch.float32
+    sweep: int = 0
     count: WindowCount = field(default_factory=WindowCount)
     feed: Feed[Brick] = field(default_factory=lambda: Feed(FEED_BYTES))
 
@@ -204,7 +207,8 @@ class _Line:
         began, inputs = time.perf_counter(), files_now(case.images)
         prepared = self._prepare(case)
         seconds_in = {"reading": time.perf_counter() - began}
-        return _Job(case, inputs, began, prepared.image, prepared.geometry, prepared.source, seconds_in)
+        image, (x, y, z) = prepared.image, prepared.image.shape[1:]
+        return _Job(case, inputs, began, image, (x, y, z), prepared.geometry, prepared.source, seconds_in)
 
     def _predict(self, job: _Job, writing: ThreadPoolExecutor) -> None:
         way = self._ways.get(job.case.name) or Way(self._recipe.settings.batch_size)
@@ -225,7 +229,7 @@ class _Line:
         assert job.image is not None, "the network sees an image once"
         began, before = time.perf_counter(), self._network_seconds
         self._feed = job.feed
-        job.sums = self._sums(job.image, way)
+        self._choose(job, way)
         self._writes.append((job.case, writing.submit(self._write, job)))
         try:
             for brick in predict_bricks(
@@ -235,7 +239,8 @@ class _Line:
                 overlap=self._recipe.settings.overlap,
                 batch_size=way.batch_size,
                 sums=job.sums,
-                sweep=way.sweep,
+                sums_on=None if way.roomy else "cpu",
+                sweep=_AXES[job.sweep],
                 count=job.count,
                 progress=lambda done, of: self._ledger.windows(job.case, done, of),
             ):
@@ -256,16 +261,18 @@ class _Line:
     def _network_seconds(self) -> float:
         return sum(network.seconds for network in self._networks)
 
-    def _sums(self, image: npt.NDArray[np.float32], way: Way) -> torch.dtype:
-        """float16 where the plan says so, and where sums are large and logits no more exact themselves."""
-        grid = plan_grid(image.shape[1:], self._recipe.patch_size, self._recipe.settings.overlap, way.sweep)
-        if way.sums == "float16":
-            return torch.float16
-        if carry_bytes(grid, len(self._recipe.labels), 4) <= LARGE_SUMS:
-            return torch.float32
-        if any(network.rough is None for network in self._networks):
-            run_one_window(image, self._networks, **self._options)
-        return torch.float16 if all(network.rough for network in self._networks) else torch.float32
+    def _choose(self, job: _Job, way: Way) -> None:
+        """The sweep of the plan, or one that leaves little unfinished; and how unfinished sums are kept:
+
+        float16 where the plan says so, or where they are large and logits no more exact themselves.
+        """
+        grid = plan_grid(job.shape, self._recipe.patch_size, self._recipe.settings.overlap, way.sweep)
+        job.sweep = grid.sweep
+        job.sums = torch.float16 if way.sums == "float16" else torch.float32
+        if carry_bytes(grid, len(self._recipe.labels), job.sums.itemsize) > LARGE_SUMS:
+            if any(network.rough is None for network in self._networks):
+                run_one_window(job.image, self._networks, **self._options)
+            job.sums = torch.float16 if all(network.rough for network in self._networks) else job.sums
 
     def _write(self, job: _Job) -> None:
         """The label map and its entry in the manifest, from bricks as they come."""
@@ -278,11 +285,15 @@ class _Line:
         self._ledger.done(job.case, {**entry, "inputs": job.inputs, "seconds": seconds})
 
     def _written(self, job: _Job) -> dict[str, Any]:
-        labels, spent, began = self._recipe.labels, job.seconds_in, time.perf_counter()
-        label_map = to_label_map(_all(job.feed), job.geometry, tuple(labels.values()))
+        labels, began = self._recipe.labels, time.perf_counter()
+        exporter = Exporter(job.shape, job.geometry, tuple(labels.values()), sweep=job.sweep)
         path = self._output / output_name(job.case)
-        write_volume(path, label_map, like=job.source)
-        spent["writing"] = time.perf_counter() - began
+        with open_volume(path, job.geometry.shape, exporter.dtype, like=job.source) as slabs:
+            for brick in job.feed:
+                if rows := exporter.add(brick):
+                    slabs.write(rows.axis, rows.start, rows.labels)
+                del brick  # or it would stay in memory until the next one is there
+        job.seconds_in["writing"] = time.perf_counter() - began - job.feed.waited_seconds
         return {
             "file": path.name,
             "bytes": path.stat().st_size,
@@ -291,8 +302,8 @@ class _Line:
             "windows_reused": job.count.reused,
             "windows_skipped": job.count.skipped,
             "sums": str(job.sums).removeprefix("torch."),
-            "seconds_in": {stage: round(seconds, 3) for stage, seconds in spent.items()},
-            "volumes_ml": volumes_ml(label_map, job.geometry, labels),
+            "seconds_in": {stage: round(seconds, 3) for stage, seconds in job.seconds_in.items()},
+            "volumes_ml": volumes_ml(exporter.voxels, job.geometry, labels),
         }
 
     def _settle(self, left: int) -> None:
@@ -301,15 +312,6 @@ class _Line:
             case, future = self._writes.pop(0)
             with _failures_of(case, self._ledger), suppress(Abandoned):
                 future.result()
-
-
-def _all(feed: Iterable[Brick]) -> Tensor:
-    bricks = list(feed)
-    shape = [max(brick.where[axis].stop for brick in bricks) for axis in range(3)]
-    logits = torch.empty((len(bricks[0].logits), *shape))
-    for brick in bricks:
-        logits[(slice(None), *brick.where)] = brick.logits
-    return logits
 
 
 class _Timed:
@@ -343,12 +345,8 @@ def _failures_of(case: Case, ledger: Ledger) -> Iterator[None]:
         ledger.failed(case, error)
 
 
-def volumes_ml(
-    label_map: npt.NDArray[Any], geometry: Geometry, labels: Mapping[str, int]
-) -> dict[str, float]:
+def volumes_ml(voxels: Mapping[int, int], geometry: Geometry, labels: Mapping[str, int]) -> dict[str, float]:
     """Millilitres of each label but the background (value 0), rounded to a microlitre."""
-    values, counts = np.unique(label_map, return_counts=True)
-    voxels = dict(zip(values.tolist(), counts.tolist()))
     return {name: round(voxels.get(v, 0) * geometry.voxel_ml, 3) for name, v in labels.items() if v != 0}
 
 

@@ -27,6 +27,7 @@ FEED_BYTES = 64 * 2**20
 """How much may wait between the network and the writer, if it is more than one brick."""
 LARGE_SUMS = 512 * 2**20
 """From here on float16 sums are worth their rounding where logits are no more exact themselves."""
+_AXES: tuple[AxisName, ...] = ("x", "y", "z")
 _FIXED = 96 * 2**20  # compressor, threads' stacks, the exporter's temporaries
 _SLACK = 1.1  # what the allocator loses between blocks
 
@@ -35,7 +36,7 @@ _SLACK = 1.1  # what the allocator loses between blocks
 class Way:
     """How a case is worked on. `sweep`: the axis that rows of windows follow, chosen if None.
 
-    `roomy`: sums may lie on the network's device.
+    `roomy`: a GPU's memory is large enough for sums too.
     """
 
     batch_size: int = 1
@@ -51,8 +52,9 @@ class Way:
         return replace(self, roomy=False) if self.roomy else None
 
     def __str__(self) -> str:
+        where = "" if self.roomy else " in main memory"
         disk = ", its image on disk" if self.on_disk else ""
-        return f"batches of {self.batch_size}, {self.sums} sums{disk}"
+        return f"batches of {self.batch_size}, {self.sums} sums{where}{disk}"
 
 
 @dataclass(frozen=True)
@@ -156,12 +158,9 @@ class Planner:
         yield replace(way, sums="float16")
 
     def _plan(self, outlook: Outlook, following: Outlook | None, way: Way) -> CasePlan:
-        grids = [
-            plan_grid(outlook.shape[1:], self.patch_size, self.settings.overlap, axis)
-            for axis in ("x", "y", "z")
-        ]
+        grids = [plan_grid(outlook.shape[1:], self.patch_size, self.settings.overlap, axis) for axis in _AXES]
         grid = min(grids, key=lambda grid: sum(self._bytes(outlook, following, way, grid).values()))
-        way = replace(way, sweep="xyz"[grid.sweep])
+        way = replace(way, sweep=_AXES[grid.sweep])
         return CasePlan(
             outlook.name,
             outlook.shape,

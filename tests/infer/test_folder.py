@@ -5,8 +5,8 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import medfuse
 from medfuse.api import Case
 from medfuse.core.errors import DataError, OutputError, PipelineError
 from medfuse.core.prepared import Prepared
-from medfuse.core.volumes import read_geometry, read_labels, read_volume, write_volume
+from medfuse.core.volumes import open_volume, read_geometry, read_labels, read_volume
 from medfuse.infer.folder import Recipe, infer_cases
 from medfuse.infer.manifest import Outcome, Progress
 from medfuse.infer.settings import InferSettings
@@ -222,22 +222,20 @@ def test_an_interruption_keeps_what_is_finished_and_leaves_nothing_half(scans: S
 def test_an_interruption_while_writing_leaves_nothing_half(
     scans: Scans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(image: Any, path: Path) -> None:
-        Path(path).write_bytes(b"half")
+    def interrupted(file: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(nib, "save", interrupted)
+    monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         scans.infer()
     assert list(scans.output.iterdir()) == []
 
 
 def test_a_full_disk_stops_at_once(scans: Scans, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(image: Any, path: Path) -> None:
-        Path(path).write_bytes(b"half")
+    def full(file: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(nib, "save", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match=r"a\.nii\.gz: the disk is full"):
         scans.infer()
     assert "c" not in {p.case for p in scans.seen}  # b may be with the network while a is written
@@ -345,9 +343,11 @@ def test_a_case_is_written_while_the_network_works_on_the_next(
 ) -> None:
     watch = Watch()
 
-    def writing(*given: Any, **options: Any) -> None:
-        watch.wait_for("network")
-        write_volume(*given, **options)
+    @contextmanager
+    def writing(*given: Any, **options: Any) -> Iterator[Any]:
+        with open_volume(*given, **options) as slabs:
+            yield slabs
+            watch.wait_for("network")
 
     def working(windows: Tensor) -> Tensor:
         if "a" in watch.seen:
@@ -358,19 +358,19 @@ def test_a_case_is_written_while_the_network_works_on_the_next(
         if now.windows_done == 4:
             watch.note(now.case)
 
-    monkeypatch.setattr("medfuse.infer.folder.write_volume", writing)
+    monkeypatch.setattr("medfuse.infer.folder.open_volume", writing)
     assert scans.infer(network=working, progress=progress).done == ("a", "b", "c")
 
 
 def test_a_case_that_cannot_be_written_is_the_one_that_is_blamed(
     scans: Scans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(path: Path, *given: Any, **options: Any) -> None:
+    def failing(path: Path, *given: Any, **options: Any) -> Any:
         if path.name == "b.nii.gz":
             raise ZeroDivisionError("by zero")
-        write_volume(path, *given, **options)
+        return open_volume(path, *given, **options)
 
-    monkeypatch.setattr("medfuse.infer.folder.write_volume", failing)
+    monkeypatch.setattr("medfuse.infer.folder.open_volume", failing)
     outcome = scans.infer()
     assert outcome.done == ("a", "c")
     assert outcome.failed["b"].startswith("ZeroDivisionError")
@@ -411,7 +411,7 @@ def test_a_case_that_a_gpu_does_not_hold_is_tried_once_more_in_smaller_batches(
     del scans.cases[1:]
     settings = InferSettings(batch_size=4)
     assert scans.infer(settings=settings, network=short_of_memory(2, batches)).done == ("a",)
-    assert batches[:2] == [4, 2]
+    assert batches[0] > 2 >= max(batches[1:])
     assert "a: the GPU's memory is too small; once more with batches of 2" in caplog.text
 
 

@@ -1,5 +1,6 @@
 """Plans say what a case takes, are cut to fit in one order, and are refused in one line."""
 
+from contextlib import suppress
 from itertools import pairwise
 from math import prod
 
@@ -9,7 +10,7 @@ import pytest
 from medfuse.core.errors import MedfuseError
 from medfuse.core.geometry import Geometry
 from medfuse.core.prepared import Outlook
-from medfuse.infer.plan import Planner, Plans, Way, WindowCost
+from medfuse.infer.plan import CasePlan, Planner, Plans, Way, WindowCost
 from medfuse.infer.settings import InferSettings
 from medfuse.infer.windows import plan_grid
 
@@ -46,16 +47,18 @@ def test_the_image_and_the_next_one_are_counted() -> None:
     assert last.bytes["reading"] == 50 * MIB
 
 
+def ever_smaller(case: Outlook) -> list[CasePlan]:
+    """Plans of a case, each with a limit just below the one before, to the last that is not refused."""
+    plans = planner().plan([case])
+    with suppress(MedfuseError):
+        while True:
+            plans += planner().plan([case], plans[-1].need - 1)
+    return plans
+
+
 def test_a_plan_is_cut_in_one_order() -> None:
-    need, seen = planner().plan([outlook()])[0].need, [way()]
-    while True:
-        try:
-            (plan,) = planner().plan([outlook()], need - 1)
-        except MedfuseError:
-            break
-        need = plan.need
-        seen.append(plan.way)
-    assert [(w.batch_size, w.sums, w.on_disk) for w in seen] == [
+    ways = [plan.way for plan in ever_smaller(outlook())]
+    assert [(w.batch_size, w.sums, w.on_disk) for w in ways] == [
         (4, "float32", False),
         (2, "float32", False),
         (1, "float32", False),
@@ -65,15 +68,14 @@ def test_a_plan_is_cut_in_one_order() -> None:
 
 
 def test_a_plan_stays_within_its_limit() -> None:
-    for limit in (1200 * MIB, 900 * MIB, 800 * MIB):
-        assert all(plan.need <= limit for plan in planner().plan([outlook("a"), outlook("b")], limit))
+    for limit in [plan.need for plan in ever_smaller(outlook())]:
+        assert planner().plan([outlook()], limit)[0].need <= limit
 
 
 def test_if_one_image_goes_to_disk_all_do() -> None:
     large, small = outlook("large", (400, 400, 600)), outlook("small", (70, 70, 70))
-    fits = planner().plan([large], None)[0].need // 3
-    ways = [plan.way for plan in planner().plan([small, large, small], fits)]
-    assert [w.on_disk for w in ways] == [True, True, True]
+    plans = planner().plan([small, large, small], ever_smaller(large)[-1].need)
+    assert [plan.way.on_disk for plan in plans] == [True, True, True]
 
 
 def test_a_case_that_does_not_fit_is_refused_in_one_line() -> None:

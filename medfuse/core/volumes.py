@@ -7,7 +7,9 @@ import itertools
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ import numpy.typing as npt
 from medfuse.core.errors import DataError, OutputError
 from medfuse.core.files import atomic
 from medfuse.core.geometry import Geometry
+from medfuse.core.slabs import Slabs, Whole, stream
 
 NIFTI = (".nii.gz", ".nii")
 ITK = (".nrrd", ".mha", ".mhd")
 ENDINGS = (*NIFTI, *ITK)
 
+_Grid = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's patient axes ↔ NIfTI's
 
 
@@ -136,16 +140,33 @@ def write_volume(path: Path, array: npt.NDArray[Any], like: Path) -> None:
     A NIfTI file keeps the header of a NIfTI `like` (affine, codes, units), so that both overlay exactly.
     Raises OutputError where it cannot be written, and for .mhd, which is two files and never whole at once.
     """
+    i, j, k = array.shape
+    with open_volume(path, (i, j, k), array.dtype, like) as slabs:
+        slabs.write(2, 0, array)
+
+
+@contextmanager
+def open_volume(path: Path, shape: tuple[int, int, int], dtype: npt.DTypeLike, like: Path) -> Iterator[Slabs]:
+    """As `write_volume`, but part by part; the file is there once the block ends well.
+
+    A NIfTI file is compressed and written in the background as parts arrive in the order of its last axis.
+    Parts in another order, and all parts of another format, are kept until the end.
+    """
     if ending(path) == ".mhd":
         raise OutputError(f"{path}: .mhd is only read, as it is two files; write {stem(path)}.mha")
-    write = _nifti_writer(array, like) if _is_nifti(path) else _itk_writer(array, like)
-    with atomic(path) as temporary:
-        try:
-            write(temporary)
-        except RuntimeError as error:  # ITK's, whatever the cause
-            raise OutputError(
-                f"{path}: cannot be written ({_last_line(error)}); see whether the disk is full"
-            ) from error
+    if _is_nifti(path):
+        header, stored = _nifti_header(shape, np.dtype(dtype), like)
+        compressed = path.name.lower().endswith(".gz")
+        with (
+            atomic(path) as temporary,
+            stream(temporary, header, shape, stored, compressed=compressed) as slabs,
+        ):
+            yield slabs
+    else:
+        grid = _grid_of(like)
+        whole = Whole(shape, dtype)
+        yield whole
+        _write_itk(path, whole.voxels, grid)
 
 
 def smallest_integer(largest: int) -> npt.DTypeLike:
@@ -186,7 +207,7 @@ def _nifti(path: Path) -> tuple[Any, Geometry]:
     import nibabel
     from nibabel.openers import ImageOpener
 
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    opener = _opener(path)
     try:
         with opener(path, "rb") as file:
             file.read(4)  # says "no such file", "a folder", "not a gzip file" more clearly than nibabel
@@ -204,32 +225,50 @@ def _nifti(path: Path) -> tuple[Any, Geometry]:
 
 
 def _read_nifti(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
+    from isal.isal_zlib import error as damaged
+    from nibabel.arrayproxy import ArrayProxy
+
     image, geometry = _nifti(path)
+    stored = image.dataobj
+    layout = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
     try:
-        return np.asanyarray(image.dataobj), geometry
+        with _opener(path)(path, "rb") as file:
+            return np.asanyarray(ArrayProxy(file, layout, mmap=False)), geometry
+    except damaged as error:
+        raise _broken(path, EOFError()) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _broken(path, error) from error
 
 
+def _opener(path: Path) -> Callable[[Path, str], Any]:
+    if not path.name.lower().endswith(".gz"):
+        return open
+    from isal import igzip  # several times faster than Python's own
+
+    return igzip.open
+
+
 def _nifti_slabs(path: Path, image: Any, channels: int) -> Iterator[Slab]:
     """The file read once from its beginning to its end, which is all that gzip can do."""
+    from isal.isal_zlib import error as damaged
     from nibabel.volumeutils import apply_read_scaling
 
     proxy, (i, j, k) = image.dataobj, image.shape[:3]
     stored = image.header.get_data_dtype()
     step = rows_per_slab(image.shape)
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
     try:
-        with opener(path, "rb") as file:
+        with _opener(path)(path, "rb") as file:
             file.seek(proxy.offset)
             for channel, first in itertools.product(range(channels), range(0, k, step)):
                 rows = min(step, k - first)
                 raw = np.empty(i * j * rows, stored)
-                if file.readinto(memoryview(raw).cast("B")) < raw.nbytes:
+                if file.readinto(raw.data.cast("B")) < raw.nbytes:
                     raise EOFError
                 slab = raw.reshape((i, j, rows), order="F")
                 scaled = apply_read_scaling(slab, np.float64(proxy.slope), np.float64(proxy.inter))
                 yield channel, first, _native(path, scaled)
+    except damaged as error:
+        raise _broken(path, EOFError()) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _broken(path, error) from error
 
@@ -269,40 +308,56 @@ def checked_geometry(path: Path, shape: tuple[int, ...], affine: npt.NDArray[np.
     return Geometry((shape[0], shape[1], shape[2]), affine)
 
 
-def _nifti_writer(array: npt.NDArray[Any], like: Path) -> Callable[[Path], None]:
+def _nifti_header(
+    shape: tuple[int, int, int], dtype: np.dtype[Any], like: Path
+) -> tuple[bytes, np.dtype[Any]]:
+    """What comes before the voxels, and the type, with the header's byte order, in which they are stored."""
     import nibabel
 
+    nothing = np.broadcast_to(np.zeros((), dtype), shape)
     if not _is_nifti(like):
-        image = nibabel.Nifti1Image(array, read_geometry(like).affine, dtype=array.dtype)
+        image = nibabel.Nifti1Image(nothing, read_geometry(like).affine, dtype=dtype)
         for place in (image.set_qform, image.set_sform):
             place(image.affine, code="scanner")
         image.header.set_xyzt_units("mm")
     else:
         source, _ = _nifti(like)
         header = source.header.copy()
-        header.set_data_dtype(array.dtype)
-        header.set_slope_inter(1, 0)
+        header.set_data_dtype(dtype)
         header.set_intent("none")
         header["cal_max"], header["cal_min"] = 0, 0
         header.extensions.clear()  # they speak of the source's voxels
-        image = type(source)(array, source.affine, header)
-    return lambda path: nibabel.save(image, path)
+        image = type(source)(nothing, source.affine, header)
+    image.update_header()
+    image.header.set_slope_inter(1, 0)
+    content = BytesIO()
+    image.header.write_to(content)
+    return content.getvalue().ljust(image.header.get_data_offset(), b"\0"), image.get_data_dtype()
 
 
-def _itk_writer(array: npt.NDArray[Any], like: Path) -> Callable[[Path], None]:
+def _write_itk(path: Path, array: npt.NDArray[Any], grid: _Grid) -> None:
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
-    if _is_nifti(like):
-        affine = _LPS @ read_geometry(like).affine
-        spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        origin, direction = affine[:3, 3], affine[:3, :3] / spacing
-    else:  # as the file says it, to the last bit
-        spacing, origin, direction = _itk_grid(_itk_header(like))
+    spacing, origin, direction = grid
     image.SetSpacing(spacing.tolist())
     image.SetOrigin(origin.tolist())
     image.SetDirection(direction.ravel().tolist())
-    return lambda path: sitk.WriteImage(image, str(path), useCompression=True)
+    with atomic(path) as temporary:
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+        except RuntimeError as error:  # ITK's, whatever the cause
+            raise OutputError(
+                f"{path}: cannot be written ({_last_line(error)}); see whether the disk is full"
+            ) from error
+
+
+def _grid_of(like: Path) -> _Grid:
+    if not _is_nifti(like):  # as the file says it, to the last bit
+        return _itk_grid(_itk_header(like))
+    affine = _LPS @ read_geometry(like).affine
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    return spacing, affine[:3, 3], affine[:3, :3] / spacing
 
 
 def _itk_header(path: Path) -> Any:
@@ -321,7 +376,7 @@ def _itk_header(path: Path) -> Any:
     return reader
 
 
-def _itk_grid(image: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _itk_grid(image: Any) -> _Grid:
     """Spacing, origin and direction of the first three axes, towards the patient's left, back and head."""
     n = len(image.GetSize())
     direction = np.array(image.GetDirection()).reshape(n, n)[:3, :3]

@@ -39,4 +39,5 @@ class DiskImage(np.memmap[Any, np.dtype[np.float32]]):
 
     def forget(self) -> None:
         """Give back the memory of the pages that were touched; the file keeps what they hold."""
-        self._mmap.madvise(mmap.MADV_DONTNEED)
+        memory: mmap.mmap = vars(self)["_mmap"]
+        memory.madvise(mmap.MADV_DONTNEED)

@@ -124,6 +124,7 @@ class Trained:
             overlap=self.settings.overlap,
             batch_size=self.settings.batch_size,
             mirror=self.settings.mirror,
+            skip_air=self.settings.skip_air,
             device=self.device,
         ):
             if rows := exporter.add(brick):

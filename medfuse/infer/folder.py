@@ -241,6 +241,7 @@ class _Line:
                 sums=job.sums,
                 sums_on=None if way.roomy else "cpu",
                 sweep=_AXES[job.sweep],
+                skip_air=self._recipe.settings.skip_air,
                 count=job.count,
                 progress=lambda done, of: self._ledger.windows(job.case, done, of),
             ):

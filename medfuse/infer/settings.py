@@ -16,4 +16,7 @@ class InferSettings(Section):
     mirror: tuple[Literal["x", "y", "z"], ...] = Field(
         (), description="axes for test-time mirroring; all combinations are averaged"
     )
+    skip_air: bool = Field(
+        False, description="take windows for background that are at least half a window away from the body"
+    )
     runtime: RuntimeField | None = Field(None, description="what runs the network; auto where not said")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from medfuse.core.errors import DataError, PipelineError, Problem, ShapeError
+from medfuse.infer.air import Body, find_body
 from medfuse.infer.stitch import Brick, Stitcher, Where, carry_bytes
 from medfuse.infer.windows import AxisName, Grid, Window, plan_grid
 
@@ -88,6 +89,7 @@ def predict_bricks(
     sums: torch.dtype = torch.float32,
     sums_on: torch.device | str | None = None,
     sweep: AxisName | None = None,
+    skip_air: bool = False,
     count: WindowCount | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Brick]:
@@ -103,7 +105,9 @@ def predict_bricks(
     logits that are averaged, as nnU-Net does: a mean is linear, so the order of averaging, stitching and
     resampling does not matter. A `patch_size` of two numbers sends (x, y) slices through a 2-D network.
     A forward pass takes at most `batch_size` windows, each flip of a window counted as one. A window whose
-    channels are constant is answered as the last one was that had the same constants.
+    channels are constant is answered as the last such window was, where that had the same constants. With
+    `skip_air` the network is not asked about a window that has no body within half a window of it (see
+    `find_body`): its logits say class 0.
 
     `count` is kept up to date, and `progress` is told (windows done, windows in all).
 
@@ -114,7 +118,7 @@ def predict_bricks(
     flips, flat = flip_combinations(mirror, len(patch_size)), len(patch_size) == 2
     ensemble = _Ensemble(networks, flips, classes=classes, batch_size=batch_size, flat=flat)
     grid = plan_grid(image.shape[1:], patch_size, overlap, sweep)
-    reader = _Reader(image, grid, torch.device(device))
+    reader = _Reader(image, grid, torch.device(device), find_body(image) if skip_air else None)
     held_on = sums_on or _roomy(reader.device, carry_bytes(grid, classes, sums.itemsize))
     stitcher = Stitcher(grid, device=held_on, dtype=sums)
     count = WindowCount() if count is None else count
@@ -148,22 +152,25 @@ def _answers(
     progress: Callable[[int, int], None],
 ) -> Iterator[Tensor]:
     """Logits (classes, *window) of every window of the grid, in its order."""
-    known: dict[tuple[float, ...], _Answer] = {}
+    background = ensemble.background(grid.window, reader.device)
+    known: dict[tuple[float, ...] | None, _Answer] = {}
     asked: list[tuple[Voxels, _Answer]] = []
     waiting: list[_Answer] = []
     for number, window in enumerate(grid, 1):
-        voxels = reader.read(window)
-        constants = _constants(voxels)
-        answer = known.get(constants) if constants else None
-        if answer is None:
-            answer = _Answer(kept=constants is not None)
-            asked.append((voxels, answer))
-            count.run += 1
+        if reader.in_air(window):
+            waiting.append(_Answer(background))
+            count.skipped += 1
         else:
-            count.reused += 1
-        if constants:
-            known = {constants: answer}
-        waiting.append(answer)
+            voxels = reader.read(window)
+            constants = _constants(voxels)
+            if constants in known:
+                count.reused += 1
+            else:
+                asked.append((voxels, _Answer(kept=constants is not None)))
+                count.run += 1
+            waiting.append(known[constants] if constants in known else asked[-1][1])
+            if constants is not None:
+                known = {constants: waiting[-1]}  # one only: it may be large
         if not asked or len(asked) == ensemble.windows_at_once or number == len(grid):
             _fill(asked, reader, ensemble)
             asked = []
@@ -214,6 +221,12 @@ class _Ensemble:
         self._flat = flat
         self.windows_at_once = max(1, batch_size // len(flips))
 
+    def background(self, window: Sequence[int], device: torch.device) -> Tensor:
+        """(classes, *window): class 0 to a softmax, none to a sigmoid; takes next to no memory."""
+        logits = torch.full((self._classes, 1, 1, 1), -20.0, device=device)
+        logits[0] = 0
+        return logits.expand(-1, *window)
+
     @torch.inference_mode()
     def logits(self, windows: Tensor) -> Tensor:
         """(batch, channels, x, y, z) → (batch, classes, x, y, z): the network's own where it is one pass."""
@@ -252,8 +265,9 @@ class _Reader:
     Where the image is smaller than the grid it stands in the middle of zeros.
     """
 
-    def __init__(self, image: Image, grid: Grid, device: torch.device) -> None:
+    def __init__(self, image: Image, grid: Grid, device: torch.device, body: Body | None) -> None:
         self.device = device
+        self._body = body
         self._image = image
         self._size = image.shape[1:]
         self._before = tuple((wanted - n) // 2 for wanted, n in zip(grid.shape, self._size))
@@ -266,6 +280,17 @@ class _Reader:
         voxels = np.zeros((self._image.shape[0], *extent), dtype=np.float32)
         voxels[place] = read.float().cpu() if isinstance(read, Tensor) else read
         return voxels
+
+    def in_air(self, window: Window) -> bool:
+        """Whether there is known to be no body in the window, nor within half a window of it."""
+        if self._body is None:
+            return False
+        x, y, z = (
+            slice(part.start - half, part.stop + half)
+            for part in window.where
+            for half in [(part.stop - part.start) // 2]
+        )
+        return not self._body.touches(self._part((x, y, z))[0])
 
     def to_device(self, windows: Sequence[Voxels]) -> Tensor:
         batch = torch.from_numpy(np.stack(windows))

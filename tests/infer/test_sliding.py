@@ -1,5 +1,6 @@
 """Logits of a volume: whatever a network does to windows, the volume shows once and whole."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medfuse.core.errors import DataError, PipelineError, ShapeError
-from medfuse.infer.sliding import flip_combinations, predict_logits
+from medfuse.infer.sliding import WindowCount, flip_combinations, predict_bricks, predict_logits
 
 
 def image(*shape: int, seed: int = 0) -> Tensor:
@@ -65,6 +66,45 @@ def test_no_batch_is_larger_than_asked_for() -> None:
     assert max(sizes) == 4
 
 
+def test_flips_count_towards_the_batch_and_share_it() -> None:
+    sizes = []
+
+    def network(windows: Tensor) -> Tensor:
+        sizes.append(len(windows))
+        return windows
+
+    predict(image(2, 8, 8, 4), network, batch_size=4, mirror=("x",))
+    assert sizes == [4, 4, 4, 4, 2]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8, 20])
+@pytest.mark.parametrize("folds", [1, 2])
+def test_flips_and_folds_are_averaged_whatever_the_batch(batch_size: int, folds: int) -> None:
+    sizes = []
+
+    def network(windows: Tensor) -> Tensor:
+        sizes.append(len(windows))
+        return ramp(windows)
+
+    volume = image(2, 6, 7, 5)
+    mirrored = predict(volume, [network] * folds, batch_size=batch_size, mirror=("x", "y"))
+    plain, flipped = predict(volume, ramp), predict(volume.flip(1), ramp).flip(1)
+    assert mirrored.numpy() == pytest.approx(((plain + flipped) / 2).numpy(), abs=1e-5)
+    assert max(sizes) <= batch_size
+
+
+def test_the_networks_answers_are_not_changed() -> None:
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def network(windows: Tensor) -> Tensor:
+        answer = ramp(windows)
+        kept.append((answer, answer.clone()))
+        return answer
+
+    predict(image(2, 6, 7, 5), [network, network], mirror=("x",))
+    assert all(torch.equal(answer, before) for answer, before in kept)
+
+
 def test_an_array_does_as_well_as_a_tensor() -> None:
     volume = image(2, 5, 6, 7)
     assert torch.equal(predict(volume.numpy()), predict(volume))
@@ -76,6 +116,106 @@ def test_one_window_is_the_network_itself() -> None:
     whole = conv(volume[None])[0].detach()
     tiled = predict(volume, conv, patch_size=(4, 5, 6), classes=3)
     assert tiled.numpy() == pytest.approx(whole.numpy(), abs=1e-6)
+
+
+@pytest.mark.parametrize("sweep", ["x", "y", "z", None])
+@pytest.mark.parametrize("shape", [(9, 11, 6), (3, 9, 2), (1, 1, 1)])
+def test_bricks_tile_the_image_in_its_own_coordinates(shape: tuple[int, ...], sweep: Any) -> None:
+    volume, whole = image(2, *shape), torch.zeros(2, *shape)
+    for brick in predict_bricks(volume, same, patch_size=(4, 4, 4), classes=2, sweep=sweep):
+        assert brick.logits.shape == volume[(slice(None), *brick.where)].shape
+        whole[(slice(None), *brick.where)] += brick.logits
+    assert whole.numpy() == pytest.approx(volume.numpy(), abs=1e-5)
+
+
+def test_a_brick_comes_with_its_last_window_and_not_later() -> None:
+    seen = []
+
+    def network(windows: Tensor) -> Tensor:
+        seen.append(1)
+        return windows
+
+    bricks = predict_bricks(image(2, 8, 4, 4), network, patch_size=(4, 4, 4), classes=2)
+    assert [(brick.where[0].stop, len(seen)) for brick in bricks] == [(2, 1), (4, 2), (8, 3)]
+
+
+def test_a_file_is_read_window_by_window(tmp_path: Path) -> None:
+    volume, read = image(2, 20, 6, 6), []
+    mapped = np.memmap(tmp_path / "image", np.float32, "w+", shape=tuple(volume.shape))
+    mapped[:] = volume.numpy()
+
+    class Mapped:
+        shape = tuple(volume.shape)
+
+        def __getitem__(self, where: Any) -> Any:
+            read.append(mapped[where].shape)
+            return mapped[where]
+
+    assert torch.equal(predict(Mapped()), predict(volume))
+    assert set(read) == {(2, 4, 4, 4)}
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", ">i4", ">f4", "float64"])
+def test_an_array_of_any_number_is_read_as_float32(dtype: str) -> None:
+    volume = np.arange(2 * 5 * 6 * 7).reshape(2, 5, 6, 7) % 100
+    assert predict(volume.astype(dtype)).numpy() == pytest.approx(volume, rel=1e-5)
+
+
+def test_windows_of_the_same_constant_are_seen_once() -> None:
+    volume, count, seen = torch.zeros(2, 20, 4, 4), WindowCount(), []
+    volume[:, 12:] = image(2, 8, 4, 4)
+
+    def network(windows: Tensor) -> Tensor:
+        seen.extend(windows)
+        return ramp(windows) + 1
+
+    options: dict[str, Any] = {"patch_size": (4, 4, 4), "classes": 2, "batch_size": 3}
+    bricks = list(predict_bricks(volume, network, **options, count=count))
+    assert sum(not window.any() for window in seen) == 1
+    assert (count.run, count.reused, count.skipped) == (len(seen), 4, 0)
+    everything = predict(volume + 1e-9 * image(2, 20, 4, 4), lambda windows: ramp(windows) + 1)
+    assert torch.cat([b.logits for b in bricks], 1).numpy() == pytest.approx(everything.numpy(), abs=1e-5)
+
+
+def test_another_constant_is_another_window() -> None:
+    volume, count = torch.zeros(2, 16, 4, 4), WindowCount()
+    volume[1, 8:] = 1
+    list(predict_bricks(volume, same, patch_size=(4, 4, 4), classes=2, overlap=0, count=count))
+    assert (count.run, count.reused) == (2, 2)
+
+
+def test_a_constant_window_is_remembered_as_the_mean_over_flips_and_folds() -> None:
+    volume = torch.ones(2, 12, 4, 4)
+    options: dict[str, Any] = {"overlap": 0.0, "mirror": ("x", "z"), "batch_size": 2}
+    first, second, third = predict(volume, [ramp, same], **options).split(4, 1)
+    alone = predict(volume[:, :4], [ramp, same], **options)
+    assert all(torch.equal(part, alone) for part in (first, second, third))
+
+
+def test_air_is_skipped_and_is_background() -> None:
+    volume, count = torch.zeros(2, 64, 8, 8), WindowCount()
+    volume[:, :16] = 1 + image(2, 16, 8, 8).abs()
+    volume += 0.001 * image(2, 64, 8, 8)
+    options: dict[str, Any] = {"patch_size": (8, 8, 8), "classes": 2, "overlap": 0}
+    bricks = list(predict_bricks(volume, same, **options, skip_air=True, count=count))
+    assert (count.run, count.reused, count.skipped) == (3, 0, 5)  # the third is within half a window
+    assert all(torch.equal(b.logits, volume[(slice(None), *b.where)]) for b in bricks[:3])
+    assert all((b.logits[0] > b.logits[1]).all() for b in bricks[3:])
+
+
+def test_air_is_not_skipped_unless_asked() -> None:
+    volume, count = torch.zeros(2, 64, 8, 8), WindowCount()
+    volume[:, :16] = 1
+    list(predict_bricks(volume, same, patch_size=(8, 8, 8), classes=2, count=count))
+    assert count.skipped == 0
+
+
+@pytest.mark.parametrize("sums", [torch.float32, torch.float16])
+def test_sums_are_kept_as_asked(sums: torch.dtype) -> None:
+    volume = image(2, 9, 11, 6)
+    for brick in predict_bricks(volume, same, patch_size=(4, 4, 4), classes=2, sums=sums):
+        assert brick.logits.dtype == torch.float32
+        assert (brick.logits - volume[(slice(None), *brick.where)]).norm() < 2e-3 * brick.logits.norm()
 
 
 def test_weights_are_monais_where_monai_does_not_raise_small_ones() -> None:
@@ -97,6 +237,16 @@ def test_far_from_the_volumes_edge_a_network_gives_monais_result() -> None:
     inside = (slice(None), *[slice(4, -4)] * 3)
     ours = predict(volume, network, patch_size=(8, 8, 8), batch_size=4)
     assert (ours - theirs)[inside].norm() < 0.02 * theirs[inside].norm()
+
+
+def test_on_all_axes_weights_are_monais_where_monai_raises_none() -> None:
+    from monai.inferers import sliding_window_inference
+
+    torch.manual_seed(0)
+    network, volume = nn.Conv3d(2, 3, 3, padding=1).requires_grad_(False), image(2, 5, 4, 6)
+    theirs = sliding_window_inference(volume[None], (2, 2, 2), 2, network, overlap=0.5, mode="gaussian")[0]
+    ours = predict(volume, network, patch_size=(2, 2, 2), classes=3, batch_size=2)
+    assert ours.numpy() == pytest.approx(theirs.numpy(), abs=1e-5)
 
 
 def test_every_flip_is_seen_and_undone() -> None:

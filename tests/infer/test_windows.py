@@ -87,3 +87,26 @@ def test_a_2d_patch_takes_every_slice_once() -> None:
     grid = plan_grid((4, 4, 3), (4, 4), 0.5)
     assert [w.where[2] for w in grid] == [slice(0, 1), slice(1, 2), slice(2, 3)]
     assert all(w.weights[2] == [1] for w in grid)
+
+
+def test_windows_come_row_by_row_along_the_longest_axis() -> None:
+    corners = [[part.start for part in w.where] for w in plan_grid((8, 4, 12), (4, 4, 4), 0.5)]
+    assert corners == [[x, 0, z] for z in (0, 2, 4, 6, 8) for x in (0, 2, 4)]
+
+
+def test_the_axis_that_windows_sweep_can_be_chosen() -> None:
+    grid = plan_grid((8, 4, 12), (4, 4, 4), 0.5, sweep="x")
+    assert [w.where[0].start for w in grid] == [0] * 5 + [2] * 5 + [4] * 5
+
+
+def test_a_2d_grid_goes_slice_by_slice() -> None:
+    assert plan_grid((64, 64, 9), (16, 16), 0.5).order == (2, 0, 1)
+
+
+@pytest.mark.parametrize(("size", "window", "overlap"), AXES)
+def test_what_windows_begin_and_what_they_finish_tiles_the_axis(
+    size: int, window: int, overlap: float
+) -> None:
+    axis = plan_axis(size, window, overlap)
+    for parts in (axis.firsts(), axis.bricks()):
+        assert [n for part in parts for n in range(part.start, part.stop)] == list(range(size))

@@ -184,6 +184,15 @@ class Trained:
         """What `prepared` gives, once."""
         return tuple(self.prepared())
 
+    def segmenter(self) -> Segmenter:
+        """The (first) network as it was trained. Raises CheckpointError for what was exported."""
+        from medfuse.model.segmenter import Segmenter
+
+        network = self.networks[0]
+        if not isinstance(network, Segmenter):
+            raise CheckpointError("an exported network cannot be looked into; give the run, or its weights")
+        return network
+
     def prepared(self) -> list[Callable[[Tensor], Tensor]]:
         """The networks as the runtime runs them; each is prepared when it sees its first windows."""
         from torch import nn

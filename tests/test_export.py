@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from medfuse.core.errors import CheckpointError
-from medfuse.model.weights import load_weights
 from medfuse.trained import EXPORTED, load_trained
 
 NEEDS = {"onnx": ["onnx", "onnxscript", "onnxruntime"], "openvino": ["openvino"], "torch": ["torch"]}

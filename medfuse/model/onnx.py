@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,8 +35,7 @@ def write(model: nn.Module, example: Tensor, path: Path, facts: Mapping[str, Any
     _installed("onnxscript")
     model.eval()
     two = example.new_zeros((2, *example.shape[1:]))  # of one window, one would become the only number
-    with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # torch's own, of its exporter
+    with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             model,
             (two,),
@@ -51,6 +51,20 @@ def write(model: nn.Module, example: Tensor, path: Path, facts: Mapping[str, Any
         onnx.helper.set_model_props(proto, {_FACTS: json.dumps(dict(facts))})
     with atomic(path) as temporary:
         onnx.save(proto, temporary)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's exporter says of itself, as warnings, prints and log lines."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def load_facts(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medfuse.core.device import disagreement
-from medfuse.core.errors import CheckpointError, MedfuseError
+from medfuse.core.errors import MedfuseError
 from medfuse.model.weights import load_weights
 from medfuse.trained import EXPORTED, load_trained, weights_file
 
@@ -24,22 +24,19 @@ def export_network(weights: Path, output: Path, *, kind: Format, best: bool = Fa
     otherwise it is removed. Raises MedfuseError then, and OutputError where nothing can be written.
     """
     import torch
-    from torch import nn
 
     source = weights_file(weights, best=best)
-    if source.suffix in EXPORTED.values():
-        raise CheckpointError(f"{source}: was exported already; give the run, or its weights")
     trained = load_trained([source], device="cpu")
+    network, image = trained.segmenter(), trained.plan.image
     facts = _facts(source, trained.hashes[0])
     path = _file(output, kind, str(facts["name"]))
-    network, image = trained.networks[0], trained.plan.image
-    assert isinstance(network, nn.Module)
     window = torch.randn((1, image.channels, *image.patch_size), generator=torch.Generator().manual_seed(0))
     _writer(kind)(network, window, path, facts)
     with torch.inference_mode():
         fault = disagreement(network(window), load_trained([path], device="cpu").networks[0](window))
     if fault:
-        path.unlink()
+        for part in {path, path.with_suffix(".bin") if kind == "openvino" else path}:
+            part.unlink(missing_ok=True)
         raise MedfuseError(f"{path}: {fault}; export it to another format")
     return f"{path}: run it with `medfuse infer {path} --input … --output …`"
 

@@ -47,6 +47,7 @@ def save_features(
         raise MedfuseError(f"--format nifti: is for whole maps; leave out --pool {pool}, or use --format npz")
     check_format(kind)
     model = load_trained([weights_file(weights, best=best)], device=device, overrides=overrides, maps=layers)
+    assert model.graph is not None, "what was exported is refused where maps are wanted"
     chosen = select(model.graph, layers)
     names = [f.name for f in chosen]
     cases = find_inputs(inputs, model.plan.channels)
@@ -103,7 +104,7 @@ class _Job:
         return {"files": files, "windows": windows, "layers": {m.name: _facts(m) for m in maps}}
 
     def network(self, windows: Tensor) -> Mapping[str, Tensor]:
-        made = self.model.networks[0](windows, (), tuple(f.name for f in self.layers))
+        made = self.model.segmenter()(windows, (), tuple(f.name for f in self.layers))
         maps: Mapping[str, Tensor] = made[2]
         return maps
 

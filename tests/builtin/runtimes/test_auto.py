@@ -96,9 +96,7 @@ def test_another_structure_or_candidate_is_tried_anew() -> None:
     assert sorted(Fake.prepared) == ["quick", "quick", "slow", "slow", "third"]
 
 
-def test_what_is_remembered_and_now_wrong_is_not_used(
-    cache: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_remembered_and_now_wrong_is_not_used(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     prepared(SLOW, WRONG)
     entries = json.loads(cache.read_text())
     (entry,) = entries.values()

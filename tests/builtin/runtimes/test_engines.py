@@ -60,7 +60,9 @@ UNET = {"use": "unet_encoder", "base_channels": 4, "stages": 3}
 @pytest.mark.parametrize("batch", [1, 2])
 def test_it_gives_what_torch_gives_for_any_number_of_windows(engine: str, dims: int, batch: int) -> None:
     model = segmenter(dims, UNET)
-    run = prepared(engine, model, windows(batch, dims), **({"precision": "fp32"} if engine == "openvino" else {}))
+    run = prepared(
+        engine, model, windows(batch, dims), **({"precision": "fp32"} if engine == "openvino" else {})
+    )
     for number in (1, 2, 3):
         torch.testing.assert_close(
             run(windows(number, dims)), in_torch(model, windows(number, dims)), rtol=1e-3, atol=1e-3

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         PluginError,
         ShapeError,
     )
+    from medfuse.predictor import Predictor
 
 __version__ = "0.1.0"
 
@@ -56,6 +57,7 @@ __all__ = [
     "PipelineError",
     "Plugin",
     "PluginError",
+    "Predictor",
     "Runtime",
     "ShapeError",
     "Split",
@@ -67,4 +69,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'medfuse' has no attribute {name!r}")
-    return getattr(import_module("medfuse.core.errors" if name.endswith("Error") else "medfuse.api"), name)
+    module = "core.errors" if name.endswith("Error") else "predictor" if name == "Predictor" else "api"
+    return getattr(import_module(f"medfuse.{module}"), name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -71,12 +71,24 @@ def taps(
 def infer(
     weights: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN_OR_WEIGHTS...", help="run folders or weights; several are averaged"),
+        typer.Argument(
+            metavar="RUN_OR_WEIGHTS...", help="run folders, weights or exported files; several are averaged"
+        ),
     ],
     inputs: Annotated[
         list[Path], typer.Option("--input", "-i", help="image, or folder of images; repeatable")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the label maps")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="folder for the label maps; needed but with --explain"),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="only tell windows, time and memory of each case")
+    ] = False,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(metavar="4GiB", help="main memory that may be taken above the loaded model"),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="a=b", help="override a value of `infer:`, such as overlap=0.25"),
@@ -89,20 +101,37 @@ def infer(
 ) -> None:
     """Write a label map for every image. Finished cases are skipped when run again."""
     from medfuse.core.reporter import Reporter
-    from medfuse.verbs.infer import infer_volumes
+    from medfuse.verbs.infer import explain_volumes, infer_volumes
 
-    done = infer_volumes(
-        weights,
-        inputs,
-        output,
-        overrides=overrides or (),
-        best=best,
-        device=device,
-        reporter=Reporter(quiet=quiet),
-    )
+    how: dict[str, Any] = {"best": best, "device": device, "max_memory": max_memory}
+    how["overrides"] = overrides or ()
+    if explain:
+        typer.echo(explain_volumes(weights, inputs, **how))
+        return
+    if output is None:
+        raise typer.BadParameter("name a folder for the label maps", param_hint="--output")
+    done = infer_volumes(weights, inputs, output, **how, reporter=Reporter(quiet=quiet))
     typer.echo(done.text)
     if done.failed:
         raise typer.Exit(2)
+
+
+@app.command()
+def export(
+    weights: Annotated[Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="run folder or weights")],
+    kind: Annotated[
+        Literal["onnx", "openvino", "torch"],
+        typer.Option("--format", help="onnx: .onnx; openvino: .xml and .bin; torch: .pt2"),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="file, or folder for it")],
+    best: Annotated[
+        bool, typer.Option(help="use a run's best weights on held-out cases instead of its last")
+    ] = False,
+) -> None:
+    """Write the network with all that `medfuse infer` needs to run it, for use without its plugins."""
+    from medfuse.verbs.export import export_network
+
+    typer.echo(export_network(weights, output, kind=kind, best=best))
 
 
 @app.command()

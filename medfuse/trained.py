@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +15,7 @@ import medfuse
 from medfuse import registry
 from medfuse.api import Case, Runtime
 from medfuse.core.document import Document
-from medfuse.core.errors import CheckpointError, PipelineError
+from medfuse.core.errors import CheckpointError, DataError, PipelineError
 from medfuse.core.files import file_hash
 from medfuse.core.reporter import Advance, Reporter
 from medfuse.infer.settings import InferSettings
@@ -20,12 +24,22 @@ from medfuse.model.settings import ModelSettings
 from medfuse.pipeline import Pipeline, problems_of, resolved, watched_maps
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from medfuse.core.geometry import Geometry
+    from medfuse.core.prepared import Outlook
+    from medfuse.core.prepared import Prepared as PreparedCase
     from medfuse.data.plan import DataPlan
-    from medfuse.infer.folder import Progress
+    from medfuse.data.prepare import Preprocessor
+    from medfuse.infer.manifest import Outcome, Progress
+    from medfuse.infer.plan import Plans, Way, WindowCost
     from medfuse.model.segmenter import Segmenter
+
+EXPORTED = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+"""The ending of what `medfuse export` writes, by format."""
 
 
 def weights_facts(pipeline: Pipeline, plan: DataPlan) -> dict[str, Any]:
@@ -44,57 +58,179 @@ def weights_facts(pipeline: Pipeline, plan: DataPlan) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Trained:
-    """Trained networks (one, or the folds of one model) with all that inference needs."""
+    """Trained networks (one, or the folds of one model) with all that inference needs.
 
-    networks: tuple[Segmenter, ...]
+    What `medfuse export` wrote is a callable, windows → logits, and has no graph.
+    """
+
+    networks: tuple[Segmenter | Callable[[Tensor], Tensor], ...]
     hashes: tuple[str, ...]
-    graph: GraphPlan
+    graph: GraphPlan | None
     plan: DataPlan
     settings: InferSettings
     device: torch.device
 
-    def infer(self, cases: Sequence[Case], output: Path, reporter: Reporter) -> Any:
-        """Label maps of `cases` into `output`. Returns what became of each (infer.folder.Outcome)."""
-        from medfuse.data.prepare import Preprocessor
+    def infer(
+        self, cases: Sequence[Case], output: Path, reporter: Reporter, *, max_memory: int | None = None
+    ) -> Outcome:
+        """Label maps of `cases` into `output`, and what became of each.
+
+        With `max_memory`, in bytes, main memory grows by no more than that above the loaded model. Raises
+        MedfuseError before any work where a case cannot be done in it.
+        """
         from medfuse.infer.folder import Recipe, infer_cases
 
-        runtime = self.settings.runtime or registry.get(Runtime.group, "torch")()
-        assert isinstance(runtime, Runtime)
+        ways: dict[str, Way] = {}
+
+        def plan(left: Sequence[Case]) -> Mapping[str, Way]:
+            if max_memory is not None and left:
+                ways.update({plan.name: plan.way for plan in self.plans(left, max_memory).plans})
+            return ways
+
+        def prepare(case: Case) -> PreparedCase:
+            scratch = output if case.name in ways and ways[case.name].on_disk else None
+            return self._preprocessor.prepare(case, scratch=scratch)
+
         recipe = Recipe(self.hashes, self.plan.labels, self.plan.patch_size, self.settings)
         with reporter.track(f"predicting {len(cases)} cases", 100 * len(cases)) as advance:
             return infer_cases(
                 cases,
-                prepare=Preprocessor(self.plan).prepare,
-                networks=[_Prepared(runtime, network) for network in self.networks],
+                prepare=prepare,
+                networks=self.runners,
                 recipe=recipe,
                 output=output,
                 device=self.device,
+                plan=plan,
                 progress=case_progress(reporter, advance),
             )
+
+    def label_map(self, voxels: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """The label map (i, j, k) of voxels (channels, i, j, k) in memory."""
+        from medfuse.core.slabs import Whole
+        from medfuse.infer.export import Exporter
+        from medfuse.infer.sliding import predict_bricks
+        from medfuse.infer.windows import plan_grid
+
+        image = self._preprocessor.prepare_array(voxels, geometry)
+        x, y, z = image.shape[1:]
+        sweep = plan_grid((x, y, z), self.plan.patch_size, self.settings.overlap).sweep
+        exporter = Exporter((x, y, z), geometry, tuple(self.plan.labels.values()), sweep=sweep)
+        labels = Whole(geometry.shape, exporter.dtype)
+        for brick in predict_bricks(
+            image,
+            self.runners,
+            patch_size=self.plan.patch_size,
+            classes=len(self.plan.labels),
+            overlap=self.settings.overlap,
+            batch_size=self.settings.batch_size,
+            mirror=self.settings.mirror,
+            skip_air=self.settings.skip_air,
+            device=self.device,
+        ):
+            if rows := exporter.add(brick):
+                labels.write(rows.axis, rows.start, rows.labels)
+        return labels.voxels
+
+    def plans(self, cases: Sequence[Case], max_memory: int | None = None) -> Plans:
+        """What each of `cases` will take, from its header, and what one window of the first one took.
+
+        Nothing is written but a nameless temporary file. A case that cannot be read is among the faults.
+        Raises MedfuseError where a case cannot be done in `max_memory` bytes.
+        """
+        from medfuse.core.device import return_memory
+        from medfuse.infer.plan import Planner, Plans
+
+        if max_memory is not None:
+            return_memory()
+        outlooks: list[Outlook] = []
+        faults: dict[str, str] = {}
+        cost: WindowCost | None = None
+        for case in cases:
+            try:
+                outlook = self._preprocessor.look(case)
+                cost = cost or self._window_cost(case)
+                outlooks.append(outlook)
+            except DataError as error:
+                faults[case.name] = "; ".join(error.lines)
+        if cost is None:
+            return Plans([], faults)
+        planner = Planner(self.plan.patch_size, len(self.plan.labels), self.settings, cost)
+        return Plans(planner.plan(outlooks, max_memory), faults)
+
+    def _window_cost(self, case: Case) -> WindowCost:
+        from medfuse.infer.plan import measure, run_one_window
+
+        image = self._preprocessor.prepare(case, scratch=Path(tempfile.gettempdir())).image
+        return measure(
+            partial(
+                run_one_window,
+                image,
+                self.runners,
+                patch_size=self.plan.patch_size,
+                classes=len(self.plan.labels),
+                mirror=self.settings.mirror,
+                device=self.device,
+            )
+        )
+
+    @cached_property
+    def _preprocessor(self) -> Preprocessor:
+        from medfuse.data.prepare import Preprocessor
+
+        return Preprocessor(self.plan)
+
+    @cached_property
+    def runners(self) -> tuple[Callable[[Tensor], Tensor], ...]:
+        """What `prepared` gives, once."""
+        return tuple(self.prepared())
+
+    def segmenter(self) -> Segmenter:
+        """The (first) network as it was trained. Raises CheckpointError for what was exported."""
+        from medfuse.model.segmenter import Segmenter
+
+        network = self.networks[0]
+        if not isinstance(network, Segmenter):
+            raise CheckpointError("an exported network cannot be looked into; give the run, or its weights")
+        return network
+
+    def prepared(self) -> list[Callable[[Tensor], Tensor]]:
+        """The networks as the runtime runs them; each is prepared when it sees its first windows."""
+        from torch import nn
+
+        runtime = self.settings.runtime or registry.get(Runtime.group, "auto")()
+        assert isinstance(runtime, Runtime)
+        return [
+            Prepared(partial(runtime.prepare, network)) if isinstance(network, nn.Module) else network
+            for network in self.networks
+        ]
 
 
 def case_progress(reporter: Reporter, advance: Advance) -> Callable[[Progress], None]:
     """Moves a bar of 100 units a case, and names those that fail."""
+    parts: dict[str, float] = {}
 
     def progress(now: Progress) -> None:
-        part = now.windows_done / now.windows if now.windows else float(now.state != "predicting")
-        advance(int(100 * (now.number - 1 + part)), now.case)
+        ended = now.state != "predicting"  # the network may be at the next case before one is written
+        parts[now.case] = 1.0 if ended else now.windows_done / max(now.windows, 1)
+        advance(int(100 * sum(parts.values())), now.case)
         if now.state == "failed":
             reporter.say(f"{now.case}: failed: {now.reason}")
 
     return progress
 
 
-class _Prepared:
-    """A network that its runtime prepares when it sees the first real windows."""
+class Prepared:
+    """Windows → logits, by what `prepare` makes of the first windows."""
 
-    def __init__(self, runtime: Runtime, model: nn.Module) -> None:
-        self._runtime, self._model = runtime, model
+    def __init__(self, prepare: Callable[[Tensor], Callable[[Tensor], Tensor]]) -> None:
+        self._prepare = prepare
         self._run: Callable[[Tensor], Tensor] | None = None
+        self._turn = threading.Lock()
 
     def __call__(self, windows: Tensor) -> Tensor:
-        if self._run is None:
-            self._run = self._runtime.prepare(self._model, windows)
+        with self._turn:
+            if self._run is None:
+                self._run = self._prepare(windows)
         return self._run(windows)
 
 
@@ -106,45 +242,17 @@ def load_trained(
     overrides: Iterable[str] = (),
     maps: Sequence[str] = (),
 ) -> Trained:
-    """Load weights files, which must be folds of one model. Raises CheckpointError.
+    """Load weights or exported files, which must be folds of one model. Raises CheckpointError.
 
     `maps` are names and globs of the maps that the networks must be able to hand out; layers that the graph
     does not tap are tapped for them. Raises MedfuseError for one that there is not.
     """
-    from medfuse.core.device import pick_device, settle
-    from medfuse.data.plan import DataPlan
-    from medfuse.model.segmenter import build_segmenter
-    from medfuse.model.selection import tap_further
-    from medfuse.model.weights import load_into, load_weights
+    from medfuse.core.device import settle
 
-    where = pick_device(device)
+    where = _device(paths, device)
     settle(where)
-    networks, graphs, plans = [], [], []
-    for path in paths:
-        state, facts = load_weights(path)
-        try:
-            plan = DataPlan.from_json(facts["data"])
-            model = ModelSettings.model_validate(facts["model"])
-            watched = dict.fromkeys(facts.get("watched", ()), ())
-            graph = plan_graph(model, plan.image, len(plan.values), watched)
-            own = InferSettings.model_validate(facts["infer"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path}: was not written by this version of medfuse ({error}); train again, or install "
-                f"medfuse {facts.get('medfuse', 'of its time')}"
-            ) from error
-        graph = tap_further(graph, maps)
-        network = build_segmenter(graph)
-        if maps and (untrained := [name for name in network.state_dict() if name not in state]):
-            raise CheckpointError(
-                f"{path}: has no weights for {', '.join(untrained[:2])}, …, which {', '.join(maps)} would "
-                "need; choose layers up to the deepest that the run tapped"
-            )
-        load_into(network, state, path)
-        networks.append(network.to(where).eval())
-        graphs.append(graph)
-        plans.append(plan)
-        settings = settings or own
+    loaded = [_load(path, where, maps) for path in paths]
+    plans = [one.plan for one in loaded]
     for path, plan in zip(paths, plans):
         if (plan.labels, plan.channels, plan.spacing_mm, plan.patch_size) != (
             plans[0].labels,
@@ -156,15 +264,108 @@ def load_trained(
                 f"{path}: its labels, channels, spacing or patch size differ from those of {paths[0]}; "
                 "average folds of one model only"
             )
-    assert settings is not None, "there is at least one path"
     return Trained(
-        tuple(networks),
+        tuple(one.network for one in loaded),
         tuple(file_hash(path) for path in paths),
-        graphs[0],
+        loaded[0].graph,
         plans[0],
-        _overridden(settings, overrides),
+        _overridden(settings or loaded[0].settings, overrides),
         where,
     )
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """One file's network and what it says of it."""
+
+    network: Segmenter | Callable[[Tensor], Tensor]
+    graph: GraphPlan | None
+    plan: DataPlan
+    settings: InferSettings
+
+
+def _load(path: Path, where: torch.device, maps: Sequence[str]) -> _Loaded:
+    if path.suffix not in EXPORTED.values():
+        return _from_weights(path, where, maps)
+    if maps:
+        raise CheckpointError(
+            f"{path}: was exported, and hands out logits only; give the run, or its weights"
+        )
+    return _from_export(path, where)
+
+
+def _from_weights(path: Path, where: torch.device, maps: Sequence[str]) -> _Loaded:
+    from medfuse.model.segmenter import build_segmenter
+    from medfuse.model.selection import tap_further
+    from medfuse.model.weights import load_into, load_weights
+
+    state, facts = load_weights(path)
+    with _written_by_this_version(path, facts):
+        plan, settings = _said(facts)
+        model = ModelSettings.model_validate(facts["model"])
+        watched = dict.fromkeys(facts.get("watched", ()), ())
+        graph = plan_graph(model, plan.image, len(plan.values), watched)
+    graph = tap_further(graph, maps)
+    network = build_segmenter(graph)
+    if maps and (untrained := [name for name in network.state_dict() if name not in state]):
+        raise CheckpointError(
+            f"{path}: has no weights for {', '.join(untrained[:2])}, …, which {', '.join(maps)} would "
+            "need; choose layers up to the deepest that the run tapped"
+        )
+    load_into(network, state, path)
+    return _Loaded(network.to(where).eval(), graph, plan, settings)
+
+
+def _from_export(path: Path, where: torch.device) -> _Loaded:
+    """What `medfuse export` wrote, run by what its format is for; no plugin of its pipeline is needed."""
+    network: Callable[[Tensor], Tensor]
+    if path.suffix == EXPORTED["torch"]:
+        from medfuse.model import program
+
+        network, facts = program.load(path, where)
+    elif path.suffix == EXPORTED["onnx"]:
+        from medfuse.model import onnx
+
+        facts = onnx.load_facts(path)
+        network = Prepared(lambda example: onnx.runner(path, example, "auto"))
+    else:
+        from medfuse.model import openvino
+
+        model, facts = openvino.load(path)
+        network = Prepared(lambda example: openvino.runner(model, example, "auto"))
+    with _written_by_this_version(path, facts):
+        return _Loaded(network, None, *_said(facts))
+
+
+def _said(facts: Mapping[str, Any]) -> tuple[DataPlan, InferSettings]:
+    from medfuse.data.plan import DataPlan
+
+    return DataPlan.from_json(facts["data"]), InferSettings.model_validate(facts["infer"])
+
+
+@contextmanager
+def _written_by_this_version(path: Path, facts: Mapping[str, Any]) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: was not written by this version of medfuse ({error}); train again, or install "
+            f"medfuse {facts.get('medfuse', 'of its time')}"
+        ) from error
+
+
+def _device(paths: Sequence[Path], wanted: str) -> torch.device:
+    """The device asked for; for `auto` one that what was exported can run on."""
+    from medfuse.core.device import pick_device
+
+    endings = {path.suffix for path in paths}
+    if wanted == "auto" and EXPORTED["openvino"] in endings:
+        return pick_device("cpu")
+    if wanted == "auto" and EXPORTED["onnx"] in endings:
+        from medfuse.model.onnx import runs_on_cuda
+
+        return pick_device("auto" if runs_on_cuda() else "cpu")
+    return pick_device(wanted)
 
 
 def _overridden(settings: InferSettings, overrides: Iterable[str]) -> InferSettings:
@@ -185,6 +386,7 @@ def weights_file(path: Path, *, best: bool) -> Path:
         path = path / f"weights_{'best' if best else 'last'}.safetensors"
     if not path.is_file():
         raise CheckpointError(
-            f"{path}: no such file; give a run folder such as runs/liver, or a .safetensors file"
+            f"{path}: no such file; give a run folder such as runs/liver, a .safetensors file, or what "
+            "`medfuse export` wrote"
         )
     return path

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are small; threads would only wait for each other
+os.environ["MEDFUSE_CACHE"] = tempfile.mkdtemp()  # what runs fastest is found out anew, and left nowhere
 sys.path.insert(0, str(Path(__file__).parent))
 
 

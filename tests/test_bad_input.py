@@ -41,12 +41,32 @@ def infinite(path: Path) -> None:
     save(path, np.where(np.arange(SHAPE[2]) == 0, np.inf, np.ones(SHAPE)).astype(np.float32))
 
 
+def ten_channels(path: Path) -> None:
+    save(path, np.zeros((*SHAPE, 10), np.float32))
+
+
+def sheared(path: Path) -> None:
+    affine = AFFINE.copy()
+    affine[1, 2] = 1.0  # a gantry tilted by 27 degrees
+    nibabel.save(nibabel.Nifti1Image(np.ones(SHAPE, np.float32), affine), path)
+
+
+def spacing_of_zero(path: Path) -> None:
+    image = nibabel.Nifti1Image(np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE), None)
+    image.header["pixdim"][1:4] = 1, 0, 1
+    content = bytearray(image.to_bytes())
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
 BAD_IMAGES = [
     (truncate, "truncated"),
     (text_file, "not a gzip file"),
     (four_axes, "channel"),
     (not_a_number, "NaN"),
     (infinite, "infinite"),
+    (ten_channels, "10 channels"),
+    (sheared, "perpendicular"),
+    (spacing_of_zero, "not invertible"),
 ]
 
 
@@ -97,6 +117,40 @@ def test_a_bad_image_is_named_in_inference(finished_run, medfuse, tmp_path, spoi
     assert str(image) in said.out
     assert word in said.out
     assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+def oblique() -> np.ndarray:
+    affine = AFFINE.copy()
+    affine[:3, :3] = np.array([[0, -0.6, 0.8], [1, 0, 0], [0, 0.8, 0.6]]) @ affine[:3, :3]
+    return affine
+
+
+ODD_IMAGES = {
+    "smaller_than_the_window": (np.float32, (5, 6, 4), AFFINE),
+    "one_slice": (np.float32, (20, 18, 1), AFFINE),
+    "one_row": (np.float32, (1, 18, 1), AFFINE),
+    "one_voxel": (np.float32, (1, 1, 1), AFFINE),
+    "oblique": (np.float32, SHAPE, oblique()),
+    "left_handed": (np.float32, SHAPE, AFFINE @ np.diag([-1, 1, -1, 1])),
+    **{dtype: (dtype, SHAPE, AFFINE) for dtype in ("int8", "uint8", "uint16", "int64", "float64")},
+    "big_endian_short": (">i2", SHAPE, AFFINE),
+    "big_endian_float": (">f4", SHAPE, AFFINE),
+}
+
+
+def test_odd_images_get_label_maps_that_overlay_them(finished_run, medfuse, tmp_path):
+    (tmp_path / "odd").mkdir()
+    random = np.random.default_rng(0)
+    for name, (dtype, shape, affine) in ODD_IMAGES.items():
+        voxels = random.integers(0, 100, shape).astype(dtype)
+        image = nibabel.Nifti1Image(voxels, affine, dtype=voxels.dtype)
+        nibabel.save(image, tmp_path / "odd" / f"{name}.nii.gz")
+    said = medfuse("infer", finished_run.folder, "-i", tmp_path / "odd", "-o", tmp_path / "out", "-q")
+    assert said.code == 0, said.out
+    for name in ODD_IMAGES:
+        labels, image = (nibabel.load(tmp_path / place / f"{name}.nii.gz") for place in ("out", "odd"))
+        assert labels.shape == image.shape
+        np.testing.assert_array_equal(labels.affine, image.affine)
 
 
 def test_a_value_outside_the_labels_is_named(run, dataset):
@@ -173,6 +227,31 @@ def test_a_full_disk_stops_a_run_with_one_line(run, tmp_path, monkeypatch):
     assert not unfinished(tmp_path / "runs")
 
 
+def test_what_infer_would_take_is_explained(finished_run, medfuse, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = medfuse("infer", finished_run.folder, "-i", finished_run.data / "imagesTr", "--explain", "-q")
+    assert said.code == 0
+    assert "cube_00  20×18×16 voxels" in said.out
+    assert said.out.splitlines()[-1].startswith("4 cases, ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_little_memory_is_refused_before_work(finished_run, medfuse, tmp_path):
+    images, output = finished_run.data / "imagesTr" / "cube_00.nii.gz", tmp_path / "out"
+    line = only_line(
+        medfuse("infer", finished_run.folder, "-i", images, "-o", output, "--max-memory", "1MiB", "-q")
+    )
+    assert line.startswith("case cube_00: needs ")
+    assert "--max-memory 1 MiB" in line
+    assert not list(output.iterdir())
+
+
+def test_an_amount_of_memory_that_is_none_is_refused(finished_run, medfuse, tmp_path):
+    images = finished_run.data / "imagesTr"
+    words = ("-i", images, "-o", tmp_path / "out", "--max-memory", "plenty", "-q")
+    assert "'plenty' is no amount of memory" in only_line(medfuse("infer", finished_run.folder, *words))
+
+
 def test_weights_that_are_cut_off_are_named(finished_run, medfuse, tmp_path):
     weights = tmp_path / "cut.safetensors"
     shutil.copy(finished_run.folder / "weights_last.safetensors", weights)
@@ -200,7 +279,7 @@ STAGES = {
     "checking": "medfuse.data.fingerprint.take_fingerprint",
     "preparing": "medfuse.data.store.Store.build",
     "training": "medfuse.train.loop._step",
-    "predicting": "medfuse.infer.folder.predict_logits",
+    "predicting": "medfuse.infer.folder.predict_bricks",
     "evaluating": "medfuse.report.evaluate.evaluate_pairs",
     "reporting": "medfuse.report.html.write_report",
 }

@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import ctypes
 import math
+import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,12 +25,13 @@ if TYPE_CHECKING:
 # on the way back through normalisation); wrong kernels are off by about 1.
 _CLOSE_LOGITS, _CLOSE_GRADIENT = 0.1, 0.5
 
-_TURNS = 2  # of fp32 and bf16 each, when it is measured which is faster
+TURNS = 2
+"""Passes of each choice, in turns, when it is measured which is faster."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """`kind` is "fp32" or "bf16"; `reason` says in a sentence why."""
+    """`kind` is "fp32", "bf16" or "fp16"; `reason` says in a sentence why."""
 
     kind: str
     reason: str
@@ -57,15 +61,26 @@ def settle(device: torch.device) -> None:
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-    elif sys.platform == "linux":
-        try:
-            mallopt = ctypes.CDLL("libc.so.6").mallopt
-        except (OSError, AttributeError):
-            return  # not glibc
-        m_mmap_max, m_trim_threshold, m_top_pad = -4, -1, -2
-        mallopt(m_mmap_max, 0)
-        mallopt(m_trim_threshold, 2**31 - 1)
-        mallopt(m_top_pad, 2**28)
+    else:
+        _mallopt(mmap_max=0, trim_threshold=2**31 - 1, top_pad=2**28)
+
+
+def return_memory() -> None:
+    """Undo `settle`'s keeping of freed memory, where a limit is to hold: blocks of a MiB go back at once."""
+    _mallopt(mmap_max=2**16, mmap_threshold=2**20, trim_threshold=2**20, top_pad=0)
+
+
+def _mallopt(**options: int) -> None:
+    """Tell glibc how to manage memory; other C libraries are left as they are."""
+    numbers = {"trim_threshold": -1, "top_pad": -2, "mmap_threshold": -3, "mmap_max": -4}
+    if sys.platform != "linux":
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    for name, value in options.items():
+        mallopt(numbers[name], value)
 
 
 def channels_last(axes: int) -> torch.memory_format:
@@ -86,25 +101,31 @@ def lay_out(model: nn.Module, axes: int, layout: torch.memory_format) -> None:
 
 
 def choose_precision(wanted: str, model: nn.Module, example: Tensor, *, backward: bool) -> Precision:
-    """bf16 autocast where it is right and faster on `example`, a batch on the model's device; else fp32.
+    """Half precision where it is right and faster on `example`, a batch on the model's device; else fp32.
 
     Right means that logits stay within a relative error of 0.1 of fp32, and with `backward` the gradient of
     the first weight within 0.5: some conv3d shapes give wrong bf16 results on AMX (pytorch#169688).
     """
     if wanted != "auto":
         return Precision(wanted, "as asked for")
-    if not _has_bf16(example.device):
+    half = next((kind for kind in half_precisions(example.device) if kind == "bf16" or not backward), None)
+    if half is None:
         return Precision("fp32", f"this {example.device.type} has no bf16 units")
-    (exact, slow), (rough, fast) = _trials(model, example, backward=backward)
+    (exact, slow), (rough, fast) = _trials(model, example, half, backward=backward)
     errors = [_relative_error(a, b) for a, b in zip(exact, rough)]
     for what, error, limit in zip(("logits", "gradients"), errors, (_CLOSE_LOGITS, _CLOSE_GRADIENT)):
         if not error < limit:
-            return Precision("fp32", f"bf16 {what} are off by {error:.2g} of the signal on this machine")
+            return Precision("fp32", f"{half} {what} are off by {error:.2g} of the signal on this machine")
     if fast >= slow:
-        return Precision("fp32", f"bf16 is no faster here ({fast:.2f} s against {slow:.2f} s)")
+        return Precision("fp32", f"{half} is no faster here ({fast:.2f} s against {slow:.2f} s)")
     return Precision(
-        "bf16", f"{slow / fast:.1f} times faster here, logits off by {errors[0]:.2g} of the signal"
+        half, f"{slow / fast:.1f} times faster here, logits off by {errors[0]:.2g} of the signal"
     )
+
+
+def half_precisions(device: torch.device) -> tuple[str, ...]:
+    """The kinds of half precision that `device` has units for, the one with more range first."""
+    return (*["bf16"][: _has_bf16(device)], *["fp16"][: device.type == "cuda"])
 
 
 def _has_bf16(device: torch.device) -> bool:
@@ -115,8 +136,32 @@ def _has_bf16(device: torch.device) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _trials(model: nn.Module, example: Tensor, *, backward: bool) -> list[tuple[list[Tensor], float]]:
-    """In fp32 and in bf16: outputs (and a gradient) of a copy of the model, and the seconds of a pass.
+def disagreement(expected: Tensor, given: Tensor) -> str:
+    """In words, how logits (batch, classes, *spatial) differ by more than rounding; else empty."""
+    if given.shape != expected.shape:
+        return f"it answers with {tuple(given.shape)} in place of {tuple(expected.shape)}"
+    error = float((given - expected).norm() / expected.norm().clamp_min(1e-12))
+    same = float((given.argmax(1) == expected.argmax(1)).float().mean())
+    if error <= 0.05 and same >= 0.99:
+        return ""
+    return f"its results change (relative error {error:.2g}, {same:.1%} of the voxels in the same class)"
+
+
+def seconds_of(run: Callable[[Tensor], Tensor], example: Tensor) -> float:
+    """The time that one pass takes."""
+    import torch
+
+    start = time.perf_counter()
+    run(example)
+    if example.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _trials(
+    model: nn.Module, example: Tensor, half: str, *, backward: bool
+) -> list[tuple[list[Tensor], float]]:
+    """In fp32 and in `half`: outputs (and a gradient) of a copy of the model, and the seconds of a pass.
 
     The two take turns after a first pass each, and the fastest counts, so that a pause of the machine
     decides nothing.
@@ -124,22 +169,27 @@ def _trials(model: nn.Module, example: Tensor, *, backward: bool) -> list[tuple[
     twin = copy.deepcopy(model)
     results: list[list[Tensor]] = [[], []]
     seconds = [math.inf, math.inf]
-    for turn in range(1 + _TURNS):
-        for bf16 in (False, True):
+    for turn in range(1 + TURNS):
+        for place, kind in enumerate(("fp32", half)):
             start = time.perf_counter()
-            results[bf16] = _trial(twin, example, bf16=bf16, backward=backward)
+            results[place] = _trial(twin, example, kind, backward=backward)
             if turn:
-                seconds[bf16] = min(seconds[bf16], time.perf_counter() - start)
+                seconds[place] = min(seconds[place], time.perf_counter() - start)
     return list(zip(results, seconds))
 
 
-def _trial(twin: nn.Module, example: Tensor, *, bf16: bool, backward: bool) -> list[Tensor]:
+def autocast(device: torch.device, kind: str) -> torch.autocast:
+    """Computes in `kind` of precision. Weights are not kept in it twice: windows see each of them once."""
     import torch
 
-    with (
-        torch.set_grad_enabled(backward),
-        torch.autocast(example.device.type, torch.bfloat16, enabled=bf16),
-    ):
+    dtype = torch.float16 if kind == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=kind != "fp32", cache_enabled=device.type != "cuda")
+
+
+def _trial(twin: nn.Module, example: Tensor, kind: str, *, backward: bool) -> list[Tensor]:
+    import torch
+
+    with torch.set_grad_enabled(backward), autocast(example.device, kind):
         logits = twin(example).float()
     results = [logits.detach()]
     if backward:
@@ -166,3 +216,27 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def machine_facts(device: torch.device) -> dict[str, object]:
+    """What decides how fast a network runs here, as plain JSON values."""
+    import torch
+
+    return {
+        "processor": processor(),
+        "instructions": [torch.backends.cpu.get_cpu_capability(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")],
+        "half": half_precisions(device),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
+    }
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The installed version of each package, empty where it is not installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = ""
+    return found

@@ -84,3 +84,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'spp'?`, or nothing where no known word is near."""
     near = difflib.get_close_matches(str(word), list(known), n=1)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def reason(error: BaseException) -> str:
+    """An exception in one line: what it says, and its type where it is not one of ours."""
+    said = str(error).strip().partition("\n")[0][:200]
+    return said if isinstance(error, MedfuseError) else f"{type(error).__name__}: {said}"

@@ -9,9 +9,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from medfuse.core.errors import OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
+
+UNFINISHED = ".unfinished-"
+"""How the name of a file begins that is being written."""
 
 
 @contextmanager
@@ -22,12 +30,14 @@ def atomic(path: Path) -> Iterator[Path]:
     the block, `path` is either as it was or complete. Only a killed process leaves the temporary file,
     hidden, its name beginning with `.unfinished-`.
     """
-    temporary = path.with_name(f".unfinished-{secrets.token_hex(4)}{''.join(path.suffixes[-2:])}")
+    temporary = path.with_name(f"{UNFINISHED}{secrets.token_hex(4)}{''.join(path.suffixes[-2:])}")
     try:
         with reported(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.touch(exist_ok=False)
-            yield temporary
+            with open(temporary, "rb") as file:
+                _locked(file)  # so that another process does not take it for a leftover
+                yield temporary
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -35,6 +45,25 @@ def atomic(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the unfinished files of processes that were killed. A process that lives has its own locked."""
+    for left in folder.glob(f"{UNFINISHED}*"):
+        with suppress(OSError), open(left, "rb") as file:
+            if _locked(file):
+                left.unlink()
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Lock a file until it is closed, or its process ends; False where that cannot be."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

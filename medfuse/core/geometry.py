@@ -37,6 +37,12 @@ class Geometry:
         """Unit vectors of the axes, as columns."""
         return self.affine[:3, :3] / np.asarray(self.spacing_mm)
 
+    @property
+    def shear_degrees(self) -> float:
+        """By how much two axes, at most, are not perpendicular."""
+        cosines = np.abs(self.direction.T @ self.direction)[np.triu_indices(3, 1)]
+        return float(np.degrees(np.arcsin(min(1.0, cosines.max()))))
+
     @cached_property
     def turn(self) -> Turn:
         """How the file's axes become RAS+."""
@@ -100,6 +106,11 @@ class Turn:
         lead = array.ndim - 3
         back = array[(..., *self._flips)]
         return back.transpose(*range(lead), *(lead + self.axes.index(a) for a in range(3)))
+
+    def undo_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """The shape (i, j, k) of `undo` of an array of `shape` (x, y, z)."""
+        i, j, k = (shape[self.axes.index(a)] for a in range(3))
+        return i, j, k
 
     @property
     def _flips(self) -> tuple[slice, slice, slice]:

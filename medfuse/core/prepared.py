@@ -10,6 +10,20 @@ from medfuse.core.geometry import Geometry
 
 
 @dataclass(frozen=True, eq=False)
+class Outlook:
+    """What the headers of a case say of its preparation.
+
+    `shape` is that of the prepared image (channels, x, y, z). `reading_bytes` is about the most memory that
+    reading and resampling take beside it.
+    """
+
+    name: str
+    geometry: Geometry
+    shape: tuple[int, int, int, int]
+    reading_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """`image` is (channels, x, y, z) float32: turned to RAS+, resampled to the target spacing, normalised.
 

@@ -1,5 +1,7 @@
 """A case's image as one array, whatever files it is spread over."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,41 +11,103 @@ import numpy.typing as npt
 from medfuse.api import Case
 from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry
-from medfuse.core.volumes import Volume, read_labels, read_volume
+from medfuse.core.volumes import SlabReader, read_labels, slab_reader
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSlabs:
+    """The image of a case, its headers read and found to fit: `geometry` in the file's own axes.
+
+    `slab_bytes`: about the most that reading takes.
+    """
+
+    case: Case
+    geometry: Geometry
+    files: tuple[SlabReader, ...]
+
+    @property
+    def slab_bytes(self) -> int:
+        return max(file.slab_bytes for file in self.files)
+
+    def read(self) -> Iterator[tuple[int, int, npt.NDArray[np.float32]]]:
+        """Channel, first row and voxels (i, j, rows): all of channel 0 in order, then of channel 1, …
+
+        After the last slab, raises DataError with every fault that was met: files that are damaged, and
+        voxels that are not finite numbers.
+        """
+        faults: list[str] = []
+        before = 0
+        for file in self.files:
+            bad = 0
+            try:
+                for channel, first, slab in file.read():
+                    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
+                        numbers = slab.astype(np.float32)
+                    if slab.dtype.kind == "f":
+                        bad += numbers.size - int(np.isfinite(numbers).sum())
+                    yield before + channel, first, numbers
+            except DataError as error:
+                faults.extend(error.lines)
+            before += file.channels
+            if bad:
+                remedy = f"replace them, or drop case {self.case.name}"
+                faults.append(f"{file.path}: {bad} voxels are NaN or infinite; {remedy}")
+        if faults:
+            raise DataError(*faults)
+
+
+def open_image(case: Case, channels: int, *, tolerance_mm: float = 1e-3) -> ImageSlabs:
+    """One file per channel, or one 4-D file with channels last; only headers are read.
+
+    Raises DataError with every fault: an unreadable file, a wrong number of channels, channels on different
+    grids.
+    """
+    try:
+        files = tuple(slab_reader(path) for path in case.images)
+    except DataError as error:
+        raise DataError(*_every_fault(case)) from error
+    faults: list[str] = []
+    first = files[0]
+    if fault := sheared(first.path, first.geometry):
+        faults.append(fault)
+    for file in files[1:]:
+        faults.extend(
+            f"{file.path}: {difference} of {first.path.name}; resample one to the other's grid"
+            for difference in first.geometry.differences(file.geometry, tolerance_mm)
+        )
+    if (found := sum(file.channels for file in files)) != channels:
+        faults.append(_wrong_count(case, files, found, channels))
+    if faults:
+        raise DataError(*faults)
+    return ImageSlabs(case, first.geometry, files)
+
+
+MOST_SHEAR_DEGREES = 10.0
+
+
+def sheared(path: Path, geometry: Geometry) -> str:
+    """A line where axes are far from perpendicular; else empty.
+
+    Resampling goes along the axes, so the network would be shown a patient who is sheared as the grid is.
+    """
+    if geometry.shear_degrees <= MOST_SHEAR_DEGREES:
+        return ""
+    return (
+        f"{path}: its axes are {geometry.shear_degrees:.0f} degrees from perpendicular, as with a tilted "
+        "gantry; resample it to a grid with perpendicular axes"
+    )
 
 
 def read_image(
     case: Case, channels: int, *, tolerance_mm: float = 1e-3
 ) -> tuple[npt.NDArray[np.float32], Geometry]:
-    """(channels, i, j, k) in the file's own axes: one file per channel, or one 4-D file with channels last.
-
-    Raises DataError with every fault: an unreadable file, a wrong number of channels, channels on different
-    grids, voxels that are not finite numbers.
-    """
-    faults: list[str] = []
-    volumes: list[tuple[Path, Volume]] = []
-    for path in case.images:
-        try:
-            volumes.append((path, read_volume(path)))
-        except DataError as error:
-            faults.extend(error.lines)
-    if faults:
-        raise DataError(*faults)
-    parts = [_channels(path, volume) for path, volume in volumes]
-    first, geometry = volumes[0][0], volumes[0][1].geometry
-    for path, volume in volumes[1:]:
-        faults.extend(
-            f"{path}: {difference} of {first.name}; resample one to the other's grid"
-            for difference in geometry.differences(volume.geometry, tolerance_mm)
-        )
-    if (found := sum(len(part) for part in parts)) != channels:
-        faults.append(_wrong_count(case, volumes, found, channels))
-    for (path, _), part in zip(volumes, parts):
-        if bad := part.size - int(np.isfinite(part).sum()):
-            faults.append(f"{path}: {bad} voxels are NaN or infinite; replace them, or drop case {case.name}")
-    if faults:
-        raise DataError(*faults)
-    return parts[0] if len(parts) == 1 else np.concatenate(parts), geometry
+    """(channels, i, j, k) in the file's own axes. Raises DataError as `open_image` and `ImageSlabs.read`."""
+    slabs = open_image(case, channels, tolerance_mm=tolerance_mm)
+    i, j, k = slabs.geometry.shape
+    image = np.empty((channels, i, j, k), np.float32)
+    for channel, first, slab in slabs.read():
+        image[channel, :, :, first : first + slab.shape[2]] = slab
+    return image, slabs.geometry
 
 
 def read_case_labels(
@@ -71,22 +135,22 @@ def read_case_labels(
     return volume.array
 
 
-def _channels(path: Path, volume: Volume) -> npt.NDArray[np.float32]:
-    array = volume.array
-    if array.dtype.kind not in "iufb":
-        raise DataError(
-            f"{path}: holds {array.dtype} voxels (colour or complex); convert it to one number per voxel"
-        )
-    array = np.moveaxis(array, 3, 0) if array.ndim == 4 else array[None]
-    with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite and is reported
-        return np.ascontiguousarray(array, dtype=np.float32)
+def _every_fault(case: Case) -> Iterator[str]:
+    """What is wrong with each of a case's files, read to the end, once one of them cannot be opened."""
+    for path in case.images:
+        try:
+            for _ in slab_reader(path).read():
+                pass
+        except DataError as error:
+            yield from error.lines
 
 
-def _wrong_count(case: Case, volumes: list[tuple[Path, Volume]], found: int, wanted: int) -> str:
-    path, volume = next((pair for pair in volumes if pair[1].array.ndim == 4), volumes[0])
-    what = f"{len(volumes)} files" if len(volumes) > 1 else f"shape {volume.array.shape}"
+def _wrong_count(case: Case, files: Sequence[SlabReader], found: int, wanted: int) -> str:
+    file = next((file for file in files if file.channels > 1), files[0])
+    shape = (*file.geometry.shape, file.channels) if file.channels > 1 else file.geometry.shape
+    what = f"{len(files)} files" if len(files) > 1 else f"shape {shape}"
     return (
-        f"{path}: case {case.name} has {found} channels ({what}) where the dataset names {wanted}; "
+        f"{file.path}: case {case.name} has {found} channels ({what}) where the dataset names {wanted}; "
         f"mend the file, or the dataset's channels"
     )
 

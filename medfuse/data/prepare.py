@@ -1,7 +1,10 @@
 """A case onto the network's grid: normalised, turned to RAS+, resampled."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +13,17 @@ import torch
 from torch.nn.functional import interpolate
 
 from medfuse.api import Case
-from medfuse.core.prepared import Prepared
-from medfuse.core.volumes import smallest_integer
-from medfuse.data.images import read_case_labels, read_image
+from medfuse.core.geometry import Geometry, Turn
+from medfuse.core.prepared import Outlook, Prepared
+from medfuse.core.volumes import slabs_of, smallest_integer
+from medfuse.data.disk import DiskImage
+from medfuse.data.images import open_image, read_case_labels
 from medfuse.data.plan import DataPlan, Normalization, resampled_shape
+from medfuse.data.resample import Floats, SlabResampler
 
 Shape = tuple[int, int, int]
+Read = Callable[[], Iterator[tuple[int, int, Floats]]]
+"""Slabs of an image with their channel and first row; see ImageSlabs.read."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +33,54 @@ class Preprocessor:
     plan: DataPlan
     tolerance_mm: float = 1e-3
 
-    def prepare(self, case: Case) -> Prepared:
-        """The image on the network's grid. Raises DataError that names the file."""
-        image, geometry = read_image(case, len(self.plan.channels), tolerance_mm=self.tolerance_mm)
-        for channel, how in zip(image, self.plan.normalization):
-            normalize(channel, how)
-        shape = resampled_shape(geometry.ras_shape, geometry.ras_spacing_mm, self.plan.spacing_mm)
-        return Prepared(
-            case.name, resample_image(geometry.turn.apply(image), shape), geometry, case.images[0]
+    def look(self, case: Case) -> Outlook:
+        """What preparing a case will take, from the headers of its files. Raises DataError."""
+        source = open_image(case, len(self.plan.channels), tolerance_mm=self.tolerance_mm)
+        shape = self._shape(source.geometry)
+        resampling = SlabResampler.bytes_for(source.geometry.shape, source.geometry.turn.undo_shape(shape))
+        return Outlook(
+            case.name, source.geometry, (len(self.plan.channels), *shape), source.slab_bytes + resampling
         )
+
+    def prepare(self, case: Case, *, scratch: Path | None = None) -> Prepared:
+        """The image on the network's grid. Raises DataError that names the file.
+
+        With `scratch`, a folder, the image lies in a file there, without a name, and in no memory.
+        """
+        source = open_image(case, len(self.plan.channels), tolerance_mm=self.tolerance_mm)
+        image = self._streamed(source.read, source.geometry, scratch)
+        return Prepared(case.name, image, source.geometry, case.images[0])
+
+    def prepare_array(self, array: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.float32]:
+        """(channels, x, y, z) of voxels (channels, i, j, k) that lie in memory, otherwise as `prepare`."""
+
+        def read() -> Iterator[tuple[int, int, Floats]]:
+            for number, channel in enumerate(array):
+                for first, slab in slabs_of(channel):
+                    yield number, first, slab.astype(np.float32)
+
+        return self._streamed(read, geometry, None)
+
+    def _shape(self, geometry: Geometry) -> Shape:
+        return resampled_shape(geometry.ras_shape, geometry.ras_spacing_mm, self.plan.spacing_mm)
+
+    def _streamed(self, read: Read, geometry: Geometry, scratch: Path | None) -> Floats:
+        """Read once, and once before where a channel is scaled by numbers of its own.
+
+        The image as its file has it is never whole in memory: each slab is scaled and resampled as it comes.
+        """
+        scales = self.plan.normalization
+        if any("zscore" in how.kind for how in scales):
+            scales = measured(read(), scales)
+        image, view = _blank(len(scales), self._shape(geometry), geometry.turn, scratch)
+        for channel, first, slab in read():
+            if first == 0:
+                resampler = SlabResampler(geometry, view[channel])
+            scale(slab, scales[channel])
+            resampler.add(first, slab)
+            if isinstance(image, DiskImage):
+                image.forget()
+        return image
 
     def prepare_label(self, case: Case, like: Prepared) -> npt.NDArray[np.integer[Any]]:
         """(x, y, z) class numbers (see DataPlan.values) on the grid of `like`. Raises DataError."""
@@ -46,31 +93,73 @@ class Preprocessor:
         return resample_labels(like.geometry.turn.apply(numbers), (x, y, z), range(len(classes)))
 
 
-def normalize(channel: npt.NDArray[np.float32], how: Normalization) -> None:
-    """Scale one channel in place."""
+def _blank(channels: int, shape: Shape, turn: Turn, scratch: Path | None) -> tuple[Floats, Floats]:
+    """An image (channels, x, y, z) to fill, and a view of it in the file's axes."""
+    if scratch is None:
+        image = np.empty((channels, *shape), np.float32)
+        return image, turn.undo(image)
+    image = DiskImage.blank(channels, shape, turn, scratch)
+    return image, turn.undo(image.view(np.ndarray))
+
+
+def measured(
+    slabs: Iterable[tuple[int, int, Floats]], scales: Sequence[Normalization]
+) -> tuple[Normalization, ...]:
+    """The scales of the channels, with mean and deviation of their voxels where they are z-scores."""
+    known = [_Moments() for _ in scales]
+    for channel, _, slab in slabs:
+        if "zscore" in scales[channel].kind:
+            known[channel].add(slab[slab != 0] if scales[channel].kind == "nonzero_zscore" else slab)
+    return tuple(
+        replace(how, mean=m.mean, std=m.std) if "zscore" in how.kind else how for how, m in zip(scales, known)
+    )
+
+
+@dataclass
+class _Moments:
+    """Mean and standard deviation of numbers that come in parts (Chan et al. 1979)."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, part: Floats) -> None:
+        if not part.size:
+            return
+        mean, variance = float(part.mean(dtype=np.float64)), float(part.var(dtype=np.float64))
+        total, shift = self.count + part.size, mean - self.mean
+        self.squares += part.size * variance + shift**2 * self.count * part.size / total
+        self.mean += shift * part.size / total
+        self.count = total
+
+    @property
+    def std(self) -> float:
+        return (self.squares / max(self.count, 1)) ** 0.5
+
+
+def normalize(channel: Floats, how: Normalization) -> None:
+    """Scale one whole channel in place."""
+    scale(channel, measured([(0, 0, channel)], [how])[0])
+
+
+def scale(voxels: Floats, how: Normalization) -> None:
+    """Scale some voxels of a channel in place, by the mean and deviation of `how`."""
     if how.kind == "none":
         return
-    mean, std = how.mean, how.std
-    inside = channel != 0 if how.kind == "nonzero_zscore" else np.ones((), bool)
+    inside = voxels != 0 if how.kind == "nonzero_zscore" else np.ones((), bool)
     if how.kind == "ct":
-        np.clip(channel, how.lower, how.upper, out=channel)
-    else:
-        voxels = channel[inside] if inside.any() and inside.ndim else channel
-        mean, std = float(voxels.mean(dtype=np.float64)), float(voxels.std(dtype=np.float64))
-    np.subtract(channel, mean, out=channel, where=inside)
-    np.divide(channel, max(std, 1e-8), out=channel, where=inside)
+        np.clip(voxels, how.lower, how.upper, out=voxels)
+    np.subtract(voxels, how.mean, out=voxels, where=inside)
+    np.divide(voxels, max(how.std, 1e-8), out=voxels, where=inside)
 
 
-def resample_image(image: npt.NDArray[np.float32], shape: Shape) -> npt.NDArray[np.float32]:
+def resample_image(image: Floats, shape: Shape) -> Floats:
     """(channels, x, y, z) → (channels, *shape), linear, about the volume's outer edges."""
-    image = np.ascontiguousarray(image, dtype=np.float32)
-    if image.shape[1:] == shape:
-        return image
-    tensor = torch.from_numpy(image)[None]
-    resampled: npt.NDArray[np.float32] = interpolate(tensor, shape, mode="trilinear", align_corners=False)[
-        0
-    ].numpy()
-    return resampled
+    made = np.empty((len(image), *shape), np.float32)
+    x, y, z = image.shape[1:]
+    for channel, out in zip(image, made):
+        SlabResampler(Geometry((x, y, z), np.eye(4)), out).add(0, channel)
+    return made
 
 
 def resample_labels(

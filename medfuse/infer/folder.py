@@ -1,61 +1,43 @@
-"""Case after case into one folder: skip what is finished, survive what fails, write down what was done."""
+"""Case after case into one folder, as on an assembly line: while the network works on one, the next is read
+and the one before is written.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-import medfuse
 from medfuse.api import Case
-from medfuse.core.errors import MedfuseError, OutputError
-from medfuse.core.files import make_folder, write_json
+from medfuse.core.errors import OutputError
 from medfuse.core.geometry import Geometry
 from medfuse.core.prepared import Prepared
-from medfuse.core.volumes import write_volume
+from medfuse.core.volumes import open_volume
 from medfuse.infer.cases import output_name
-from medfuse.infer.export import to_label_map
+from medfuse.infer.export import Exporter
+from medfuse.infer.feed import Abandoned, Feed
+from medfuse.infer.manifest import Ledger, Outcome, Progress, files_now
+from medfuse.infer.plan import FEED_BYTES, LARGE_SUMS, Way, run_one_window
 from medfuse.infer.settings import InferSettings
-from medfuse.infer.sliding import Network, flip_combinations, predict_logits
-from medfuse.infer.windows import plan_grid
+from medfuse.infer.sliding import Network, WindowCount, flip_combinations, predict_bricks
+from medfuse.infer.stitch import Brick, carry_bytes
+from medfuse.infer.windows import AxisName, plan_grid
 
 log = logging.getLogger(__name__)
 
 Work = Callable[[Case, Callable[[int, int], None]], dict[str, Any]]
 """Makes the files of a case, telling (windows done, windows in all); returns its entry in the manifest, with
 `windows`, and `file` and `bytes`, or `files`: names → bytes where there are several."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where the work stands: case `number` of `cases` (from 1), and `windows_done` of its `windows`."""
-
-    case: str
-    number: int
-    cases: int
-    state: Literal["predicting", "done", "skipped", "failed"] = "predicting"
-    windows_done: int = 0
-    windows: int = 0
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of the cases, by name. `failed` holds the reasons."""
-
-    done: tuple[str, ...]
-    skipped: tuple[str, ...]
-    failed: Mapping[str, str]
-    manifest: Path
 
 
 @dataclass(frozen=True)
@@ -87,18 +69,28 @@ def infer_cases(
     recipe: Recipe,
     output: Path,
     device: torch.device | str = "cpu",
+    plan: Callable[[Sequence[Case]], Mapping[str, Way]] = lambda _: {},
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Outcome:
     """Write a label map for every case into `output`, with the geometry of its image, and manifest.json.
 
     A case that is finished, from the same images and recipe, is skipped. One that fails is named with its
     reason and the rest go on. Raises OutputError before any work where `output` cannot be written or a
-    label map would replace an image, and at once where the disk is full.
+    label map would replace an image, and as soon as the disk is full.
+
+    `prepare` runs in a thread of its own, one case ahead of the network; label maps are decided and written
+    in another. The network waits where either is slower, so that no more than two images are in memory.
+    `plan` says of the cases that are left, by name, how they are to be worked on (see infer.plan); what it
+    raises stops all. A case that a GPU's memory does not hold is tried once more in a smaller way, and the
+    log says so.
+    `progress` is called by any of the threads, by one at a time.
     """
     flip_combinations(recipe.settings.mirror, len(recipe.patch_size))
     refuse_to_replace_images(cases, lambda case: [output / output_name(case)])
-    job = _Job(prepare, networks, recipe, output, device)
-    return work_through(cases, job.infer, recipe.facts(), output, progress)
+    ledger = Ledger(cases, recipe.facts(), output, progress)
+    cases = ledger.unfinished()
+    _Line(prepare, networks, recipe, output, device, plan(cases), ledger).run(cases)
+    return ledger.finish()
 
 
 def work_through(
@@ -112,161 +104,251 @@ def work_through(
 
     A case that fails is named with its reason and the rest go on. Raises OutputError, as that concerns all.
     """
-    manifest = _Manifest(make_folder(output) / "manifest.json", facts)
-    last: list[Progress] = []
-    for number, case in enumerate(cases, 1):
-        here = Progress(case.name, number, len(cases))
-        if manifest.has(case):
-            last.append(replace(here, state="skipped"))
+    ledger = Ledger(cases, facts, output, progress)
+    for case in ledger.unfinished():
+        ledger.windows(case)
+        began, inputs = time.monotonic(), files_now(case.images)
+        try:
+            entry = work(case, lambda done, of, case=case: ledger.windows(case, done, of))  # type: ignore[misc]
+        except OutputError:  # a full disk concerns every case
+            raise
+        except Exception as error:
+            ledger.failed(case, error)
         else:
-            last.append(_attempt(work, case, manifest, here, progress))
-        progress(last[-1])
-    manifest.finish()
-    return Outcome(
-        done=tuple(p.case for p in last if p.state == "done"),
-        skipped=tuple(p.case for p in last if p.state == "skipped"),
-        failed={p.case: p.reason for p in last if p.state == "failed"},
-        manifest=manifest.path,
-    )
+            seconds = round(time.monotonic() - began, 3)
+            ledger.done(case, {**entry, "inputs": inputs, "seconds": seconds})
+    return ledger.finish()
 
 
-def _attempt(
-    work: Work, case: Case, manifest: _Manifest, here: Progress, progress: Callable[[Progress], None]
-) -> Progress:
-    """Work on one case and note what came of it. A full disk concerns every case, so OutputError passes."""
-    progress(here)
-    began, inputs = time.monotonic(), _files(case.images)
-    try:
-        entry = work(case, lambda done, of: progress(replace(here, windows_done=done, windows=of)))
-    except OutputError:
-        raise
-    except Exception as error:
-        reason = _reason(case, error)
-        manifest.note_failure(case, reason)
-        return replace(here, state="failed", reason=reason)
-    seconds = round(time.monotonic() - began, 3)
-    manifest.note(case, {**entry, "inputs": inputs, "written": _now(), "seconds": seconds})
-    return replace(here, state="done", windows_done=entry["windows"], windows=entry["windows"])
+_AXES: tuple[AxisName, ...] = ("x", "y", "z")
+_SHORT = (torch.bfloat16, torch.float16)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Job:
-    """How one case becomes a label map."""
+    """A case on the line: `image` until the network has seen it, and the seconds of each stage."""
 
-    prepare: Callable[[Case], Prepared]
-    networks: Sequence[Network]
-    recipe: Recipe
-    output: Path
-    device: torch.device | str
+    case: Case
+    inputs: list[dict[str, Any]]
+    began: float
+    image: npt.NDArray[np.float32] | None
+    shape: tuple[int, int, int]
+    geometry: Geometry
+    source: Path
+    seconds_in: dict[str, float]
+    again: bool = False
+    sums: torch.dtype = torch.float32
+    sweep: int = 0
+    count: WindowCount = field(default_factory=WindowCount)
+    feed: Feed[Brick] = field(default_factory=lambda: Feed(FEED_BYTES))
 
-    def infer(self, case: Case, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        """Write the label map; return its entry in the manifest."""
-        prepared = self.prepare(case)
-        settings, labels = self.recipe.settings, self.recipe.labels
-        logits = predict_logits(
-            prepared.image,
-            self.networks,
-            patch_size=self.recipe.patch_size,
-            classes=len(labels),
-            overlap=settings.overlap,
-            batch_size=settings.batch_size,
-            mirror=settings.mirror,
-            device=self.device,
-            progress=progress,
-        )
-        label_map = to_label_map(logits, prepared.geometry, tuple(labels.values()))
-        path = self.output / output_name(case)
-        write_volume(path, label_map, like=prepared.source)
+    def afresh(self) -> _Job:
+        """The same case before its first window, for a second and last time."""
+        return replace(self, again=True, count=WindowCount(), feed=Feed(FEED_BYTES))
+
+
+class _Line:
+    """Three stages, a thread each: reading, the network (the thread that calls), and writing."""
+
+    def __init__(
+        self,
+        prepare: Callable[[Case], Prepared],
+        networks: Sequence[Network],
+        recipe: Recipe,
+        output: Path,
+        device: torch.device | str,
+        ways: Mapping[str, Way],
+        ledger: Ledger,
+    ) -> None:
+        self._prepare = prepare
+        self._networks = [_Timed(network) for network in networks]
+        self._recipe = recipe
+        self._output = output
+        self._ways = ways
+        self._ledger = ledger
+        self._options: dict[str, Any] = {
+            "patch_size": recipe.patch_size,
+            "classes": len(recipe.labels),
+            "mirror": recipe.settings.mirror,
+            "device": device,
+        }
+        self._writes: list[tuple[Case, Future[None]]] = []
+        self._feed: Feed[Brick] = Feed(FEED_BYTES)
+
+    def run(self, cases: Sequence[Case]) -> None:
+        """All cases. Raises OutputError, and what stops the whole program, with no thread left behind.
+
+        What is stopped on the way leaves nothing; a case whose logits are complete is still written.
+        """
+        with ThreadPoolExecutor(1, "reading") as reading, ThreadPoolExecutor(1, "writing") as writing:
+            try:
+                upcoming = [reading.submit(self._read, case) for case in cases[:1]]
+                for case, following in zip(cases, [*cases[1:], None]):
+                    self._ledger.windows(case)
+                    began = time.perf_counter()
+                    with _failures_of(case, self._ledger):
+                        try:
+                            job = upcoming.pop().result()
+                        finally:
+                            if following is not None:
+                                upcoming.append(reading.submit(self._read, following))
+                        job.seconds_in["waiting"] = time.perf_counter() - began
+                        self._predict(job, writing)
+                        del job
+                    self._settle(1)
+                self._settle(0)
+            except BaseException:
+                self._feed.abandon()
+                for future in upcoming:
+                    future.cancel()
+                raise
+
+    def _read(self, case: Case) -> _Job:
+        began, inputs = time.perf_counter(), files_now(case.images)
+        prepared = self._prepare(case)
+        seconds_in = {"reading": time.perf_counter() - began}
+        image, (x, y, z) = prepared.image, prepared.image.shape[1:]
+        return _Job(case, inputs, began, image, (x, y, z), prepared.geometry, prepared.source, seconds_in)
+
+    def _predict(self, job: _Job, writing: ThreadPoolExecutor) -> None:
+        way = self._ways.get(job.case.name) or Way(self._recipe.settings.batch_size)
+        while True:
+            try:
+                self._send_through(job, way, writing)
+                return
+            except torch.OutOfMemoryError:
+                smaller = way.smaller()
+                if smaller is None or job.again:
+                    raise
+                log.warning("%s: the GPU's memory is too small; once more with %s", job.case.name, smaller)
+                torch.cuda.empty_cache()
+                job, way = job.afresh(), smaller
+
+    def _send_through(self, job: _Job, way: Way, writing: ThreadPoolExecutor) -> None:
+        """Bricks from the network to the writer, which is held up by the case before, and holds up this."""
+        assert job.image is not None, "the network sees an image once"
+        began, before = time.perf_counter(), self._network_seconds
+        self._feed = job.feed
+        self._choose(job, way)
+        self._writes.append((job.case, writing.submit(self._write, job)))
+        try:
+            for brick in predict_bricks(
+                job.image,
+                self._networks,
+                **self._options,
+                overlap=self._recipe.settings.overlap,
+                batch_size=way.batch_size,
+                sums=job.sums,
+                sums_on=None if way.roomy else "cpu",
+                sweep=_AXES[job.sweep],
+                skip_air=self._recipe.settings.skip_air,
+                count=job.count,
+                progress=lambda done, of: self._ledger.windows(job.case, done, of),
+            ):
+                job.feed.put(brick, brick.logits.nbytes)
+        except Abandoned:  # the writer has failed, and its future says why
+            self._settle(1)
+            self._writes.pop()[1].result()
+        except BaseException:
+            job.feed.abandon()
+            raise
+        job.seconds_in["network"] = self._network_seconds - before
+        job.seconds_in["held_up"] = job.feed.held_seconds
+        job.seconds_in["predicting"] = time.perf_counter() - began - job.feed.held_seconds
+        job.image = None
+        job.feed.finish()
+
+    @property
+    def _network_seconds(self) -> float:
+        return sum(network.seconds for network in self._networks)
+
+    def _choose(self, job: _Job, way: Way) -> None:
+        """The sweep of the plan, or one that leaves little unfinished; and how unfinished sums are kept:
+
+        float16 where the plan says so, or where they are large and logits no more exact themselves.
+        """
+        grid = plan_grid(job.shape, self._recipe.patch_size, self._recipe.settings.overlap, way.sweep)
+        job.sweep = grid.sweep
+        job.sums = torch.float16 if way.sums == "float16" else torch.float32
+        if carry_bytes(grid, len(self._recipe.labels), job.sums.itemsize) > LARGE_SUMS:
+            if any(network.rough is None for network in self._networks):
+                run_one_window(job.image, self._networks, **self._options)
+            job.sums = torch.float16 if all(network.rough for network in self._networks) else job.sums
+
+    def _write(self, job: _Job) -> None:
+        """The label map and its entry in the manifest, from bricks as they come."""
+        try:
+            entry = self._written(job)
+        except BaseException:
+            job.feed.abandon()
+            raise
+        seconds = round(time.perf_counter() - job.began, 3)
+        self._ledger.done(job.case, {**entry, "inputs": job.inputs, "seconds": seconds})
+
+    def _written(self, job: _Job) -> dict[str, Any]:
+        labels, began = self._recipe.labels, time.perf_counter()
+        exporter = Exporter(job.shape, job.geometry, tuple(labels.values()), sweep=job.sweep)
+        path = self._output / output_name(job.case)
+        with open_volume(path, job.geometry.shape, exporter.dtype, like=job.source) as slabs:
+            for brick in job.feed:
+                if rows := exporter.add(brick):
+                    slabs.write(rows.axis, rows.start, rows.labels)
+                del brick  # or it would stay in memory until the next one is there
+        job.seconds_in["writing"] = time.perf_counter() - began - job.feed.waited_seconds
         return {
             "file": path.name,
             "bytes": path.stat().st_size,
-            "windows": len(plan_grid(prepared.image.shape[1:], self.recipe.patch_size, settings.overlap)),
-            "volumes_ml": volumes_ml(label_map, prepared.geometry, labels),
+            "windows": job.count.run + job.count.reused + job.count.skipped,
+            "windows_run": job.count.run,
+            "windows_reused": job.count.reused,
+            "windows_skipped": job.count.skipped,
+            "sums": str(job.sums).removeprefix("torch."),
+            "seconds_in": {stage: round(seconds, 3) for stage, seconds in job.seconds_in.items()},
+            "volumes_ml": volumes_ml(exporter.voxels, job.geometry, labels),
         }
 
-
-def volumes_ml(
-    label_map: npt.NDArray[Any], geometry: Geometry, labels: Mapping[str, int]
-) -> dict[str, float]:
-    """Millilitres of each label but the background (value 0), rounded to a microlitre."""
-    values, counts = np.unique(label_map, return_counts=True)
-    voxels = dict(zip(values.tolist(), counts.tolist()))
-    return {name: round(voxels.get(v, 0) * geometry.voxel_ml, 3) for name, v in labels.items() if v != 0}
+    def _settle(self, left: int) -> None:
+        """Wait until no more than `left` cases are being written, and name those where it failed."""
+        while len(self._writes) > left:
+            case, future = self._writes.pop(0)
+            with _failures_of(case, self._ledger), suppress(Abandoned):
+                future.result()
 
 
-class _Manifest:
-    """manifest.json: what was made by which weights from what. It is written anew after every case.
+class _Timed:
+    """A network and the seconds spent in it (on CUDA: until its work is handed over).
 
-    Entries of another recipe are dropped: every file that it lists belongs to the weights it names.
+    `rough`: whether its first logits were no more exact than 16 bits are, whatever their type.
     """
 
-    def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
-        self.path = path
-        self._folder = path.parent
-        before = _read(path)
-        same = all(before.get(key) == value for key, value in facts.items())
-        cases = before["cases"] if same and "cases" in before else {}
-        self._content: dict[str, Any] = {
-            "medfuse": medfuse.__version__,
-            "started": _now(),
-            "finished": None,
-            **facts,
-            "cases": cases,
-            "failed": {},
-        }
+    def __init__(self, network: Network) -> None:
+        self.seconds = 0.0
+        self.rough: bool | None = None
+        self._network = network
 
-    def has(self, case: Case) -> bool:
-        """Whether the case's files are there, whole, and made from its images as they are now."""
-        entry = self._content["cases"].get(case.name)
-        if entry is None or entry["inputs"] != _files(case.images) or not entry["inputs"]:
-            return False
-        files = entry["files"] if "files" in entry else {entry["file"]: entry["bytes"]}
-        return all(size_of(self._folder / name) == size for name, size in files.items())
-
-    def note(self, case: Case, entry: Mapping[str, Any]) -> None:
-        self._content["cases"][case.name] = entry
-        write_json(self.path, self._content)
-
-    def note_failure(self, case: Case, reason: str) -> None:
-        self._content["cases"].pop(case.name, None)
-        self._content["failed"][case.name] = reason
-        write_json(self.path, self._content)
-
-    def finish(self) -> None:
-        self._content["finished"] = _now()
-        write_json(self.path, self._content)
+    def __call__(self, windows: Tensor) -> Tensor:
+        began = time.perf_counter()
+        logits = self._network(windows)
+        self.seconds += time.perf_counter() - began
+        if self.rough is None and isinstance(logits, Tensor):  # what is none is refused later
+            self.rough = any(torch.equal(logits, logits.to(d).to(logits.dtype)) for d in _SHORT)
+        return logits
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; -1 where there is neither."""
-    if path.is_dir():
-        return sum(inner.stat().st_size for inner in path.rglob("*") if inner.is_file())
-    return path.stat().st_size if path.is_file() else -1
-
-
-def _read(path: Path) -> dict[str, Any]:
+@contextmanager
+def _failures_of(case: Case, ledger: Ledger) -> Iterator[None]:
+    """Note what goes wrong with one case. A full disk concerns every case, so OutputError passes."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict) or "medfuse" not in content:
-        raise OutputError(
-            f"{path}: is not a manifest that medfuse wrote; move it away, or choose another output folder"
-        )
-    return content
+        yield
+    except OutputError:
+        raise
+    except Exception as error:
+        ledger.failed(case, error)
 
 
-def _files(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Each file with its size and time, by which a changed input is noticed; empty where one is missing."""
-    try:
-        return [
-            {"file": str(p.absolute()), "bytes": p.stat().st_size, "modified_ns": p.stat().st_mtime_ns}
-            for p in paths
-        ]
-    except OSError:
-        return []
+def volumes_ml(voxels: Mapping[int, int], geometry: Geometry, labels: Mapping[str, int]) -> dict[str, float]:
+    """Millilitres of each label but the background (value 0), rounded to a microlitre."""
+    return {name: round(voxels.get(v, 0) * geometry.voxel_ml, 3) for name, v in labels.items() if v != 0}
 
 
 def refuse_to_replace_images(
@@ -278,16 +360,3 @@ def refuse_to_replace_images(
         raise OutputError(
             *(f"{path}: the {what} would replace an image; choose another output folder" for path in clashes)
         )
-
-
-def _reason(case: Case, error: Exception) -> str:
-    if isinstance(error, MedfuseError):
-        return "; ".join(error.lines)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return "needs more memory than is free; close other programs, or use a machine with more"
-    log.error("case %s failed unexpectedly", case.name, exc_info=error)
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]} (please report it)"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

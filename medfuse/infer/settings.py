@@ -19,4 +19,4 @@ class InferSettings(Section):
     skip_air: bool = Field(
         False, description="take windows for background that are at least half a window away from the body"
     )
-    runtime: RuntimeField | None = Field(None, description="what runs the network; torch where not said")
+    runtime: RuntimeField | None = Field(None, description="what runs the network; auto where not said")

@@ -87,6 +87,7 @@ def predict_bricks(
     mirror: Sequence[str] = (),
     device: torch.device | str = "cpu",
     sums: torch.dtype = torch.float32,
+    sums_on: torch.device | str | None = None,
     sweep: AxisName | None = None,
     skip_air: bool = False,
     count: WindowCount | None = None,
@@ -96,7 +97,8 @@ def predict_bricks(
 
     The image is read window by window, so that it may be a file that is mapped or streamed. Where it is
     smaller than a window it stands in the middle of zeros. Windows, and so bricks, come row by row along
-    `sweep` (see `plan_grid`). What is unfinished is held as `sums` (see `Stitcher`).
+    `sweep` (see `plan_grid`). What is unfinished is held as `sums` (see `Stitcher`), on the device `sums_on`;
+    where that is not said on `device`, or in main memory if it would take more than half of what is free.
 
     Windows are weighted by a gaussian. Where `mirror` names axes (of "x", "y", "z") each window is seen in
     every combination of flips; several networks are the folds of one model. Over flips and folds it is
@@ -117,9 +119,8 @@ def predict_bricks(
     ensemble = _Ensemble(networks, flips, classes=classes, batch_size=batch_size, flat=flat)
     grid = plan_grid(image.shape[1:], patch_size, overlap, sweep)
     reader = _Reader(image, grid, torch.device(device), find_body(image) if skip_air else None)
-    stitcher = Stitcher(
-        grid, device=_roomy(reader.device, carry_bytes(grid, classes, sums.itemsize)), dtype=sums
-    )
+    held_on = sums_on or _roomy(reader.device, carry_bytes(grid, classes, sums.itemsize))
+    stitcher = Stitcher(grid, device=held_on, dtype=sums)
     count = WindowCount() if count is None else count
     answers = _answers(grid, reader, ensemble, count, progress or (lambda _done, _of: None))
     return map(reader.in_image, map(_checked_finite, map(stitcher.add, answers)))

@@ -5,24 +5,16 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from medfuse.infer.bricks import Brick
 from medfuse.infer.windows import Axis, Grid, carried_voxels
 
 Where = tuple[slice, slice, slice]
 
 LARGEST_HALF = torch.finfo(torch.float16).max
-
-
-@dataclass(frozen=True, eq=False)
-class Brick:
-    """A finished part of a volume: its place (x, y, z), and its `logits` (classes, *brick) in float32."""
-
-    where: Where
-    logits: Tensor
 
 
 class Stitcher:

@@ -16,7 +16,8 @@ from medfuse.data.prepare import Preprocessor
 from medfuse.infer.cases import find_inputs
 from medfuse.infer.feature_files import Format, check_format, file_names, write_maps
 from medfuse.infer.features import FeatureMap, Pool, feature_maps
-from medfuse.infer.folder import refuse_to_replace_images, size_of, work_through
+from medfuse.infer.folder import refuse_to_replace_images, work_through
+from medfuse.infer.manifest import size_of
 from medfuse.model.selection import select
 from medfuse.trained import Trained, case_progress, load_trained, weights_file
 from medfuse.verbs.infer import Inferred, outcome_text
@@ -46,6 +47,7 @@ def save_features(
         raise MedfuseError(f"--format nifti: is for whole maps; leave out --pool {pool}, or use --format npz")
     check_format(kind)
     model = load_trained([weights_file(weights, best=best)], device=device, overrides=overrides, maps=layers)
+    assert model.graph is not None, "what was exported is refused where maps are wanted"
     chosen = select(model.graph, layers)
     names = [f.name for f in chosen]
     cases = find_inputs(inputs, model.plan.channels)
@@ -102,7 +104,7 @@ class _Job:
         return {"files": files, "windows": windows, "layers": {m.name: _facts(m) for m in maps}}
 
     def network(self, windows: Tensor) -> Mapping[str, Tensor]:
-        made = self.model.networks[0](windows, (), tuple(f.name for f in self.layers))
+        made = self.model.segmenter()(windows, (), tuple(f.name for f in self.layers))
         maps: Mapping[str, Tensor] = made[2]
         return maps
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medfuse.api import Case
+from medfuse.core.memory import parse_bytes
 from medfuse.core.reporter import Reporter
-from medfuse.trained import load_trained, weights_file
+from medfuse.trained import Trained, load_trained, weights_file
 
 if TYPE_CHECKING:
-    from medfuse.infer.folder import Outcome
+    from medfuse.infer.manifest import Outcome
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,38 @@ def infer_volumes(
     overrides: Iterable[str] = (),
     best: bool = False,
     device: str = "auto",
+    max_memory: str | None = None,
     reporter: Reporter,
 ) -> Inferred:
-    """Label maps of every volume in `inputs`."""
+    """Label maps of every volume in `inputs`, in `max_memory` (such as 4GiB) above the loaded model."""
+    limit = parse_bytes(max_memory) if max_memory else None
+    model, cases = _model_and_cases(weights, inputs, overrides, best, device)
+    return outcome_text(model.infer(cases, output, reporter, max_memory=limit), output)
+
+
+def explain_volumes(
+    weights: Sequence[Path],
+    inputs: Sequence[Path],
+    *,
+    overrides: Iterable[str] = (),
+    best: bool = False,
+    device: str = "auto",
+    max_memory: str | None = None,
+) -> str:
+    """What `infer_volumes` would take: windows, time and memory of every case. Writes nothing."""
+    limit = parse_bytes(max_memory) if max_memory else None
+    model, cases = _model_and_cases(weights, inputs, overrides, best, device)
+    return model.plans(cases, limit).text()
+
+
+def _model_and_cases(
+    weights: Sequence[Path], inputs: Sequence[Path], overrides: Iterable[str], best: bool, device: str
+) -> tuple[Trained, list[Case]]:
     from medfuse.infer.cases import find_inputs
 
-    model = load_trained(
-        [weights_file(path, best=best) for path in weights], device=device, overrides=overrides
-    )
-    cases = find_inputs(inputs, model.plan.channels)
-    return outcome_text(model.infer(cases, output, reporter), output)
+    paths = [weights_file(path, best=best) for path in weights]
+    model = load_trained(paths, device=device, overrides=overrides)
+    return model, find_inputs(inputs, model.plan.channels)
 
 
 def outcome_text(outcome: Outcome, output: Path) -> Inferred:

@@ -272,7 +272,7 @@ class _Run:
                 f"{path}: not a teacher of this run, as it was trained with other {', '.join(differing)}; "
                 "train it on this dataset with the same `preprocess`"
             )
-        return trained.networks[0]
+        return trained.segmenter()
 
     def validate(
         self,
@@ -354,7 +354,7 @@ class _Run:
         if not maps and not gradcam:
             return {}
         path = self.folder / "weights_last.safetensors"
-        network = load_trained([path], device=self.pipeline.train.device).networks[0]
+        network = load_trained([path], device=self.pipeline.train.device).segmenter()
         preprocessor = Preprocessor(plan, self.pipeline.preprocess.tolerance_mm)
         chosen = [judged for _, judged in chosen_cases(evaluation.cases)]
         made = {}

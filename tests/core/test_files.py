@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medfuse.core.errors import OutputError
-from medfuse.core.files import atomic, make_folder, write_json, write_text
+from medfuse.core.files import atomic, make_folder, remove_leftovers, write_json, write_text
 
 
 def contents(folder: Path) -> list[str]:
@@ -132,3 +132,18 @@ def test_json_refuses_nan_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"dice": float("nan")})
     assert contents(tmp_path) == []
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    (tmp_path / ".unfinished-0badcafe.nii.gz").write_bytes(b"half")
+    (tmp_path / "whole.nii.gz").touch()
+    remove_leftovers(tmp_path)
+    assert contents(tmp_path) == ["whole.nii.gz"]
+
+
+def test_a_file_that_is_being_written_is_no_leftover(tmp_path: Path) -> None:
+    with atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("text")
+        remove_leftovers(tmp_path)
+        assert temporary.exists()
+    assert contents(tmp_path) == ["a.txt"]

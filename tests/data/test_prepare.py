@@ -1,11 +1,140 @@
 import dataclasses
+import itertools
 
+import nibabel
 import numpy as np
 import pytest
+import torch
+from torch.nn.functional import interpolate
 
+from medfuse.api import Case
 from medfuse.core.errors import DataError
-from medfuse.data.plan import Normalization
+from medfuse.core.volumes import read_volume
+from medfuse.data.images import read_image
+from medfuse.data.plan import Normalization, resampled_shape
 from medfuse.data.prepare import Preprocessor, normalize, resample_image, resample_labels
+
+SCALES = [
+    Normalization("ct", lower=60, upper=140, mean=100, std=12),
+    Normalization("zscore"),
+    Normalization("nonzero_zscore"),
+    Normalization("none"),
+]
+
+
+def whole(preprocessor: Preprocessor, case: Case) -> np.ndarray:
+    """The image as torch makes it from the whole volume."""
+    image, geometry = read_image(case, len(preprocessor.plan.channels))
+    for channel, how in zip(image, preprocessor.plan.normalization):
+        normalize(channel, how)
+    shape = resampled_shape(geometry.ras_shape, geometry.ras_spacing_mm, preprocessor.plan.spacing_mm)
+    turned = torch.from_numpy(geometry.turn.apply(image).copy())
+    return interpolate(turned[None], shape, mode="trilinear", align_corners=False)[0].numpy()
+
+
+@pytest.fixture
+def small_slabs(monkeypatch):
+    """Slabs of two or three rows, so that a small volume has many."""
+    monkeypatch.setattr("medfuse.core.volumes.SLAB_VOXELS", 200)
+
+
+TURNS = [*itertools.product(itertools.permutations(range(3)), itertools.product([1.0, -1.0], repeat=3))]
+
+
+@pytest.mark.usefixtures("small_slabs")
+@pytest.mark.parametrize(("axes", "signs"), TURNS)
+def test_slabs_give_what_torch_makes_of_the_whole_volume(make_case, plan, write, axes, signs):
+    affine = np.eye(4)
+    affine[:3, :3] = (np.eye(3)[:, axes] @ np.diag([0.7, 1.4, 2.2])) * signs
+    tilt = np.array([[0.96, -0.28, 0], [0.28, 0.96, 0], [0, 0, 1]])  # oblique
+    affine[:3, :3] = tilt @ affine[:3, :3]
+    case = make_case()
+    write(
+        case.images[0],
+        np.random.default_rng(1).normal(100, 20, (9, 10, 17)).astype(np.float32),
+        affine=affine,
+    )
+    preprocessor = Preprocessor(plan)
+    made, expected = preprocessor.prepare(case).image, whole(preprocessor, case)
+    assert made.flags.c_contiguous
+    np.testing.assert_allclose(made, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("small_slabs")
+@pytest.mark.parametrize("how", SCALES, ids=lambda how: how.kind)
+def test_every_normalization_is_the_same_in_slabs(make_case, plan, write, how):
+    case = make_case()
+    voxels = np.random.default_rng(1).integers(0, 200, (9, 10, 17)).astype(np.int16)
+    voxels[:4] = 0
+    write(case.images[0], voxels, spacing=(1.5, 0.8, 1.2))
+    preprocessor = Preprocessor(dataclasses.replace(plan, normalization=(how,)))
+    np.testing.assert_allclose(
+        preprocessor.prepare(case).image, whole(preprocessor, case), rtol=2e-6, atol=1e-6
+    )
+
+
+@pytest.mark.usefixtures("small_slabs")
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha"])
+@pytest.mark.parametrize("shape", [(1, 10, 17), (9, 1, 1), (9, 10, 1), (1, 1, 1)])
+def test_axes_of_one_voxel_are_prepared(tmp_path, plan, shape, ending):
+    import SimpleITK as sitk
+
+    path = tmp_path / f"a{ending}"
+    sitk.WriteImage(sitk.GetImageFromArray(np.random.default_rng(0).normal(size=shape[::-1])), str(path))
+    preprocessor = Preprocessor(dataclasses.replace(plan, spacing_mm=(0.6, 1.3, 0.9)))
+    case = Case("a", (path,))
+    np.testing.assert_allclose(preprocessor.prepare(case).image, whole(preprocessor, case), atol=1e-6)
+
+
+@pytest.mark.usefixtures("small_slabs")
+def test_channels_of_one_file_and_of_several_are_the_same(tmp_path, plan, write):
+    channels = np.random.default_rng(0).normal(50, 9, (9, 10, 17, 2)).astype(np.float32)
+    together = Case("a", (write(tmp_path / "a.nii.gz", channels),))
+    apart = Case("a", tuple(write(tmp_path / f"{c}.nii", channels[..., c]) for c in range(2)))
+    two = dataclasses.replace(
+        plan, channels=("a", "b"), normalization=(SCALES[0], SCALES[1]), spacing_mm=(2.0, 1.0, 1.5)
+    )
+    one, other = (Preprocessor(two).prepare(case).image for case in (together, apart))
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(one, whole(Preprocessor(two), together), atol=1e-6)
+
+
+@pytest.mark.usefixtures("small_slabs")
+@pytest.mark.parametrize("dtype", ["int8", "uint8", ">i2", "uint16", ">f4", "int64", "float64"])
+def test_every_number_type_and_byte_order_is_read_in_slabs(tmp_path, dtype):
+    voxels = np.random.default_rng(0).integers(0, 100, (9, 10, 17)).astype(dtype)
+    image = nibabel.Nifti1Image(voxels, np.eye(4), dtype=voxels.dtype)
+    image.header.set_slope_inter(*((2, -3) if voxels.dtype.itemsize < 4 else (1, 0)))
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(
+        read_image(Case("a", (tmp_path / "a.nii.gz",)), 1)[0][0], read_volume(tmp_path / "a.nii.gz").array
+    )
+
+
+@pytest.mark.usefixtures("small_slabs")
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, -1)])
+def test_an_image_on_disk_holds_the_same_voxels(make_case, plan, tmp_path, write, signs):
+    case = make_case()
+    voxels = np.random.default_rng(1).normal(size=(9, 10, 17)).astype(np.float32)
+    write(case.images[0], voxels, affine=np.diag([*(0.8 * np.array(signs)), 1]))
+    here = Preprocessor(plan).prepare(case).image
+    disk = Preprocessor(plan).prepare(case, scratch=tmp_path).image
+    assert disk.shape == here.shape
+    np.testing.assert_array_equal(disk[:, 2:5, :, 3:], here[:, 2:5, :, 3:])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images", "labels"]
+
+
+def test_an_array_is_prepared_as_its_file_is(make_case, plan):
+    case = make_case(spacing=(1, 2, 0.5))
+    volume = read_volume(case.images[0])
+    made = Preprocessor(plan).prepare_array(volume.array[None], volume.geometry)
+    np.testing.assert_array_equal(made, Preprocessor(plan).prepare(case).image)
+
+
+def test_the_headers_tell_the_shape_of_what_is_prepared(make_case, plan):
+    case = make_case(spacing=(1, 2, 0.5))
+    preprocessor = Preprocessor(plan)
+    assert preprocessor.look(case).shape == preprocessor.prepare(case).image.shape
 
 
 def test_resampling_to_the_same_shape_changes_nothing():

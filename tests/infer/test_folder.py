@@ -4,7 +4,9 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ import medfuse
 from medfuse.api import Case
 from medfuse.core.errors import DataError, OutputError, PipelineError
 from medfuse.core.prepared import Prepared
-from medfuse.core.volumes import read_geometry, read_labels, read_volume
-from medfuse.infer.folder import Outcome, Progress, Recipe, infer_cases
+from medfuse.core.volumes import open_volume, read_geometry, read_labels, read_volume
+from medfuse.infer.folder import Recipe, infer_cases
+from medfuse.infer.manifest import Outcome, Progress
 from medfuse.infer.settings import InferSettings
 
 AFFINE = np.diag([-10.0, 10.0, 10.0, 1.0])  # a voxel is one millilitre; the first axis runs right to left
@@ -219,25 +222,23 @@ def test_an_interruption_keeps_what_is_finished_and_leaves_nothing_half(scans: S
 def test_an_interruption_while_writing_leaves_nothing_half(
     scans: Scans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(image: Any, path: Path) -> None:
-        Path(path).write_bytes(b"half")
+    def interrupted(file: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(nib, "save", interrupted)
+    monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         scans.infer()
     assert list(scans.output.iterdir()) == []
 
 
 def test_a_full_disk_stops_at_once(scans: Scans, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(image: Any, path: Path) -> None:
-        Path(path).write_bytes(b"half")
+    def full(file: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(nib, "save", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match=r"a\.nii\.gz: the disk is full"):
         scans.infer()
-    assert {p.case for p in scans.seen} == {"a"}
+    assert "c" not in {p.case for p in scans.seen}  # b may be with the network while a is written
     assert list(scans.output.iterdir()) == []
 
 
@@ -280,3 +281,164 @@ def test_progress_tells_every_case_and_window(scans: Scans) -> None:
     assert [(p.windows_done, p.windows) for p in first] == [(0, 0), (1, 4), (2, 4), (3, 4), (4, 4), (4, 4)]
     assert scans.seen[-1].number == scans.seen[-1].cases == 3
     assert [p.reason for p in scans.seen if p.state == "failed"] == ["no"]
+
+
+# --- as on an assembly line
+
+
+class Watch:
+    """What happened, in order, and a way to wait for it; a deadlock fails the test."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self._changed = threading.Condition()
+
+    def note(self, what: str) -> None:
+        with self._changed:
+            self.seen.append(what)
+            self._changed.notify_all()
+
+    def wait_for(self, what: str) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: what in self.seen, timeout=60), f"no {what} in {self.seen}"
+
+
+def reading(watch: Watch) -> Callable[[Case], Prepared]:
+    def noted(case: Case) -> Prepared:
+        watch.note(f"read {case.name}")
+        return prepare(case)
+
+    return noted
+
+
+def test_the_next_case_is_read_while_the_network_works(scans: Scans) -> None:
+    watch = Watch()
+
+    def working(windows: Tensor) -> Tensor:
+        watch.wait_for("read b")
+        return network(windows)
+
+    assert scans.infer(prepare=reading(watch), network=working).done == ("a", "b", "c")
+
+
+def test_no_more_than_one_case_is_read_ahead(scans: Scans) -> None:
+    watch = Watch()
+
+    def working(windows: Tensor) -> Tensor:
+        watch.wait_for("read b")
+        threading.Event().wait(0.05)  # time in which a third could be read
+        if "a done" not in watch.seen:
+            assert "read c" not in watch.seen
+        return network(windows)
+
+    def progress(now: Progress) -> None:
+        if now.windows_done == 4:
+            watch.note(f"{now.case} done")
+
+    assert scans.infer(prepare=reading(watch), network=working, progress=progress).failed == {}
+
+
+def test_a_case_is_written_while_the_network_works_on_the_next(
+    scans: Scans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch()
+
+    @contextmanager
+    def writing(*given: Any, **options: Any) -> Iterator[Any]:
+        with open_volume(*given, **options) as slabs:
+            yield slabs
+            watch.wait_for("network")
+
+    def working(windows: Tensor) -> Tensor:
+        if "a" in watch.seen:
+            watch.note("network")
+        return network(windows)
+
+    def progress(now: Progress) -> None:
+        if now.windows_done == 4:
+            watch.note(now.case)
+
+    monkeypatch.setattr("medfuse.infer.folder.open_volume", writing)
+    assert scans.infer(network=working, progress=progress).done == ("a", "b", "c")
+
+
+def test_a_case_that_cannot_be_written_is_the_one_that_is_blamed(
+    scans: Scans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: Path, *given: Any, **options: Any) -> Any:
+        if path.name == "b.nii.gz":
+            raise ZeroDivisionError("by zero")
+        return open_volume(path, *given, **options)
+
+    monkeypatch.setattr("medfuse.infer.folder.open_volume", failing)
+    outcome = scans.infer()
+    assert outcome.done == ("a", "c")
+    assert outcome.failed["b"].startswith("ZeroDivisionError")
+    assert sorted(scans.manifest["cases"]) == ["a", "c"]
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt(), OutputError("full"), DataError("no")])
+def test_no_thread_is_left_behind(scans: Scans, error: BaseException | None) -> None:
+    before = threading.active_count()
+    with suppress(KeyboardInterrupt, OutputError):
+        scans.infer(prepare=fails_for("b", error) if error else prepare)
+    assert threading.active_count() == before
+
+
+def test_the_manifest_says_where_the_time_went_and_what_windows_did(scans: Scans) -> None:
+    scans.infer()
+    entry = scans.manifest["cases"]["a"]
+    stages = ["reading", "waiting", "network", "held_up", "predicting", "writing"]
+    assert sorted(entry["seconds_in"]) == sorted(stages)
+    assert all(0 <= seconds <= entry["seconds"] + 1 for seconds in entry["seconds_in"].values())
+    assert entry["windows_run"] + entry["windows_reused"] + entry["windows_skipped"] == entry["windows"]
+
+
+def short_of_memory(largest_batch: int, batches: list[int]) -> Callable[[Tensor], Tensor]:
+    def limited(windows: Tensor) -> Tensor:
+        batches.append(len(windows))
+        if len(windows) > largest_batch:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return network(windows)
+
+    return limited
+
+
+def test_a_case_that_a_gpu_does_not_hold_is_tried_once_more_in_smaller_batches(
+    scans: Scans, caplog: pytest.LogCaptureFixture
+) -> None:
+    batches: list[int] = []
+    del scans.cases[1:]
+    settings = InferSettings(batch_size=4)
+    assert scans.infer(settings=settings, network=short_of_memory(2, batches)).done == ("a",)
+    assert batches[0] > 2 >= max(batches[1:])
+    assert "a: the GPU's memory is too small; once more with batches of 2" in caplog.text
+
+
+def test_a_case_that_a_gpu_never_holds_fails_after_two_tries(scans: Scans) -> None:
+    batches: list[int] = []
+    del scans.cases[1:]
+    outcome = scans.infer(settings=InferSettings(batch_size=4), network=short_of_memory(0, batches))
+    assert "needs more memory than is free" in outcome.failed["a"]
+    assert len(batches) == 2
+
+
+@pytest.mark.parametrize(("rough", "sums"), [(True, "float16"), (False, "float32")])
+def test_large_sums_are_short_where_logits_are(
+    scans: Scans, monkeypatch: pytest.MonkeyPatch, rough: bool, sums: str
+) -> None:
+    monkeypatch.setattr("medfuse.infer.folder.LARGE_SUMS", -1)
+
+    def rounding(windows: Tensor) -> Tensor:
+        logits = network(windows) * 1.2345678
+        return logits.bfloat16().float() if rough else logits
+
+    assert scans.infer(network=rounding).failed == {}
+    assert {entry["sums"] for entry in scans.manifest["cases"].values()} == {sums}
+
+
+def test_what_killed_runs_have_left_is_removed(scans: Scans) -> None:
+    scans.output.mkdir()
+    (scans.output / ".unfinished-0badcafe.nii.gz").write_bytes(b"half")
+    scans.infer()
+    assert not list(scans.output.glob(".unfinished-*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -18,25 +19,27 @@ log = logging.getLogger(__name__)
 
 
 class Torch(Runtime):
-    """PyTorch, on the device that holds the model.
+    """PyTorch, on the device that holds the model; on CUDA as one CUDA graph.
 
-    `auto` precision and `compile` are used only where they give what plain fp32 gives on the first windows.
+    `auto` precision and the CUDA graph are used only where they give what plain fp32 gives on the first
+    windows.
 
-        runtime: {use: torch, precision: auto, compile: true}
+        runtime: {use: torch, precision: auto}
     """
 
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 where a probe finds it right and faster"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 (fp16 on a GPU without it) where a probe finds it right and faster"
     )
     channels_last: bool = Field(
         True, description="keep channels innermost in memory, which most convolutions prefer"
     )
-    compile: bool = Field(
-        False, description="torch.compile the network: slow to begin, then faster; falls back, saying why"
-    )
 
     def prepare(self, model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
         """Put `model` into evaluation mode (and channels_last) and find out how to run it."""
+        return as_graph(self.eager(model, example), example)
+
+    def eager(self, model: nn.Module, example: Tensor) -> Eager:
+        """The network operation by operation, in the precision and layout that suit it."""
         import torch
 
         from medfuse.core.device import channels_last, choose_precision, lay_out
@@ -47,36 +50,52 @@ class Torch(Runtime):
         precision = choose_precision(
             self.precision, model, example.contiguous(memory_format=layout), backward=False
         )
-        log.info("torch runs the network in %s: %s", precision.kind, precision.reason)
-        plain = _runner(model, layout, bf16=precision.kind == "bf16")
-        if not self.compile:
-            return plain
-        compiled = _runner(torch.compile(model), layout, bf16=precision.kind == "bf16")
-        try:
-            fault = disagreement(plain(example), compiled(example))
-        except Exception as error:  # no C++ compiler, an operator it does not know: it has many ways to fail
-            fault = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        if fault:
-            log.warning("torch does not compile the network: %s", fault)
-        return plain if fault else compiled
+        if self.precision == "auto":
+            log.info("torch runs the network in %s: %s", precision.kind, precision.reason)
+        return Eager(model, layout, precision.kind)
 
 
-def disagreement(expected: Tensor, given: Tensor) -> str:
-    """In words, how logits (batch, classes, *spatial) differ by more than rounding; else empty."""
-    error = float((given - expected).norm() / expected.norm().clamp_min(1e-12))
-    same = float((given.argmax(1) == expected.argmax(1)).float().mean())
-    if error <= 0.05 and same >= 0.99:
-        return ""
-    return f"its results change (relative error {error:.2g}, {same:.1%} of the voxels in the same class)"
+@dataclass(frozen=True)
+class Eager:
+    """Windows (batch, channels, *patch_size), any number of them → logits in fp32."""
+
+    model: Callable[[Tensor], Tensor]
+    layout: torch.memory_format
+    kind: str
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        import torch
+
+        from medfuse.core.device import autocast
+
+        with torch.inference_mode(), autocast(windows.device, self.kind):
+            return self.model(windows.contiguous(memory_format=self.layout)).float()
 
 
-def _runner(
-    model: Callable[[Tensor], Tensor], layout: torch.memory_format, *, bf16: bool
+def as_graph(run: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor]:
+    """On CUDA `run` captured for batches like `example`, where that works and is right; else `run`."""
+    if example.device.type != "cuda":
+        return run
+    from medfuse.core.cuda import capture
+
+    return either(run, lambda: capture(run, example), example, "torch captures no CUDA graph")
+
+
+def either(
+    plain: Callable[[Tensor], Tensor],
+    make: Callable[[], Callable[[Tensor], Tensor]],
+    example: Tensor,
+    otherwise: str,
 ) -> Callable[[Tensor], Tensor]:
-    import torch
+    """What `make` returns, where it answers `example` as `plain` does; else `plain`, and a line why."""
+    from medfuse.core.device import disagreement
+    from medfuse.core.errors import reason
 
-    def run(windows: Tensor) -> Tensor:
-        with torch.inference_mode(), torch.autocast(windows.device.type, torch.bfloat16, enabled=bf16):
-            return model(windows.contiguous(memory_format=layout)).float()
-
-    return run
+    try:
+        other = make()
+        fault = disagreement(plain(example), other(example))
+    except Exception as error:  # no C++ compiler, an operator it does not know: it has many ways to fail
+        fault = reason(error)
+    if fault:
+        log.warning("%s: %s", otherwise, fault)
+    return plain if fault else other

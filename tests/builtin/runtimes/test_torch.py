@@ -108,33 +108,34 @@ def test_a_last_batch_may_be_smaller() -> None:
     assert run(windows()[:1]).numpy() == pytest.approx(run(windows())[:1].numpy(), abs=1e-5)
 
 
-def test_compiling_that_fails_falls_back_and_says_why(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_cuda_graph_gives_what_the_network_gives(
+    dims: int, precision: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(model: nn.Module) -> Any:
-        def run(x: Tensor) -> Tensor:
-            raise RuntimeError("no C++ compiler\nlong story")
-
-        return run
-
-    monkeypatch.setattr(torch, "compile", broken)
-    run = prepared(network(), windows(), precision="fp32", compile=True)
-    assert run(windows()).shape == (2, 3, 8, 8, 8)
-    assert "does not compile the network: RuntimeError: no C++ compiler" in caplog.text
+    example = windows(dims).cuda()
+    run = prepared(network(dims).cuda(), example, precision=precision)
+    assert "captures no CUDA graph" not in caplog.text
+    with torch.no_grad():
+        expected = network(dims).eval()(windows(dims))
+    for batch in (example, example[:1], example.repeat(2, *[1] * (dims + 1))[:3]):
+        assert (run(batch)[:1].cpu() - expected[:1]).norm() < 0.02 * expected[:1].norm()
 
 
-def test_compiling_that_changes_results_falls_back_and_says_why(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(torch, "compile", lambda model: lambda x: -model(x))
-    expected = prepared(network(), windows(), precision="fp32")(windows())
-    run = prepared(network(), windows(), precision="fp32", compile=True)
-    assert torch.equal(run(windows()), expected)
-    assert "its results change" in caplog.text
+@pytest.mark.gpu
+def test_logits_of_a_cuda_graph_outlive_the_next_windows() -> None:
+    example = windows().cuda()
+    run = prepared(network().cuda(), example, precision="fp32")
+    first = run(example)
+    kept = first.clone()
+    run(example + 1)
+    assert torch.equal(first, kept)
 
 
-@pytest.mark.slow
-def test_a_compiled_network_gives_what_the_plain_one_gives() -> None:
-    expected = prepared(network(), windows(), precision="fp32")(windows())
-    compiled = prepared(network(), windows(), precision="fp32", compile=True)
-    assert compiled(windows()).numpy() == pytest.approx(expected.numpy(), abs=1e-4)
+@pytest.mark.gpu
+def test_auto_is_half_precision_or_says_why_not_on_a_gpu(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        logits = prepared(network().cuda(), windows().cuda())(windows().cuda())
+    assert logits.dtype == torch.float32
+    assert "torch runs the network in" in caplog.text

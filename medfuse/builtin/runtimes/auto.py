@@ -1,0 +1,154 @@
+"""The runtime that is right and fastest here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, get_args
+
+from pydantic import Field, field_validator
+
+from medfuse import registry
+from medfuse.api import Runtime
+from medfuse.core.errors import MedfuseError, reason
+from medfuse.registry import RuntimeField
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    Run = Callable[[Tensor], Tensor]
+
+log = logging.getLogger(__name__)
+
+_FILE = "runtimes.json"
+_HOPELESS = 3.0  # a choice whose pass takes this many times the best one's is not timed again
+
+
+class Auto(Runtime):
+    """The fastest of the other runtimes on this machine, in a precision that is right.
+
+    Each candidate (one whose precision is `auto`: in each precision that the device has units for) answers
+    the first windows. Of those that answer as plain fp32 does, the fastest is taken, and remembered for
+    this machine and this structure of a network. What is remembered is held against fp32 again at each start.
+
+        runtime: {use: auto, candidates: [torch, torch_compile, openvino]}
+    """
+
+    candidates: tuple[RuntimeField, ...] = Field(
+        (), description="runtimes to choose from; empty: torch, and openvino on a CPU, onnxruntime on a GPU"
+    )
+
+    @field_validator("candidates")
+    @classmethod
+    def _no_choice_of_choices(cls, candidates: tuple[Runtime, ...]) -> tuple[Runtime, ...]:
+        if any(isinstance(one, Auto) for one in candidates):
+            raise ValueError("auto chooses among other runtimes; leave it out of its own candidates")
+        return candidates
+
+    def prepare(self, model: nn.Module, example: Tensor) -> Run:
+        """What the remembered or the winning runtime prepares. Where all fail it is torch in fp32."""
+        import torch
+
+        from medfuse.core.remembered import recall, remember
+
+        model.eval()
+        with torch.inference_mode():
+            reference = model(example).float()
+        options = {_label(option): option for option in self._options(example.device)}
+        key = _key(model, example, options)
+        known = recall(_FILE, key)
+        if isinstance(known, dict) and known.get("choice") in options:
+            choice = known["choice"]
+            if run := _right(choice, options[choice], model, example, reference):
+                log.info("%s runs the network, as was found before: %s", choice, known.get("reason"))
+                return run
+        choice, run, why = _fastest(options, model, example, reference)
+        log.info("%s runs the network: %s", choice, why)
+        remember(_FILE, key, {"choice": choice, "reason": why})
+        return run
+
+    def _options(self, device: torch.device) -> Iterator[Runtime]:
+        """Every candidate, in every precision that may be worth a try."""
+        from medfuse.core.device import half_precisions
+
+        usual = ("torch", "openvino" if device.type == "cpu" else "onnxruntime")
+        candidates = self.candidates or [registry.get(Runtime.group, name)() for name in usual]
+        for candidate in candidates:
+            assert isinstance(candidate, Runtime)
+            if getattr(candidate, "precision", None) != "auto":
+                yield candidate
+                continue
+            offered = get_args(type(candidate).model_fields["precision"].annotation)
+            for kind in ("fp32", *half_precisions(device)):
+                if kind in offered:
+                    yield candidate.model_copy(update={"precision": kind})
+
+
+def _right(choice: str, option: Runtime, model: nn.Module, example: Tensor, reference: Tensor) -> Run | None:
+    """`option`, prepared, where it answers `example` with `reference`; else None, and a line why."""
+    from medfuse.core.device import disagreement
+
+    try:
+        run = option.prepare(model, example)
+        fault = disagreement(reference, run(example))
+    except MedfuseError as error:  # not installed, or not for this device
+        log.info("not %s: %s", choice, error)
+        return None
+    except Exception as error:  # other people's engines fail in any way they like
+        fault = reason(error)
+    if fault:
+        log.warning("not %s: %s", choice, fault)
+    return None if fault else run
+
+
+def _fastest(
+    options: dict[str, Runtime], model: nn.Module, example: Tensor, reference: Tensor
+) -> tuple[str, Run, str]:
+    """The name of the best option, the option prepared, and why it is that."""
+    from medfuse.core.device import TURNS, seconds_of
+
+    runs: dict[str, Run] = {}
+    seconds: dict[str, float] = {}
+    for choice, option in options.items():
+        if run := _right(choice, option, model, example, reference):
+            runs[choice], seconds[choice] = run, seconds_of(run, example)
+    if not runs:
+        plain = registry.get(Runtime.group, "torch")(precision="fp32")
+        assert isinstance(plain, Runtime)
+        return "torch in fp32", plain.prepare(model, example), "nothing else that was tried works here"
+    for _ in range(TURNS):  # in turns, so that a pause of the machine decides nothing
+        limit = _HOPELESS * min(seconds.values())
+        for choice, run in runs.items():
+            if seconds[choice] <= limit:
+                seconds[choice] = min(seconds[choice], seconds_of(run, example))
+    ranks = sorted(seconds, key=lambda choice: seconds[choice])
+    times = ", ".join(f"{choice} {seconds[choice]:.3g} s" for choice in ranks)
+    return ranks[0], runs[ranks[0]], f"a batch of windows takes {times}"
+
+
+def _label(option: Runtime) -> str:
+    """`openvino in bf16`, and whatever else is not as usual."""
+    said = {
+        k: v for k, v in option.model_dump(mode="json", exclude_defaults=True).items() if k != "precision"
+    }
+    precision = f" in {option.precision}" if hasattr(option, "precision") else ""
+    return f"{registry.name_of(option)}{precision}{f' {json.dumps(said)}' if said else ''}"
+
+
+def _key(model: nn.Module, example: Tensor, options: dict[str, Runtime]) -> str:
+    """All that decides which option is fastest: machine, software, the network's structure, the windows."""
+
+    from medfuse.core.device import machine_facts, versions
+
+    facts = {
+        "machine": machine_facts(example.device),
+        "versions": versions("medfuse", "torch", "openvino", "onnxruntime"),
+        "options": [*options],
+        "network": str(model),
+        "tensors": [[name, [*t.shape], str(t.dtype)] for name, t in model.state_dict().items()],
+        "windows": [*example.shape],
+    }
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

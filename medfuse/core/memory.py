@@ -1,0 +1,49 @@
+"""How much memory: read from people, told to them, measured in this process."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from medfuse.core.errors import MedfuseError
+
+_UNITS = {"": 1, **{f"{p}iB": 1024**n for n, p in enumerate("KMGT", 1)}}
+_UNITS |= {f"{p}B": 1000**n for n, p in enumerate(" KMGT")}
+_BY_NAME = {name.strip().lower(): size for name, size in _UNITS.items()}
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of `4GiB`, `500 MB`, `1.5g`. Raises MedfuseError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", text.lower())
+    size = _BY_NAME.get(match[2]) if match else None
+    if match is None or size is None or float(match[1]) <= 0:
+        raise MedfuseError(f"{text!r} is no amount of memory; write a number and a unit, such as 4GiB")
+    return int(float(match[1]) * size)
+
+
+def bytes_text(size: float) -> str:
+    """`1.2 GiB`, `340 MiB`."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+@contextmanager
+def memory_growth() -> Iterator[Callable[[], int]]:
+    """Hands out a function: by how many bytes resident memory was at most above what it was at the beginning.
+
+    Without Linux's /proc it is 0.
+    """
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is resident
+    before = _status("VmRSS")
+    yield lambda: max(0, _status("VmHWM") - before)
+
+
+def _status(key: str) -> int:
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0
+    found = re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0

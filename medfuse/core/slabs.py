@@ -1,0 +1,108 @@
+"""Volumes written part by part; NIfTI is compressed in the background while further parts are made."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+_AT_ONCE = 1 << 22  # bytes that are brought into the file's order at a time
+_WAITING = 2  # parts that may wait for compression
+
+
+class Slabs(Protocol):
+    """A volume that is being written."""
+
+    def write(self, axis: int, start: int, part: npt.NDArray[Any]) -> None:
+        """Voxels (i, j, k): all of the volume from `start` on along `axis`. Not to be changed afterwards."""
+
+
+class Whole:
+    """A volume in memory, put together from its parts."""
+
+    def __init__(self, shape: tuple[int, int, int], dtype: npt.DTypeLike) -> None:
+        self.voxels: npt.NDArray[Any] = np.zeros(shape, dtype, order="F")
+
+    def write(self, axis: int, start: int, part: npt.NDArray[Any]) -> None:
+        where = [slice(None)] * 3
+        where[axis] = slice(start, start + part.shape[axis])
+        self.voxels[tuple(where)] = part
+
+
+class _Stream:
+    """Parts that continue the file are written at once; others wait in memory until the end."""
+
+    def __init__(
+        self, file: IO[bytes], shape: tuple[int, int, int], dtype: np.dtype[Any], pool: ThreadPoolExecutor
+    ) -> None:
+        self._file, self._shape, self._dtype, self._pool = file, shape, dtype, pool
+        self._next = 0
+        self._missing = int(np.prod(shape))
+        self._waiting: deque[Future[None]] = deque()
+        self._held: Whole | None = None
+
+    def write(self, axis: int, start: int, part: npt.NDArray[Any]) -> None:
+        self._missing -= part.size
+        if axis == 2 and start == self._next:
+            self._send(part)
+        else:
+            self._held = self._held or Whole(self._shape, part.dtype)
+            self._held.write(axis, start, part)
+
+    def finish(self) -> None:
+        assert self._missing == 0, f"{self._missing} voxels were never written"
+        if self._held:
+            self._send(self._held.voxels[:, :, self._next :])
+        self._wait_for(0)
+
+    def _send(self, part: npt.NDArray[Any]) -> None:
+        self._wait_for(_WAITING - 1)
+        self._waiting.append(self._pool.submit(self._put, part))
+        self._next += part.shape[2]
+
+    def _wait_for(self, left: int) -> None:
+        while len(self._waiting) > left:
+            self._waiting.popleft().result()
+
+    def _put(self, part: npt.NDArray[Any]) -> None:
+        step = max(1, _AT_ONCE // max(1, part[:, :, 0].nbytes))
+        for k in range(0, part.shape[2], step):
+            some = part[:, :, k : k + step].astype(self._dtype, copy=False)
+            self._file.write(some.tobytes(order="F"))
+
+
+@contextmanager
+def stream(
+    path: Path, header: bytes, shape: tuple[int, int, int], dtype: np.dtype[Any], *, compressed: bool
+) -> Iterator[Slabs]:
+    """Write `header` to `path`, then the voxels as `dtype`, which has the byte order of the header.
+
+    What goes wrong in the background is raised by a later part, or at the end.
+    """
+    with open(path, "wb") as raw, _deflated(raw, compressed) as file, ThreadPoolExecutor(1) as pool:
+        try:
+            file.write(header)
+            slabs = _Stream(file, shape, dtype, pool)
+            yield slabs
+            slabs.finish()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+@contextmanager
+def _deflated(raw: IO[bytes], compressed: bool) -> Iterator[IO[bytes]]:
+    if not compressed:
+        yield raw
+        return
+    from isal import igzip
+
+    # neither name nor time in it, so that the same voxels are the same bytes
+    with igzip.IGzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
+        yield file

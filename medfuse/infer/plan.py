@@ -1,0 +1,254 @@
+"""What inference of a case will take, told by its header: windows, bytes, seconds; and how to take less."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import ceil, prod
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from medfuse.core.errors import MedfuseError
+from medfuse.core.memory import bytes_text, memory_growth
+from medfuse.core.prepared import Outlook
+from medfuse.core.text import aligned, by
+from medfuse.infer.settings import InferSettings
+from medfuse.infer.sliding import Network, predict_bricks
+from medfuse.infer.stitch import carry_bytes
+from medfuse.infer.windows import AxisName, Grid, plan_grid
+
+FEED_BYTES = 64 * 2**20
+"""How much may wait between the network and the writer, if it is more than one brick."""
+LARGE_SUMS = 512 * 2**20
+"""From here on float16 sums are worth their rounding where logits are no more exact themselves."""
+_AXES: tuple[AxisName, ...] = ("x", "y", "z")
+_FIXED = 96 * 2**20  # compressor, threads' stacks, the exporter's temporaries
+_SLACK = 1.1  # what the allocator loses between blocks
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a case is worked on. `sweep`: the axis that rows of windows follow, chosen if None.
+
+    `roomy`: a GPU's memory is large enough for sums too.
+    """
+
+    batch_size: int = 1
+    sums: Literal["float32", "float16"] = "float32"
+    sweep: AxisName | None = None
+    on_disk: bool = False
+    roomy: bool = True
+
+    def smaller(self) -> Way | None:
+        """A way that needs less of a GPU's memory, if there is one."""
+        if self.batch_size > 1:
+            return replace(self, batch_size=self.batch_size // 2)
+        return replace(self, roomy=False) if self.roomy else None
+
+    def __str__(self) -> str:
+        where = "" if self.roomy else " in main memory"
+        disk = ", its image on disk" if self.on_disk else ""
+        return f"batches of {self.batch_size}, {self.sums} sums{where}{disk}"
+
+
+@dataclass(frozen=True)
+class WindowCost:
+    """What one window costs in all networks and flips: bytes of main memory while it runs, and seconds."""
+
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class CasePlan:
+    """`bytes`: the most main memory above the loaded model, by what it is for."""
+
+    name: str
+    shape: tuple[int, ...]
+    patch_size: tuple[int, ...]
+    windows: int
+    way: Way
+    bytes: Mapping[str, int]
+    seconds: float
+
+    @property
+    def need(self) -> int:
+        return int(_SLACK * sum(self.bytes.values())) + _FIXED
+
+    def cells(self) -> list[str]:
+        """What `--explain` says of it."""
+        parts = ", ".join(f"{what} {bytes_text(size)}" for what, size in self.bytes.items())
+        return [
+            self.name,
+            f"{by(self.shape[1:])} voxels",
+            f"{self.windows} windows of {by(self.patch_size)}",
+            _duration(self.seconds),
+            f"{bytes_text(self.need)} ({parts})",
+            str(self.way),
+        ]
+
+
+@dataclass(frozen=True)
+class Plans:
+    """Plans of the cases that can be read; `faults` says why the others cannot, by name."""
+
+    plans: Sequence[CasePlan]
+    faults: Mapping[str, str]
+
+    def text(self) -> str:
+        """A line for each case, and their sum."""
+        windows, seconds = sum(plan.windows for plan in self.plans), sum(plan.seconds for plan in self.plans)
+        table = [aligned([plan.cells() for plan in self.plans])] if self.plans else []
+        faults = [f"{name}: {reason}" for name, reason in self.faults.items()]
+        total = f"{len(self.plans)} cases, {windows} windows, about {_duration(seconds)}"
+        return "\n".join([*table, *faults, total])
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans cases of one model."""
+
+    patch_size: tuple[int, ...]
+    classes: int
+    settings: InferSettings
+    cost: WindowCost
+
+    def plan(self, outlooks: Sequence[Outlook], limit: int | None = None) -> list[CasePlan]:
+        """A plan for every case, each within `limit` bytes where there is one.
+
+        A case is in memory together with the next one, which is read meanwhile. To fit, windows are taken in
+        smaller batches, then sums are kept in float16, then all images are kept on disk. Raises MedfuseError
+        with a line for each case that does not fit even so.
+        """
+        for on_disk in (False, True):
+            least = [self._within(limit, on_disk, *two) for two in pairwise([*outlooks, None])]
+            if limit is None or all(plan.need <= limit for plan in least):
+                return least
+        raise MedfuseError(
+            *(
+                f"case {plan.name}: needs {bytes_text(plan.need)} of memory ({plan.way}), more than "
+                f"--max-memory {bytes_text(limit)}; allow more, or leave it out"
+                for plan in least
+                if plan.need > limit
+            )
+        )
+
+    def _within(
+        self, limit: int | None, on_disk: bool, outlook: Outlook, following: Outlook | None
+    ) -> CasePlan:
+        """The first way that fits, or else the one that needs least."""
+        ways = self._ways(on_disk)
+        plan = self._plan(outlook, following, next(ways))
+        while limit is not None and plan.need > limit and (way := next(ways, None)):
+            plan = self._plan(outlook, following, way)
+        return plan
+
+    def _ways(self, on_disk: bool) -> Iterator[Way]:
+        way = Way(self.settings.batch_size, on_disk=on_disk)
+        yield way
+        while way.batch_size > 1:
+            way = replace(way, batch_size=way.batch_size // 2)
+            yield way
+        yield replace(way, sums="float16")
+
+    def _plan(self, outlook: Outlook, following: Outlook | None, way: Way) -> CasePlan:
+        grids = [plan_grid(outlook.shape[1:], self.patch_size, self.settings.overlap, axis) for axis in _AXES]
+        grid = min(grids, key=lambda grid: sum(self._bytes(outlook, following, way, grid).values()))
+        way = replace(way, sweep=_AXES[grid.sweep])
+        return CasePlan(
+            outlook.name,
+            outlook.shape,
+            self.patch_size,
+            len(grid),
+            way,
+            self._bytes(outlook, following, way, grid),
+            len(grid) * self.cost.seconds,
+        )
+
+    def _bytes(self, outlook: Outlook, following: Outlook | None, way: Way, grid: Grid) -> dict[str, int]:
+        itemsize = 2 if way.sums == "float16" else 4
+        window = 4 * self.classes * prod(grid.window)
+        images = [0 if way.on_disk else 4 * prod(case.shape) for case in (outlook, following) if case]
+        reading = max(case.reading_bytes for case in (outlook, following) if case)
+        return {
+            "image": images[0],
+            "reading": sum(images[1:]) + reading,
+            "network": self.cost.bytes * way.batch_size + window,
+            "sums": carry_bytes(grid, self.classes, itemsize),
+            "bricks": max(_bricks_in_flight(grid) * 4 * self.classes, FEED_BYTES),
+            "export": _export_bytes(outlook, grid, self.classes),
+        }
+
+
+def _bricks_in_flight(grid: Grid) -> int:
+    """The most voxels of three bricks in a row: one made, one on its way, one being exported."""
+    lengths = [np.array([part.stop - part.start for part in grid.axes[axis].bricks()]) for axis in grid.order]
+    voxels = functools.reduce(np.multiply.outer, lengths).ravel()
+    return int(np.convolve(voxels, [1, 1, 1]).max())
+
+
+def _export_bytes(outlook: Outlook, grid: Grid, classes: int) -> int:
+    """What lies between bricks (a plane, a strip, a face; twice, as they are joined), and labels.
+
+    Labels are written as they come where `sweep` is the file's slowest axis in its direction; else the whole
+    label map waits for its last row.
+    """
+    sweep, second, third = grid.order
+    brick = [max(part.stop - part.start for part in axis.bricks()) for axis in grid.axes]
+    plane = grid.shape[second] * grid.shape[third]
+    seams = plane + brick[sweep] * grid.shape[third] + brick[sweep] * brick[second]
+    turn, fine = outlook.geometry.turn, outlook.geometry.ras_shape
+    label = np.min_scalar_type(max(classes - 1, 255)).itemsize
+    rows = ceil(brick[sweep] * fine[sweep] / outlook.shape[1 + sweep]) + 1
+    slab = label * rows * prod(fine) // fine[sweep]
+    streamed = turn.axes[sweep] == 2 and not turn.flipped[sweep]
+    return 2 * 4 * classes * seams + 3 * slab + (0 if streamed else label * prod(fine))
+
+
+def measure(one_window: Callable[[], None]) -> WindowCost:
+    """The cost of `run_one_window`.
+
+    The first run is for what it takes of memory, probes of the runtime included; the second for its time.
+    """
+    with memory_growth() as growth:
+        one_window()
+        grown = growth()
+    began = time.perf_counter()
+    one_window()
+    return WindowCost(grown, time.perf_counter() - began)
+
+
+def run_one_window(
+    image: npt.NDArray[np.float32],
+    networks: Sequence[Network],
+    *,
+    patch_size: Sequence[int],
+    classes: int,
+    mirror: Sequence[str],
+    device: torch.device | str,
+) -> None:
+    """The window in the middle of a prepared image (channels, x, y, z) goes through the networks."""
+    window = image[(slice(None), *_middle(image.shape[1:], (*patch_size, 1)[:3]))]
+    for _ in predict_bricks(
+        window, networks, patch_size=patch_size, classes=classes, mirror=mirror, device=device
+    ):
+        pass
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _middle(shape: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+    starts = [max(0, (n - wanted) // 2) for n, wanted in zip(shape, size)]
+    return tuple(slice(start, start + wanted) for start, wanted in zip(starts, size))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

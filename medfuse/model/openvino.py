@@ -1,0 +1,123 @@
+"""Networks in OpenVINO: converted from torch, run on a CPU, kept in files with their facts.
+
+Its `convert_model` is not used, as that reports to Intel over the network unless the user has objected.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from medfuse.core.batches import in_batches_of
+from medfuse.core.device import disagreement
+from medfuse.core.errors import CheckpointError, MedfuseError
+from medfuse.core.files import atomic
+
+if TYPE_CHECKING:
+    import openvino
+
+log = logging.getLogger(__name__)
+
+_FACTS = "medfuse"  # the one key of ours in a model's runtime information
+
+
+def convert(model: nn.Module, example: Tensor) -> openvino.Model:
+    """The network for windows of `example`'s size, in any number. Raises MedfuseError without OpenVINO."""
+    ov = _openvino()
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    model.eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer warns of sizes that become constants, as they should
+        traced = torch.jit.trace(model, (example.clone(),), check_trace=False)
+        reader = FrontEndManager().load_by_framework("pytorch")
+        decoder = TorchScriptPythonDecoder(traced)  # OpenVINO keeps no hold of it while it converts
+        converted = reader.convert(reader.load(decoder))
+    converted.reshape({0: ov.PartialShape([-1, *example.shape[1:]])})
+    return converted
+
+
+def runner(network: openvino.Model, example: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
+    """Runs on the CPU, compiled for batches like `example`: windows → logits in fp32.
+
+    `precision` is "fp32", "bf16", or "auto": bf16 where the processor has units for it and it answers
+    `example` as fp32 does. Raises MedfuseError for windows that lie on another device.
+    """
+    if example.device.type != "cpu":
+        raise MedfuseError(f"openvino runs on the CPU, and the windows lie on {example.device.type}")
+    if precision != "auto":
+        return _compiled(network, example, precision)
+    if "BF16" not in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        log.info("openvino runs the network in fp32: this processor has no bf16 units")
+        return _compiled(network, example, "fp32")
+    exact, rough = (_compiled(network, example, kind) for kind in ("fp32", "bf16"))
+    fault = disagreement(exact(example), rough(example))
+    log.info("openvino runs the network in %s", f"fp32: in bf16 {fault}" if fault else "bf16")
+    return exact if fault else rough
+
+
+def save(network: openvino.Model, path: Path, facts: Mapping[str, Any]) -> None:
+    """Write PATH.xml and, beside it, PATH.bin. While there is an .xml, the two belong together.
+
+    Raises OutputError.
+    """
+    ov = _openvino()
+    network.set_rt_info(json.dumps(dict(facts)), [_FACTS])
+    with atomic(path) as structure, atomic(path.with_suffix(".bin")) as weights:
+        ov.serialize(network, structure, weights)
+        path.unlink(missing_ok=True)
+
+
+def load(path: Path) -> tuple[openvino.Model, dict[str, Any]]:
+    """The network and the facts of an .xml that `save` wrote. Raises CheckpointError."""
+    ov = _openvino()
+    try:
+        network = ov.Core().read_model(path)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read by OpenVINO; keep the .bin beside the .xml, or export it again"
+        ) from error
+    if not network.has_rt_info([_FACTS]):
+        raise CheckpointError(f"{path}: was not written by medfuse; use a file of `medfuse export`")
+    return network, json.loads(network.get_rt_info([_FACTS]).astype(str))
+
+
+def _compiled(network: openvino.Model, example: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
+    ov = _openvino()
+    fixed = network.clone()
+    fixed.reshape({0: ov.PartialShape([*example.shape])})
+    settings = {
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    compiled = ov.Core().compile_model(fixed, "CPU", settings)
+    request = compiled.create_infer_request()
+    shape = tuple(compiled.output(0).shape)
+
+    def run(windows: Tensor) -> Tensor:
+        logits = torch.empty(shape)  # OpenVINO writes into it, so that nothing is copied
+        request.set_input_tensor(ov.Tensor(windows.float().contiguous().numpy(), shared_memory=True))
+        request.set_output_tensor(ov.Tensor(logits.numpy(), shared_memory=True))
+        request.infer()
+        return logits
+
+    return in_batches_of(len(example), run)
+
+
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise MedfuseError(
+            f"runtime openvino: it is not installed ({error}); pip install 'medfuse[openvino]'"
+        ) from None
+    return openvino

@@ -1,0 +1,193 @@
+"""`auto` takes the fastest runtime that is right, remembers it, and goes on without those that fail."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from medfuse import registry
+from medfuse.api import Runtime
+from medfuse.core.errors import MedfuseError
+from medfuse.testing import check_runtime
+
+WINDOWS = torch.randn((2, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+
+
+class Fake(Runtime):
+    """A runtime that takes its time.
+
+    runtime: {use: fake}
+    """
+
+    name: str = "fake"
+    seconds: float = 0.0
+    error: str = ""
+    factor: float = 1.0
+    prepared: ClassVar[list[str]] = []
+
+    def prepare(self, model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
+        self.prepared.append(self.name)
+        if self.error:
+            raise {"missing": MedfuseError, "broken": RuntimeError}[self.error]("it is not here\nat all")
+
+        def run(windows: Tensor) -> Tensor:
+            time.sleep(self.seconds)
+            with torch.inference_mode():
+                return self.factor * model(windows)
+
+        return run
+
+
+SLOW, QUICK = Fake(name="slow", seconds=0.1), Fake(name="quick")
+WRONG, BROKEN, MISSING = Fake(name="wrong", factor=-1), Fake(error="broken"), Fake(error="missing")
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Path:
+    """Where it remembers, still empty."""
+    monkeypatch.setenv("MEDFUSE_CACHE", str(tmp_path))
+    caplog.set_level(logging.INFO)
+    Fake.prepared.clear()
+    return tmp_path / "runtimes.json"
+
+
+def network(channels: int = 4) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, 3, 1)).eval()
+
+
+def prepared(*candidates: Runtime, model: nn.Module | None = None) -> Callable[[Tensor], Tensor]:
+    auto = registry.get(Runtime.group, "auto")(candidates=candidates)
+    assert isinstance(auto, Runtime)
+    return auto.prepare(model or network(), WINDOWS)
+
+
+def test_the_fastest_is_taken_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    prepared(SLOW, QUICK)(WINDOWS)
+    said = caplog.messages[-1]
+    assert said.startswith('Fake {"name": "quick"} runs the network: a batch of windows takes Fake')
+    assert said.index("quick") < said.index("slow")
+
+
+def test_what_was_found_is_remembered_for_another_network_of_that_structure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    prepared(SLOW, QUICK)
+    Fake.prepared.clear()
+    other = network()
+    nn.init.normal_(other[0].weight)
+    prepared(SLOW, QUICK, model=other)
+    assert Fake.prepared == ["quick"]
+    assert "as was found before" in caplog.messages[-1]
+
+
+def test_another_structure_or_candidate_is_tried_anew() -> None:
+    prepared(SLOW, QUICK)
+    Fake.prepared.clear()
+    prepared(SLOW, QUICK, model=network(channels=5))
+    prepared(QUICK, SLOW, Fake(name="third"))
+    assert sorted(Fake.prepared) == ["quick", "quick", "slow", "slow", "third"]
+
+
+def test_what_is_remembered_and_now_wrong_is_not_used(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    prepared(SLOW, WRONG)
+    entries = json.loads(cache.read_text())
+    (entry,) = entries.values()
+    entry["choice"] = 'Fake {"name": "wrong", "factor": -1.0}'
+    cache.write_text(json.dumps(entries))
+    assert torch.equal(prepared(SLOW, WRONG)(WINDOWS), prepared(SLOW)(WINDOWS))
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [(WRONG, "its results change"), (BROKEN, "RuntimeError: it is not here"), (MISSING, "it is not here")],
+)
+def test_a_candidate_that_fails_is_left_out_with_a_line(
+    fault: Runtime, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = prepared(fault, SLOW)
+    with torch.no_grad():
+        assert torch.equal(run(WINDOWS), network()(WINDOWS))
+    assert any(line.startswith("not Fake") and said in line for line in caplog.messages)
+
+
+def test_where_all_fail_torch_in_fp32_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    run = prepared(WRONG, BROKEN)
+    with torch.no_grad():
+        assert torch.allclose(run(WINDOWS), network()(WINDOWS), atol=1e-6)
+    assert caplog.messages[-1].startswith("torch in fp32 runs the network")
+
+
+def test_a_hopeless_candidate_is_timed_once() -> None:
+    passes = []
+
+    class Counted(Fake):
+        def prepare(self, model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
+            run = super().prepare(model, example)
+            return lambda windows: (passes.append(self.name), run(windows))[1]
+
+    prepared(Counted(name="hopeless", seconds=0.5), Counted(name="quick"))
+    assert passes.count("hopeless") == 2  # is it right, and how long does it take
+    assert passes.count("quick") > 2
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "null", '{"a": '])
+def test_a_damaged_file_is_told_of_and_ignored(
+    damage: str, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.write_text(damage)
+    prepared(SLOW, QUICK)
+    assert "is ignored" in caplog.text
+    assert "quick" in caplog.messages[-1]
+    assert len(json.loads(cache.read_text())) == 1
+
+
+def test_a_cache_that_cannot_be_written_costs_a_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MEDFUSE_CACHE", str(tmp_path / "file"))
+    assert prepared(QUICK)(WINDOWS).shape == (2, 3, 8, 8)
+    assert "not remembered" in caplog.text
+
+
+def test_a_candidate_in_auto_precision_is_tried_in_each(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from medfuse.core import device
+
+    monkeypatch.setattr(device, "_has_bf16", lambda _: True)
+    torch_runtime = registry.get(Runtime.group, "torch")()
+    assert isinstance(torch_runtime, Runtime)
+    prepared(torch_runtime)
+    assert "torch in fp32" in caplog.messages[-1]
+    assert "torch in bf16" in caplog.messages[-1]
+
+
+def test_without_bf16_units_only_fp32_is_tried(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from medfuse.core import device
+
+    monkeypatch.setattr(device, "_has_bf16", lambda _: False)
+    torch_runtime = registry.get(Runtime.group, "torch")()
+    assert isinstance(torch_runtime, Runtime)
+    prepared(torch_runtime)
+    assert "bf16" not in caplog.text
+
+
+def test_it_does_not_choose_itself() -> None:
+    auto = registry.get(Runtime.group, "auto")
+    with pytest.raises(ValidationError, match="leave it out"):
+        auto(candidates=[auto()])
+
+
+def test_it_keeps_the_contract() -> None:
+    check_runtime(registry.get(Runtime.group, "auto")(candidates=["torch"]))

@@ -1,0 +1,105 @@
+"""OpenVINO and ONNX Runtime give what torch gives, for any number of windows."""
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medfuse import registry
+from medfuse.api import ImageInfo, Runtime
+from medfuse.core.errors import MedfuseError
+from medfuse.model.graph import plan_graph
+from medfuse.model.segmenter import build_segmenter
+from medfuse.model.settings import ModelSettings
+from medfuse.testing import check_runtime
+
+NEEDS = {"openvino": ["openvino"], "onnxruntime": ["onnx", "onnxscript", "onnxruntime"]}
+
+
+@pytest.fixture(params=NEEDS)
+def engine(request: pytest.FixtureRequest) -> str:
+    extra = {"openvino": "openvino", "onnxruntime": "onnx"}[request.param]
+    for package in NEEDS[request.param]:
+        pytest.importorskip(package, reason=f"pip install 'medfuse[{extra}]' to run on {request.param}")
+    return str(request.param)
+
+
+def prepared(name: str, model: nn.Module, example: Tensor, **options: Any) -> Any:
+    runtime = registry.get(Runtime.group, name)(**options)
+    assert isinstance(runtime, Runtime)
+    return runtime.prepare(model, example)
+
+
+def segmenter(dims: int, encoder: dict[str, Any]) -> nn.Module:
+    settings = ModelSettings.model_validate(
+        {
+            "backbones": {"encoder": encoder},
+            "fusion": {"decoded": {"use": "unet_decoder", "inputs": ["encoder.*"]}},
+            "head": {"input": "decoded"},
+        }
+    )
+    torch.manual_seed(0)
+    return build_segmenter(plan_graph(settings, ImageInfo(1, (16,) * dims, (1.0,) * dims), 3)).eval()
+
+
+def windows(batch: int, dims: int) -> Tensor:
+    return torch.randn((batch, 1, *[16] * dims), generator=torch.Generator().manual_seed(0))
+
+
+def in_torch(model: nn.Module, given: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(given)
+
+
+UNET = {"use": "unet_encoder", "base_channels": 4, "stages": 3}
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_it_gives_what_torch_gives_for_any_number_of_windows(engine: str, dims: int, batch: int) -> None:
+    model = segmenter(dims, UNET)
+    run = prepared(
+        engine, model, windows(batch, dims), **({"precision": "fp32"} if engine == "openvino" else {})
+    )
+    for number in (1, 2, 3):
+        torch.testing.assert_close(
+            run(windows(number, dims)), in_torch(model, windows(number, dims)), rtol=1e-3, atol=1e-3
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_residual_network_with_hooks_goes_through(engine: str, dims: int) -> None:
+    model = segmenter(dims, {"use": "resnet", "depth": 10})
+    run = prepared(engine, model, windows(1, dims), **({"precision": "fp32"} if engine == "openvino" else {}))
+    torch.testing.assert_close(run(windows(1, dims)), in_torch(model, windows(1, dims)), rtol=1e-3, atol=1e-3)
+
+
+def test_logits_outlive_the_next_windows(engine: str) -> None:
+    run = prepared(engine, segmenter(2, UNET), windows(1, 2))
+    first = run(windows(1, 2))
+    kept = first.clone()
+    run(windows(1, 2) + 1)
+    assert torch.equal(first, kept)
+
+
+def test_it_keeps_the_contract(engine: str) -> None:
+    check_runtime(registry.get(Runtime.group, engine)())
+
+
+def test_a_package_that_is_missing_is_asked_for_in_one_line(engine: str, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, NEEDS[engine][0], None)
+    with pytest.raises(MedfuseError, match=r"pip install 'medfuse\[") as refused:
+        prepared(engine, segmenter(2, UNET), windows(1, 2))
+    assert len(refused.value.lines) == 1
+
+
+def test_openvino_in_bf16_is_near_fp32() -> None:
+    pytest.importorskip("openvino", reason="pip install 'medfuse[openvino]' to run on openvino")
+    model = segmenter(3, UNET)
+    logits = prepared("openvino", model, windows(1, 3), precision="bf16")(windows(1, 3))
+    expected = in_torch(model, windows(1, 3))
+    assert logits.dtype == torch.float32
+    assert (logits - expected).norm() < 0.05 * expected.norm()

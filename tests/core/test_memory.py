@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+
+from medfuse.core.errors import MedfuseError
+from medfuse.core.memory import bytes_text, memory_growth, parse_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4GiB", 4 * 2**30), ("500 MB", 500 * 10**6), ("1.5gib", 3 * 2**29), ("64KiB", 2**16), ("1024", 1024)],
+)
+def test_amounts_are_read_in_every_unit(text: str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "4 apples", "-1GiB", "0GB", "4,5GiB"])
+def test_what_is_no_amount_is_refused(text: str) -> None:
+    with pytest.raises(MedfuseError, match="such as 4GiB"):
+        parse_bytes(text)
+
+
+def test_text_can_be_read_again() -> None:
+    assert parse_bytes(bytes_text(3 * 2**30)) == 3 * 2**30
+    assert parse_bytes(bytes_text(700 * 2**20)) == 700 * 2**20
+
+
+def test_growth_is_that_of_the_peak() -> None:
+    with memory_growth() as growth:
+        np.ones(2**23).sum()  # 64 MiB, given back at once
+        grown = growth()
+    assert 60 * 2**20 < grown < 200 * 2**20

@@ -1,0 +1,139 @@
+"""`medfuse export`: what it writes is whole, says what inference needs, and gives the labels of the run."""
+
+import io
+import zipfile
+
+import nibabel
+import pytest
+import torch
+
+from medfuse.core.errors import CheckpointError
+from medfuse.trained import EXPORTED, load_trained
+
+NEEDS = {"onnx": ["onnx", "onnxscript", "onnxruntime"], "openvino": ["openvino"], "torch": ["torch"]}
+
+
+@pytest.fixture(scope="module", params=NEEDS)
+def exported(request, finished_run, tmp_path_factory):
+    """The finished run in every format."""
+    from medfuse.verbs.export import export_network
+
+    for package in NEEDS[request.param]:
+        pytest.importorskip(package, reason=f"pip install 'medfuse[{request.param}]' to export to it")
+    folder = tmp_path_factory.mktemp("exported")
+    export_network(finished_run.folder, folder, kind=request.param)
+    return folder / f"cubes{EXPORTED[request.param]}"
+
+
+def infer(medfuse, model, image, output):
+    said = medfuse("infer", model, "-i", image, "-o", output, "-q")
+    assert said.code == 0, said.err
+    return nibabel.load(output / image.name).get_fdata()
+
+
+def test_it_gives_the_labels_of_the_run(exported, finished_run, medfuse, tmp_path):
+    image = finished_run.data / "imagesTr" / "cube_03.nii.gz"
+    ours = infer(medfuse, exported, image, tmp_path / "exported")
+    theirs = infer(medfuse, finished_run.folder, image, tmp_path / "run")
+    assert (ours == theirs).mean() > 0.99  # either may compute in bf16
+
+
+def test_it_carries_the_facts_of_the_weights(exported, finished_run):
+    own, run = (load_trained([path]) for path in (exported, finished_run.folder / "weights_last.safetensors"))
+    assert own.plan == run.plan
+    assert own.settings == run.settings
+
+
+def test_it_takes_any_number_of_windows(exported, finished_run):
+    run = load_trained([finished_run.folder / "weights_last.safetensors"], device="cpu").networks[0]
+    own = load_trained([exported], device="cpu").networks[0]
+    windows = torch.randn((3, 1, 16, 16, 16), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        for number in (2, 1, 3):
+            expected = run(windows[:number])
+            assert (own(windows[:number]) - expected).norm() < 0.05 * expected.norm()
+
+
+def test_features_of_what_was_exported_are_refused(exported, medfuse, tmp_path):
+    said = medfuse("features", exported, "-l", "decoded", "-i", tmp_path, "-o", tmp_path / "out")
+    assert said.code == 2
+    assert "hands out logits only" in said.err
+
+
+def test_a_truncated_file_is_refused_in_a_line(exported, tmp_path):
+    broken = tmp_path / exported.name
+    broken.write_bytes(exported.read_bytes()[:-200])
+    with pytest.raises(CheckpointError, match=broken.name):
+        load_trained([broken])
+
+
+def test_nothing_is_left_of_an_export_that_differs(finished_run, monkeypatch, medfuse, tmp_path):
+    from medfuse.verbs import export
+
+    monkeypatch.setattr(export, "disagreement", lambda expected, given: "its results change")
+    said = medfuse("export", finished_run.folder, "--format", "torch", "-o", tmp_path / "new")
+    assert (said.code, [*(tmp_path / "new").iterdir()]) == (2, [])
+    assert "its results change" in said.err
+
+
+def test_an_ending_of_another_format_is_refused(finished_run, medfuse, tmp_path):
+    said = medfuse("export", finished_run.folder, "--format", "torch", "-o", tmp_path / "a.onnx")
+    assert said.code == 2
+    assert "ends in .pt2" in said.err
+
+
+@pytest.fixture(scope="module")
+def program(finished_run, tmp_path_factory):
+    from medfuse.verbs.export import export_network
+
+    path = tmp_path_factory.mktemp("program") / "cubes.pt2"
+    export_network(finished_run.folder, path, kind="torch")
+    return path
+
+
+def rewritten(source, target, change):
+    """A copy of an archive, each file of which `change(name, bytes)` may replace."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+    return target
+
+
+class Trap:
+    """Leaves a mark when it is unpickled."""
+
+    def __reduce__(self):
+        return (exec, ("import builtins; builtins.sprung = True",))
+
+
+def trapped():
+    buffer = io.BytesIO()
+    torch.save((Trap(),), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda name, data: trapped() if "sample_inputs" in name else data,
+        lambda name, data: data.replace(b"torch.ops.aten.conv3d.default", b"torch.hub.load"),
+        lambda name, data: data.replace(b'"use_pickle": false', b'"use_pickle": true'),
+        lambda name, data: data.replace(b'"expr_str": "s', b'"expr_str": "exec(1)+s'),
+    ],
+    ids=["pickle", "call", "pickled weights", "expression"],
+)
+def test_a_program_that_would_run_code_is_refused(program, tmp_path, change):
+    import builtins
+
+    path = rewritten(program, tmp_path / "trap.pt2", change)
+    assert path.read_bytes() != program.read_bytes()
+    with pytest.raises(CheckpointError, match="is not loaded"):
+        load_trained([path])
+    assert not hasattr(builtins, "sprung")
+
+
+def test_a_program_of_others_is_refused(tmp_path):
+    path = tmp_path / "other.pt2"
+    torch.export.save(torch.export.export(torch.nn.Conv2d(1, 2, 3), (torch.zeros(1, 1, 8, 8),)), path)
+    with pytest.raises(CheckpointError, match="not written by medfuse"):
+        load_trained([path])

@@ -84,7 +84,7 @@ class Cells:
 
     def values(self, corners: Tensor, classes: Tensor) -> Tensor:
         """(n, 2, 2, 2): logits at those corners of one class each."""
-        return self.memory.take(corners + (classes * self.region.logits.stride(0))[:, None, None, None])
+        return _taken(self.memory, corners + (classes * self.region.logits.stride(0))[:, None, None, None])
 
     def spread(self, values: Tensor, cells: Tensor) -> Tensor:
         """(n, nx, ny, nz): the fine values of cells (n, 3) from their corners' (n, 2, 2, 2)."""
@@ -119,8 +119,8 @@ def paint(
     table: the label of each class; for regions first what is written where none is present.
     """
     decide = _softmax if kind == "softmax" else _regions
-    for part in region.parts(axes, 2 * _AT_ONCE):
-        cells = Cells(part, axes)
+    for piece in region.pieces(axes, lambda piece: piece.voxels <= _AT_ONCE):
+        cells = Cells(piece, axes)
         decide(cells, table, _Canvas(cells, rows, start))
 
 
@@ -145,7 +145,7 @@ class _Canvas:
         """Labels (n, nx, ny, nz) of the fine voxels of cells (n, 3)."""
         x, y, z = ((self.cells.fine[a][cells[:, a]] - self.start[a]) * self.rows.stride(a) for a in range(3))
         places = x[:, :, None, None] + y[:, None, :, None] + z[:, None, None, :]
-        self.rows.view(-1)[places.view(-1)] = labels.reshape(-1)
+        self.rows.view(-1).scatter_(0, places.reshape(-1), labels.reshape(-1))
 
     def _axes(self) -> Iterator[tuple[Axis, range, int]]:
         return zip(self.cells.axes, self.cells.region.cells, self.start)
@@ -269,7 +269,7 @@ class _Blocks:
         step = max(1, _AT_ONCE // self.top.numel())
         for begin in range(0, self.classes, step):
             some = logits[begin : begin + step]
-            torch.maximum(self.top, some.amax(0), out=self.top)
+            torch.maximum(self.top, some[0] if len(some) == 1 else some.amax(0), out=self.top)
             largest[begin : begin + step] = _pooled(some)
         self.largest = largest.flatten(1).t().contiguous()  # (blocks, classes)
 
@@ -304,12 +304,12 @@ class _Blocks:
             sum((v * s for v, s in zip(voxels, steps)), torch.zeros((), dtype=torch.long, device=some.device))
             for steps in (self._logits.stride()[1:], self.top.stride())
         )
-        top, least = self.top.take(inner), least.take(inner)
+        top, least = _taken(self.top.view(-1), inner), _taken(least.view(-1), inner)
         found = torch.full_like(inner, -1, dtype=torch.int32)
         near = torch.zeros_like(inner, dtype=torch.int32)
         for rows, classes in _rounds(*able.nonzero().unbind(1)):
             n = len(rows)  # rows are 0 … n - 1, as blocks are sorted by how many they have
-            values = memory.take(places[:n] + (classes * self._logits.stride(0))[:, None, None, None])
+            values = _taken(memory, places[:n] + (classes * self._logits.stride(0))[:, None, None, None])
             near[:n] += values >= least[:n]
             first = (found[:n] < 0) & (values == top[:n])
             found[:n] = torch.where(first, classes.int()[:, None, None, None], found[:n])
@@ -326,6 +326,10 @@ class _Blocks:
             .view(-1, *(_BLOCK if a == b else 1 for b in range(3)))
             for a, (begin, n) in enumerate(zip(begins, self.top.shape))
         ]
+
+
+def _taken(memory: Tensor, places: Tensor) -> Tensor:
+    return memory.index_select(0, places.reshape(-1)).view(places.shape)
 
 
 def _pooled(values: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from medfuse.core.geometry import Geometry
 from medfuse.core.volumes import smallest_integer
 from medfuse.infer.bricks import Brick
 from medfuse.infer.decide import paint
+from medfuse.infer.probabilities import Box, boxes
 from medfuse.infer.seams import Seams
 from medfuse.infer.trilinear import Axis
 
@@ -51,10 +52,15 @@ class Exporter:
         *,
         kind: Kind = "softmax",
         sweep: int = 0,
+        probabilities: Callable[[Box], None] | None = None,
     ) -> None:
-        """shape: of the coarse volume (x, y, z); sweep: the axis along which bricks come last to first."""
+        """shape: of the coarse volume (x, y, z). sweep: the axis along which slab follows slab.
+
+        probabilities: is given those of all voxels, box by box, each voxel once.
+        """
         self._axes = tuple(Axis(coarse, fine) for coarse, fine in zip(shape, geometry.ras_shape))
         self._geometry, self._kind, self._sweep = geometry, kind, sweep
+        self._on_box = probabilities
         self._seams = Seams(self._axes, sweep)
         self._values = list(values) if kind == "softmax" else [0, *values]
         self._dtype = np.dtype(smallest_integer(max(self._values)))
@@ -83,12 +89,11 @@ class Exporter:
         table = torch.tensor(self._values, device=rows.device).to(rows.dtype)
         for region in self._seams.regions(brick):
             if region:
+                for box in boxes(region, self._axes, self._kind, self._geometry) if self._on_box else ():
+                    self._on_box(box)
                 paint(region, self._axes, self._kind, table, rows, start)
-        last = all(w.stop == axis.coarse for a, (w, axis) in self._others(brick) if a != self._sweep)
-        return self._give() if last else None
-
-    def _others(self, brick: Brick) -> list[tuple[int, tuple[slice, Axis]]]:
-        return list(enumerate(zip(brick.where, self._axes)))
+        ends = [where.stop == axis.coarse for where, axis in zip(brick.where, self._axes)]
+        return self._give() if all(end for a, end in enumerate(ends) if a != self._sweep) else None
 
     def _slab(self, brick: Brick) -> Tensor:
         """Room for the rows that a slab settles."""

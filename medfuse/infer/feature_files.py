@@ -7,7 +7,8 @@ import json
 import secrets
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ FORMATS: tuple[Format, ...] = ("npz", "zarr", "nifti")
 
 def check_format(kind: Format) -> None:
     """Raises MedfuseError where what writes this format is not installed."""
-    if kind == "zarr" and not hasattr(_zarr(), "create_group"):
+    if kind == "zarr" and not hasattr(zarr_module(), "create_group"):
         raise MedfuseError(
             "--format zarr: this zarr is older than 3; pip install 'zarr>=3', or use --format npz"
         )
@@ -68,9 +69,8 @@ def _write_npz(path: Path, case: str, maps: Sequence[FeatureMap]) -> None:
 
 
 def _write_zarr(path: Path, case: str, maps: Sequence[FeatureMap]) -> None:
-    zarr = _zarr()
-
-    def write(temporary: Path) -> None:
+    zarr = zarr_module()
+    with new_folder(path) as temporary:
         group = zarr.create_group(str(temporary), attributes={"medfuse": medfuse.__version__, "case": case})
         for one in maps:
             values = one.values
@@ -79,18 +79,20 @@ def _write_zarr(path: Path, case: str, maps: Sequence[FeatureMap]) -> None:
             )
             array[...] = values
 
-    _replace_folder(path, write)
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that is whole or absent: hand out a temporary one, rename it when the block ends well.
 
-def _replace_folder(path: Path, write: Callable[[Path], None]) -> None:
-    """A folder that is whole or absent. One that stands there is replaced only if medfuse wrote it."""
+    One that stands there is replaced only if medfuse wrote it. Raises OutputError.
+    """
     if path.exists() and not _is_ours(path):
         raise OutputError(f"{path}: is not what medfuse wrote; move it away, or choose another output folder")
     token = secrets.token_hex(4)
     temporary, old = (path.with_name(f".unfinished-{token}{end}") for end in (path.suffix, ".old"))
     try:
         with reported(path):
-            write(temporary)
+            yield temporary
             if path.exists():
                 path.rename(old)
             temporary.rename(path)
@@ -127,11 +129,11 @@ def _facts(one: FeatureMap) -> Mapping[str, Any]:
     }
 
 
-def _zarr() -> Any:
+def zarr_module(option: str = "--format zarr", instead: str = ", or use --format npz") -> Any:
+    """Raises MedfuseError where zarr is missing, with the `option` that needs it and what to do `instead`."""
     try:
         return importlib.import_module("zarr")
     except ImportError as error:
         raise MedfuseError(
-            f"--format zarr: zarr cannot be imported ({error}); pip install 'medfuse[features]', or use "
-            "--format npz"
+            f"{option}: zarr cannot be imported ({error}); pip install 'medfuse[features]'{instead}"
         ) from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,17 +24,27 @@ class Region:
     def __bool__(self) -> bool:
         return all(self.cells)
 
-    def parts(self, axes: tuple[Axis, ...], voxels: int) -> Iterator[Region]:
-        """The region cut along x into parts of about `voxels` coarse voxels, views of the same logits."""
-        _, nx, ny, nz = self.logits.shape
-        step = max(1, len(self.cells[0]) * voxels // (nx * ny * nz))
-        for begin in range(0, len(self.cells[0]), step):
-            yield self._with_x(axes[0], self.cells[0][begin : begin + step])
+    @property
+    def voxels(self) -> int:
+        """How many coarse voxels it has."""
+        return math.prod(self.logits.shape[1:])
 
-    def _with_x(self, x: Axis, cells: range) -> Region:
-        start, stop = int(x.low[cells[0]]), int(x.high[cells[-1]]) + 1
-        logits = self.logits.narrow(1, start - self.origin[0], stop - start)
-        return Region(logits, (start, *self.origin[1:]), (cells, *self.cells[1:]))
+    def pieces(self, axes: tuple[Axis, ...], fits: Callable[[Region], bool]) -> Iterator[Region]:
+        """The region halved until every piece `fits`, or is one cell. Views of the same logits."""
+        longest = max(range(3), key=lambda a: (len(self.cells[a]) > 1, a < 2, len(self.cells[a])))
+        cells = self.cells[longest]
+        if len(cells) == 1 or fits(self):
+            yield self
+        else:
+            for half in (cells[: len(cells) // 2], cells[len(cells) // 2 :]):
+                yield from self._along(longest, axes[longest], half).pieces(axes, fits)
+
+    def _along(self, a: int, axis: Axis, cells: range) -> Region:
+        begin, end = int(axis.low[cells[0]]), int(axis.high[cells[-1]]) + 1
+        logits = self.logits.narrow(a + 1, begin - self.origin[a], end - begin)
+        origin = [begin if b == a else o for b, o in enumerate(self.origin)]
+        x, y, z = (cells if b == a else c for b, c in enumerate(self.cells))
+        return Region(logits, (origin[0], origin[1], origin[2]), (x, y, z))
 
 
 class Seams:

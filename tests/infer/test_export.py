@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from medfuse.core.geometry import Geometry
 from medfuse.infer.bricks import Brick
 from medfuse.infer.export import Exporter, Kind, Rows, to_label_map
+from medfuse.infer.probabilities import open_probabilities
 
 Shape = tuple[int, int, int]
 
@@ -146,6 +148,33 @@ def test_no_voxel_differs_whatever_the_shapes_and_the_cuts(seed: int) -> None:
     assert np.array_equal(labels, winners(scores, (x, y, z)))
 
 
+@pytest.mark.parametrize("kind", ["softmax", "regions"])
+def test_probabilities_are_those_of_interpolated_logits(tmp_path: Path, kind: Kind) -> None:
+    zarr = pytest.importorskip("zarr", reason="zarr is an extra: pip install 'medfuse[features]'")
+    scores, found = smooth(3, 4, 5, 6), tmp_path / "case.zarr"
+    with open_probabilities(found, PERMUTED, ["background", "liver", "tumour"]) as write:
+        exporter = Exporter((4, 5, 6), PERMUTED, [0, 1, 2], kind=kind, sweep=2, probabilities=write)
+        for brick in bricks(scores, 2, [(2,), (), (1, 3)]):
+            exporter.add(brick)
+    fine = interpolated(scores, PERMUTED.ras_shape)
+    wanted = fine.softmax(0) if kind == "softmax" else fine.sigmoid()
+    array = zarr.open_group(str(found), mode="r")["probabilities"]
+    assert np.allclose(array[:], PERMUTED.turn.undo(wanted.numpy()), atol=1e-3)
+    assert array.attrs["classes"] == ["background", "liver", "tumour"]
+
+
+def test_probabilities_of_a_case_that_fails_leave_no_folder(tmp_path: Path) -> None:
+    pytest.importorskip("zarr", reason="zarr is an extra: pip install 'medfuse[features]'")
+
+    def fail() -> None:
+        with open_probabilities(tmp_path / "case.zarr", PERMUTED, ["background"]):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_logits_are_left_as_they_were() -> None:
     before = logits(3, 4, 4, 4)
     to_label_map(after := before.clone(), geometry(8, 8, 8), range(3))
@@ -187,7 +216,13 @@ def test_rows_say_where_they_lie_in_a_turned_file(sweep: int) -> None:
 
 @pytest.mark.parametrize(
     ("values", "dtype"),
-    [([0, 1], np.uint8), ([0, 255], np.uint8), ([0, 256], np.uint16), ([0, 70000], np.uint32)],
+    [
+        ([0, 1], np.uint8),
+        ([0, 255], np.uint8),
+        ([0, 256], np.uint16),
+        ([0, 65535], np.uint16),
+        ([0, 70000], np.uint32),
+    ],
 )
 def test_values_take_the_smallest_type_that_holds_them(values: list[int], dtype: type) -> None:
     labels = to_label_map(logits(2, 3, 3, 3), geometry(3, 3, 3), values)

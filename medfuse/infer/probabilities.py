@@ -1,0 +1,97 @@
+"""Probabilities on the input's grid, box by box, and the Zarr array that they are written into."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+import medfuse
+from medfuse.core.geometry import Geometry
+from medfuse.infer.feature_files import new_folder, zarr_module
+from medfuse.infer.seams import Region
+from medfuse.infer.trilinear import Axis
+
+_AT_ONCE = 1 << 22  # numbers in a box
+_CHUNK = 32  # voxels along each axis of a chunk
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """Probabilities (classes, i, j, k) in float16 and their place in the file's own axes."""
+
+    where: tuple[slice, slice, slice]
+    values: npt.NDArray[np.float16]
+
+
+def boxes(region: Region, axes: tuple[Axis, ...], kind: str, geometry: Geometry) -> Iterator[Box]:
+    """Softmax over classes, or for regions the sigmoid of each, of the interpolated logits."""
+
+    def fits(piece: Region) -> bool:
+        return len(piece.logits) * math.prod(len(fine) for fine in _fine(piece, axes)) <= _AT_ONCE
+
+    for piece in region.pieces(axes, fits):
+        logits = _interpolated(piece, axes)
+        values = logits.softmax(0) if kind == "softmax" else logits.sigmoid()
+        turned = geometry.turn.undo(values.half().cpu().numpy())
+        yield Box(_in_file(_fine(piece, axes), geometry), turned)
+
+
+def _fine(piece: Region, axes: tuple[Axis, ...]) -> list[range]:
+    """The fine voxels of a piece, per axis."""
+    return [range(int(axis.first[c.start]), int(axis.first[c.stop])) for axis, c in zip(axes, piece.cells)]
+
+
+def _interpolated(piece: Region, axes: tuple[Axis, ...]) -> Tensor:
+    values = piece.logits
+    for number, fine in reversed(list(enumerate(_fine(piece, axes)))):
+        axis, cells = axes[number], slice(piece.cells[number].start, piece.cells[number].stop)
+        counts = np.diff(axis.first)[cells]
+        sides = (np.repeat(side[cells] - piece.origin[number], counts) for side in (axis.low, axis.high))
+        low, high = (torch.from_numpy(side).to(values.device) for side in sides)
+        weights = torch.from_numpy(axis.weights[:, fine.start : fine.stop]).to(values.device)
+        before, after = weights.view(2, *(-1 if a == number else 1 for a in range(3)))
+        values = values.index_select(number + 1, low) * before + values.index_select(number + 1, high) * after
+    return values
+
+
+def _in_file(fine: Sequence[range], geometry: Geometry) -> tuple[slice, slice, slice]:
+    turn, where = geometry.turn, [slice(0)] * 3
+    for run, axis, flipped in zip(fine, turn.axes, turn.flipped):
+        n = geometry.shape[axis]
+        where[axis] = slice(n - run.stop, n - run.start) if flipped else slice(run.start, run.stop)
+    return where[0], where[1], where[2]
+
+
+@contextmanager
+def open_probabilities(
+    path: Path, geometry: Geometry, names: Sequence[str]
+) -> Iterator[Callable[[Box], None]]:
+    """A .zarr folder, whole or absent, whose array `probabilities` (classes, i, j, k) is filled box by box.
+
+    Its attributes name the classes and give the affine. Raises MedfuseError where zarr is not installed, and
+    OutputError where the folder cannot be written or is not medfuse's own.
+    """
+    zarr = zarr_module("--probabilities", "")
+    with new_folder(path) as temporary:
+        group = zarr.create_group(str(temporary), attributes={"medfuse": medfuse.__version__})
+        array: Any = group.create_array(
+            "probabilities",
+            shape=(len(names), *geometry.shape),
+            chunks=(len(names), *(min(n, _CHUNK) for n in geometry.shape)),
+            dtype="float16",
+            attributes={"classes": list(names), "affine": geometry.affine.tolist()},
+        )
+
+        def write(box: Box) -> None:
+            array[(slice(None), *box.where)] = box.values
+
+        yield write

@@ -23,6 +23,7 @@ from medfuse.core.errors import OutputError
 from medfuse.core.geometry import Geometry
 from medfuse.core.prepared import Prepared
 from medfuse.core.volumes import open_volume
+from medfuse.infer.bricks import Brick
 from medfuse.infer.cases import output_name
 from medfuse.infer.export import Exporter
 from medfuse.infer.feature_files import zarr_module
@@ -32,7 +33,7 @@ from medfuse.infer.plan import FEED_BYTES, LARGE_SUMS, Way, run_one_window
 from medfuse.infer.probabilities import open_probabilities
 from medfuse.infer.settings import InferSettings
 from medfuse.infer.sliding import Network, WindowCount, flip_combinations, predict_bricks
-from medfuse.infer.stitch import Brick, carry_bytes
+from medfuse.infer.stitch import carry_bytes
 from medfuse.infer.windows import AxisName, plan_grid
 
 log = logging.getLogger(__name__)
@@ -280,7 +281,7 @@ class _Line:
         job.sweep = grid.sweep
         job.sums = torch.float16 if way.sums == "float16" else torch.float32
         if carry_bytes(grid, len(self._recipe.labels), job.sums.itemsize) > LARGE_SUMS:
-            if any(network.rough is None for network in self._networks):
+            if any(network.rough is None for network in self._networks) and job.image is not None:
                 run_one_window(job.image, self._networks, **self._options)
             job.sums = torch.float16 if all(network.rough for network in self._networks) else job.sums
 

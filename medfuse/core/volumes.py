@@ -234,7 +234,7 @@ def _read_nifti(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
     try:
         with _opener(path)(path, "rb") as file:
             return np.asanyarray(ArrayProxy(file, layout, mmap=False)), geometry
-    except IsalError as error:
+    except IsalError as error:  # type: ignore[misc]  # its stub declares an instance
         raise _broken(path, EOFError()) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _broken(path, error) from error
@@ -267,7 +267,7 @@ def _nifti_slabs(path: Path, image: Any, channels: int) -> Iterator[Slab]:
                 slab = raw.reshape((i, j, rows), order="F")
                 scaled = apply_read_scaling(slab, np.float64(proxy.slope), np.float64(proxy.inter))
                 yield channel, first, _native(path, scaled)
-    except IsalError as error:
+    except IsalError as error:  # type: ignore[misc]  # its stub declares an instance
         raise _broken(path, EOFError()) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _broken(path, error) from error

@@ -85,6 +85,9 @@ def infer(
     explain: Annotated[
         bool, typer.Option("--explain", help="only tell windows, time and memory of each case")
     ] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="also write CASE_probabilities.zarr, a float16 per class")
+    ] = False,
     max_memory: Annotated[
         str | None,
         typer.Option(metavar="4GiB", help="main memory that may be taken above the loaded model"),
@@ -110,7 +113,8 @@ def infer(
         return
     if output is None:
         raise typer.BadParameter("name a folder for the label maps", param_hint="--output")
-    done = infer_volumes(weights, inputs, output, **how, reporter=Reporter(quiet=quiet))
+    reporter = Reporter(quiet=quiet)
+    done = infer_volumes(weights, inputs, output, **how, probabilities=probabilities, reporter=reporter)
     typer.echo(done.text)
     if done.failed:
         raise typer.Exit(2)

@@ -71,9 +71,15 @@ class Trained:
     device: torch.device
 
     def infer(
-        self, cases: Sequence[Case], output: Path, reporter: Reporter, *, max_memory: int | None = None
+        self,
+        cases: Sequence[Case],
+        output: Path,
+        reporter: Reporter,
+        *,
+        max_memory: int | None = None,
+        probabilities: bool = False,
     ) -> Outcome:
-        """Label maps of `cases` into `output`, and what became of each.
+        """Label maps of `cases` into `output`, probabilities too where wanted, and what became of each.
 
         With `max_memory`, in bytes, main memory grows by no more than that above the loaded model. Raises
         MedfuseError before any work where a case cannot be done in it.
@@ -91,7 +97,7 @@ class Trained:
             scratch = output if case.name in ways and ways[case.name].on_disk else None
             return self._preprocessor.prepare(case, scratch=scratch)
 
-        recipe = Recipe(self.hashes, self.plan.labels, self.plan.patch_size, self.settings)
+        recipe = Recipe(self.hashes, self.plan.labels, self.plan.patch_size, self.settings, probabilities)
         with reporter.track(f"predicting {len(cases)} cases", 100 * len(cases)) as advance:
             return infer_cases(
                 cases,

@@ -5,11 +5,12 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from medfuse.core.errors import OutputError
 
@@ -35,8 +36,7 @@ def atomic(path: Path) -> Iterator[Path]:
         with reported(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.touch(exist_ok=False)
-            with open(temporary, "rb") as file:
-                _locked(file)  # so that another process does not take it for a leftover
+            with claimed(temporary):  # so that another process does not take it for a leftover
                 yield temporary
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
@@ -48,19 +48,28 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the unfinished files of processes that were killed. A process that lives has its own locked."""
+    """Remove the unfinished files and folders of killed processes; living ones have claimed theirs."""
     for left in folder.glob(f"{UNFINISHED}*"):
-        with suppress(OSError), open(left, "rb") as file:
-            if _locked(file):
-                left.unlink()
+        with suppress(OSError), claimed(left) as mine:
+            if mine:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-def _locked(file: IO[bytes]) -> bool:
-    """Lock a file until it is closed, or its process ends; False where that cannot be."""
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Lock a file or folder until the block ends, or the process; whether that could be done."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        yield _locked(handle)
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
     if fcntl is None:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

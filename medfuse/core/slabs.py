@@ -97,7 +97,7 @@ def stream(
 
 
 @contextmanager
-def _deflated(raw: IO[bytes], compressed: bool) -> Iterator[IO[bytes]]:
+def _deflated(raw: IO[bytes], compressed: bool) -> Iterator[Any]:
     if not compressed:
         yield raw
         return

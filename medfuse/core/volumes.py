@@ -225,7 +225,7 @@ def _nifti(path: Path) -> tuple[Any, Geometry]:
 
 
 def _read_nifti(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
-    from isal.isal_zlib import error as damaged
+    from isal.igzip_lib import IsalError
     from nibabel.arrayproxy import ArrayProxy
 
     image, geometry = _nifti(path)
@@ -234,7 +234,7 @@ def _read_nifti(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
     try:
         with _opener(path)(path, "rb") as file:
             return np.asanyarray(ArrayProxy(file, layout, mmap=False)), geometry
-    except damaged as error:
+    except IsalError as error:  # type: ignore[misc]  # its stub declares an instance
         raise _broken(path, EOFError()) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _broken(path, error) from error
@@ -250,7 +250,7 @@ def _opener(path: Path) -> Callable[[Path, str], Any]:
 
 def _nifti_slabs(path: Path, image: Any, channels: int) -> Iterator[Slab]:
     """The file read once from its beginning to its end, which is all that gzip can do."""
-    from isal.isal_zlib import error as damaged
+    from isal.igzip_lib import IsalError
     from nibabel.volumeutils import apply_read_scaling
 
     proxy, (i, j, k) = image.dataobj, image.shape[:3]
@@ -267,7 +267,7 @@ def _nifti_slabs(path: Path, image: Any, channels: int) -> Iterator[Slab]:
                 slab = raw.reshape((i, j, rows), order="F")
                 scaled = apply_read_scaling(slab, np.float64(proxy.slope), np.float64(proxy.inter))
                 yield channel, first, _native(path, scaled)
-    except damaged as error:
+    except IsalError as error:  # type: ignore[misc]  # its stub declares an instance
         raise _broken(path, EOFError()) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _broken(path, error) from error

@@ -16,7 +16,7 @@ import numpy as np
 
 import medfuse
 from medfuse.core.errors import MedfuseError, OutputError
-from medfuse.core.files import atomic, reported
+from medfuse.core.files import UNFINISHED, atomic, claimed, reported
 from medfuse.infer.features import FeatureMap
 
 Format = Literal["npz", "zarr", "nifti"]
@@ -89,10 +89,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists() and not _is_ours(path):
         raise OutputError(f"{path}: is not what medfuse wrote; move it away, or choose another output folder")
     token = secrets.token_hex(4)
-    temporary, old = (path.with_name(f".unfinished-{token}{end}") for end in (path.suffix, ".old"))
+    temporary, old = (path.with_name(f"{UNFINISHED}{token}{end}") for end in (path.suffix, ".old"))
     try:
         with reported(path):
-            yield temporary
+            temporary.mkdir(parents=True)
+            with claimed(temporary):
+                yield temporary
             if path.exists():
                 path.rename(old)
             temporary.rename(path)

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,17 @@ from medfuse.core.errors import OutputError
 from medfuse.core.geometry import Geometry
 from medfuse.core.prepared import Prepared
 from medfuse.core.volumes import open_volume
+from medfuse.infer.bricks import Brick
 from medfuse.infer.cases import output_name
 from medfuse.infer.export import Exporter
+from medfuse.infer.feature_files import zarr_module
 from medfuse.infer.feed import Abandoned, Feed
-from medfuse.infer.manifest import Ledger, Outcome, Progress, files_now
+from medfuse.infer.manifest import Ledger, Outcome, Progress, files_now, size_of
 from medfuse.infer.plan import FEED_BYTES, LARGE_SUMS, Way, run_one_window
+from medfuse.infer.probabilities import open_probabilities
 from medfuse.infer.settings import InferSettings
 from medfuse.infer.sliding import Network, WindowCount, flip_combinations, predict_bricks
-from medfuse.infer.stitch import Brick, carry_bytes
+from medfuse.infer.stitch import carry_bytes
 from medfuse.infer.windows import AxisName, plan_grid
 
 log = logging.getLogger(__name__)
@@ -44,13 +47,15 @@ Work = Callable[[Case, Callable[[int, int], None]], dict[str, Any]]
 class Recipe:
     """All that a label map depends on, apart from its images. While it stays, finished cases are skipped.
 
-    weights: one hash per fold. labels: name → value, in the order of the network's classes.
+    weights: one hash per fold. labels: name → value, in the order of the network's classes. `probabilities`:
+    whether those of all classes are wanted too.
     """
 
     weights: tuple[str, ...]
     labels: Mapping[str, int]
     patch_size: tuple[int, ...]
     settings: InferSettings
+    probabilities: bool = False
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -58,6 +63,7 @@ class Recipe:
             "labels": dict(self.labels),
             "patch_size": list(self.patch_size),
             "settings": self.settings.model_dump(mode="json", exclude={"batch_size"}),
+            **({"probabilities": True} if self.probabilities else {}),
         }
 
 
@@ -74,6 +80,8 @@ def infer_cases(
 ) -> Outcome:
     """Write a label map for every case into `output`, with the geometry of its image, and manifest.json.
 
+    Where the recipe wants probabilities, CASE_probabilities.zarr is written too (see `open_probabilities`).
+
     A case that is finished, from the same images and recipe, is skipped. One that fails is named with its
     reason and the rest go on. Raises OutputError before any work where `output` cannot be written or a
     label map would replace an image, and as soon as the disk is full.
@@ -86,6 +94,8 @@ def infer_cases(
     `progress` is called by any of the threads, by one at a time.
     """
     flip_combinations(recipe.settings.mirror, len(recipe.patch_size))
+    if recipe.probabilities:
+        zarr_module("--probabilities", "")  # raises before any work where it is missing
     refuse_to_replace_images(cases, lambda case: [output / output_name(case)])
     ledger = Ledger(cases, recipe.facts(), output, progress)
     cases = ledger.unfinished()
@@ -271,7 +281,7 @@ class _Line:
         job.sweep = grid.sweep
         job.sums = torch.float16 if way.sums == "float16" else torch.float32
         if carry_bytes(grid, len(self._recipe.labels), job.sums.itemsize) > LARGE_SUMS:
-            if any(network.rough is None for network in self._networks):
+            if any(network.rough is None for network in self._networks) and job.image is not None:
                 run_one_window(job.image, self._networks, **self._options)
             job.sums = torch.float16 if all(network.rough for network in self._networks) else job.sums
 
@@ -287,9 +297,18 @@ class _Line:
 
     def _written(self, job: _Job) -> dict[str, Any]:
         labels, began = self._recipe.labels, time.perf_counter()
-        exporter = Exporter(job.shape, job.geometry, tuple(labels.values()), sweep=job.sweep)
         path = self._output / output_name(job.case)
-        with open_volume(path, job.geometry.shape, exporter.dtype, like=job.source) as slabs:
+        zarr = self._output / f"{job.case.name}_probabilities.zarr"
+        with ExitStack() as opened:
+            write = None
+            if self._recipe.probabilities:
+                write = opened.enter_context(open_probabilities(zarr, job.geometry, [*labels]))
+            exporter = Exporter(
+                job.shape, job.geometry, [*labels.values()], sweep=job.sweep, probabilities=write
+            )
+            slabs = opened.enter_context(
+                open_volume(path, job.geometry.shape, exporter.dtype, like=job.source)
+            )
             for brick in job.feed:
                 if rows := exporter.add(brick):
                     slabs.write(rows.axis, rows.start, rows.labels)
@@ -298,6 +317,7 @@ class _Line:
         return {
             "file": path.name,
             "bytes": path.stat().st_size,
+            **({"files": {made.name: size_of(made) for made in (path, zarr)}} if write else {}),
             "windows": job.count.run + job.count.reused + job.count.skipped,
             "windows_run": job.count.run,
             "windows_reused": job.count.reused,

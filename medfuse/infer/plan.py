@@ -6,7 +6,6 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from math import ceil, prod
 from typing import Literal
 
@@ -126,15 +125,17 @@ class Planner:
         smaller batches, then sums are kept in float16, then all images are kept on disk. Raises MedfuseError
         with a line for each case that does not fit even so.
         """
+        following = [*outlooks[1:], None]
         for on_disk in (False, True):
-            least = [self._within(limit, on_disk, *two) for two in pairwise([*outlooks, None])]
-            if limit is None or all(plan.need <= limit for plan in least):
-                return least
+            plans = [self._within(limit, on_disk, *two) for two in zip(outlooks, following)]
+            if limit is None or all(plan.need <= limit for plan in plans):
+                return plans
+        assert limit is not None, "without a limit every plan fits"
         raise MedfuseError(
             *(
                 f"case {plan.name}: needs {bytes_text(plan.need)} of memory ({plan.way}), more than "
                 f"--max-memory {bytes_text(limit)}; allow more, or leave it out"
-                for plan in least
+                for plan in plans
                 if plan.need > limit
             )
         )

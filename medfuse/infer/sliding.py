@@ -15,7 +15,8 @@ from torch import Tensor
 
 from medfuse.core.errors import DataError, PipelineError, Problem, ShapeError
 from medfuse.infer.air import Body, find_body
-from medfuse.infer.stitch import Brick, Stitcher, Where, carry_bytes
+from medfuse.infer.bricks import Brick
+from medfuse.infer.stitch import Stitcher, Where, carry_bytes
 from medfuse.infer.windows import AxisName, Grid, Window, plan_grid
 
 Network = Callable[[Tensor], Tensor]

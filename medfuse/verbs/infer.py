@@ -33,12 +33,14 @@ def infer_volumes(
     best: bool = False,
     device: str = "auto",
     max_memory: str | None = None,
+    probabilities: bool = False,
     reporter: Reporter,
 ) -> Inferred:
     """Label maps of every volume in `inputs`, in `max_memory` (such as 4GiB) above the loaded model."""
     limit = parse_bytes(max_memory) if max_memory else None
     model, cases = _model_and_cases(weights, inputs, overrides, best, device)
-    return outcome_text(model.infer(cases, output, reporter, max_memory=limit), output)
+    outcome = model.infer(cases, output, reporter, max_memory=limit, probabilities=probabilities)
+    return outcome_text(outcome, output)
 
 
 def explain_volumes(

@@ -76,8 +76,12 @@ class Scans:
         network: Callable[[Tensor], Tensor] = network,
         output: Path | None = None,
         progress: Callable[[Progress], None] | None = None,
+        probabilities: bool = False,
     ) -> Outcome:
-        recipe = Recipe(tuple(weights), {"background": 0, "liver": 5}, (4, 4, 4), settings or InferSettings())
+        labels = {"background": 0, "liver": 5}
+        recipe = Recipe(
+            tuple(weights), labels, (4, 4, 4), settings or InferSettings(), probabilities=probabilities
+        )
         return infer_cases(
             self.cases,
             prepare=prepare,
@@ -442,3 +446,14 @@ def test_what_killed_runs_have_left_is_removed(scans: Scans) -> None:
     (scans.output / ".unfinished-0badcafe.nii.gz").write_bytes(b"half")
     scans.infer()
     assert not list(scans.output.glob(".unfinished-*"))
+
+
+def test_probabilities_are_written_beside_the_label_map(scans: Scans) -> None:
+    zarr = pytest.importorskip("zarr")
+    assert scans.infer().done == ("a", "b", "c")
+    assert scans.infer(probabilities=True).done == ("a", "b", "c")
+    assert scans.infer(probabilities=True).skipped == ("a", "b", "c")
+    values = zarr.open_group(str(scans.output / "b_probabilities.zarr"), mode="r")["probabilities"][:]
+    labels = read_labels(scans.output / "b.nii.gz").array
+    assert np.array_equal(5 * values.argmax(0), labels)
+    assert np.allclose(values.sum(0), 1, atol=2e-3)

@@ -171,9 +171,10 @@ def _nifti(path: Path) -> tuple[Any, Geometry]:
 
 
 def _read_nifti(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
-    from isal.isal_zlib import error as damaged
+    from isal import isal_zlib
     from nibabel.arrayproxy import ArrayProxy
 
+    damaged: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub names an instance
     image, geometry = _nifti(path)
     stored = image.dataobj
     layout = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)

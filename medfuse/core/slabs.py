@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -105,4 +105,4 @@ def _deflated(raw: IO[bytes], compressed: bool) -> Iterator[Any]:
 
     # neither name nor time in it, so that the same voxels are the same bytes
     with igzip.IGzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
-        yield file
+        yield cast("IO[bytes]", file)

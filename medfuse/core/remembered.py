@@ -27,28 +27,33 @@ def cache_folder() -> Path:
 
 def recall(name: str, key: str) -> Any:
     """What was remembered under `key` in the file `name`, or None. A damaged file is told of and ignored."""
-    return _read(cache_folder() / name).get(key)
+    path = cache_folder() / name
+    try:
+        return _entries(path).get(key)
+    except (OSError, ValueError) as error:
+        log.warning("%s: cannot be read (%s) and is ignored", path, error)
+        return None
 
 
 def remember(name: str, key: str, value: Any) -> None:
     """Keep a JSON value for `recall`. A folder that cannot be written is told of, and no more."""
     path = cache_folder() / name
-    entries = {k: v for k, v in _read(path).items() if k != key}
+    try:
+        entries = _entries(path)
+    except (OSError, ValueError):
+        entries = {}  # damaged, as `recall` said: begin anew
+    entries.pop(key, None)
     try:
         write_json(path, dict([*entries.items(), (key, value)][-_MOST:]))
     except OutputError as error:
         log.info("what was found out is not remembered: %s", error)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def _entries(path: Path) -> dict[str, Any]:
+    """Raises OSError and ValueError for what is no JSON object."""
+    if not path.exists():
         return {}
-    except (OSError, ValueError) as error:
-        log.warning("%s: cannot be read (%s) and is ignored", path, error)
-        return {}
+    entries = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(entries, dict):
-        log.warning("%s: holds no JSON object and is ignored", path)
-        return {}
+        raise ValueError("it holds no JSON object")
     return entries

@@ -225,16 +225,17 @@ def _nifti(path: Path) -> tuple[Any, Geometry]:
 
 
 def _read_nifti(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
-    from isal.igzip_lib import IsalError
+    from isal import isal_zlib
     from nibabel.arrayproxy import ArrayProxy
 
+    damaged: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub names an instance
     image, geometry = _nifti(path)
     stored = image.dataobj
     layout = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
     try:
         with _opener(path)(path, "rb") as file:
             return np.asanyarray(ArrayProxy(file, layout, mmap=False)), geometry
-    except IsalError as error:  # type: ignore[misc]  # its stub declares an instance
+    except damaged as error:
         raise _broken(path, EOFError()) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _broken(path, error) from error
@@ -250,9 +251,10 @@ def _opener(path: Path) -> Callable[[Path, str], Any]:
 
 def _nifti_slabs(path: Path, image: Any, channels: int) -> Iterator[Slab]:
     """The file read once from its beginning to its end, which is all that gzip can do."""
-    from isal.igzip_lib import IsalError
+    from isal import isal_zlib
     from nibabel.volumeutils import apply_read_scaling
 
+    damaged: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub names an instance
     proxy, (i, j, k) = image.dataobj, image.shape[:3]
     stored = image.header.get_data_dtype()
     step = rows_per_slab(image.shape)
@@ -267,7 +269,7 @@ def _nifti_slabs(path: Path, image: Any, channels: int) -> Iterator[Slab]:
                 slab = raw.reshape((i, j, rows), order="F")
                 scaled = apply_read_scaling(slab, np.float64(proxy.slope), np.float64(proxy.inter))
                 yield channel, first, _native(path, scaled)
-    except IsalError as error:  # type: ignore[misc]  # its stub declares an instance
+    except damaged as error:
         raise _broken(path, EOFError()) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _broken(path, error) from error

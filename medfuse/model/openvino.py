@@ -37,7 +37,7 @@ def convert(model: nn.Module, example: Tensor) -> openvino.Model:
     model.eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns of sizes that become constants, as they should
-        traced = torch.jit.trace(model, (example.clone(),), check_trace=False)
+        traced = torch.jit.freeze(torch.jit.trace(model, (example.clone(),), check_trace=False))
         reader = FrontEndManager().load_by_framework("pytorch")
         decoder = TorchScriptPythonDecoder(traced)  # OpenVINO keeps no hold of it while it converts
         converted = reader.convert(reader.load(decoder))

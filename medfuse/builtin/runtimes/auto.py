@@ -140,7 +140,6 @@ def _label(option: Runtime) -> str:
 
 def _key(model: nn.Module, example: Tensor, options: dict[str, Runtime]) -> str:
     """All that decides which option is fastest: machine, software, the network's structure, the windows."""
-
     from medfuse.core.device import machine_facts, versions
 
     facts = {

@@ -12,9 +12,8 @@ from torch.nn import functional
 from medfuse.builtin.nets.layers import CONVOLUTION
 
 AVERAGE = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
-OPEN = (
-    3.0  # bias of a gate that lets nearly all through before it learns, σ(3) = 0.95, as Oktay et al. coded it
-)
+OPEN = 3.0
+"""Bias of a gate that lets nearly all through before it learns, σ(3) = 0.95, as Oktay et al. coded it."""
 
 
 class SqueezeExcite(nn.Module):
@@ -22,10 +21,9 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.excite = nn.Sequential(
-            nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels), nn.Sigmoid()
-        )
-        nn.init.constant_(self.excite[2].bias, OPEN)
+        last = nn.Linear(hidden, channels)
+        nn.init.constant_(last.bias, OPEN)
+        self.excite = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(inplace=True), last, nn.Sigmoid())
 
     def forward(self, *maps: Tensor) -> Tensor:
         x = torch.cat(maps, dim=1)

@@ -116,7 +116,7 @@ def _fastest(
         if run := _right(choice, option, model, example, reference):
             runs[choice], seconds[choice] = run, seconds_of(run, example)
     if not runs:
-        plain = registry.get(Runtime.group, "torch")(precision="fp32")
+        plain = registry.get(Runtime.group, "torch").model_validate({"precision": "fp32"})
         assert isinstance(plain, Runtime)
         return "torch in fp32", plain.prepare(model, example), "nothing else that was tried works here"
     for _ in range(TURNS):  # in turns, so that a pause of the machine decides nothing

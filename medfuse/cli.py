@@ -54,6 +54,43 @@ def check(file: PipelineFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def init(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="folder of a dataset, or a CSV table of its cases")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="the pipeline to write; pipelines/NAME.yaml if not given"),
+    ] = None,
+    budget: Annotated[str, typer.Option(help="memory that a training step may take")] = "8GiB",
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="time for training; as nnU-Net trains if not given")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda: where steps are measured")] = "auto",
+    dimensions: Annotated[
+        Literal["3", "2", "2.5"], typer.Option(help="2.5: slices that are seen with their neighbours")
+    ] = "3",
+    quiet: Quiet = False,
+) -> None:
+    """Look at a dataset and write a commented pipeline, sized by training steps that are measured."""
+    from medfuse.core.memory import parse_size
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.init import init_pipeline
+
+    typer.echo(
+        init_pipeline(
+            data,
+            output=output,
+            budget=parse_size(budget),
+            minutes=minutes,
+            device=device,
+            dimensions=dimensions,
+            reporter=Reporter(quiet=quiet),
+        )
+    )
+
+
+@app.command()
 def taps(
     file: PipelineFile,
     backbone: Annotated[

@@ -20,12 +20,12 @@ class Encoder(nn.Module):
         channels: Sequence[int],
         kernels: Sequence[Sequence[int]],
         strides: Sequence[Sequence[int]],
-        convs: int,
+        convs: Sequence[int],
     ) -> None:
         super().__init__()
         before = (channels_in, *channels)
         self.stages = nn.Sequential(
-            *(conv_stage(*plan, convs) for plan in zip(before, channels, kernels, strides))
+            *(conv_stage(*plan) for plan in zip(before, channels, kernels, strides, convs))
         )
         initialize(self)
 

@@ -10,6 +10,7 @@ from medfuse.core.errors import PluginError, ShapeError
 from medfuse.testing import check_backbone
 
 FLAT, DEEP = ImageInfo(2, (32, 32), (1.0, 1.0)), ImageInfo(1, (16, 16, 16), (1.0, 1.0, 1.0))
+LARGE, SOLID = ImageInfo(2, (64, 64), (1.0, 1.0)), ImageInfo(1, (32, 32, 32), (1.0, 1.0, 1.0))
 
 
 def backbone(name: str, **parameters) -> Backbone:
@@ -53,11 +54,28 @@ SAMPLES = {
         ({"of": {"use": "unet_encoder", "base_channels": 4}, "channels": {"a": [0], "b": [1]}}, FLAT),
         ({"of": {"use": "unet_encoder", "base_channels": 4}, "crop": [8, 16, 8]}, DEEP),
     ],
+    "slices": [({"of": {"use": "unet_encoder", "base_channels": 4}}, DEEP)],
+    "densenet": [({"norm": "group"}, LARGE)],
+    "efficientnet": [({"norm": "group"}, LARGE)],
+    "mednext": [({"base_channels": 4}, FLAT), ({"base_channels": 4, "kernel": 5}, SOLID)],
+    "swin_unetr": [
+        ({"channels": 12, "window": 4}, LARGE),
+        ({"channels": 12, "window": 3, "v2": True}, SOLID),
+    ],
 }
 
 
+SLOW = {"densenet", "efficientnet", "mednext", "swin_unetr"}
+"""They take seconds, as they are deep, or have no meta kernels."""
+
+
 @pytest.mark.parametrize(
-    ("name", "parameters", "image"), [(n, p, i) for n, cases in SAMPLES.items() for p, i in cases]
+    ("name", "parameters", "image"),
+    [
+        pytest.param(n, p, i, marks=pytest.mark.slow if n in SLOW else ())
+        for n, cases in SAMPLES.items()
+        for p, i in cases
+    ],
 )
 def test_the_contract_is_kept(name, parameters, image):
     check_backbone(backbone(name, **parameters), image)

@@ -142,6 +142,24 @@ def infer(
         raise typer.Exit(2)
 
 
+@app.command("import-nnunet")
+def import_nnunet(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="nnUNetTrainer__…, with plans.json and fold_0")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="run folder for the weights")],
+    checkpoint: Annotated[
+        str, typer.Option(help="which of each fold's checkpoints")
+    ] = "checkpoint_final.pth",
+    quiet: Quiet = False,
+) -> None:
+    """Turn a model that nnU-Net trained into a run folder, to infer with or to start from."""
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.import_nnunet import import_nnunet
+
+    typer.echo(import_nnunet(folder, output, checkpoint=checkpoint, reporter=Reporter(quiet=quiet)))
+
+
 @app.command()
 def features(
     weights: Annotated[Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="run folder or weights")],

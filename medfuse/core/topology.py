@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any, TypeVar
 
+from medfuse.core.errors import ShapeError
 from medfuse.core.features import ImageInfo
 
 SMALLEST = 4  # voxels that an axis keeps at least
 FAR = 2.0  # voxels of an axis are far apart from this multiple of the finest spacing
 
 Axes = tuple[int, ...]
+Entry = TypeVar("Entry")
 
 
 def plan_strides(image: ImageInfo) -> list[Axes]:
@@ -41,3 +44,27 @@ def plan_kernels(spacing_mm: Sequence[float], strides: Sequence[Axes]) -> list[A
 def total_stride(strides: Sequence[Axes]) -> Axes:
     """The stride of the coarsest stage: what a patch's sides should be multiples of."""
     return tuple(prod(per_axis) for per_axis in zip(*strides))
+
+
+def per_axis(what: str, given: Sequence[int | Axes], dims: int) -> list[Axes]:
+    """One number per axis for each entry. Raises ShapeError."""
+    entries = [(n,) * dims if isinstance(n, int) else tuple(n) for n in given]
+    for entry in entries:
+        if len(entry) != dims or min(entry) < 1:
+            raise ShapeError(f"{what} {list(entry)} does not fit a {dims}-D patch; give {dims} numbers")
+    return entries
+
+
+def for_each(what: str, given: Sequence[Entry], stages: int) -> Sequence[Entry]:
+    """`given` as it is. Raises ShapeError where it has not one entry for each stage."""
+    if len(given) != stages:
+        raise ShapeError(f"{what} has {len(given)} entries for {stages} stages; give one per stage")
+    return given
+
+
+def odd_kernels(kernels: Any) -> Any:
+    """A setting's kernels as they are. Raises ValueError where one of them is even."""
+    each = () if kernels == "auto" else (k if isinstance(k, tuple) else (k,) for k in kernels)
+    if any(n % 2 == 0 for kernel in each for n in kernel):
+        raise ValueError("a kernel has an odd number of voxels, such as 3, so that it has a middle")
+    return kernels

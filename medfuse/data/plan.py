@@ -163,13 +163,21 @@ def plan_patch(shape: Sequence[int], spacing_mm: Sequence[float], most_voxels: f
     """
     patch = tuple(-(-n // step) * step for n, step in zip(shape, _steps(shape, spacing_mm)))
     while prod(patch) > most_voxels:
-        steps = _steps(patch, spacing_mm)
-        cuttable = [axis for axis, n in enumerate(patch) if n - steps[axis] >= min(n, SMALLEST)]
-        if not cuttable:
+        cuts = [_cut(patch, axis, spacing_mm) for axis in range(len(patch))]
+        possible = [axis for axis, cut in enumerate(cuts) if cut[axis] < patch[axis]]
+        if not possible:
             break
-        axis = max(cuttable, key=lambda a: (patch[a] / shape[a], patch[a]))
-        cut = [n - steps[a] * (a == axis) for a, n in enumerate(patch)]
-        patch = tuple(n // step * step for n, step in zip(cut, _steps(cut, spacing_mm)))
+        patch = cuts[max(possible, key=lambda axis: (patch[axis] / shape[axis], patch[axis]))]
+    return patch
+
+
+def _cut(patch: tuple[int, ...], axis: int, spacing_mm: Sequence[float]) -> tuple[int, ...]:
+    """The next smaller patch along `axis` that the network halves without rest; the same where there is none."""
+    for n in range(patch[axis] - 1, SMALLEST - 1, -1):
+        cut = (*patch[:axis], n, *patch[axis + 1 :])
+        steps = _steps(cut, spacing_mm)
+        if n % steps[axis] == 0:
+            return tuple(m // step * step for m, step in zip(cut, steps))
     return patch
 
 

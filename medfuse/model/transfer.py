@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from medfuse.core.errors import CheckpointError, Problem, did_you_mean
 from medfuse.core.text import by
+from medfuse.model.checkpoints import read_checkpoint
 from medfuse.model.settings import ModelSettings, TransferSettings
 
 NESTED = ("state_dict", "model", "network_weights")  # where training tools keep a network's tensors
@@ -125,21 +125,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises CheckpointError.
     """
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path}: no such file; give a .safetensors, .pt or .pth file, or make it first"
-        ) from None
-    except Exception as error:  # whatever a damaged file makes its reader raise
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"{path}: cannot be read as weights ({reason[:120]}); it must hold tensors alone, as "
-            "torch.save(model.state_dict(), …) or safetensors write them"
-        ) from error
+    state = read_checkpoint(path)
     while isinstance(state, Mapping) and (inner := [k for k in NESTED if isinstance(state.get(k), Mapping)]):
         state = state[inner[0]]
     found = state.items() if isinstance(state, Mapping) else ()

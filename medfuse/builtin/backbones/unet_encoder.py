@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from medfuse import Backbone, FeatureInfo, ImageInfo, ShapeError
 from medfuse.core.text import by
-from medfuse.core.topology import Axes, plan_kernels, plan_strides
+from medfuse.core.topology import Axes, for_each, odd_kernels, per_axis, plan_kernels, plan_strides
 
 if TYPE_CHECKING:
     from torch import nn
 
 Count = Annotated[int, Field(ge=1)]
-Entry = TypeVar("Entry")
 
 
 class UNetEncoder(Backbone):
@@ -52,11 +51,7 @@ class UNetEncoder(Backbone):
     @field_validator("kernels")
     @classmethod
     def _are_odd(cls, kernels: Any) -> Any:
-        if kernels != "auto" and any(
-            n % 2 == 0 for k in kernels for n in (k if isinstance(k, tuple) else [k])
-        ):
-            raise ValueError("a kernel has an odd number of voxels, such as 3, so that it has a middle")
-        return kernels
+        return odd_kernels(kernels)
 
     def features(self, image: ImageInfo) -> Sequence[FeatureInfo]:
         strides = self._strides(image)
@@ -88,7 +83,7 @@ class UNetEncoder(Backbone):
                     f"not {max(wanted, 2)}; enlarge sample.patch_size, lower `stages` or give `strides`"
                 )
             return planned[:wanted]
-        given = _per_axis("stride", self.strides, image)
+        given = per_axis("stride", self.strides, image.dims)
         if self.stages not in ("auto", len(given)):
             raise ShapeError(
                 f"stages is {self.stages} and strides has {len(given)} entries; remove one of the two"
@@ -99,31 +94,14 @@ class UNetEncoder(Backbone):
         if self.channels == "auto":
             most = {2: 512, 3: 320}[image.dims] if self.max_channels == "auto" else self.max_channels
             return [min(self.base_channels * 2**i, most) for i in range(stages)]
-        return list(_for_each("channels", self.channels, stages))
+        return list(for_each("channels", self.channels, stages))
 
     def _kernels(self, image: ImageInfo, strides: Sequence[Axes]) -> Sequence[Axes]:
         if self.kernels == "auto":
             return plan_kernels(image.spacing_mm, strides)
-        return _for_each("kernels", _per_axis("kernel", self.kernels, image), len(strides))
+        return for_each("kernels", per_axis("kernel", self.kernels, image.dims), len(strides))
 
     def _convs(self, stages: int) -> list[int]:
         if isinstance(self.convs, int):
             return [self.convs] * stages
-        return list(_for_each("convs", self.convs, stages))
-
-
-def _per_axis(what: str, given: Sequence[int | Axes], image: ImageInfo) -> list[Axes]:
-    """One number per axis of each entry. Raises ShapeError."""
-    entries = [(n,) * image.dims if isinstance(n, int) else n for n in given]
-    for entry in entries:
-        if len(entry) != image.dims or min(entry) < 1:
-            raise ShapeError(
-                f"{what} {list(entry)} does not fit a {image.dims}-D patch; give {image.dims} numbers"
-            )
-    return entries
-
-
-def _for_each(what: str, given: Sequence[Entry], stages: int) -> Sequence[Entry]:
-    if len(given) != stages:
-        raise ShapeError(f"{what} has {len(given)} entries for {stages} stages; give one per stage")
-    return given
+        return list(for_each("convs", self.convs, stages))

@@ -1,7 +1,7 @@
 """An nnU-Net model as medfuse's own: its plan as facts, its checkpoint as tensors with medfuse's names.
 
-Isensee et al. 2021; the layout is that of nnunetv2, whose package is not needed. nnU-Net's arrays are (z, y, x)
-as SimpleITK reads them, then transposed; here they are (x, y, z), so every kernel is turned with its network.
+Isensee et al. 2021; the layout is that of nnunetv2, whose package is not needed. nnU-Net's arrays are
+(z, y, x) as SimpleITK reads them, then transposed; here they are (x, y, z), so every kernel is turned.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from medfuse import registry
 from medfuse.api import Backbone
 from medfuse.core.errors import CheckpointError
 from medfuse.data.plan import DataPlan, Normalization
+from medfuse.model.nnunet_names import plain_name
 from medfuse.model.settings import ModelSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+GIVE = "give the folder nnUNetTrainer__…, which holds plans.json, dataset.json and fold_0"
 PLAIN, RESIDUAL = "PlainConvUNet", "ResidualEncoderUNet"
 SCHEMES = {
     "CTNormalization": "ct",
@@ -86,25 +88,14 @@ def medfuse_name(key: str, network: Network) -> str:
 
     Empty for what nnU-Net stores twice.
     """
-    encoder, last = "backbones.encoder.backbone", len(network.channels) - 2
-    if key.startswith("encoder.") and network.kind == RESIDUAL:
-        return f"{encoder}.{key.removeprefix('encoder.')}"
-    if found := re.fullmatch(r"encoder\.stages\.(\d+)\.0\.convs\.(\d+)\.(conv|norm)\.(\w+)", key):
-        stage, conv, part, what = found.groups()
-        return f"{encoder}.stages.{stage}.{conv}.{_part(part)}.{what}"
-    if found := re.fullmatch(r"decoder\.stages\.(\d+)\.convs\.(\d+)\.(conv|norm)\.(\w+)", key):
-        stage, conv, part, what = found.groups()
-        return f"fusion.decoded.stages.{stage}.{conv}.{_part(part)}.{what}"
-    if found := re.fullmatch(r"decoder\.transpconvs\.(\d+)\.(\w+)", key):
-        return f"fusion.decoded.upsample.{found[1]}.{found[2]}"
+    if key.startswith("encoder."):
+        plain = key if network.kind == RESIDUAL else plain_name(key)
+        return plain and f"backbones.encoder.backbone.{plain.removeprefix('encoder.')}"
     if found := re.fullmatch(r"decoder\.seg_layers\.(\d+)\.(\w+)", key):
-        level = last - int(found[1])
+        level = len(network.channels) - 2 - int(found[1])
         return f"aux.decoded__{level}.{found[2]}" if level else f"head.{found[2]}"
-    return ""
-
-
-def _part(name: str) -> str:
-    return "norm_act.norm" if name == "norm" else name
+    plain = plain_name(key)
+    return plain and f"fusion.decoded.{plain.removeprefix('decoder.')}"
 
 
 def read_plan(folder: Path, configuration: str) -> Imported:
@@ -115,8 +106,7 @@ def read_plan(folder: Path, configuration: str) -> Imported:
         return _imported(plans, dataset, _configuration(plans, configuration, where), folder)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise CheckpointError(
-            f"{where}: is no plan of nnU-Net 2 for {configuration} ({type(error).__name__}: {error}); give the "
-            "folder nnUNetTrainer__…, which holds plans.json, dataset.json and fold_0"
+            f"{where}: is no plan of nnU-Net 2 for {configuration} ({type(error).__name__}: {error}); {GIVE}"
         ) from error
 
 
@@ -152,8 +142,8 @@ def _data_plan(
     labels = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
     if regions := [name for name, value in labels.items() if not isinstance(value, int)]:
         raise CheckpointError(
-            f"{folder / 'dataset.json'}: labels {', '.join(regions)} are regions, which share voxels; only models "
-            "with one value per label can be imported"
+            f"{folder / 'dataset.json'}: labels {', '.join(regions)} are regions, which share voxels; only "
+            "models with one value per label can be imported"
         )
     names = dataset.get("channel_names") or dataset["modality"]
     spacing = list(config["spacing"])
@@ -178,8 +168,8 @@ def _normalization(
     kind = SCHEMES.get(scheme)
     if kind is None:
         raise CheckpointError(
-            f"{folder / 'plans.json'}: channel {channel} is normalised by {scheme}, which medfuse has not; known "
-            f"are {', '.join(SCHEMES)}"
+            f"{folder / 'plans.json'}: channel {channel} is normalised by {scheme}, which medfuse has not; "
+            f"known are {', '.join(SCHEMES)}"
         )
     if kind == "ct":
         facts = plans["foreground_intensity_properties_per_channel"][str(channel)]
@@ -297,9 +287,6 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(
-            f"{path}: no such file; give the folder nnUNetTrainer__…, which holds plans.json, dataset.json and "
-            "fold_0"
-        ) from None
+        raise CheckpointError(f"{path}: no such file; {GIVE}") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON ({error}); copy it again") from error

@@ -172,7 +172,7 @@ def plan_patch(shape: Sequence[int], spacing_mm: Sequence[float], most_voxels: f
 
 
 def _cut(patch: tuple[int, ...], axis: int, spacing_mm: Sequence[float]) -> tuple[int, ...]:
-    """The next smaller patch along `axis` that the network halves without rest; the same where there is none."""
+    """The next smaller patch along `axis` that halves without rest; the same where there is none."""
     for n in range(patch[axis] - 1, SMALLEST - 1, -1):
         cut = (*patch[:axis], n, *patch[axis + 1 :])
         steps = _steps(cut, spacing_mm)

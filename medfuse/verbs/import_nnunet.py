@@ -25,7 +25,7 @@ def import_nnunet(
     found = sorted(path.parent for path in folder.glob(f"fold_*/{checkpoint}"))
     if not found:
         raise CheckpointError(
-            f"{folder}: holds no fold_…/{checkpoint}; give the folder nnUNetTrainer__…, or another --checkpoint"
+            f"{folder}: holds no fold_…/{checkpoint}; give a folder nnUNetTrainer__…, or another --checkpoint"
         )
     targets = [output if len(found) == 1 else output / fold.name for fold in found]
     if there := [target for target in targets if (target / WEIGHTS).exists()]:
@@ -37,7 +37,7 @@ def import_nnunet(
     lines = [
         f"{len(found)} of {folder.name}: {runs}",
         f"new scans:    medfuse infer {runs} --input FOLDER --output FOLDER",
-        f"start from it: model.transfer: {{encoder: {{weights: {targets[0] / WEIGHTS}}}}} in a pipeline",
+        f"start from it: model.transfer: {{encoder: {{weights: {targets[0] / WEIGHTS}}}}}; decoded likewise",
         "nnU-Net resamples images by cubic splines, medfuse linearly, so results differ slightly",
     ]
     return "\n".join(lines)

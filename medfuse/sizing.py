@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from medfuse.core.errors import MedfuseError
 from medfuse.core.memory import size_text
 from medfuse.core.text import by
 from medfuse.data.plan import SMALLEST_BATCH, patch_reason, plan_batch, plan_patch
@@ -25,6 +26,8 @@ PROBES = {2: (64**2, 128**2), 3: (32**3, 48**3)}
 TRAINING_SHARE = 0.9
 """Of the minutes; the rest is validation."""
 ROUNDS = 4
+"""Times that a choice is measured and cut again."""
+UNLIMITED = 1e15  # voxels
 
 Measure = Callable[[int, tuple[int, ...], int], "StepCost"]
 """(width, patch size, patches) → what a training step costs."""
@@ -67,7 +70,7 @@ class _Line:
 
     def within(self, limit: float) -> float:
         """Voxels that cost `limit`."""
-        return max(0.0, limit - self.fixed) / self.slope if self.slope else float("inf")
+        return max(0.0, limit - self.fixed) / self.slope if self.slope else UNLIMITED
 
     def at(self, voxels: float) -> float:
         return self.fixed + self.slope * voxels
@@ -117,6 +120,11 @@ def size_network(
         if over <= 1 or smallest or (cost.bytes <= limits.bytes and prod(patch) <= PROBES[dims][0]):
             break
         voxels = 0.95 * batch * prod(patch) / over
+    if cost.bytes > limits.bytes:
+        raise MedfuseError(
+            f"--budget: a step of {width} channels on {batch} patches of {by(patch)} takes "
+            f"{size_text(cost.bytes)}, more than {size_text(limits.bytes)}; give more"
+        )
     steps = _steps(limits, cost.seconds) if limits.seconds else None
     limit = f"what {ENOUGH_STEPS:,} steps in the time allow" if by_time else "the memory"
     return Size(

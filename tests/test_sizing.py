@@ -4,6 +4,7 @@ from math import prod
 
 import pytest
 
+from medfuse.core.errors import MedfuseError
 from medfuse.sizing import ENOUGH_STEPS, TRAINING_SHARE, Limits, size_network
 from medfuse.train.cost import StepCost
 
@@ -59,7 +60,7 @@ def test_less_time_never_means_a_wider_network():
 
 
 def test_a_narrower_network_says_what_the_wider_would_have_seen():
-    found = sized(CT, Limits(8 * 10**9, 600))
+    found = sized(CT, Limits(8 * 10**9, 120))
     assert found.width < 32
     assert "32 channels would see" in found.width_reason
 
@@ -83,6 +84,11 @@ def test_a_cost_that_grows_faster_than_foretold_is_cut():
             return StepCost(1e-8 * work, int(40 * work * (1 + (prod(patch) / 64**3) / 4)))
 
     assert sized(CT, Limits(4 * 10**9), Steep()).cost.bytes <= 4 * 10**9
+
+
+def test_a_budget_that_nothing_fits_is_said():
+    with pytest.raises(MedfuseError, match="more than 1 MiB; give more"):
+        sized(CT, Limits(2**20), Machine(fixed=1e8))
 
 
 def test_a_flat_network_is_sized_by_its_slices():

@@ -15,7 +15,7 @@ import yaml
 from medfuse.api import ImageInfo
 from medfuse.core.errors import MedfuseError
 from medfuse.core.files import write_text
-from medfuse.core.memory import size_text
+from medfuse.core.memory import size_text, total_memory
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import by
 from medfuse.core.topology import plan_kernels, plan_strides
@@ -39,6 +39,8 @@ QUICK_STEPS = 10_000
 RATE_TIMES_WIDTH = 0.08
 """AdamW's peak rate × channels of the first stage: 0.01 at 8, and 0.005 at 16."""
 NNUNETS_EPOCHS = 1000
+OF_ALL_MEMORY = 0.9
+"""Most of the device's memory that a step may take, whatever the budget."""
 WIDE = 106  # columns of a comment
 
 
@@ -68,6 +70,7 @@ def init_pipeline(
         raise MedfuseError(f"{output}: is there already; choose another file by --output, or remove it")
     where = pick_device(device)
     settle(where)
+    budget = min(budget, int(OF_ALL_MEMORY * total_memory(where)))
     with reporter.track("looking at label maps", 1) as advance:
         found = detect(data, progress=lambda done, _: advance(0, f"{done}"))
     labelled = [case for case in found.info.cases if case.label]
@@ -85,7 +88,7 @@ def init_pipeline(
     size = size_network(
         shape,
         plan.spacing_mm,
-        len(labelled) * (shape[2] if dimensions == "2" else 1),
+        len(labelled),
         bench.measure,
         Limits(budget, 60 * minutes if minutes else None),
         dims=3 if dimensions == "3" else 2,

@@ -163,22 +163,25 @@ def plan_patch(shape: Sequence[int], spacing_mm: Sequence[float], most_voxels: f
     """
     patch = tuple(-(-n // step) * step for n, step in zip(shape, _steps(shape, spacing_mm)))
     while prod(patch) > most_voxels:
-        cuts = [_cut(patch, axis, spacing_mm) for axis in range(len(patch))]
-        possible = [axis for axis, cut in enumerate(cuts) if cut[axis] < patch[axis]]
-        if not possible:
+        largest_first = sorted(range(len(patch)), key=lambda a: (-patch[a] / shape[a], -patch[a]))
+        cut = next((cut for axis in largest_first if (cut := _cut(patch, axis, spacing_mm))), None)
+        if cut is None:
             break
-        patch = cuts[max(possible, key=lambda axis: (patch[axis] / shape[axis], patch[axis]))]
+        patch = cut
     return patch
 
 
-def _cut(patch: tuple[int, ...], axis: int, spacing_mm: Sequence[float]) -> tuple[int, ...]:
-    """The next smaller patch along `axis` that halves without rest; the same where there is none."""
-    for n in range(patch[axis] - 1, SMALLEST - 1, -1):
+def _cut(
+    patch: tuple[int, ...], axis: int, spacing_mm: Sequence[float]
+) -> tuple[int, ...] | None:
+    """The next smaller patch along `axis` that halves without rest; None where there is none."""
+    half = max(1, _steps(patch, spacing_mm)[axis] // 2)  # the smaller one is halved at most once less often
+    for n in range(patch[axis] - half, SMALLEST - 1, -half):
         cut = (*patch[:axis], n, *patch[axis + 1 :])
         steps = _steps(cut, spacing_mm)
         if n % steps[axis] == 0:
             return tuple(m // step * step for m, step in zip(cut, steps))
-    return patch
+    return None
 
 
 def _steps(patch: Sequence[int], spacing_mm: Sequence[float]) -> tuple[int, ...]:

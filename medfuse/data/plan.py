@@ -171,9 +171,7 @@ def plan_patch(shape: Sequence[int], spacing_mm: Sequence[float], most_voxels: f
     return patch
 
 
-def _cut(
-    patch: tuple[int, ...], axis: int, spacing_mm: Sequence[float]
-) -> tuple[int, ...] | None:
+def _cut(patch: tuple[int, ...], axis: int, spacing_mm: Sequence[float]) -> tuple[int, ...] | None:
     """The next smaller patch along `axis` that halves without rest; None where there is none."""
     half = max(1, _steps(patch, spacing_mm)[axis] // 2)  # the smaller one is halved at most once less often
     for n in range(patch[axis] - half, SMALLEST - 1, -half):

@@ -27,7 +27,7 @@ def efficientnet(
     )
     for unused in ("_conv_head", "_conv_head_padding", "_bn1", "_fc"):
         delattr(network, unused)
-    network.set_swish = None  # it would look for what was removed
+    network.set_swish(memory_efficient=False)  # which can be traced and exported
     _pad_as_needed(network, "_conv_stem", dims)
     for block in network._blocks.modules():
         if hasattr(block, "_depthwise_conv"):

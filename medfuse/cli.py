@@ -54,6 +54,43 @@ def check(file: PipelineFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def init(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="folder of a dataset, or a CSV table of its cases")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="the pipeline to write; pipelines/NAME.yaml if not given"),
+    ] = None,
+    budget: Annotated[str, typer.Option(help="memory that a training step may take")] = "8GiB",
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="time for training; as nnU-Net trains if not given")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda: where steps are measured")] = "auto",
+    dimensions: Annotated[
+        Literal["3", "2", "2.5"], typer.Option(help="2.5: slices that are seen with their neighbours")
+    ] = "3",
+    quiet: Quiet = False,
+) -> None:
+    """Look at a dataset and write a commented pipeline, sized by training steps that are measured."""
+    from medfuse.core.memory import parse_bytes
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.init import init_pipeline
+
+    typer.echo(
+        init_pipeline(
+            data,
+            output=output,
+            budget=parse_bytes(budget),
+            minutes=minutes,
+            device=device,
+            dimensions=dimensions,
+            reporter=Reporter(quiet=quiet),
+        )
+    )
+
+
+@app.command()
 def taps(
     file: PipelineFile,
     backbone: Annotated[
@@ -118,6 +155,24 @@ def infer(
     typer.echo(done.text)
     if done.failed:
         raise typer.Exit(2)
+
+
+@app.command("import-nnunet")
+def import_nnunet(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="nnUNetTrainer__…, with plans.json and fold_0")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="run folder for the weights")],
+    checkpoint: Annotated[
+        str, typer.Option(help="which of each fold's checkpoints")
+    ] = "checkpoint_final.pth",
+    quiet: Quiet = False,
+) -> None:
+    """Turn a model that nnU-Net trained into a run folder, to infer with or to start from."""
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.import_nnunet import import_nnunet
+
+    typer.echo(import_nnunet(folder, output, checkpoint=checkpoint, reporter=Reporter(quiet=quiet)))
 
 
 @app.command()

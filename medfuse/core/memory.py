@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medfuse.core.errors import MedfuseError
+
+if TYPE_CHECKING:
+    import torch
 
 _UNITS = {"": 1, **{f"{p}iB": 1024**n for n, p in enumerate("KMGT", 1)}}
 _UNITS |= {f"{p}B": 1000**n for n, p in enumerate(" KMGT")}
@@ -28,12 +34,30 @@ def bytes_text(size: float) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-@contextmanager
-def memory_growth() -> Iterator[Callable[[], int]]:
-    """Hands out a function: by how many bytes resident memory was at most above what it was at the beginning.
+def total_memory(device: torch.device) -> int:
+    """Bytes that the device has."""
+    import torch
 
-    Without Linux's /proc it is 0.
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def memory_growth(device: torch.device | None = None) -> Iterator[Callable[[], int]]:
+    """Hands out a function: by how many bytes memory was at most above what it was at the beginning.
+
+    On a GPU as torch counts it; else resident memory of this process, which without Linux's /proc is 0.
     """
+    if device is not None and device.type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+        allocated = torch.cuda.memory_allocated(device)
+        yield lambda: int(torch.cuda.max_memory_allocated(device)) - allocated
+        return
+    with suppress(OSError, AttributeError):  # what is free already would hide what is taken; not glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is resident
     before = _status("VmRSS")

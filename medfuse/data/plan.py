@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil, log2, prod
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
 
 from medfuse.api import DatasetInfo, ImageInfo
 from medfuse.core.text import by
+from medfuse.core.topology import SMALLEST, plan_strides, total_stride
 from medfuse.data.fingerprint import ChannelFacts, Fingerprint
 from medfuse.data.settings import PreprocessSettings, SampleSettings
 
@@ -16,7 +17,9 @@ PATCH_VOXELS = 64**3
 """Most voxels in an `auto` patch: about a second per training step on two CPU cores."""
 BATCH_VOXELS = 3 * PATCH_VOXELS
 """About how many voxels an `auto` batch has."""
-LARGEST_BATCH = 32
+SMALLEST_BATCH, LARGEST_BATCH = 2, 32
+BATCH_SHARE = 0.05
+"""Most of all the dataset's voxels that one batch sees (nnU-Net's)."""
 ANISOTROPIC = 3.0
 """Spacing ratio from which the coarse axis is treated on its own (nnU-Net's)."""
 
@@ -94,14 +97,15 @@ def make_plan(
     reasons: dict[str, str] = {}
     spacing = preprocess.spacing_mm
     if spacing == "auto":
-        spacing, reasons["spacing_mm"] = _spacing(fingerprint)
-    shape = _median_shape(fingerprint, spacing)
+        spacing, reasons["spacing_mm"] = target_spacing(fingerprint)
+    shape = median_shape(fingerprint, spacing)
     patch = sample.patch_size
     if patch == "auto":
-        patch, reasons["patch_size"] = _patch_size(shape, spacing)
+        patch = plan_patch(shape, spacing, PATCH_VOXELS)
+        reasons["patch_size"] = patch_reason(patch, shape, f"at most {PATCH_VOXELS:,} voxels")
     if sample.batch_size == "auto":
-        batch = min(LARGEST_BATCH, max(2, round(BATCH_VOXELS / prod(patch))))
-        reasons["batch_size"] = f"2 to {LARGEST_BATCH} patches, and about {BATCH_VOXELS:,} voxels, a step"
+        batch, limit = plan_batch(patch, shape, len(fingerprint.cases), BATCH_VOXELS)
+        reasons["batch_size"] = f"{SMALLEST_BATCH} to {LARGEST_BATCH} patches; here {limit}"
     else:
         batch = sample.batch_size
     normalization = []
@@ -114,11 +118,11 @@ def make_plan(
     return DataPlan(spacing, tuple(patch), batch, info.channels, tuple(normalization), labels, reasons)
 
 
-def _spacing(fingerprint: Fingerprint) -> tuple[Spacing, str]:
+def target_spacing(fingerprint: Fingerprint) -> tuple[Spacing, str]:
     """The median; where one axis is far coarser in spacing and in voxels, its 10th percentile (nnU-Net)."""
     spacings = np.array([case.spacing_mm for case in fingerprint.cases])
     target = np.median(spacings, axis=0)
-    shape = _median_shape(fingerprint, _rounded(target))
+    shape = median_shape(fingerprint, _rounded(target))
     coarse = int(target.argmax())
     others = [axis for axis in range(3) if axis != coarse]
     reason = "the median of all cases"
@@ -136,7 +140,7 @@ def _rounded(spacing: Sequence[float] | np.ndarray[Any, Any]) -> Spacing:
     return x, y, z
 
 
-def _median_shape(fingerprint: Fingerprint, spacing: Spacing) -> tuple[int, int, int]:
+def median_shape(fingerprint: Fingerprint, spacing: Spacing) -> tuple[int, int, int]:
     """Median size of the cases in voxels of `spacing`."""
     shapes = [resampled_shape(case.shape, case.spacing_mm, spacing) for case in fingerprint.cases]
     x, y, z = (round(float(n)) for n in np.median(shapes, axis=0))
@@ -151,23 +155,60 @@ def resampled_shape(
     return x, y, z
 
 
-def _patch_size(shape: Sequence[int], spacing: Sequence[float]) -> tuple[tuple[int, ...], str]:
-    """The median case's size, shrunk in proportion to PATCH_VOXELS, each axis a multiple that halves well."""
-    steps = [_step(s, min(spacing)) for s in spacing]
-    patch = [ceil(n / step) * step for n, step in zip(shape, steps)]
-    reason = f"covers the median case of {by(shape)} voxels"
-    if prod(patch) > PATCH_VOXELS:
-        reason = f"has the proportions of the median case, {by(shape)}, and at most {PATCH_VOXELS:,} voxels"
-    while prod(patch) > PATCH_VOXELS:
-        shrinkable = [a for a in range(3) if patch[a] > steps[a]]
-        axis = max(shrinkable, key=lambda a: (patch[a] / shape[a], patch[a]))
-        patch[axis] -= steps[axis]
-    return tuple(patch), f"{reason}; multiples of {by(steps)} per axis"
+def plan_patch(shape: Sequence[int], spacing_mm: Sequence[float], most_voxels: float) -> tuple[int, ...]:
+    """The median case's `shape`, cut where it is largest relative to it until within `most_voxels`.
+
+    Each side is a multiple of what the network halves it by, which is planned anew with every cut (Isensee et
+    al. 2021). `shape` and `spacing_mm` have two numbers for a 2-D patch.
+    """
+    patch = tuple(-(-n // step) * step for n, step in zip(shape, _steps(shape, spacing_mm)))
+    while prod(patch) > most_voxels:
+        largest_first = sorted(range(len(patch)), key=lambda a: (-patch[a] / shape[a], -patch[a]))
+        cut = next((cut for axis in largest_first if (cut := _cut(patch, axis, spacing_mm))), None)
+        if cut is None:
+            break
+        patch = cut
+    return patch
 
 
-def _step(spacing: float, finest: float) -> int:
-    """8 = three halvings; one fewer for each doubling by which an axis is coarser than twice the finest."""
-    return max(1, 8 >> max(0, ceil(log2(spacing / finest) - 1)))
+def _cut(patch: tuple[int, ...], axis: int, spacing_mm: Sequence[float]) -> tuple[int, ...] | None:
+    """The next smaller patch along `axis` that halves without rest; None where there is none."""
+    half = max(1, _steps(patch, spacing_mm)[axis] // 2)  # the smaller one is halved at most once less often
+    for n in range(patch[axis] - half, SMALLEST - 1, -half):
+        cut = (*patch[:axis], n, *patch[axis + 1 :])
+        steps = _steps(cut, spacing_mm)
+        if n % steps[axis] == 0:
+            return tuple(m // step * step for m, step in zip(cut, steps))
+    return None
+
+
+def _steps(patch: Sequence[int], spacing_mm: Sequence[float]) -> tuple[int, ...]:
+    return total_stride(plan_strides(ImageInfo(1, tuple(patch), tuple(spacing_mm))))
+
+
+def patch_reason(patch: Sequence[int], shape: Sequence[int], limit: str) -> str:
+    """Why a patch is as large as it is: it covers the median case, or `limit` cut it."""
+    shape = shape[: len(patch)]
+    if all(p >= n for p, n in zip(patch, shape)):
+        return f"covers the median case of {by(shape)} voxels; sides are multiples of what the network halves"
+    share = prod(min(p, n) / n for p, n in zip(patch, shape))
+    return f"{share:.0%} of the median case of {by(shape)} voxels, cut to {limit}"
+
+
+def plan_batch(patch: Sequence[int], shape: Sequence[int], cases: int, most_voxels: float) -> tuple[int, str]:
+    """How many patches a step sees, and what limits them.
+
+    As many as `most_voxels` allow and 5 % of all the dataset's voxels hold, but 2 at least.
+    """
+    limits = {
+        "as many voxels as a step may have": int(most_voxels / prod(patch)),
+        f"a batch sees at most {BATCH_SHARE:.0%} of all voxels": int(
+            BATCH_SHARE * cases * prod(shape) / prod(patch)
+        ),
+        "the most that medfuse plans": LARGEST_BATCH,
+    }
+    limit = min(limits, key=limits.__getitem__)
+    return (limits[limit], limit) if limits[limit] > SMALLEST_BATCH else (SMALLEST_BATCH, "the fewest")
 
 
 def _normalization(channel: ChannelFacts, wanted: str) -> tuple[Normalization, str]:

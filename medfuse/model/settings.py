@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medfuse.core.section import ConfigPath, Section
 from medfuse.registry import (
@@ -16,13 +16,24 @@ from medfuse.registry import (
 
 
 class TransferSettings(Section):
-    """Weights that a backbone starts from."""
+    """Weights that a backbone, or a fusion block, starts from."""
 
-    weights: ConfigPath = Field(description="a .safetensors, .pt or .pth file")
+    weights: ConfigPath | None = Field(None, description="a .safetensors, .pt or .pth file")
+    hub: str | None = Field(
+        None,
+        pattern=r"^(https://\S+|file://\S+|[\w.-]+/[\w.-]+/\S+)@(sha256:)?[0-9a-f]{64}$",
+        description="instead of `weights`: OWNER/REPO/FILE@SHA256 of huggingface.co, or https://…@SHA256",
+    )
     prefix: str = Field("", description="take only what lies below it in the file, such as `backbone`")
     match: Literal["name", "order"] = Field(
         "name", description="order: what has no match by name is matched by its place and shape"
     )
+
+    @model_validator(mode="after")
+    def _from_one_place(self) -> "TransferSettings":
+        if (self.weights is None) == (self.hub is None):
+            raise ValueError("give one of weights, a file, and hub, a name with its hash")
+        return self
 
 
 class HeadSettings(Section):
@@ -49,7 +60,7 @@ class ModelSettings(Section):
 
     backbones: dict[str, BackboneField] = Field(min_length=1, description="networks by name")
     transfer: dict[str, TransferSettings] = Field(
-        default_factory=dict, description="weights that backbones start from, by their names"
+        default_factory=dict, description="weights to start from, by the names of backbones and nodes"
     )
     taps: dict[str, TapStrategyField] = Field(
         default_factory=dict, description="how each backbone is tapped; forward_hook where not said"

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from medfuse.core.errors import CheckpointError, Problem, did_you_mean
 from medfuse.core.text import by
+from medfuse.model.checkpoints import read_checkpoint
+from medfuse.model.hub import fetch
+from medfuse.model.nnunet_names import is_nnunets, plain_name, turned
 from medfuse.model.settings import ModelSettings, TransferSettings
 
 NESTED = ("state_dict", "model", "network_weights")  # where training tools keep a network's tensors
@@ -58,7 +60,7 @@ class Transfer:
 
 
 def transfer(model: nn.Module, settings: Mapping[str, TransferSettings]) -> dict[str, Transfer]:
-    """Give the backbones of a segmenter the tensors that `settings` name. Raises CheckpointError.
+    """Give backbones and fusion blocks the tensors that `settings` name. Raises CheckpointError.
 
     Parameters and running statistics that the file does not have stay as they are.
     """
@@ -76,9 +78,9 @@ def transfer_problems(settings: ModelSettings, shapes: Shapes) -> list[Problem]:
     """What is wrong with `model.transfer`, for parameters of these shapes, before anything is trained."""
     problems = []
     for name, wanted in settings.transfer.items():
-        if name not in settings.backbones:
-            known = f"{did_you_mean(name, settings.backbones)} ({', '.join(settings.backbones)})"
-            message = f"no backbone is named {name!r}{known}"
+        if name not in (parts := [*settings.backbones, *settings.fusion]):
+            known = f"{did_you_mean(name, parts)} ({', '.join(parts)})"
+            message = f"no backbone and no node is named {name!r}{known}"
             problems.append(Problem(("model", "transfer", name), message, at_key=True))
             continue
         try:
@@ -90,11 +92,13 @@ def transfer_problems(settings: ModelSettings, shapes: Shapes) -> list[Problem]:
 
 def plan_transfer(name: str, own: Shapes, settings: TransferSettings) -> Transfer:
     """Which tensor of the file each of `own` gets. Raises CheckpointError where not one of them fits."""
-    tensors = read_tensors(settings.weights)
-    prefix = settings.prefix.removesuffix(".") or _of_medfuse(tensors, name, settings.weights)
+    path = settings.weights or fetch(settings.hub or "")
+    tensors = read_tensors(path)
+    kind = next(iter(own), "").partition(".")[0]
+    prefix = settings.prefix.removesuffix(".") or _of_medfuse(tensors, kind, name, path)
     chosen = {k: t for k, t in tensors.items() if not prefix or k.startswith(f"{prefix}.")}
     if not chosen:
-        raise CheckpointError(_no_prefix(prefix, tensors, settings.weights))
+        raise CheckpointError(_no_prefix(prefix, tensors, path))
     pairs = _by_name(own, chosen)
     if settings.match == "order":
         pairs |= _by_order(own, {k: t.shape for k, t in chosen.items()}, pairs)
@@ -110,43 +114,29 @@ def plan_transfer(name: str, own: Shapes, settings: TransferSettings) -> Transfe
             taken[key] = made
         rows.append(Row(key, source, status))
     if not taken:
-        raise CheckpointError(_nothing(name, own, chosen, rows, settings))
+        raise CheckpointError(_nothing(name, own, chosen, rows, settings, path))
     used = {*pairs.values()}
     rows += [
         Row("", k, f"left out: not {'part of this network' if k in chosen else f'below {prefix}'}")
         for k in tensors
         if k not in used
     ]
-    return Transfer(settings.weights, taken, tuple(rows))
+    return Transfer(path, taken, tuple(rows))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name, from safetensors or a state dict; no code in it is executed.
 
-    Raises CheckpointError.
+    Kernels of nnU-Net's networks are turned to medfuse's order of axes. Raises CheckpointError.
     """
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path}: no such file; give a .safetensors, .pt or .pth file, or make it first"
-        ) from None
-    except Exception as error:  # whatever a damaged file makes its reader raise
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"{path}: cannot be read as weights ({reason[:120]}); it must hold tensors alone, as "
-            "torch.save(model.state_dict(), …) or safetensors write them"
-        ) from error
+    state = read_checkpoint(path)
     while isinstance(state, Mapping) and (inner := [k for k in NESTED if isinstance(state.get(k), Mapping)]):
         state = state[inner[0]]
     found = state.items() if isinstance(state, Mapping) else ()
     tensors = {str(name): tensor for name, tensor in found if isinstance(tensor, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors by name; save model.state_dict() into it")
-    return tensors
+    return {name: turned(tensor) for name, tensor in tensors.items()} if is_nnunets(tensors) else tensors
 
 
 # ---- shapes
@@ -216,20 +206,23 @@ def _is_kernel(name: str, shape: Sequence[int]) -> bool:
 # ---- names
 
 
-def _of(shapes: Shapes, backbone: str) -> Shapes:
-    return {name: shape for name, shape in shapes.items() if name.startswith(f"backbones.{backbone}.")}
+def _of(shapes: Shapes, part: str) -> Shapes:
+    """Those of a backbone or of a node."""
+    return {k: s for k, s in shapes.items() if k.startswith((f"backbones.{part}.", f"fusion.{part}."))}
 
 
 def _by_name(own: Iterable[str], sources: Iterable[str]) -> dict[str, str]:
     """The network's name → the file's, each without what all names of its side begin with, where that helps.
 
-    So `module.`, `backbone.` and the like, which wrappers put before every name, do not matter.
+    So `module.`, `backbone.` and the like, which wrappers put before every name, do not matter; nor do
+    nnU-Net's names of a plain U-Net.
     """
     own, sources = list(own), list(sources)
+    readings = [dict(zip(sources, sources)), {plain: k for k in sources if (plain := plain_name(k))}]
     best: dict[str, str] = {}
     for here in _beginnings(own):
-        for there in _beginnings(sources):
-            short = {name.removeprefix(there): name for name in sources}
+        for reading, there in ((r, start) for r in readings for start in _beginnings(r)):
+            short = {name.removeprefix(there): source for name, source in reading.items()}
             found = {k: short[k.removeprefix(here)] for k in own if k.removeprefix(here) in short}
             best = max(best, found, key=len)
     return best
@@ -264,14 +257,17 @@ def _look(name: str, shape: Sequence[int]) -> tuple[Any, ...]:
     return name.rpartition(".")[2], tuple(shape[:1]), rest
 
 
-def _of_medfuse(tensors: Iterable[str], name: str, path: Path) -> str:
-    """Where a file that medfuse wrote keeps this backbone, or its only one; empty for other files."""
-    found = dict.fromkeys(".".join(k.split(".")[:2]) for k in tensors if k.startswith("backbones."))
-    if not found or f"backbones.{name}" in found:
-        return f"backbones.{name}" if found else ""
+def _of_medfuse(tensors: Iterable[str], kind: str, name: str, path: Path) -> str:
+    """Where a file that medfuse wrote keeps this part, or its only one of the kind; empty for other files.
+
+    kind: `backbones`, or `fusion` for nodes.
+    """
+    found = dict.fromkeys(".".join(k.split(".")[:2]) for k in tensors if k.startswith(f"{kind}."))
+    if not found or f"{kind}.{name}" in found:
+        return f"{kind}.{name}" if found else ""
     if len(found) > 1:
         raise CheckpointError(
-            f"{path}: has no backbone {name!r}; say which to take, by `prefix:` {' or '.join(found)}"
+            f"{path}: has no {name!r} among its {kind}; say which to take, by `prefix:` {' or '.join(found)}"
         )
     return next(iter(found))
 
@@ -289,9 +285,14 @@ def _no_prefix(prefix: str, tensors: Iterable[str], path: Path) -> str:
 
 
 def _nothing(
-    name: str, own: Shapes, chosen: Mapping[str, Tensor], rows: Sequence[Row], settings: TransferSettings
+    name: str,
+    own: Shapes,
+    chosen: Mapping[str, Tensor],
+    rows: Sequence[Row],
+    settings: TransferSettings,
+    path: Path,
 ) -> str:
-    said = f"{settings.weights}: none of its {len(chosen)} tensors fits backbone {name!r}: "
+    said = f"{path}: none of its {len(chosen)} tensors fits {name!r}: "
     if not own:
         return f"{said}it has no parameters; remove its transfer"
     if misfit := next((row for row in rows if row.source), None):

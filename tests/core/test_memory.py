@@ -29,3 +29,10 @@ def test_growth_is_that_of_the_peak() -> None:
         np.ones(2**23).sum()  # 64 MiB, given back at once
         grown = growth()
     assert 60 * 2**20 < grown < 200 * 2**20
+
+
+def test_what_was_taken_before_does_not_count() -> None:
+    taken = np.ones(2**25)  # 256 MiB
+    with memory_growth() as growth:
+        assert growth() < 100 * 2**20
+    del taken

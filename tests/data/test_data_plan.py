@@ -1,10 +1,12 @@
 import json
+from math import prod
 
 import pytest
 
-from medfuse.api import DatasetInfo
+from medfuse.api import DatasetInfo, ImageInfo
+from medfuse.core.topology import plan_strides, total_stride
 from medfuse.data.fingerprint import CaseFacts, ChannelFacts, Fingerprint
-from medfuse.data.plan import PATCH_VOXELS, DataPlan, make_plan
+from medfuse.data.plan import PATCH_VOXELS, DataPlan, make_plan, plan_batch, plan_patch
 from medfuse.data.settings import PreprocessSettings, SampleSettings
 
 
@@ -86,3 +88,43 @@ def test_classes_are_labels_in_order_of_value():
     plan = planned([SMALL], labels={"spleen": 7, "background": 0, "liver": 5})
     assert plan.values == (0, 5, 7)
     assert plan.classes == ("background", "liver", "spleen")
+
+
+# ---- nnU-Net's rules
+
+
+@pytest.mark.parametrize("most", [20**3, 50**3, 128**3])
+@pytest.mark.parametrize(("shape", "spacing"), [SMALL, THICK, ((512, 512, 90), (0.7, 0.7, 3.0))])
+def test_a_patch_keeps_its_budget_and_halves_without_rest(shape, spacing, most):
+    patch = plan_patch(shape, spacing, most)
+    strides = plan_strides(ImageInfo(1, patch, spacing))
+    assert prod(patch) <= most or all(p - s < 8 for p, s in zip(patch, shape))
+    assert all(n % step == 0 for n, step in zip(patch, total_stride(strides)))
+
+
+def test_a_cut_patch_keeps_the_proportions_of_the_case():
+    x, y, z = plan_patch((400, 200, 100), (1.0, 1.0, 1.0), 64**3)
+    assert x > y > z
+    assert x / z == pytest.approx(4, rel=0.35)
+
+
+def test_a_patch_is_never_cut_below_what_a_network_needs():
+    assert min(plan_patch((40, 40, 40), (1.0, 1.0, 1.0), 1)) >= 4
+
+
+def test_a_flat_patch_has_two_sides():
+    assert plan_patch((160, 100), (0.8, 0.8), 1e9) == (160, 112)
+
+
+def test_a_batch_has_two_patches_at_least():
+    assert plan_batch((64, 64, 64), (512, 512, 300), 100, 1)[0] == 2
+
+
+def test_a_batch_sees_few_of_a_small_datasets_voxels():
+    batch, reason = plan_batch((32, 32, 32), (32, 32, 32), 100, 1e9)
+    assert batch == 5
+    assert "5%" in reason
+
+
+def test_a_batch_grows_to_what_a_step_may_have():
+    assert plan_batch((32, 32, 32), (64, 64, 64), 1000, 7 * 32**3)[0] == 7

@@ -306,3 +306,48 @@ def test_planning_changes_nothing(tmp_path):
     path = saved(tmp_path / "w.pt", encoder(segmenter(1)))
     plan_transfer("encoder", own, TransferSettings(weights=path))
     assert same(encoder(model), encoder(segmenter(2)))
+
+
+# ---- layouts of others
+
+
+def resnet(seed: int, *, dims: int, channels: int) -> Segmenter:
+    settings = {
+        "backbones": {"encoder": {"use": "resnet", "depth": 10}},
+        "head": {"input": "encoder.layer4"},
+    }
+    image = ImageInfo(channels, (32,) * dims, (1.0,) * dims)
+    torch.manual_seed(seed)
+    return build_segmenter(plan_graph(ModelSettings.model_validate(settings), image, 2))
+
+
+def test_medicalnets_layout_is_taken_whole(tmp_path):
+    source, target = resnet(1, dims=3, channels=1), resnet(2, dims=3, channels=1)
+    wrapped = {f"module.{k}": v for k, v in encoder(source).items()}
+    given(target, saved(tmp_path / "resnet_10_23dataset.pth", {}, state_dict=wrapped))
+    assert same(encoder(source), encoder(target))
+
+
+def test_torchvisions_layout_starts_a_volume_network(tmp_path):
+    source, target = resnet(1, dims=2, channels=3), resnet(2, dims=3, channels=2)
+    tensors = {**encoder(source), "fc.weight": torch.zeros(10, 512), "fc.bias": torch.zeros(10)}
+    made = given(target, saved(tmp_path / "resnet10.pth", tensors))
+    assert statuses(made).count("left out") == 2
+    assert torch.equal(encoder(target)["bn1.weight"], encoder(source)["bn1.weight"])
+    deep, flat = (encoder(m)["layer1.0.conv1.weight"] for m in (target, source))
+    torch.testing.assert_close(deep.sum(-1), flat)
+
+
+@pytest.mark.parametrize("other", [{}, {"nnssl_adaptation_plan": {"key_to_encoder": "encoder.stages"}}])
+def test_nnunets_and_nnssls_layout_is_taken_with_its_axes_turned(tmp_path, other):
+    source, target = segmenter(1, dims=3), segmenter(2, dims=3)
+    tensors = {"decoder.stages.0.convs.0.conv.weight": torch.zeros(1)}
+    for name, tensor in encoder(source).items():
+        _, stage, conv, kind, *rest = name.split(".")
+        part = "norm" if kind == "norm_act" else "conv"
+        theirs = tensor.permute(0, 1, 4, 3, 2) if tensor.ndim == 5 else tensor
+        key = f"encoder.stages.{stage}.0.convs.{conv}"
+        tensors[f"{key}.{part}.{rest[-1]}"] = theirs
+        tensors[f"{key}.all_modules.{'01'[part == 'norm']}.{rest[-1]}"] = theirs
+    given(target, saved(tmp_path / "w.pth", {}, network_weights=tensors, **other), prefix="encoder")
+    assert same(encoder(source), encoder(target))

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from medfuse import Backbone, FeatureInfo, ImageInfo, ShapeError
 from medfuse.core.text import by
+from medfuse.core.topology import Axes, for_each, odd_kernels, per_axis, plan_kernels, plan_strides
 
 if TYPE_CHECKING:
     from torch import nn
 
-SMALLEST = 4  # voxels that an axis keeps at least
-FAR = 2.0  # voxels of an axis are far apart from this multiple of the finest spacing
-
-Axes = tuple[int, ...]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -43,7 +40,18 @@ class UNetEncoder(Backbone):
     )
     base_channels: int = Field(32, ge=1, description="channels of the first stage")
     max_channels: Literal["auto"] | Count = Field("auto", description="auto is 320 in 3-D, 512 in 2-D")
-    convs: int = Field(2, ge=1, description="convolutions per stage")
+    kernels: Literal["auto"] | Annotated[tuple[Count | tuple[Count, ...], ...], Field(min_length=2)] = Field(
+        "auto",
+        description="of each stage, one odd number or one per axis; auto is 3, and 1 along coarse axes",
+    )
+    convs: Count | Annotated[tuple[Count, ...], Field(min_length=2)] = Field(
+        2, description="convolutions per stage, one number or one for each stage"
+    )
+
+    @field_validator("kernels")
+    @classmethod
+    def _are_odd(cls, kernels: Any) -> Any:
+        return odd_kernels(kernels)
 
     def features(self, image: ImageInfo) -> Sequence[FeatureInfo]:
         strides = self._strides(image)
@@ -57,8 +65,13 @@ class UNetEncoder(Backbone):
         from medfuse.builtin.nets.unet import Encoder
 
         strides = self._strides(image)
-        kernels = plan_kernels(image.spacing_mm, strides)
-        return Encoder(image.channels, self._channels(image, len(strides)), kernels, strides, self.convs)
+        return Encoder(
+            image.channels,
+            self._channels(image, len(strides)),
+            self._kernels(image, strides),
+            strides,
+            self._convs(len(strides)),
+        )
 
     def _strides(self, image: ImageInfo) -> list[Axes]:
         if self.strides == "auto":
@@ -70,12 +83,7 @@ class UNetEncoder(Backbone):
                     f"not {max(wanted, 2)}; enlarge sample.patch_size, lower `stages` or give `strides`"
                 )
             return planned[:wanted]
-        given = [(s,) * image.dims if isinstance(s, int) else s for s in self.strides]
-        for stride in given:
-            if len(stride) != image.dims or min(stride) < 1:
-                raise ShapeError(
-                    f"stride {list(stride)} does not fit a {image.dims}-D patch; give {image.dims} numbers"
-                )
+        given = per_axis("stride", self.strides, image.dims)
         if self.stages not in ("auto", len(given)):
             raise ShapeError(
                 f"stages is {self.stages} and strides has {len(given)} entries; remove one of the two"
@@ -86,35 +94,14 @@ class UNetEncoder(Backbone):
         if self.channels == "auto":
             most = {2: 512, 3: 320}[image.dims] if self.max_channels == "auto" else self.max_channels
             return [min(self.base_channels * 2**i, most) for i in range(stages)]
-        if len(self.channels) != stages:
-            raise ShapeError(
-                f"channels has {len(self.channels)} entries for {stages} stages; give one per stage"
-            )
-        return list(self.channels)
+        return list(for_each("channels", self.channels, stages))
 
+    def _kernels(self, image: ImageInfo, strides: Sequence[Axes]) -> Sequence[Axes]:
+        if self.kernels == "auto":
+            return plan_kernels(image.spacing_mm, strides)
+        return for_each("kernels", per_axis("kernel", self.kernels, image.dims), len(strides))
 
-def plan_strides(image: ImageInfo) -> list[Axes]:
-    """The stride of each stage by nnU-Net's rule; the first is 1 on every axis."""
-    size, spacing = list(image.patch_size), list(image.spacing_mm)
-    strides: list[Axes] = [(1,) * image.dims]
-    while long := [axis for axis, n in enumerate(size) if n >= 2 * SMALLEST]:
-        finest = min(spacing[axis] for axis in long)
-        halved = [axis for axis in long if spacing[axis] / finest < FAR]
-        if len(halved) == 1 and size[halved[0]] < 3 * SMALLEST:
-            break
-        strides.append(tuple(2 if axis in halved else 1 for axis in range(image.dims)))
-        for axis in halved:
-            size[axis] = -(-size[axis] // 2)
-            spacing[axis] *= 2
-    return strides
-
-
-def plan_kernels(spacing_mm: Sequence[float], strides: Sequence[Axes]) -> list[Axes]:
-    """Per stage: 3, and 1 along an axis until its voxels are no longer far apart; 3 in the last stage."""
-    kernels: list[Axes] = []
-    spacing, kernel = list(spacing_mm), (1,) * len(spacing_mm)
-    for stride in strides:
-        spacing = [s * n for s, n in zip(spacing, stride)]
-        kernel = tuple(3 if k == 3 or s / min(spacing) < FAR else 1 for k, s in zip(kernel, spacing))
-        kernels.append(kernel)
-    return [*kernels[:-1], (3,) * len(spacing)]
+    def _convs(self, stages: int) -> list[int]:
+        if isinstance(self.convs, int):
+            return [self.convs] * stages
+        return list(for_each("convs", self.convs, stages))

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from medfuse import FeatureInfo, FusionBlock, ShapeError
 from medfuse.core.text import by
+from medfuse.core.topology import Axes, for_each, odd_kernels, per_axis
 
 if TYPE_CHECKING:
     from torch import nn
+
+Count = Annotated[int, Field(ge=1)]
 
 
 class UNetDecoder(FusionBlock):
@@ -27,10 +30,25 @@ class UNetDecoder(FusionBlock):
 
     aligns: ClassVar[bool] = False
 
-    convs: int = Field(2, ge=1, description="convolutions per stage")
+    convs: Count | Annotated[tuple[Count, ...], Field(min_length=1)] = Field(
+        2, description="convolutions per stage, one number or one for each stage, finest first"
+    )
+    kernels: Literal["auto"] | Annotated[tuple[Count | tuple[Count, ...], ...], Field(min_length=1)] = Field(
+        "auto",
+        description="of each stage, finest first, one odd number or one per axis; auto: 3, and 1 along an "
+        "axis that is not pooled yet",
+    )
+
+    @field_validator("kernels")
+    @classmethod
+    def _are_odd(cls, kernels: Any) -> Any:
+        return odd_kernels(kernels)
 
     def plan(self, inputs: Sequence[FeatureInfo]) -> FeatureInfo:
-        return self._order(inputs)[-1].named("unet_decoder")
+        order = self._order(inputs)
+        self._kernels(order)
+        self._convs(len(order) - 1)
+        return order[-1].named("unet_decoder")
 
     def side_outputs(self, inputs: Sequence[FeatureInfo]) -> Sequence[FeatureInfo]:
         coarser = self._order(inputs)[-2:0:-1]
@@ -40,14 +58,24 @@ class UNetDecoder(FusionBlock):
         from medfuse.builtin.nets.unet import Decoder
 
         order = self._order(inputs)
-        ratios = [ratio_of(coarse, fine) for coarse, fine in pairwise(order)]
         return Decoder(
             order=[inputs.index(x) for x in order],
             channels=[x.channels for x in order],
-            ratios=ratios,
-            kernels=[kernel_of(ratio, fine) for ratio, fine in zip(ratios, order[1:])],
-            convs=self.convs,
+            ratios=[ratio_of(coarse, fine) for coarse, fine in pairwise(order)],
+            kernels=self._kernels(order),
+            convs=self._convs(len(order) - 1),
         )
+
+    def _kernels(self, order: Sequence[FeatureInfo]) -> Sequence[Axes]:
+        """One per stage, coarsest first. Raises ShapeError."""
+        if self.kernels == "auto":
+            return [kernel_of(ratio_of(coarse, fine), fine) for coarse, fine in pairwise(order)]
+        return for_each("kernels", per_axis("kernel", self.kernels, order[0].dims), len(order) - 1)[::-1]
+
+    def _convs(self, stages: int) -> Sequence[int]:
+        if isinstance(self.convs, int):
+            return [self.convs] * stages
+        return for_each("convs", self.convs, stages)[::-1]
 
     def _order(self, inputs: Sequence[FeatureInfo]) -> list[FeatureInfo]:
         """Coarsest first. Raises ShapeError where a stride is no multiple of the next finer one."""

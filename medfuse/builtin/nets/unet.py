@@ -20,12 +20,12 @@ class Encoder(nn.Module):
         channels: Sequence[int],
         kernels: Sequence[Sequence[int]],
         strides: Sequence[Sequence[int]],
-        convs: int,
+        convs: Sequence[int],
     ) -> None:
         super().__init__()
         before = (channels_in, *channels)
         self.stages = nn.Sequential(
-            *(conv_stage(*plan, convs) for plan in zip(before, channels, kernels, strides))
+            *(conv_stage(*plan) for plan in zip(before, channels, kernels, strides, convs))
         )
         initialize(self)
 
@@ -46,7 +46,7 @@ class Decoder(nn.Module):
         channels: Sequence[int],
         ratios: Sequence[Sequence[int]],
         kernels: Sequence[Sequence[int]],
-        convs: int,
+        convs: Sequence[int],
     ) -> None:
         super().__init__()
         self.order = tuple(order)
@@ -54,8 +54,8 @@ class Decoder(nn.Module):
             transposed(below, skip, ratio) for below, skip, ratio in zip(channels, channels[1:], ratios)
         )
         self.stages = nn.ModuleList(
-            conv_stage(2 * skip, skip, kernel, (1,) * len(kernel), convs)
-            for skip, kernel in zip(channels[1:], kernels)
+            conv_stage(2 * skip, skip, kernel, (1,) * len(kernel), count)
+            for skip, kernel, count in zip(channels[1:], kernels, convs)
         )
         initialize(self)
 

@@ -33,7 +33,7 @@ class View(nn.Module):
         self._crop = tuple(crop) if crop else None
         for view in self._views:
             for name in self._strides:
-                _place(self, f"{view}.{name}" if view else name)
+                place(self, f"{view}.{name}" if view else name)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         size = x.shape[2:]
@@ -66,7 +66,7 @@ class View(nn.Module):
         return functional.pad(x, padding)
 
 
-def _place(root: nn.Module, path: str) -> None:
+def place(root: nn.Module, path: str) -> None:
     """A layer at `path` that passes on what it is given."""
     for name in path.split("."):
         if name not in dict(root.named_children()):

@@ -10,6 +10,7 @@ from medfuse.core.errors import PluginError, ShapeError
 from medfuse.testing import check_backbone
 
 FLAT, DEEP = ImageInfo(2, (32, 32), (1.0, 1.0)), ImageInfo(1, (16, 16, 16), (1.0, 1.0, 1.0))
+LARGE, SOLID = ImageInfo(2, (64, 64), (1.0, 1.0)), ImageInfo(1, (32, 32, 32), (1.0, 1.0, 1.0))
 
 
 def backbone(name: str, **parameters) -> Backbone:
@@ -53,11 +54,28 @@ SAMPLES = {
         ({"of": {"use": "unet_encoder", "base_channels": 4}, "channels": {"a": [0], "b": [1]}}, FLAT),
         ({"of": {"use": "unet_encoder", "base_channels": 4}, "crop": [8, 16, 8]}, DEEP),
     ],
+    "slices": [({"of": {"use": "unet_encoder", "base_channels": 4}}, DEEP)],
+    "densenet": [({"norm": "group"}, LARGE)],
+    "efficientnet": [({"norm": "group"}, LARGE)],
+    "mednext": [({"base_channels": 4}, FLAT), ({"base_channels": 4, "kernel": 5}, SOLID)],
+    "swin_unetr": [
+        ({"channels": 12, "window": 4}, LARGE),
+        ({"channels": 12, "window": 3, "v2": True}, SOLID),
+    ],
 }
 
 
+SLOW = {"densenet", "efficientnet", "mednext", "swin_unetr"}
+"""They take seconds, as they are deep, or have no meta kernels."""
+
+
 @pytest.mark.parametrize(
-    ("name", "parameters", "image"), [(n, p, i) for n, cases in SAMPLES.items() for p, i in cases]
+    ("name", "parameters", "image"),
+    [
+        pytest.param(n, p, i, marks=pytest.mark.slow if n in SLOW else ())
+        for n, cases in SAMPLES.items()
+        for p, i in cases
+    ],
 )
 def test_the_contract_is_kept(name, parameters, image):
     check_backbone(backbone(name, **parameters), image)
@@ -171,3 +189,77 @@ def test_features_of_any_module_are_found_by_a_trial():
 def test_a_module_that_cannot_be_made_says_why(target, parameters, message):
     with pytest.raises(PluginError, match=message):
         backbone("module", target=target, parameters=parameters).features(FLAT)
+
+
+# ---- slices
+
+
+def test_a_slice_sees_its_neighbours_and_no_further():
+    plugin = backbone("slices", of={"use": "unet_encoder", "base_channels": 4, "convs": 1}, neighbours=1)
+    network = plugin.build(DEEP).eval()
+    image = torch.randn(1, 1, 16, 16, 16)
+    changed = image.clone()
+    changed[..., 8] += 1
+    with torch.no_grad():
+        before, after = network(image)["stages.0"], network(changed)["stages.0"]
+    differ = [(before[..., z] != after[..., z]).any().item() for z in range(16)]
+    assert [z for z, d in enumerate(differ) if d] == [7, 8, 9]
+
+
+def test_without_neighbours_slices_are_those_of_the_flat_network():
+    plugin = backbone("slices", of={"use": "unet_encoder", "base_channels": 4}, neighbours=0)
+    network = plugin.build(DEEP).eval()
+    image = torch.randn(1, 1, 16, 16, 4)
+    with torch.no_grad():
+        made = network(image)["stages.1"]
+        flat = [network.inner(image[..., z])["stages.1"] for z in range(4)]
+    torch.testing.assert_close(made, torch.stack(flat, dim=-1))
+
+
+def test_slices_of_a_flat_patch_are_refused():
+    with pytest.raises(ShapeError, match="works on 3-D patches"):
+        backbone("slices", of="unet_encoder").features(FLAT)
+
+
+# ---- what is asked for stage by stage
+
+
+def test_kernels_and_convolutions_can_be_given_for_each_stage():
+    network = backbone(
+        "unet_encoder", channels=[2, 4], strides=[1, 2], kernels=[[1, 3], 5], convs=[1, 3]
+    ).build(FLAT)
+    assert [len(stage) for stage in network.stages] == [1, 3]
+    assert [stage[0].conv.kernel_size for stage in network.stages] == [(1, 3), (5, 5)]
+
+
+def test_an_even_kernel_is_refused():
+    with pytest.raises(ValueError, match="odd number"):
+        backbone("unet_encoder", kernels=[2, 3])
+
+
+# ---- MONAI's
+
+
+def test_efficientnets_widths_are_monais():
+    from monai.networks.nets.efficientnet import EfficientNetEncoder
+
+    declared = [
+        tuple(f.channels for f in backbone("efficientnet", size=f"b{i}").features(LARGE)) for i in range(8)
+    ]
+    assert declared == EfficientNetEncoder.num_channels_per_output()[:8]
+
+
+def test_an_efficientnet_of_an_even_image_is_monais():
+    from monai.networks.nets.efficientnet import EfficientNetBNFeatures
+
+    ours = backbone("efficientnet").build(LARGE).eval()
+    theirs = EfficientNetBNFeatures("efficientnet-b0", pretrained=False, in_channels=2).eval()
+    theirs.load_state_dict(ours.state_dict(), strict=False)
+    image = torch.randn(1, 2, 224, 224)  # for which MONAI's padding is made
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(ours(image), theirs(image), strict=True))
+
+
+def test_swin_needs_channels_that_its_heads_part():
+    with pytest.raises(ShapeError, match="cannot be parted into 3 heads"):
+        backbone("swin_unetr", channels=10).build(FLAT)

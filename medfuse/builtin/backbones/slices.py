@@ -1,0 +1,49 @@
+"""A 2-D backbone on the slices of a volume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from medfuse import Backbone, FeatureInfo, ImageInfo, ShapeError
+from medfuse.registry import BackboneField
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Slices(Backbone):
+    """A 2-D backbone that sees each (x, y) slice with its neighbours as further channels: 2.5-D.
+
+    Features are those of the 2-D backbone, stacked along z again, with stride 1 there; so decoders need
+    nothing new, and 2-D weights can be transferred. At the ends of a patch its last slice stands in for those
+    beyond.
+
+        sample: {patch_size: [192, 192, 4]}
+        backbones:
+          encoder: {use: slices, of: {use: resnet, depth: 18}, neighbours: 1}
+    """
+
+    of: BackboneField = Field(description="the 2-D backbone: its `use:` and parameters")
+    neighbours: int = Field(1, ge=0, description="slices that are seen on each side of one")
+
+    def features(self, image: ImageInfo) -> Sequence[FeatureInfo]:
+        return [replace(f, stride=(*f.stride, 1)) for f in self.of.features(self._slice(image))]
+
+    def build(self, image: ImageInfo) -> nn.Module:
+        from medfuse.builtin.nets.slices import Slices as Network
+
+        names = [f.name for f in self.features(image)]
+        return Network(self.of.build(self._slice(image)), names, self.neighbours)
+
+    def _slice(self, image: ImageInfo) -> ImageInfo:
+        """What the 2-D backbone is given. Raises ShapeError."""
+        if image.dims != 3:
+            raise ShapeError(
+                "slices works on 3-D patches; give sample.patch_size three numbers, such as [192, 192, 4]"
+            )
+        channels = image.channels * (2 * self.neighbours + 1)
+        return ImageInfo(channels, image.patch_size[:2], image.spacing_mm[:2])

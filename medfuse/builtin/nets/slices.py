@@ -1,0 +1,37 @@
+"""A 2-D network that sees every slice of a volume together with its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medfuse.builtin.nets.taps import Hooked
+from medfuse.builtin.nets.view import place
+
+
+class Slices(nn.Module):
+    """x (batch, channels, x, y, z) → {LAYER: Tensor (batch, c, x', y', z)}, also the outputs of these layers.
+
+    Slices go through `network` as one batch of (batch · z, channels · (2 · neighbours + 1), x, y); at the
+    ends of the volume its last slice stands in for those beyond.
+    """
+
+    def __init__(self, network: nn.Module, names: Sequence[str], neighbours: int) -> None:
+        super().__init__()
+        self.inner = Hooked(network, names)
+        self._neighbours = neighbours
+        for name in names:
+            place(self, name)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        batch, channels, *size, depth = x.shape
+        k = self._neighbours
+        seen = torch.arange(depth)[:, None] + torch.arange(-k, k + 1)  # (z, slices)
+        stacks = x[..., seen.clamp(0, depth - 1).to(x.device)]  # (batch, channels, x, y, z, slices)
+        flat = stacks.permute(0, 4, 1, 5, 2, 3).reshape(batch * depth, channels * (2 * k + 1), *size)
+        return {
+            name: self.get_submodule(name)(maps.unflatten(0, (batch, depth)).movedim(1, -1).contiguous())
+            for name, maps in self.inner(flat).items()
+        }

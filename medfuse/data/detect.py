@@ -1,0 +1,158 @@
+"""What a folder of scans is: which dataset plugin reads it, and with which parameters."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medfuse import registry
+from medfuse.api import Case, Dataset, DatasetInfo
+from medfuse.core.errors import DataError
+from medfuse.core.volumes import ending, read_labels, stem
+from medfuse.data.images import read_image
+from medfuse.data.parallel import in_threads
+
+IMAGE_FOLDERS = ("images", "imagesTr", "image", "img", "scans", "volumes")
+LABEL_FOLDERS = ("labels", "labelsTr", "label", "masks", "mask", "segmentations", "seg")
+LABEL_NAME = re.compile(r"label|mask|seg|lesion|truth|(^|[_.-])gt([_.-]|$)", re.IGNORECASE)
+AIR = -500  # Hounsfield units: no other modality has such values
+MOST_LABELS = 256
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Detected:
+    """A dataset: the mapping that a pipeline's `data` holds, what it says, and how it was found out."""
+
+    settings: Mapping[str, Any]
+    info: DatasetInfo
+    reason: str
+
+
+def detect(data: Path, *, progress: Progress = lambda done, total: None) -> Detected:
+    """Read a folder, or a CSV table, by the dataset plugin that fits it. Raises DataError.
+
+    Where no text file names the labels or tells what the channels are, every label map and one image are
+    opened; `progress(done, total)` counts label maps.
+    """
+    if not data.exists():
+        raise DataError(f"{data}: no such file or folder; give a dataset's folder, or a CSV table of cases")
+    if data.is_file():
+        if data.suffix.lower() != ".csv":
+            raise DataError(f"{data}: is no folder and no .csv file; give the dataset's folder")
+        return _looked_into("csv", {"root": data.parent, "file": data.name}, "a table of cases", progress)
+    if (data / "dataset.json").is_file():
+        return _described(data)
+    if tables := [path for path in sorted(data.glob("*.csv")) if _lists_cases(path)]:
+        parameters = {"root": data, "file": tables[0].name}
+        return _looked_into("csv", parameters, f"{tables[0].name} lists cases", progress)
+    parameters = _folders(data) or _per_case(data)
+    if parameters is None:
+        raise DataError(
+            f"{data}: is no dataset that medfuse knows by itself (a dataset.json, a table of cases, "
+            "folders `images` and `labels`, or a folder per case with equal file names, one of them like "
+            "`label` or `mask`); write its `data:` by hand, see `medfuse plugins show folder`"
+        )
+    reason = parameters.pop("reason")
+    return _looked_into("folder", {"root": data, **parameters}, reason, progress)
+
+
+def _described(data: Path) -> Detected:
+    """A folder with dataset.json: the Decathlon's lists its cases, nnU-Net's does not."""
+    try:
+        listing = json.loads((data / "dataset.json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        listing = {}  # the plugin says what is wrong, and where
+    listed = isinstance(listing, dict) and isinstance(listing.get("training"), list)
+    name = "decathlon" if listed or not isinstance(listing, dict) else "nnunet"
+    reason = "its dataset.json lists the cases" if listed else "dataset.json and imagesTr, as nnU-Net has it"
+    return Detected({"use": name, "root": data}, _plugin(name, {"root": data}).read(), reason)
+
+
+def _lists_cases(path: Path) -> bool:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            header = {cell.strip().lower() for cell in next(csv.reader(file), [])}
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+    return "label" in header and bool({"image", "channel_0"} & header)
+
+
+def _folders(data: Path) -> dict[str, Any] | None:
+    """Two sub-folders, of images and of label maps."""
+    images = next((n for n in IMAGE_FOLDERS if (data / n).is_dir()), None)
+    labels = next((n for n in LABEL_FOLDERS if (data / n).is_dir()), None)
+    if images is None or labels is None:
+        return None
+    return {"images": [images], "labels": labels, "reason": f"folders {images} and {labels}"}
+
+
+def _per_case(data: Path) -> dict[str, Any] | None:
+    """A folder per case, in which files have the same names."""
+    folders = [folder for folder in sorted(data.iterdir()) if folder.is_dir() and folder.name[0] != "."]
+    counts = Counter(path.name for folder in folders for path in folder.iterdir() if ending(path))
+    shared = sorted(name for name, n in counts.items() if n == max(counts.values()))
+    labels = [name for name in shared if LABEL_NAME.search(stem(Path(name)))]
+    images = [name for name in shared if name not in labels]
+    if len(labels) != 1 or not images or counts[labels[0]] < max(2, len(folders) // 2):
+        return None
+    return {
+        "images": [f"{{case}}/{name}" for name in images],
+        "labels": f"{{case}}/{labels[0]}",
+        "channels": [stem(Path(name)) for name in images],
+        "reason": f"a folder per case; {labels[0]} is named like a label map",
+    }
+
+
+def _looked_into(name: str, parameters: dict[str, Any], reason: str, progress: Progress) -> Detected:
+    """A dataset without names of labels, and perhaps of channels: both are read from its volumes."""
+    info = _plugin(name, {**parameters, "classes": {"label": 1}}).read()
+    values = _label_values(info.cases, progress)
+    classes = {"label" if len(values) == 1 else f"label_{value}": value for value in values}
+    parameters["classes"] = classes
+    if len(info.channels) == 1 and _is_ct(info.cases[0]):
+        parameters["channels"] = ["CT"]
+        reason += "; voxels below -500 are air in Hounsfield units, so it is CT"
+    return Detected({"use": name, **parameters}, _plugin(name, parameters).read(), reason)
+
+
+def _label_values(cases: tuple[Case, ...], progress: Progress) -> list[int]:
+    """Every value other than 0 in any label map."""
+
+    def values(case: Case) -> set[int] | DataError:
+        assert case.label is not None
+        try:
+            return {int(v) for v in np.unique(read_labels(case.label).array)}
+        except DataError as error:
+            return error
+
+    found = in_threads(values, cases, os.cpu_count() or 1, progress)
+    if faults := [line for f in found if isinstance(f, DataError) for line in f.lines]:
+        raise DataError(*faults)
+    together = sorted(set().union(*(f for f in found if not isinstance(f, DataError))) - {0})
+    if not 0 < len(together) <= MOST_LABELS or together[0] < 0:
+        raise DataError(
+            f"{cases[0].label}: its label maps hold {len(together)} values other than 0; label maps hold a "
+            "whole number from 1 for each structure: choose the right files"
+        )
+    return together
+
+
+def _is_ct(case: Case) -> bool:
+    return bool(read_image(case, 1)[0].min() < AIR)
+
+
+def _plugin(name: str, parameters: Mapping[str, Any]) -> Dataset:
+    made = registry.get(Dataset.group, name)(**parameters)
+    assert isinstance(made, Dataset)
+    return made

@@ -1,0 +1,83 @@
+"""What a training step costs on this machine: a few real ones, on random patches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from medfuse.core.device import channels_last, lay_out
+from medfuse.core.memory import memory_growth
+from medfuse.train.objective import Objective
+from medfuse.train.optimizer import make_optimizer
+from medfuse.train.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Seconds of a step, and bytes at its peak: weights, gradients, optimiser and maps together."""
+
+    seconds: float
+    bytes: int
+
+
+def measure_step(
+    build: Callable[[], nn.Module],
+    objective: Objective,
+    settings: TrainSettings,
+    *,
+    shape: Sequence[int],
+    classes: int,
+    device: torch.device,
+    steps: int = 2,
+) -> StepCost:
+    """The fastest of `steps` steps after a first one, on random batches of `shape` (batch, channels, *patch).
+
+    `settings.precision` is fp32 or bf16 here, as a choice between them takes memory and time of its own.
+    """
+    with memory_growth(device) as growth:
+        seconds = _fastest(build, objective, settings, shape, classes, device, steps)
+        return StepCost(seconds, growth())
+
+
+def _fastest(
+    build: Callable[[], nn.Module],
+    objective: Objective,
+    settings: TrainSettings,
+    shape: Sequence[int],
+    classes: int,
+    device: torch.device,
+    steps: int,
+) -> float:
+    """Seconds of the fastest step, all of whose memory is given up again."""
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=1,
+        precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
+    )
+    model = build().to(device)
+    layout = channels_last(len(shape))
+    lay_out(model, len(shape), layout)
+    optimizer = make_optimizer(model.parameters(), settings)
+    network, optimizer = fabric.setup(model, optimizer)
+    image = torch.randn(*shape, device=device).contiguous(memory_format=layout)
+    label = torch.randint(classes, (shape[0], 1, *shape[2:]), device=device)
+    weights = objective.weights(0, 1000)
+    fastest = float("inf")
+    for step in range(1 + steps):
+        start = time.perf_counter()
+        total, _ = objective(network, image, label, weights)
+        fabric.backward(total)
+        if settings.clip:
+            nn.utils.clip_grad_norm_(model.parameters(), settings.clip, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - start
+        fastest = min(fastest, seconds) if step else fastest  # the first one warms up
+    return fastest

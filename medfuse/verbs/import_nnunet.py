@@ -1,0 +1,61 @@
+"""`medfuse import-nnunet`: a model that nnU-Net trained as a run folder of medfuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medfuse.core.errors import CheckpointError, OutputError
+from medfuse.core.reporter import Reporter
+
+WEIGHTS = "weights_last.safetensors"
+
+
+def import_nnunet(
+    folder: Path, output: Path, *, checkpoint: str = "checkpoint_final.pth", reporter: Reporter
+) -> str:
+    """Every fold of `folder` (nnUNetTrainer__…) that holds `checkpoint`, as weights below `output`.
+
+    Returns what was written and how to go on. Raises CheckpointError where the network is another than
+    medfuse has, and OutputError where weights are there already.
+    """
+    from medfuse.model.checkpoints import read_checkpoint
+
+    found = sorted(path.parent for path in folder.glob(f"fold_*/{checkpoint}"))
+    if not found:
+        raise CheckpointError(
+            f"{folder}: holds no fold_…/{checkpoint}; give a folder nnUNetTrainer__…, or another --checkpoint"
+        )
+    targets = [output if len(found) == 1 else output / fold.name for fold in found]
+    if there := [target for target in targets if (target / WEIGHTS).exists()]:
+        raise OutputError(f"{there[0] / WEIGHTS}: is there already; choose another --output, or remove it")
+    for fold, target in zip(found, targets):
+        _import_fold(folder, fold, read_checkpoint(fold / checkpoint), target / WEIGHTS)
+        reporter.say(f"  {fold.name}: {target / WEIGHTS}")
+    runs = " ".join(map(str, targets))
+    lines = [
+        f"{len(found)} of {folder.name}: {runs}",
+        f"new scans:    medfuse infer {runs} --input FOLDER --output FOLDER",
+        f"start from it: model.transfer: {{encoder: {{weights: {targets[0] / WEIGHTS}}}}}; decoded likewise",
+        "nnU-Net resamples images by cubic splines, medfuse linearly, so results differ slightly",
+    ]
+    return "\n".join(lines)
+
+
+def _import_fold(folder: Path, fold: Path, state: Any, path: Path) -> None:
+    """One checkpoint as one weights file, which its own network has taken."""
+    from medfuse.model.graph import plan_graph
+    from medfuse.model.segmenter import build_segmenter
+    from medfuse.model.weights import load_into, save_weights
+    from medfuse.nnunet import read_plan
+
+    if not isinstance(state, Mapping) or not isinstance(state.get("network_weights"), Mapping):
+        raise CheckpointError(f"{fold}: its checkpoint holds no network_weights; it is not nnU-Net's")
+    imported = read_plan(folder, str(state.get("init_args", {}).get("configuration", "3d_fullres")))
+    network = build_segmenter(plan_graph(imported.model, imported.plan.image, len(imported.plan.values)))
+    load_into(network, imported.tensors(state["network_weights"]), fold)
+    number = fold.name.removeprefix("fold_")
+    mirror = state.get("inference_allowed_mirroring_axes") or ()
+    facts = imported.facts(folder.parent.name or folder.name, int(number) if number.isdigit() else 0, mirror)
+    save_weights(path, network, {**facts, "trained": {"nnunet_epochs": int(state.get("current_epoch", 0))}})

@@ -1,0 +1,360 @@
+"""`medfuse init`: a pipeline file planned for a dataset and a machine, every value with its reason."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from medfuse.api import ImageInfo
+from medfuse.core.errors import MedfuseError
+from medfuse.core.files import write_text
+from medfuse.core.memory import bytes_text, total_memory
+from medfuse.core.reporter import Reporter
+from medfuse.core.text import by
+from medfuse.core.topology import plan_kernels, plan_strides
+from medfuse.sizing import Limits, Size, size_network
+
+if TYPE_CHECKING:
+    import torch
+
+    from medfuse.data.detect import Detected
+    from medfuse.data.fingerprint import Fingerprint
+    from medfuse.data.plan import DataPlan
+    from medfuse.train.cost import StepCost
+
+Dimensions = Literal["3", "2", "2.5"]
+
+MOST_CHANNELS = {2: 512, 3: 320}  # Isensee et al. 2021
+SLICES = 4
+"""Slices of a 2.5-D patch: each is seen with its neighbours, and costs what a 2-D patch does."""
+QUICK_STEPS = 10_000
+"""A training of fewer steps learns faster with AdamW and mild augmentation."""
+RATE_TIMES_WIDTH = 0.08
+"""AdamW's peak rate × channels of the first stage: 0.01 at 8, and 0.005 at 16."""
+NNUNETS_EPOCHS = 1000
+OF_ALL_MEMORY = 0.9
+"""Most of the device's memory that a step may take, whatever the budget."""
+WIDE = 106  # columns of a comment
+
+
+def init_pipeline(
+    data: Path,
+    *,
+    output: Path | None = None,
+    budget: int,
+    minutes: float | None = None,
+    device: str = "auto",
+    dimensions: Dimensions = "3",
+    reporter: Reporter,
+) -> str:
+    """Look at the dataset `data`, measure training steps, write a commented pipeline; say what was done.
+
+    `budget`: bytes that a training step may take on `device`. Raises MedfuseError where the file exists or
+    the data is faulty.
+    """
+    from medfuse.core.device import pick_device, settle
+    from medfuse.data.detect import detect
+    from medfuse.data.fingerprint import take_fingerprint
+    from medfuse.data.plan import make_plan, median_shape
+    from medfuse.data.settings import PreprocessSettings, SampleSettings
+
+    output = output or Path("pipelines") / f"{_name(data)}.yaml"
+    if output.exists():
+        raise MedfuseError(f"{output}: is there already; choose another file by --output, or remove it")
+    where = pick_device(device)
+    settle(where)
+    budget = min(budget, int(OF_ALL_MEMORY * total_memory(where)))
+    with reporter.track("looking at label maps", 1) as advance:
+        found = detect(data, progress=lambda done, _: advance(0, f"{done}"))
+    labelled = [case for case in found.info.cases if case.label]
+    with reporter.track(f"checking {len(labelled)} cases", len(labelled)) as advance:
+        fingerprint = take_fingerprint(
+            labelled,
+            found.info,
+            tolerance_mm=PreprocessSettings().tolerance_mm,
+            progress=lambda done, _: advance(done, ""),
+        )
+    plan = make_plan(fingerprint, found.info, PreprocessSettings(), SampleSettings())
+    shape = median_shape(fingerprint, plan.spacing_mm)
+    reporter.say(f"  median case: {by(shape)} voxels of {_mm(plan.spacing_mm)} mm")
+    bench = _Bench(plan, dimensions, where, reporter)
+    size = size_network(
+        shape,
+        plan.spacing_mm,
+        len(labelled),
+        bench.measure,
+        Limits(budget, 60 * minutes if minutes else None),
+        dims=3 if dimensions == "3" else 2,
+        say=reporter.say,
+    )
+    text = _Text(found, fingerprint, plan, size, bench, output, minutes, budget).text()
+    write_text(output, text)
+    return "\n".join(
+        [
+            f"{size.width} channels: {size.width_reason}",
+            f"patch {by(bench.image(size.patch_size).patch_size)}: {size.patch_reason}",
+            f"{size.batch_size} patches a step: {size.batch_reason}",
+            f"a step: {size.cost.seconds:.2f} s and {bytes_text(size.cost.bytes)} on {where.type}",
+            f"wrote {output}: read it, change what you like, then `medfuse check {output}` and "
+            f"`medfuse run {output}`",
+        ]
+    )
+
+
+def _name(data: Path) -> str:
+    return re.sub(r"\W+", "_", data.resolve().stem).strip("_").lower() or "pipeline"
+
+
+def _mm(spacing: Sequence[float]) -> str:
+    return "×".join(f"{s:g}" for s in spacing)
+
+
+class _Bench:
+    """Builds the planned network in any size, and trains it for a few steps to see what that costs."""
+
+    def __init__(
+        self, plan: DataPlan, dimensions: Dimensions, device: torch.device, reporter: Reporter
+    ) -> None:
+        self.plan, self.dimensions, self.device = plan, dimensions, device
+        self._reporter = reporter
+        self._precision = ""
+
+    def image(self, patch_size: Sequence[int]) -> ImageInfo:
+        """What the network is given for a planned patch, which is flat for 2.5-D."""
+        patch = (*patch_size, SLICES) if self.dimensions == "2.5" else tuple(patch_size)
+        return ImageInfo(len(self.plan.channels), patch, self.plan.spacing_mm[: len(patch)])
+
+    def encoder(self, width: int, patch_size: Sequence[int]) -> dict[str, Any]:
+        """Depth, strides, kernels and channels by nnU-Net's rules, for a patch of 2 or 3 sides."""
+        dims = len(patch_size)
+        spacing = self.plan.spacing_mm[:dims]
+        strides = plan_strides(ImageInfo(1, tuple(patch_size), spacing))
+        return {
+            "use": "unet_encoder",
+            "channels": [min(width * 2**i, MOST_CHANNELS[dims]) for i in range(len(strides))],
+            "strides": [list(stride) for stride in strides],
+            "kernels": [list(kernel) for kernel in plan_kernels(spacing, strides)],
+        }
+
+    def model(self, width: int, patch_size: Sequence[int]) -> dict[str, Any]:
+        encoder = self.encoder(width, patch_size)
+        if self.dimensions == "2.5":
+            encoder = {"use": "slices", "neighbours": 1, "of": encoder}
+        model: dict[str, Any] = {
+            "backbones": {"encoder": encoder},
+            "fusion": {"decoded": {"use": "unet_decoder", "inputs": ["encoder.*"]}},
+            "head": {"input": "decoded"},
+        }
+        if len(_plain(encoder)["strides"]) > 2:
+            schedule = {"use": "constant", "weight": 0.5, "ratio": 0.5}
+            model["aux"] = {"heads": ["decoded.*"], "schedule": schedule}
+        return model
+
+    def measure(self, width: int, patch_size: tuple[int, ...], batch: int) -> StepCost:
+        """What a training step of this network costs, with AdamW, which keeps most."""
+        from medfuse import registry
+        from medfuse.api import Loss
+        from medfuse.model.graph import plan_graph
+        from medfuse.model.segmenter import build_segmenter
+        from medfuse.model.settings import ModelSettings
+        from medfuse.train.cost import measure_step
+        from medfuse.train.objective import Objective
+        from medfuse.train.settings import TrainSettings
+
+        image, classes = self.image(patch_size), len(self.plan.values)
+        settings = ModelSettings.model_validate(self.model(width, patch_size))
+        graph = plan_graph(settings, image, classes)
+        loss = registry.get(Loss.group, "dice_ce")()
+        assert isinstance(loss, Loss)
+        objective = Objective(loss.build(classes), graph.aux, settings.aux.schedule if settings.aux else None)
+        shape = (batch, image.channels, *image.patch_size)
+        if not self._precision:
+            self._precision = self._choose(build_segmenter(graph), shape)
+        return measure_step(
+            lambda: build_segmenter(graph),
+            objective,
+            TrainSettings(
+                steps=1,
+                optimizer="adamw",
+                precision="bf16" if self._precision == "bf16" else "fp32",
+            ),
+            shape=shape,
+            classes=classes,
+            device=self.device,
+        )
+
+    def _choose(self, model: torch.nn.Module, shape: Sequence[int]) -> str:
+        import torch
+
+        from medfuse.core.device import choose_precision
+
+        chosen = choose_precision(
+            "auto", model.to(self.device), torch.randn(*shape, device=self.device), backward=True
+        )
+        self._reporter.say(f"  measuring on {self.device.type} in {chosen.kind}: {chosen.reason}")
+        return chosen.kind
+
+
+def _plain(encoder: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The U-Net's own encoder, which 2.5-D wraps."""
+    return encoder.get("of", encoder)
+
+
+@dataclass(frozen=True)
+class _Text:
+    """The pipeline file: a comment with its reason above every planned value."""
+
+    found: Detected
+    fingerprint: Fingerprint
+    plan: DataPlan
+    size: Size
+    bench: _Bench
+    output: Path
+    minutes: float | None
+    budget: int
+
+    def text(self) -> str:
+        parts = [self._head(), self._data(), self._preprocess(), self._sample()]
+        parts += [self._augment(), self._model(), "loss: dice_ce\n", self._train()]
+        parts += ["infer:\n  overlap: 0.5                  # of neighbouring windows\n"]
+        return "\n".join(part for part in parts if part)
+
+    def _head(self) -> str:
+        cases, labels = self.fingerprint.cases, ", ".join(self.plan.classes[1:])
+        shape = [sorted(sizes)[len(cases) // 2] for sizes in zip(*(case.shape for case in cases))]
+        lines = _comment(
+            f"{self.output.stem}: {labels} in {', '.join(self.plan.channels)}; planned by `medfuse init` for "
+            f"{len(cases)} cases of about {by(shape)} voxels, {bytes_text(self.budget)} of memory a step"
+            + (f" and {self.minutes:g} minutes." if self.minutes else ".")
+        )
+        lines += ["#", f"#   medfuse check {self.output}", f"#   medfuse run {self.output}", "#"]
+        lines += ["# Any value can be changed here, or overridden: --set train.minutes=60"]
+        return "\n".join(lines) + "\n"
+
+    def _data(self) -> str:
+        folder = self.output.resolve().parent
+        values = {
+            key: os.path.relpath(Path(value).resolve(), folder) if key == "root" else value
+            for key, value in self.found.settings.items()
+        }
+        split = "of the dataset's own folds" if self.found.info.splits else "of 5 that medfuse draws"
+        return "\n".join(
+            [*_comment(self.found.reason), f"data: {_flow(values)}", "", f"split: {{fold: 0}}  # {split}", ""]
+        )
+
+    def _preprocess(self) -> str:
+        reasons = [
+            f"{name.removeprefix('normalize.')}: {reason}"
+            for name, reason in self.plan.reasons.items()
+            if name.startswith("normalize.")
+        ]
+        return _section(
+            "preprocess",
+            ("spacing_mm", list(self.plan.spacing_mm), self.plan.reasons["spacing_mm"]),
+            ("normalize", "auto", "; ".join(reasons)),
+        )
+
+    def _sample(self) -> str:
+        image = self.bench.image(self.size.patch_size)
+        reason = self.size.patch_reason
+        if self.bench.dimensions == "2.5":
+            reason += f"; {SLICES} slices, each seen with its neighbours"
+        return _section(
+            "sample",
+            ("patch_size", list(image.patch_size), reason),
+            ("batch_size", self.size.batch_size, self.size.batch_reason),
+            ("foreground", 0.33, "every third patch is centred on a label, as nnU-Net does"),
+        )
+
+    def _quick(self) -> bool:
+        return self.size.steps is not None and self.size.steps < QUICK_STEPS
+
+    def _augment(self) -> str:
+        if not self._quick():
+            return ""
+        reason = f"with fewer than {QUICK_STEPS:,} steps, mild changes teach more than strong ones"
+        return _section(
+            "augment", ("rotate_degrees", 20, reason), ("blur", 0.1, ""), ("low_resolution", 0, "")
+        )
+
+    def _model(self) -> str:
+        size, slices = self.size, self.bench.dimensions == "2.5"
+        encoder = self.bench.encoder(size.width, size.patch_size)
+        most = MOST_CHANNELS[len(size.patch_size)]
+        lines = ["model:", "  backbones:", "    encoder:"]
+        indent = 6
+        if slices:
+            lines += _lines(6, "use", "slices", "2.5-D: a 2-D network sees each slice with its neighbours")
+            lines += _lines(6, "neighbours", 1, "slices to see on each side of one")
+            lines, indent = [*lines, "      of:"], 8
+        lines += _lines(indent, "use", encoder["use"], "")
+        doubled = f"doubled with each stage, up to {most}"
+        lines += _lines(indent, "channels", encoder["channels"], f"{size.width_reason}; {doubled}")
+        far = "an axis is halved while 8 voxels are left and its spacing is within twice the finest"
+        lines += _lines(indent, "strides", encoder["strides"], far)
+        flat = "3, and 1 along an axis whose voxels are still far apart"
+        lines += _lines(indent, "kernels", encoder["kernels"], flat)
+        lines += ["  fusion:", "    decoded: {use: unet_decoder, inputs: [encoder.*]}"]
+        lines += ["  head: {input: decoded}"]
+        if aux := self.bench.model(size.width, size.patch_size).get("aux"):
+            lines += ["  aux:", f"    heads: {_flow(aux['heads'])}"]
+            lines += _lines(
+                4, "schedule", aux["schedule"], "deep supervision: each coarser map weighs half of the finer"
+            )
+        return "\n".join(lines) + "\n"
+
+    def _train(self) -> str:
+        size = self.size
+        cost = (
+            f"a step took {size.cost.seconds:.2f} s and {bytes_text(size.cost.bytes)} on {self.bench.device}"
+        )
+        if size.steps is None:
+            hours = NNUNETS_EPOCHS * 250 * size.cost.seconds / 3600
+            budget = [("epochs", NNUNETS_EPOCHS, f"nnU-Net's, of 250 steps; {cost}: about {hours:.0f} hours")]
+        else:
+            each = min(250, max(25, size.steps // 20))
+            budget = [
+                ("minutes", self.minutes, f"{cost}, so that about {size.steps:,} steps fit"),
+                ("steps_per_epoch", each, "steps between two looks at held-out cases"),
+            ]
+        if not self._quick():
+            return _section("train", *budget, ("optimizer", "sgd", "nnU-Net's, with poly decay"))
+        rate = float(f"{RATE_TIMES_WIDTH / size.width:.2g}")
+        return _section(
+            "train",
+            *budget,
+            ("optimizer", "adamw", f"learns faster at first than SGD, which needs {QUICK_STEPS:,} steps"),
+            ("learning_rate", rate, "lower for wider networks"),
+            ("warmup", 0.05, ""),
+            ("decay", "cosine", "to nothing at the end"),
+        )
+
+
+def _section(name: str, *entries: tuple[str, Any, str]) -> str:
+    return "\n".join([f"{name}:", *(line for entry in entries for line in _lines(2, *entry))]) + "\n"
+
+
+def _lines(indent: int, key: str, value: Any, reason: str) -> list[str]:
+    """A key, below a comment with its reason."""
+    space = " " * indent
+    return [*(space + line for line in _comment(reason, indent)), f"{space}{key}: {_flow(value)}"]
+
+
+def _comment(text: str, indent: int = 0) -> list[str]:
+    return [f"# {line}" for line in wrap(text, WIDE - indent)]
+
+
+def _flow(value: Any) -> str:
+    """Plain data on one line of YAML."""
+    return (
+        yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
+        .removesuffix("\n...\n")
+        .strip()
+    )

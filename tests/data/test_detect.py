@@ -1,0 +1,101 @@
+"""Which dataset plugin reads a folder."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from phantoms import AFFINE, write_dataset
+
+from medfuse.core.errors import DataError
+from medfuse.data.detect import detect
+
+
+def volume(path, array) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, AFFINE), path)
+
+
+def image(path, *, air: float = 0.0) -> None:
+    volume(path, np.array([[[air, 1.0], [2.0, 3.0]]], np.float32))
+
+
+def label(path, *values: int) -> None:
+    volume(path, np.array([[[0, *values[:1]], [*values[-1:], 0]]], np.uint8))
+
+
+def test_a_list_of_cases_is_the_decathlons(tmp_path):
+    found = detect(write_dataset(tmp_path))
+    assert found.settings == {"use": "decathlon", "root": tmp_path}
+    assert len(found.info.cases) == 4
+
+
+def test_a_dataset_json_without_a_list_is_nnunets(tmp_path):
+    image(tmp_path / "imagesTr" / "a_0000.nii.gz")
+    label(tmp_path / "labelsTr" / "a.nii.gz", 1)
+    facts = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "organ": 1}}
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
+    assert detect(tmp_path).settings["use"] == "nnunet"
+
+
+@pytest.mark.parametrize(("images", "labels"), [("images", "labels"), ("imagesTr", "labelsTr")])
+def test_two_folders_are_images_and_labels(tmp_path, images, labels):
+    for name in "ab":
+        image(tmp_path / images / f"{name}.nii.gz")
+        label(tmp_path / labels / f"{name}.nii.gz", 2, 5)
+    found = detect(tmp_path)
+    assert found.settings["use"] == "folder"
+    assert found.info.labels == {"background": 0, "label_2": 2, "label_5": 5}
+
+
+def test_a_folder_per_case_has_the_same_names_in_each(tmp_path):
+    for name in "ab":
+        image(tmp_path / name / "flair.nii.gz")
+        image(tmp_path / name / "t1.nii.gz")
+        label(tmp_path / name / "lesions.nii.gz", 1)
+    found = detect(tmp_path)
+    assert found.info.channels == ("flair", "t1")
+    assert found.info.labels == {"background": 0, "label": 1}
+
+
+def test_a_table_of_cases_is_found_in_its_folder_and_by_its_name(tmp_path):
+    image(tmp_path / "scan.nii.gz")
+    label(tmp_path / "organ.nii.gz", 1)
+    (tmp_path / "list.csv").write_text("case,image,label\na,scan.nii.gz,organ.nii.gz\n")
+    assert detect(tmp_path).settings == detect(tmp_path / "list.csv").settings
+    assert detect(tmp_path).settings["file"] == "list.csv"
+
+
+@pytest.mark.parametrize(("air", "channel"), [(-1000.0, "CT"), (0.0, "channel_0")])
+def test_air_in_hounsfield_units_is_ct(tmp_path, air, channel):
+    image(tmp_path / "images" / "a.nii.gz", air=air)
+    label(tmp_path / "labels" / "a.nii.gz", 1)
+    assert detect(tmp_path).info.channels == (channel,)
+
+
+def test_what_is_found_reads_back_as_yaml_says(tmp_path):
+    image(tmp_path / "images" / "a.nii.gz")
+    label(tmp_path / "labels" / "a.nii.gz", 1)
+    from medfuse import registry
+
+    settings = dict(detect(tmp_path).settings)
+    plugin = registry.get("medfuse.datasets", settings.pop("use"))(**settings)
+    assert plugin.read() == detect(tmp_path).info
+
+
+def test_a_folder_of_anything_else_says_what_is_known(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(DataError, match="folders `images` and `labels`"):
+        detect(tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(DataError, match="no such file or folder"):
+        detect(tmp_path / "none")
+
+
+def test_label_maps_without_a_label_are_refused(tmp_path):
+    image(tmp_path / "images" / "a.nii.gz")
+    label(tmp_path / "labels" / "a.nii.gz", 0)
+    with pytest.raises(DataError, match="hold 0 values other than 0"):
+        detect(tmp_path)

@@ -1,0 +1,127 @@
+"""nnU-Net's models as runs: the same logits, and the plan's facts."""
+
+import json
+
+import pytest
+import torch
+from nnunet_model import write_model
+
+from medfuse.core.errors import CheckpointError, OutputError
+from medfuse.core.reporter import Reporter
+from medfuse.model.settings import TransferSettings
+from medfuse.model.transfer import transfer
+from medfuse.nnunet import read_plan
+from medfuse.trained import load_trained
+from medfuse.verbs.import_nnunet import import_nnunet
+
+
+def imported(tmp_path, **options):
+    """nnU-Net's network, and ours after the import."""
+    folder = tmp_path / "nnUNetTrainer__nnUNetPlans"
+    theirs = write_model(folder, **options)
+    import_nnunet(folder, tmp_path / "run", reporter=Reporter(quiet=True))
+    return folder, theirs, load_trained([tmp_path / "run" / "weights_last.safetensors"], device="cpu")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"turned": (2, 0, 1)}, {"turned": (1, 0, 2)}, {"dims": 2}, {"older": True}],
+    ids=["plain", "turned", "swapped", "flat", "older plan"],
+)
+def test_a_window_has_the_same_logits(tmp_path, options):
+    folder, theirs, ours = imported(tmp_path, **options)
+    axes = read_plan(folder, "2d" if options.get("dims") == 2 else "3d_fullres").axes
+    turn = (0, 1, *(2 + axis for axis in axes))
+    size = json.loads((folder / "plans.json").read_text())["configurations"]["parent"]["patch_size"]
+    image = torch.randn(2, 2, *size)
+    with torch.no_grad():
+        expected, made = theirs(image).permute(turn), ours.networks[0](image.permute(turn))
+    torch.testing.assert_close(made, expected, atol=1e-4, rtol=0)
+
+
+def test_the_plans_facts_are_in_our_order_of_axes(tmp_path):
+    plan = imported(tmp_path)[2].plan
+    assert (plan.patch_size, plan.spacing_mm) == ((12, 16, 8), (0.7, 0.8, 2.5))
+
+
+def test_what_nnunet_turned_is_turned_back(tmp_path):
+    plan = imported(tmp_path, turned=(2, 0, 1))[2].plan  # nnU-Net's (x, z, y)
+    assert (plan.patch_size, plan.spacing_mm) == ((8, 12, 16), (2.5, 0.7, 0.8))
+
+
+def test_channels_are_normalised_as_nnunet_does(tmp_path):
+    ct, other = imported(tmp_path)[2].plan.normalization
+    assert (ct.kind, ct.lower, ct.upper, ct.mean, ct.std) == ("ct", -100, 200, 40, 20)
+    assert other.kind == "nonzero_zscore"
+
+
+def test_mirroring_at_test_time_is_nnunets(tmp_path):
+    assert imported(tmp_path)[2].settings.mirror == ("x", "y", "z")
+
+
+def test_an_ignore_label_is_no_class(tmp_path):
+    plan = imported(tmp_path, labels={"background": 0, "a": 1, "b": 2, "ignore": 3})[2].plan
+    assert plan.classes == ("background", "a", "b")
+
+
+def test_every_fold_becomes_a_run(tmp_path):
+    write_model(tmp_path / "trained", folds=(0, 1))
+    said = import_nnunet(tmp_path / "trained", tmp_path / "run", reporter=Reporter(quiet=True))
+    assert f"medfuse infer {tmp_path / 'run' / 'fold_0'} {tmp_path / 'run' / 'fold_1'}" in said
+    paths = [tmp_path / "run" / f"fold_{i}" / "weights_last.safetensors" for i in (0, 1)]
+    assert len(load_trained(paths, device="cpu").networks) == 2
+
+
+def test_encoder_and_decoder_are_a_starting_point(tmp_path):
+    _, _, ours = imported(tmp_path)
+    fresh = load_trained([tmp_path / "run" / "weights_last.safetensors"], device="cpu").networks[0]
+    for parameter in fresh.parameters():
+        parameter.data.zero_()
+    weights = TransferSettings(weights=tmp_path / "run" / "weights_last.safetensors")
+    transfer(fresh, {"encoder": weights, "decoded": weights})
+    state = ours.networks[0].state_dict()
+    parts = {k: v for k, v in fresh.state_dict().items() if k.startswith(("backbones", "fusion"))}
+    assert parts
+    assert all(torch.equal(v, state[k]) for k, v in parts.items())
+
+
+def test_a_checkpoint_of_nnunet_is_read_without_executing_it(tmp_path):
+    write_model(tmp_path / "trained")
+    from medfuse.model.transfer import read_tensors
+
+    tensors = read_tensors(tmp_path / "trained" / "fold_0" / "checkpoint_final.pth")
+    assert "encoder.stages.0.0.convs.0.conv.weight" in tensors
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "whole are regions"),
+        ({"normalization_schemes": ["RGBTo01Normalization"] * 2}, "normalised by RGBTo01Normalization"),
+        ({"dims": 2, "turned": (2, 0, 1)}, r"not in the \(x, y\) plane"),
+    ],
+)
+def test_what_cannot_be_had_is_said(tmp_path, options, reason):
+    write_model(tmp_path / "trained", **options)
+    with pytest.raises(CheckpointError, match=reason):
+        import_nnunet(tmp_path / "trained", tmp_path / "run", reporter=Reporter(quiet=True))
+
+
+def test_another_network_is_refused_by_name(tmp_path):
+    write_model(tmp_path / "trained")
+    plans = tmp_path / "trained" / "plans.json"
+    plans.write_text(plans.read_text().replace("PlainConvUNet", "Primus"))
+    with pytest.raises(CheckpointError, match="its network is a Primus"):
+        import_nnunet(tmp_path / "trained", tmp_path / "run", reporter=Reporter(quiet=True))
+
+
+def test_a_folder_of_something_else_is_refused(medfuse, tmp_path):
+    said = medfuse("import-nnunet", tmp_path, "--output", tmp_path / "run")
+    assert said.code == 2
+    assert "give a folder nnUNetTrainer__…" in said.err
+
+
+def test_weights_are_never_overwritten(tmp_path):
+    folder, _, _ = imported(tmp_path)
+    with pytest.raises(OutputError, match="is there already"):
+        import_nnunet(folder, tmp_path / "run", reporter=Reporter(quiet=True))

@@ -1,0 +1,141 @@
+"""`medfuse init`: the pipeline it writes."""
+
+from math import prod
+from pathlib import Path
+
+import pytest
+from phantoms import write_dataset
+
+from medfuse.core.errors import MedfuseError
+from medfuse.core.reporter import Reporter
+from medfuse.pipeline import load_pipeline
+from medfuse.train import cost
+from medfuse.verbs import init
+from medfuse.verbs.check import check_pipeline
+from medfuse.verbs.init import init_pipeline
+
+ROOT = Path(__file__).parents[1]
+AGREES = "every declared shape agrees with the real one"
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """One on which a step costs in proportion to its channels and voxels. Returns what was asked of it."""
+    asked = []
+
+    def measure(build, objective, settings, *, shape, **_):
+        asked.append(shape)
+        width = next(build().parameters()).shape[0]
+        work = width * shape[0] * prod(shape[2:])
+        return cost.StepCost(1e-7 * work, 40 * work)
+
+    monkeypatch.setattr(cost, "measure_step", measure)
+    monkeypatch.setattr(init._Bench, "_choose", lambda *_: "fp32")
+    return asked
+
+
+def planned(data: Path, output: Path, **options) -> str:
+    budget = options.pop("budget", 2**30)
+    return init_pipeline(
+        data, output=output, budget=budget, device="cpu", reporter=Reporter(quiet=True), **options
+    )
+
+
+@pytest.mark.parametrize("dimensions", ["3", "2", "2.5"])
+def test_what_it_writes_passes_check(machine, tmp_path, dimensions):
+    data, file = write_dataset(tmp_path / "cubes"), tmp_path / "pipelines" / "cubes.yaml"
+    planned(data, file, dimensions=dimensions)
+    assert AGREES in check_pipeline(file)
+
+
+def test_every_planned_value_stands_below_its_reason(machine, tmp_path):
+    file = tmp_path / "cubes.yaml"
+    planned(write_dataset(tmp_path / "cubes"), file, minutes=5)
+    lines = file.read_text().splitlines()
+    for key in ("spacing_mm", "normalize", "patch_size", "batch_size", "channels", "strides", "minutes"):
+        place = next(i for i, line in enumerate(lines) if line.strip().startswith(f"{key}:"))
+        assert lines[place - 1].strip().startswith("# "), key
+
+
+def test_the_values_are_those_that_were_measured(machine, tmp_path):
+    file = tmp_path / "cubes.yaml"
+    planned(write_dataset(tmp_path / "cubes"), file)
+    sample = load_pipeline(file)[0].sample
+    assert machine[-1] == (sample.batch_size, 1, *sample.patch_size)
+
+
+def test_a_path_is_relative_to_the_file(machine, tmp_path):
+    file = tmp_path / "deep" / "pipelines" / "cubes.yaml"
+    planned(write_dataset(tmp_path / "cubes"), file)
+    assert "root: ../../cubes" in file.read_text()
+
+
+def test_little_time_makes_a_narrower_network(machine, tmp_path):
+    data = write_dataset(tmp_path / "cubes")
+    for minutes, name in ((0.1, "short"), (100, "long")):
+        planned(data, tmp_path / f"{name}.yaml", minutes=minutes)
+    short, long = (load_pipeline(tmp_path / f"{n}.yaml")[0] for n in ("short", "long"))
+    assert short.model.backbones["encoder"].channels[0] < long.model.backbones["encoder"].channels[0]
+    assert short.train.minutes == 0.1
+
+
+def test_without_minutes_it_trains_as_nnunet_does(machine, tmp_path):
+    planned(write_dataset(tmp_path / "cubes"), tmp_path / "cubes.yaml")
+    train = load_pipeline(tmp_path / "cubes.yaml")[0].train
+    assert (train.epochs, train.optimizer, train.decay) == (1000, "sgd", "poly")
+
+
+def test_slices_with_neighbours_are_a_flat_network_on_thin_patches(machine, tmp_path):
+    planned(write_dataset(tmp_path / "cubes"), tmp_path / "cubes.yaml", dimensions="2.5")
+    pipeline, _ = load_pipeline(tmp_path / "cubes.yaml")
+    assert pipeline.sample.patch_size[2] == init.SLICES
+    assert {f.stride[2] for f in pipeline.model.backbones["encoder"].features(image(pipeline))} == {1}
+
+
+def image(pipeline):
+    from medfuse.api import ImageInfo
+
+    return ImageInfo(1, pipeline.sample.patch_size, pipeline.preprocess.spacing_mm)
+
+
+def test_a_file_is_never_overwritten(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("# mine")
+    with pytest.raises(MedfuseError, match="is there already"):
+        planned(tmp_path, file)
+    assert file.read_text() == "# mine"
+
+
+def test_a_budget_without_a_unit_is_a_line(medfuse, tmp_path):
+    said = medfuse("init", tmp_path, "--budget", "8")
+    assert said.code == 2
+    assert "such as 8GiB" in said.err
+
+
+def test_a_folder_per_case_is_planned(machine, real_data, tmp_path):
+    planned(real_data / "ms_lesions", tmp_path / "lesions.yaml", minutes=30)
+    assert AGREES in check_pipeline(tmp_path / "lesions.yaml")
+
+
+def test_the_hippocampus_is_covered_by_its_patch(machine, real_data, tmp_path):
+    said = planned(real_data / "hippocampus", tmp_path / "hippocampus.yaml", minutes=30)
+    assert "covers the median case" in said
+    assert load_pipeline(tmp_path / "hippocampus.yaml")[0].preprocess.spacing_mm == (1, 1, 1)
+
+
+@pytest.mark.slow
+def test_steps_are_really_measured(tmp_path, monkeypatch):
+    from medfuse import sizing
+
+    monkeypatch.setattr(sizing, "PROBES", {3: (12**3, 16**3)})
+    monkeypatch.setattr(sizing, "WIDTHS", (8, 4))
+    planned(write_dataset(tmp_path / "cubes"), tmp_path / "cubes.yaml", minutes=1)
+    pipeline, _ = load_pipeline(tmp_path / "cubes.yaml")
+    assert pipeline.model.backbones["encoder"].channels[0] in (8, 4)
+
+
+@pytest.mark.slow
+def test_the_sample_data_are_planned_by_the_command(machine, medfuse, tmp_path):
+    said = medfuse("init", ROOT / "sample_data", "-o", tmp_path / "liver.yaml", "--minutes", "5", "-q")
+    assert said.code == 0
+    assert AGREES in medfuse("check", tmp_path / "liver.yaml").out

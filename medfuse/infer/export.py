@@ -89,8 +89,9 @@ class Exporter:
         table = torch.tensor(self._values, device=rows.device).to(rows.dtype)
         for region in self._seams.regions(brick):
             if region:
-                for box in boxes(region, self._axes, self._kind, self._geometry) if self._on_box else ():
-                    self._on_box(box)
+                if self._on_box is not None:
+                    for box in boxes(region, self._axes, self._kind, self._geometry):
+                        self._on_box(box)
                 paint(region, self._axes, self._kind, table, rows, start)
         ends = [where.stop == axis.coarse for where, axis in zip(brick.where, self._axes)]
         return self._give() if all(end for a, end in enumerate(ends) if a != self._sweep) else None

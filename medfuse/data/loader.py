@@ -5,11 +5,11 @@ import os
 import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from typing import Any
 
 import torch
 from monai.data.dataloader import DataLoader
 from monai.data.dataset import Dataset
-from torch import Tensor
 from torch.utils.data import default_collate
 
 from medfuse.core.errors import DataError, MedfuseError
@@ -29,9 +29,10 @@ def training_batches(
     seed: int,
     start_step: int = 0,
     unlabelled: bool = False,
-) -> Generator[dict[str, Tensor], None, None]:
+) -> Generator[dict[str, Any], None, None]:
     """Batches from step `start_step` on: `image` (batch, channels, *patch_size) float32, `label`
-    (batch, 1, *patch_size) int64. Of `unlabelled` cases, `image` and `weak` (see PatchSampler.draw).
+    (batch, 1, *patch_size) int64, and the names of the `case`s. Of `unlabelled` cases, `image`, `weak` and
+    `case` (see PatchSampler.draw).
 
     A step's batch depends on `seed` and the step alone, so a run that resumes sees what it would have seen.
     Close the iterator to end the processes. Raises DataError where a stored case is damaged, and where a
@@ -75,7 +76,7 @@ class _Patches(Dataset):
         super().__init__(range(sys.maxsize))
         self.sampler = sampler
 
-    def __getitem__(self, index: int) -> dict[str, Tensor] | MedfuseError:
+    def __getitem__(self, index: int) -> dict[str, Any] | MedfuseError:
         try:
             return self.sampler.draw(index)
         except MedfuseError as error:
@@ -94,11 +95,11 @@ class _Batches:
             yield list(range(step * self.batch_size, (step + 1) * self.batch_size))
 
 
-def _collate(samples: list[dict[str, Tensor] | MedfuseError]) -> dict[str, Tensor] | MedfuseError:
+def _collate(samples: list[dict[str, Any] | MedfuseError]) -> dict[str, Any] | MedfuseError:
     fault = next((s for s in samples if isinstance(s, MedfuseError)), None)
     if fault:
         return fault
-    batch: dict[str, Tensor] = default_collate(samples)
+    batch: dict[str, Any] = default_collate(samples)
     return batch
 
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from medfuse.core.device import channels_last
 from medfuse.core.errors import CheckpointError, MedfuseError
-from medfuse.core.files import atomic
 from medfuse.core.reporter import Reporter
 from medfuse.train.budget import Budget
 from medfuse.train.guided import Guided
@@ -27,9 +26,10 @@ from medfuse.train.optimizer import make_optimizer, peak_rate, rate_factor
 from medfuse.train.parts import Parts
 from medfuse.train.pseudo import IGNORED, PseudoLabels
 from medfuse.train.settings import TrainSettings
+from medfuse.train.state import newest_state, read_state, seed_chance, write_state
 
-Batches = Callable[[int], Generator[Mapping[str, Tensor], None, None]]
-"""start step → endless batches {"image": (b, c, *patch), "label": (b, 1, *patch)}."""
+Batches = Callable[[int], Generator[Mapping[str, Any], None, None]]
+"""start step → endless batches {"image": (b, c, *patch), "label": (b, 1, *patch), "case": b names}."""
 
 Validate = Callable[[nn.Module], Mapping[str, float]]
 """The network in eval mode → numbers to log; "dice" chooses the best weights."""
@@ -38,7 +38,7 @@ Save = Callable[[str, nn.Module, Mapping[str, float]], None]
 """("best" or "last", the network, facts) → nothing; writes its weights."""
 
 _LOG_EVERY = 10  # steps
-_STATE_EVERY = 60.0  # seconds between two training states, so that little is lost
+_STATE_EVERY = 60.0  # seconds between two training states where `state_every` is not given
 
 
 @dataclass
@@ -88,22 +88,27 @@ def fit(
     save: Save,
     folder: Path,
     reporter: Reporter,
+    seed: int = 1,
     guided: Guided | None = None,
     pseudo: PseudoLabels | None = None,
 ) -> Progress:
-    """Train until the budget is spent, or carry on from `folder/training_state.pt`.
+    """Train until the budget is spent, or carry on from the training state in `folder`.
 
+    Carrying on gives what going on would have given: to the last bit where kernels are deterministic and the
+    budget is in steps or epochs; with a budget in minutes the clock decides how many steps there are. So what
+    a step draws by chance (dropout) depends on `seed` and the step alone.
     Each epoch ends with `validate` and `save`. Raises MedfuseError where the loss stops being a number.
     """
-    budget, state_file = Budget.of(settings), folder / "training_state.pt"
+    budget = Budget.of(settings)
     learned = objective.learned().to(fabric.device)
     by_part = Parts(model, settings.parts)
     others = {"params": [*learned.parameters()], "factor": 1.0, "weight_decay": 0.0}
     optimizer = make_optimizer([*by_part.groups(), others], settings)
     average = _Average(model, settings.average) if settings.average else None
     trained = _Trained(model, optimizer, learned, average.model if average else None)
-    progress = trained.restore(state_file)
+    progress = trained.restore(folder, reporter)
     if budget.progress(progress.step, progress.seconds) >= 1:
+        save("last", average.model if average else model, {"step": progress.step})
         return progress
     if progress.step:
         reporter.say(f"carrying on from step {progress.step}")
@@ -123,6 +128,7 @@ def fit(
             waiting = time.perf_counter()
             batch, unlabelled = next(stream), pseudo.draw(progress.step, done) if pseudo else None
             waited = time.perf_counter() - waiting
+            seed_chance(seed, progress.step)
             if guided and guided.is_due(progress.step, done):
                 batch = _changed(batch, guided, model, fabric, progress.step)
             taught: dict[str, float | Tensor] = {}
@@ -132,6 +138,7 @@ def fit(
             weights = objective.weights(*budget.schedule_step(done))
             rate = peak_rate(settings) * rate_factor(done, settings)
             total, parts = _step(network, optimizer, fabric, objective, settings, batch, weights, rate)
+            _stop_where_lost(float(total.detach()), progress.step + 1, batch)
             if average:
                 average.update(model, progress.step)
             progress.step += 1
@@ -143,7 +150,6 @@ def fit(
             window.add({"loss": total.detach() + extra, **losses, **taught}, waited)
             if epoch_ends or window.steps == _LOG_EVERY:
                 row, window = window.row(), _Window()
-                _stop_where_lost(row["loss"], progress.step)
                 now = {"step": progress.step, "epoch": progress.step / settings.steps_per_epoch}
                 now |= {"seconds": clock.seconds(), "learning_rate": rate}
                 log.write({**now, **row, **{f"weight/{name}": weight for name, weight in weights.items()}})
@@ -162,19 +168,19 @@ def fit(
                     save("best", judged, facts)
                 save("last", judged, facts)
                 window = _Window()
-            if epoch_ends or time.monotonic() - saved > _STATE_EVERY:
+            if epoch_ends or _state_is_due(settings, progress.step, time.monotonic() - saved):
                 progress.seconds = clock.seconds()
-                trained.keep(state_file, progress)
+                trained.keep(folder, progress)
                 saved = time.monotonic()
     return progress
 
 
 def is_finished(folder: Path, settings: TrainSettings) -> bool:
     """Whether the training in `folder` has spent its budget, so that nothing needs to be set up for it."""
-    state = folder / "training_state.pt"
-    if not state.exists():
+    state = read_state(folder)
+    if state is None:
         return False
-    done = _read(state)["progress"]
+    done = state["progress"]
     return Budget.of(settings).progress(done["step"], done["seconds"]) >= 1
 
 
@@ -212,7 +218,7 @@ def _step(
     fabric: Fabric,
     objective: Objective,
     settings: TrainSettings,
-    batch: Mapping[str, Tensor],
+    batch: Mapping[str, Any],
     weights: dict[str, float],
     rate: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -231,14 +237,14 @@ def _step(
 
 
 def _changed(
-    batch: Mapping[str, Tensor], guided: Guided, model: nn.Module, fabric: Fabric, step: int
-) -> dict[str, Tensor]:
+    batch: Mapping[str, Any], guided: Guided, model: nn.Module, fabric: Fabric, step: int
+) -> dict[str, Any]:
     """The batch as the network's own maps have it changed."""
     image, label = fabric.to_device((batch["image"], batch["label"]))
     with fabric.autocast():
         activation = guided.look(model, image.contiguous(memory_format=channels_last(image.ndim)))
     image, label = guided.change(image, label, activation, step)
-    return {"image": image, "label": label}
+    return {**batch, "image": image, "label": label}
 
 
 def _teach(
@@ -274,11 +280,17 @@ def _validate(model: nn.Module, validate: Validate) -> dict[str, float]:
         model.train()
 
 
-def _stop_where_lost(loss: float, step: int) -> None:
+def _state_is_due(settings: TrainSettings, step: int, seconds: float) -> bool:
+    """`seconds` since the last training state."""
+    return step % settings.state_every == 0 if settings.state_every else seconds > _STATE_EVERY
+
+
+def _stop_where_lost(loss: float, step: int, batch: Mapping[str, Any]) -> None:
     if not math.isfinite(loss):
+        cases = ", ".join(dict.fromkeys(batch.get("case", ())))
         raise MedfuseError(
-            f"training: the loss is not a number at step {step}; "
-            "lower train.learning_rate, or set train.precision: fp32"
+            f"training: the loss is not a number at step {step}{f' ({cases})' if cases else ''}; look at "
+            "these images, lower train.learning_rate, or set train.precision: fp32"
         )
 
 
@@ -320,38 +332,24 @@ class _Trained:
     objective: nn.Module
     average: nn.Module | None
 
-    def keep(self, path: Path, progress: Progress) -> None:
+    def keep(self, folder: Path, progress: Progress) -> None:
         """Write it down. Plain tensors and numbers: loading executes no code."""
         state = {name: None if part is None else part.state_dict() for name, part in vars(self).items()}
-        with atomic(path) as temporary:
-            torch.save({**state, "progress": vars(progress), "random": torch.get_rng_state()}, temporary)
+        write_state(folder, {**state, "progress": vars(progress)})
 
-    def restore(self, path: Path) -> Progress:
+    def restore(self, folder: Path, reporter: Reporter) -> Progress:
         """Read it back where there is any. Raises CheckpointError."""
-        if not path.exists():
+        state = read_state(folder, reporter.say)
+        if state is None:
             return Progress()
-        state = _read(path)
         try:
             for name, part in vars(self).items():
                 if part is not None:
                     part.load_state_dict(state[name])
-            torch.set_rng_state(state["random"])
             return Progress(**state["progress"])
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(
-                f"{path}: is the training state of another model, or damaged ({reason[:120]}); "
+                f"{newest_state(folder)}: is the training state of another model ({reason[:120]}); "
                 "delete it to train again from the start, or give the run another name"
             ) from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A training state. Raises CheckpointError where the file is damaged."""
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"{path}: cannot be read ({reason[:120]}); delete it to train again from the start"
-        ) from error
-    return state

@@ -18,7 +18,7 @@ from medfuse.core.reporter import Reporter
 from medfuse.core.text import number, yaml_text
 from medfuse.model.graph import GraphPlan
 from medfuse.pipeline import Pipeline, load_pipeline, plan_network
-from medfuse.run_folder import lock, refuse_another_pipeline, resolved_values
+from medfuse.run_folder import kept_precision, lock, refuse_another_pipeline, resolved_values
 from medfuse.trained import load_trained, weights_facts, weights_file
 from medfuse.verbs.check import parameter_problems, pseudo_problems, report_problems
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from medfuse.core.device import Precision
     from medfuse.data.plan import DataPlan
     from medfuse.data.store import Store
     from medfuse.model.segmenter import Segmenter
@@ -86,6 +87,9 @@ class _Run:
         make_folder(self.folder)
 
     def stages(self) -> RunResult:
+        import torch
+
+        torch.set_flush_denormal(True)  # now, as threads that torch starts take it over and others do not
         plan = self.prepare()
         graph = plan_network(self.pipeline, plan.image, len(plan.values))
         store = self.fill_store(plan)
@@ -145,10 +149,9 @@ class _Run:
 
     def train(self, plan: DataPlan, graph: GraphPlan, store: Store) -> None:
         """Weights from batches; the rooms meet in the closures that are handed to `fit`."""
-        import torch
         from lightning_fabric import Fabric
 
-        from medfuse.core.device import channels_last, choose_precision, lay_out, pick_device, settle
+        from medfuse.core.device import channels_last, lay_out, pick_device, settle
         from medfuse.data.loader import training_batches
         from medfuse.model.segmenter import build_segmenter
         from medfuse.model.weights import save_weights
@@ -156,14 +159,15 @@ class _Run:
         from medfuse.train.loop import fit, is_finished
         from medfuse.train.objective import ActivationTerm, Objective
         from medfuse.train.pseudo import PseudoLabels
+        from medfuse.train.state import seed_chance
 
         settings, aux = self.pipeline.train, self.pipeline.model.aux
-        if is_finished(self.folder, settings):
+        if is_finished(self.folder, settings) and self.has_weights():
             self.reporter.say("trained already")
             return
         device = pick_device(settings.device)
-        settle(device)
-        torch.manual_seed(self.pipeline.seed)
+        settle(device, deterministic=settings.deterministic)
+        seed_chance(self.pipeline.seed)
         model = build_segmenter(graph)
         if self.is_fresh():
             self.transfer(model)
@@ -182,9 +186,7 @@ class _Run:
                 unlabelled=not labelled,
             )
 
-        # two patches, as torch takes another and slower path for one (slow_conv3d)
-        example = torch.randn(2, plan.image.channels, *plan.patch_size, device=device)
-        precision = choose_precision(settings.precision, model, example, backward=True)
+        precision = self.precision(model, plan, device)
         self.reporter.say(f"training on {device.type} in {precision.kind}: {precision.reason}")
         fabric = Fabric(
             accelerator=device.type,
@@ -220,6 +222,7 @@ class _Run:
             save=save,
             folder=self.folder,
             reporter=self.reporter,
+            seed=self.pipeline.seed,
             guided=Guided(guided, plan.image.spacing_mm, self.pipeline.seed) if guided else None,
             pseudo=PseudoLabels(pseudo, partial(batches, labelled=False), self.teacher(plan))
             if pseudo
@@ -229,7 +232,40 @@ class _Run:
 
     def is_fresh(self) -> bool:
         """Whether nothing has been trained here yet."""
-        return not (self.folder / "training_state.pt").exists()
+        from medfuse.train.state import has_state
+
+        return not has_state(self.folder)
+
+    def has_weights(self) -> bool:
+        """Whether the last weights are there and whole; if not, the training state still has them."""
+        from medfuse.model.weights import load_weights
+
+        path = self.folder / "weights_last.safetensors"
+        try:
+            load_weights(path)
+        except CheckpointError:
+            self.reporter.say(f"{path}: is missing or damaged; written anew from the training state")
+            return False
+        return True
+
+    def precision(self, model: nn.Module, plan: DataPlan, device: torch.device) -> Precision:
+        """What training computes in: as asked for, or what a probe chose when this run began."""
+        import torch
+
+        from medfuse.core.device import choose_precision
+
+        settings = self.pipeline.train
+
+        def choose() -> Precision:
+            # two patches, as torch takes another and slower path for one (slow_conv3d)
+            example = torch.randn(2, plan.image.channels, *plan.patch_size, device=device)
+            return choose_precision(
+                settings.precision, model, example, backward=True, deterministic=settings.deterministic
+            )
+
+        if settings.precision != "auto" or settings.deterministic:
+            return choose()
+        return kept_precision(self.folder, device.type, choose)
 
     def transfer(self, model: Segmenter) -> None:
         """Give backbones the weights that they start from; say and write down what became of each tensor."""

@@ -13,6 +13,7 @@ from monai.data.dataset import Dataset
 from torch.utils.data import default_collate
 
 from medfuse.core.errors import DataError, MedfuseError
+from medfuse.core.processes import processes_here
 from medfuse.data.patches import PatchSampler
 from medfuse.data.plan import DataPlan
 from medfuse.data.settings import AugmentSettings, SampleSettings
@@ -28,6 +29,8 @@ def training_batches(
     *,
     seed: int,
     start_step: int = 0,
+    rank: int = 0,
+    processes: int = 1,
     unlabelled: bool = False,
 ) -> Generator[dict[str, Any], None, None]:
     """Batches from step `start_step` on: `image` (batch, channels, *patch_size) float32, `label`
@@ -35,6 +38,7 @@ def training_batches(
     `case` (see PatchSampler.draw).
 
     A step's batch depends on `seed` and the step alone, so a run that resumes sees what it would have seen.
+    Where several `processes` train together, the one of number `rank` is given its share of each batch.
     Close the iterator to end the processes. Raises DataError where a stored case is damaged, and where a
     process is killed.
     """
@@ -43,7 +47,7 @@ def training_batches(
     loader = DataLoader(
         _Patches(sampler),
         num_workers=workers,
-        batch_sampler=_Batches(plan.batch_size, start_step),
+        batch_sampler=_Batches(plan.batch_size, start_step, rank, processes),
         collate_fn=_collate,
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         prefetch_factor=4 if workers else None,
@@ -65,8 +69,10 @@ def training_batches(
 
 
 def worker_count(sample: SampleSettings) -> int:
-    """Loader processes; `auto`: one for every two cores, eight at most."""
-    return min(8, max(1, (os.cpu_count() or 1) // 2)) if sample.workers == "auto" else sample.workers
+    """Loader processes of this process; `auto`: one for every two cores, eight at most."""
+    if sample.workers != "auto":
+        return sample.workers
+    return min(8, max(1, (os.cpu_count() or 1) // processes_here() // 2))
 
 
 class _Patches(Dataset):
@@ -84,15 +90,21 @@ class _Patches(Dataset):
 
 
 class _Batches:
-    """Numbers of the patches of each step, without end."""
+    """Numbers of the patches of each step, without end; of several processes, each has a row of its own."""
 
-    def __init__(self, batch_size: int, start_step: int) -> None:
-        self.batch_size = batch_size
-        self.start_step = start_step
+    def __init__(self, batch_size: int, start_step: int, rank: int, processes: int) -> None:
+        if batch_size % processes:
+            raise DataError(
+                f"a batch of {batch_size} patches cannot be shared by {processes} processes; "
+                f"set sample.batch_size to a multiple of {processes}"
+            )
+        self.batch_size, self.share = batch_size, batch_size // processes
+        self.start_step, self.rank = start_step, rank
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in itertools.count(self.start_step):
-            yield list(range(step * self.batch_size, (step + 1) * self.batch_size))
+            first = step * self.batch_size + self.rank * self.share
+            yield list(range(first, first + self.share))
 
 
 def _collate(samples: list[dict[str, Any] | MedfuseError]) -> dict[str, Any] | MedfuseError:

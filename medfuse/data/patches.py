@@ -12,11 +12,8 @@ from torch import Tensor
 from medfuse.core.errors import DataError
 from medfuse.data.augment import Augmentation
 from medfuse.data.plan import DataPlan
-from medfuse.data.settings import AugmentSettings, SampleSettings
+from medfuse.data.settings import INTENSITIES, AugmentSettings, SampleSettings
 from medfuse.data.store import Store
-
-INTENSITIES = ("noise", "blur", "brightness", "contrast", "low_resolution", "gamma")
-"""What AugmentSettings changes without moving a voxel."""
 
 
 @dataclass(frozen=True)

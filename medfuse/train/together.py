@@ -134,7 +134,7 @@ def joined(device: torch.device) -> Iterator[Together]:
     if processes() == 1:
         yield Together()
         return
-    make_fabric(device, "32-true").launch()
+    make_fabric(device, "32-true")
     try:
         yield Together()
     finally:
@@ -145,13 +145,15 @@ def make_fabric(device: torch.device, precision: Any) -> Fabric:
     """Lightning's engine for this process: its device, its precision, the group of processes it is in."""
     if processes() == 1:
         return Fabric(accelerator=device.type, devices=1, precision=precision)
-    return Fabric(
+    fabric = Fabric(
         accelerator=device.type,
         devices=processes_here(),
         num_nodes=processes() // processes_here(),
         precision=precision,
         strategy=_Unwrapped(timeout=_PATIENCE),
     )
+    fabric.launch()
+    return fabric
 
 
 class _Unwrapped(DDPStrategy):

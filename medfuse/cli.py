@@ -36,10 +36,19 @@ def run(
     file: PipelineFile,
     overrides: Overrides = None,
     runs: Annotated[Path, typer.Option(help="folder that holds the run folders")] = Path("runs"),
+    devices: Annotated[
+        int, typer.Option(min=1, help="GPUs, or processes on a CPU, that train together on this machine")
+    ] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="machines that train together")] = 1,
     quiet: Quiet = False,
 ) -> None:
     """Prepare, train, predict, evaluate and report. Run it again to carry on where it stopped."""
+    from medfuse.core.processes import processes, run_together
     from medfuse.core.reporter import Reporter
+
+    if devices * nodes > 1 and processes() == 1:
+        run_together(sys.argv[1:], devices=devices, nodes=nodes)
+        return
     from medfuse.verbs.run import run_pipeline
 
     typer.echo(run_pipeline(file, overrides or (), runs=runs, reporter=Reporter(quiet=quiet)).text())
@@ -87,6 +96,27 @@ def init(
             dimensions=dimensions,
             reporter=Reporter(quiet=quiet),
         )
+    )
+
+
+@app.command()
+def probe(
+    file: PipelineFile,
+    steps: Annotated[int, typer.Option(min=20, help="training steps on the one case")] = 200,
+    case: Annotated[
+        str | None, typer.Option(metavar="NAME", help="the case; the first with foreground if not given")
+    ] = None,
+    overrides: Overrides = None,
+    runs: Annotated[Path, typer.Option(help="folder that holds the run folders")] = Path("runs"),
+    quiet: Quiet = False,
+) -> None:
+    """Find a learning rate, and see whether FILE's network can learn one case by heart. Keeps nothing."""
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.probe import probe_pipeline
+
+    reporter = Reporter(quiet=quiet)
+    typer.echo(
+        probe_pipeline(file, overrides or (), runs=runs, steps=steps, case=case, reporter=reporter).text()
     )
 
 
@@ -395,7 +425,7 @@ def main() -> NoReturn:
             raise
         print(error, file=sys.stderr)
         code = 2
-    if code == 130:  # typer turns Ctrl-C into this code, silently
+    if code == 130 and "RANK" not in os.environ:  # typer turns Ctrl-C into this code, silently
         print("\nmedfuse: stopped; run the same command again to carry on", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import medfuse
 from medfuse import registry
-from medfuse.core.device import processor
+from medfuse.core.device import Precision, processor
 from medfuse.core.errors import MedfuseError
 from medfuse.core.files import make_folder, write_json
 from medfuse.pipeline import Pipeline, resolved
@@ -58,6 +58,18 @@ def refuse_another_pipeline(folder: Path, pipeline: Pipeline) -> None:
     else:
         make_folder(folder)
         write_json(source, now)
+
+
+def kept_precision(folder: Path, device: str, choose: Callable[[], Precision]) -> Precision:
+    """What `choose` chooses, or chose when this run began on such a device: a run has one precision."""
+    file = folder / "precision.json"
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if before["device"] == device:
+            return Precision(before["kind"], "as the run began")
+    chosen = choose()
+    write_json(file, {"device": device, "kind": chosen.kind, "reason": chosen.reason})
+    return chosen
 
 
 def _identity(pipeline: Pipeline) -> dict[str, Any]:

@@ -1,55 +1,76 @@
-"""A process that is killed leaves whole files beside hidden ones, and the next run finishes the folder."""
+"""Whole runs in processes of their own: killed at random moments, and several together."""
 
+import os
+import random
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+import torch
+from phantoms import write_dataset, write_pipeline
 
-from medfuse.core.volumes import read_geometry, read_labels
+from medfuse.core.files import file_hash
+from medfuse.model.weights import load_weights
 
-SLOWLY = """
-import sys, time
-from medfuse import Predictor
-import os
-fsync = os.fsync
-os.fsync = lambda file: (time.sleep(0.3), fsync(file))  # a long moment in which a file is not yet whole
-print("loaded", flush=True)
-Predictor.load(sys.argv[1], device="cpu").files(sys.argv[2], sys.argv[3])
+KILLS = int(os.environ.get("MEDFUSE_TEST_KILLS", 3))
+
+LIFE = """
+import os, signal, sys, threading
+from contextlib import contextmanager
+from pathlib import Path
+from medfuse.core.reporter import Reporter
+from medfuse.verbs.run import run_pipeline
+
+file, runs, at, delay = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+
+class Dying(Reporter):
+    @contextmanager
+    def track(self, what, total):
+        def advance(done, note):
+            if what == "training" and done >= at:
+                threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        yield advance
+
+run_pipeline(Path(file), sys.argv[5:], runs=Path(runs), reporter=Dying(quiet=True))
 """
+NEVER = 2000  # thousandths of training
+CHANGES = ["train.steps=24", "train.steps_per_epoch=8", "train.state_every=3", "train.average=0.9"]
 
 
-def labels(output: Path) -> list[str]:
-    return sorted(path.name for path in output.glob("*.nii.gz") if not path.name.startswith("."))
+def live(file, runs, *, at=NEVER, delay=0.0) -> int:
+    """Run a pipeline in a process that dies `delay` seconds after `at` thousandths of training; its code."""
+    changes = [*CHANGES, "train.deterministic=true", "sample.workers=1"]
+    words = [sys.executable, "-c", LIFE, file, runs, at, delay, *changes]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    return subprocess.run([*map(str, words)], env=environment, check=False).returncode
 
 
-def half_written(output: Path) -> bool:
-    return any(path.name.startswith(".unfinished-") for path in output.glob(".*"))
-
-
-MOMENTS: dict[str, Callable[[Path], bool]] = {
-    "at the beginning": lambda output: output.exists(),
-    "while the first file is written": half_written,
-    "after the first file": lambda output: bool(labels(output)),
-    "while a later file is written": lambda output: bool(labels(output)) and half_written(output),
-    "after the first entry of the manifest": lambda output: (output / "manifest.json").exists(),
-}
+@pytest.fixture(scope="module")
+def cubes(tmp_path_factory):
+    home = tmp_path_factory.mktemp("cubes")
+    return write_pipeline(home / "cubes.yaml", write_dataset(home / "cubes"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_run_leaves_whole_files_and_the_next_finishes(finished_run, medfuse, tmp_path, moment):
-    images, output = finished_run.data / "imagesTr", tmp_path / "out"
-    command = [sys.executable, "-c", SLOWLY, str(finished_run.folder), str(images), str(output)]
-    with subprocess.Popen(command) as process:
-        while process.poll() is None and not MOMENTS[moment](output):
-            time.sleep(0.005)
-        process.kill()
-    assert process.returncode == -9, "it ended before it could be killed"
-    for name in labels(output):
-        assert read_labels(output / name).geometry.differences(read_geometry(images / name)) == []
-    assert medfuse("infer", finished_run.folder, "-i", images, "-o", output, "-q").code == 0
-    assert labels(output) == sorted(path.name for path in images.glob("*.nii.gz"))
-    assert not half_written(output)
+def test_a_run_killed_at_random_moments_ends_with_the_same_files(cubes, tmp_path):
+    assert live(cubes, tmp_path / "whole") == 0
+    chance = random.Random(os.environ.get("MEDFUSE_TEST_SEED", "1"))
+    for kill in range(KILLS):
+        at = int(1000 * (kill + chance.random()) / KILLS)
+        assert live(cubes, tmp_path / "killed", at=at, delay=0.5 * chance.random()) == -signal.SIGKILL
+    assert live(cubes, tmp_path / "killed") == 0
+    for kind in ("last", "best"):
+        name = f"cubes/weights_{kind}.safetensors"
+        assert file_hash(tmp_path / "killed" / name) == file_hash(tmp_path / "whole" / name)
+
+
+@pytest.mark.slow
+def test_two_processes_run_what_one_runs(cubes, tmp_path):
+    for devices in (1, 2):
+        words = ["run", cubes, "--devices", devices, "--runs", tmp_path / str(devices)]
+        command = [sys.executable, "-m", "medfuse", *map(str, words)]
+        assert subprocess.run(command, check=False).returncode == 0
+    one, two = (load_weights(tmp_path / n / "cubes" / "weights_last.safetensors")[0] for n in "12")
+    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+    assert (tmp_path / "2" / "cubes" / "report.html").exists()

@@ -1,16 +1,20 @@
 """The main job from a YAML file to a report, on cubes of 20 voxels."""
 
+import io
 import json
 import shutil
 
 import nibabel
 import numpy as np
 import pytest
+import torch
 import yaml
 from phantoms import write_case, write_dataset, write_pipeline
 
 from medfuse import MedfuseError
+from medfuse.core.device import Precision
 from medfuse.core.reporter import Reporter
+from medfuse.model.weights import load_weights
 from medfuse.verbs.check import check_pipeline
 from medfuse.verbs.run import run_pipeline
 
@@ -76,6 +80,32 @@ def test_a_finished_run_is_not_trained_again(finished_run):
     before = (finished_run.folder / "weights_last.safetensors").read_bytes()
     again(finished_run)
     assert (finished_run.folder / "weights_last.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("harm", [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:-20])])
+def test_lost_weights_are_written_anew(finished_run, tmp_path, harm):
+    shutil.copytree(finished_run.folder, tmp_path / "cubes")
+    weights = tmp_path / "cubes" / "weights_last.safetensors"
+    harm(weights)
+    again(finished_run, folder=tmp_path)
+    before, _ = load_weights(finished_run.folder / weights.name)
+    after, _ = load_weights(weights)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_run_keeps_the_precision_it_began_with(finished_run, tmp_path, monkeypatch, deterministic):
+    found = iter(["bf16", "fp32"])
+    monkeypatch.setattr(
+        "medfuse.core.device.choose_precision", lambda *_, **__: Precision(next(found), "tossed")
+    )
+    kinds = []
+    for steps in (2, 4):
+        reporter = Reporter(io.StringIO())
+        changes = ["train.precision=auto", f"train.deterministic={deterministic}", f"train.steps={steps}"]
+        run_pipeline(finished_run.pipeline, changes, runs=tmp_path, reporter=reporter)
+        kinds.append("bf16" if "cpu in bf16" in reporter._stream.getvalue() else "fp32")
+    assert kinds == (["bf16", "fp32"] if deterministic else ["bf16", "bf16"])
 
 
 def test_a_larger_budget_carries_on(finished_run, tmp_path):

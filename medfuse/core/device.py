@@ -47,8 +47,10 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device(kind)
 
 
-def settle(device: torch.device) -> None:
+def settle(device: torch.device, *, deterministic: bool = False) -> None:
     """Process-wide settings that cost nothing in accuracy: denormals flushed, freed memory kept.
+
+    With `deterministic`, kernels add up in a fixed order; torch warns of those that have none.
 
     Flushing took one tool's CPU run from 85 to 11 minutes (FastSurfer#165). Half of torch's time on a CPU
     can be the kernel zeroing fresh pages; glibc told to keep its memory saves that, and resident memory
@@ -57,8 +59,14 @@ def settle(device: torch.device) -> None:
     import torch
 
     torch.set_flush_denormal(True)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS is not
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    # nothing here reads what it did not write
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.mkldnn.deterministic = deterministic  # type: ignore[assignment]
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     else:
@@ -100,14 +108,20 @@ def lay_out(model: nn.Module, axes: int, layout: torch.memory_format) -> None:
                 parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
-def choose_precision(wanted: str, model: nn.Module, example: Tensor, *, backward: bool) -> Precision:
+def choose_precision(
+    wanted: str, model: nn.Module, example: Tensor, *, backward: bool, deterministic: bool = False
+) -> Precision:
     """Half precision where it is right and faster on `example`, a batch on the model's device; else fp32.
+
+    With `deterministic` it is fp32 unless asked for by name.
 
     Right means that logits stay within a relative error of 0.1 of fp32, and with `backward` the gradient of
     the first weight within 0.5: some conv3d shapes give wrong bf16 results on AMX (pytorch#169688).
     """
     if wanted != "auto":
         return Precision(wanted, "as asked for")
+    if deterministic:
+        return Precision("fp32", "deterministic, so no clock may decide")
     half = next((kind for kind in half_precisions(example.device) if kind == "bf16" or not backward), None)
     if half is None:
         return Precision("fp32", f"this {example.device.type} has no bf16 units")

@@ -5,14 +5,15 @@ import os
 import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from typing import Any
 
 import torch
 from monai.data.dataloader import DataLoader
 from monai.data.dataset import Dataset
-from torch import Tensor
 from torch.utils.data import default_collate
 
 from medfuse.core.errors import DataError, MedfuseError
+from medfuse.core.processes import processes_here
 from medfuse.data.patches import PatchSampler
 from medfuse.data.plan import DataPlan
 from medfuse.data.settings import AugmentSettings, SampleSettings
@@ -28,12 +29,16 @@ def training_batches(
     *,
     seed: int,
     start_step: int = 0,
+    rank: int = 0,
+    processes: int = 1,
     unlabelled: bool = False,
-) -> Generator[dict[str, Tensor], None, None]:
+) -> Generator[dict[str, Any], None, None]:
     """Batches from step `start_step` on: `image` (batch, channels, *patch_size) float32, `label`
-    (batch, 1, *patch_size) int64. Of `unlabelled` cases, `image` and `weak` (see PatchSampler.draw).
+    (batch, 1, *patch_size) int64, and the names of the `case`s. Of `unlabelled` cases, `image`, `weak` and
+    `case` (see PatchSampler.draw).
 
     A step's batch depends on `seed` and the step alone, so a run that resumes sees what it would have seen.
+    Where several `processes` train together, the one of number `rank` is given its share of each batch.
     Close the iterator to end the processes. Raises DataError where a stored case is damaged, and where a
     process is killed.
     """
@@ -42,7 +47,7 @@ def training_batches(
     loader = DataLoader(
         _Patches(sampler),
         num_workers=workers,
-        batch_sampler=_Batches(plan.batch_size, start_step),
+        batch_sampler=_Batches(plan.batch_size, start_step, rank, processes),
         collate_fn=_collate,
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         prefetch_factor=4 if workers else None,
@@ -64,8 +69,10 @@ def training_batches(
 
 
 def worker_count(sample: SampleSettings) -> int:
-    """Loader processes; `auto`: one for every two cores, eight at most."""
-    return min(8, max(1, (os.cpu_count() or 1) // 2)) if sample.workers == "auto" else sample.workers
+    """Loader processes of this process; `auto`: one for every two cores, eight at most."""
+    if sample.workers != "auto":
+        return sample.workers
+    return min(8, max(1, (os.cpu_count() or 1) // processes_here() // 2))
 
 
 class _Patches(Dataset):
@@ -75,7 +82,7 @@ class _Patches(Dataset):
         super().__init__(range(sys.maxsize))
         self.sampler = sampler
 
-    def __getitem__(self, index: int) -> dict[str, Tensor] | MedfuseError:
+    def __getitem__(self, index: int) -> dict[str, Any] | MedfuseError:
         try:
             return self.sampler.draw(index)
         except MedfuseError as error:
@@ -83,22 +90,28 @@ class _Patches(Dataset):
 
 
 class _Batches:
-    """Numbers of the patches of each step, without end."""
+    """Numbers of the patches of each step, without end; of several processes, each has a row of its own."""
 
-    def __init__(self, batch_size: int, start_step: int) -> None:
-        self.batch_size = batch_size
-        self.start_step = start_step
+    def __init__(self, batch_size: int, start_step: int, rank: int, processes: int) -> None:
+        if batch_size % processes:
+            raise DataError(
+                f"a batch of {batch_size} patches cannot be shared by {processes} processes; "
+                f"set sample.batch_size to a multiple of {processes}"
+            )
+        self.batch_size, self.share = batch_size, batch_size // processes
+        self.start_step, self.rank = start_step, rank
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in itertools.count(self.start_step):
-            yield list(range(step * self.batch_size, (step + 1) * self.batch_size))
+            first = step * self.batch_size + self.rank * self.share
+            yield list(range(first, first + self.share))
 
 
-def _collate(samples: list[dict[str, Tensor] | MedfuseError]) -> dict[str, Tensor] | MedfuseError:
+def _collate(samples: list[dict[str, Any] | MedfuseError]) -> dict[str, Any] | MedfuseError:
     fault = next((s for s in samples if isinstance(s, MedfuseError)), None)
     if fault:
         return fault
-    batch: dict[str, Tensor] = default_collate(samples)
+    batch: dict[str, Any] = default_collate(samples)
     return batch
 
 

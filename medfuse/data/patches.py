@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +12,8 @@ from torch import Tensor
 from medfuse.core.errors import DataError
 from medfuse.data.augment import Augmentation
 from medfuse.data.plan import DataPlan
-from medfuse.data.settings import AugmentSettings, SampleSettings
+from medfuse.data.settings import INTENSITIES, AugmentSettings, SampleSettings
 from medfuse.data.store import Store
-
-INTENSITIES = ("noise", "blur", "brightness", "contrast", "low_resolution", "gamma")
-"""What AugmentSettings changes without moving a voxel."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,8 @@ class PatchSampler:
         """Training cases that hold any foreground."""
         return tuple(name for name in self.names if self.store.case(name).classes)
 
-    def draw(self, index: int) -> dict[str, Tensor]:
-        """`image` (channels, *patch_size) float32 and `label` (1, *patch_size) int64.
+    def draw(self, index: int) -> dict[str, Any]:
+        """`image` (channels, *patch_size) float32, `label` (1, *patch_size) int64, and the `case`.
 
         Where cases are `unlabelled`: `image` and `weak`, the same patch before its intensities were changed.
         """
@@ -68,9 +66,9 @@ class PatchSampler:
         image, label = self._read(name, start, random)
         if self.unlabelled:
             weak, label = self.weak.change(image, label, random)
-            return {"image": self.augmentation.change(weak, label, random)[0], "weak": weak}
+            return {"image": self.augmentation.change(weak, label, random)[0], "weak": weak, "case": name}
         image, label = self.augmentation.change(image, label, random)
-        return {"image": image, "label": label.long()}
+        return {"image": image, "label": label.long(), "case": name}
 
     def _place(self, random: np.random.RandomState, *, forced: bool) -> tuple[str, tuple[int, ...]]:
         """A case and a patch's first voxel: a negative one where the volume is smaller than the patch."""

@@ -39,6 +39,10 @@ class PreprocessSettings(Section):
     )
 
 
+INTENSITIES = ("noise", "blur", "brightness", "contrast", "low_resolution", "gamma")
+"""What AugmentSettings changes without moving a voxel."""
+
+
 class AugmentSettings(Section):
     """Random changes to training patches, after nnU-Net. A probability of 0 turns one off."""
 
@@ -60,6 +64,11 @@ class AugmentSettings(Section):
         (),
         description="axes along which half of the patches are mirrored; left and right differ in the body",
     )
+
+    def without_any(self) -> "AugmentSettings":
+        """The same with nothing that ever changes a patch."""
+        chances = ("rotate", "scale", *INTENSITIES)
+        return self.model_copy(update={**dict.fromkeys(chances, 0.0), "mirror": ()})
 
 
 class SampleSettings(Section):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -15,23 +17,30 @@ from medfuse.core.errors import CheckpointError
 from medfuse.core.files import atomic
 from medfuse.core.text import by
 
-_FACTS = "medfuse"  # the one metadata key
+_FACTS, _HASH = "medfuse", "sha256"  # the metadata keys
 
 
 def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
-    """Write every tensor of `model`'s state with `facts`, plain JSON values. Raises OutputError."""
+    """Write every tensor of `model`'s state with `facts`, plain JSON values, and the hash of both.
+
+    Raises OutputError.
+    """
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     seen: set[int] = set()
     for name, tensor in state.items():
         if tensor.data_ptr() in seen:
             state[name] = tensor.clone()  # the format has no shared tensors
         seen.add(tensor.data_ptr())
+    text = json.dumps(dict(facts))
     with atomic(path) as temporary:
-        save_file(state, temporary, metadata={_FACTS: json.dumps(dict(facts))})
+        save_file(state, temporary, metadata={_FACTS: text, _HASH: _content_hash(state, text)})
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the facts of a file that `save_weights` wrote. Raises CheckpointError."""
+    """The tensors and the facts of a file that `save_weights` wrote, checked by their hash where it has one.
+
+    Raises CheckpointError.
+    """
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -52,6 +61,11 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"{path}: holds tensors without what medfuse writes beside them; use weights that medfuse trained"
         ) from None
+    if metadata.get(_HASH, now := _content_hash(state, metadata[_FACTS])) != now:
+        raise CheckpointError(
+            f"{path}: is damaged (its hash is not that of its content); copy it again, or run its pipeline "
+            "again, which writes it anew"
+        )
     return state, facts
 
 
@@ -74,6 +88,15 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None
             "or train again"
         )
     model.load_state_dict(dict(state))
+
+
+def _content_hash(state: Mapping[str, Tensor], facts: str) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for name in sorted(state):
+        tensor = state[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
 
 
 def _shape(tensor: Tensor) -> str:

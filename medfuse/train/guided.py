@@ -22,7 +22,7 @@ _LINEAR = {2: "bilinear", 3: "trilinear"}
 
 @dataclass(frozen=True)
 class Guided:
-    """Changes a batch just before its step. What it draws depends on `seed` and the step alone.
+    """Changes a batch just before its step. What it draws depends on `seed`, the step and the process.
 
     `spacing_mm`: of the patches, per axis, so that a deformation is as large in every direction.
     """
@@ -30,6 +30,7 @@ class Guided:
     settings: GuidedSettings
     spacing_mm: tuple[float, ...]
     seed: int
+    rank: int = 0
 
     def is_due(self, step: int, done: float) -> bool:
         """Whether the batch of `step`, at a share `done` of training, is changed."""
@@ -50,7 +51,7 @@ class Guided:
             percentile=self.settings.percentile,
             threshold=self.settings.threshold,
         )
-        seed = np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)
+        seed = np.random.SeedSequence([self.seed, step, self.rank]).generate_state(1, np.uint64)
         random = torch.Generator().manual_seed(int(seed[0]))
         images, labels = zip(*(self._patch(*parts, random) for parts in zip(image, label, masks)))
         return torch.stack(images), torch.stack(labels)

@@ -14,10 +14,15 @@ from medfuse.core.files import reported, write_text
 class MetricsLog:
     """Appends rows {"step": …, name: number} to `folder/metrics.jsonl` and `folder/tensorboard`.
 
-    Opened at `step`, it drops rows of later steps: they belong to work that was lost and is done again.
+    Several processes that train together have one log, that of the first; for the others `folder` is None,
+    and nothing is written. Opened at `step`, it drops rows of later steps: they belong to work that was lost
+    and is done again.
     """
 
-    def __init__(self, folder: Path, *, step: int = 0) -> None:
+    def __init__(self, folder: Path | None, *, step: int = 0) -> None:
+        self._open = folder is not None
+        if folder is None:
+            return
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = folder / "metrics.jsonl"
@@ -27,6 +32,8 @@ class MetricsLog:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, row: Mapping[str, float]) -> None:
+        if not self._open:
+            return
         finite = {k: v for k, v in row.items() if math.isfinite(v)}
         with reported(self.path):
             self._file.write(json.dumps(finite) + "\n")
@@ -36,6 +43,8 @@ class MetricsLog:
                     self._board.add_scalar(name, value, int(row["step"]))
 
     def close(self) -> None:
+        if not self._open:
+            return
         self._file.close()
         self._board.close()
 

@@ -17,19 +17,21 @@ from torch import Tensor, nn
 
 from medfuse.core.device import channels_last
 from medfuse.core.errors import CheckpointError, MedfuseError
-from medfuse.core.files import atomic
 from medfuse.core.reporter import Reporter
 from medfuse.train.budget import Budget
+from medfuse.train.doubts import Doubts, wait_advice
 from medfuse.train.guided import Guided
 from medfuse.train.log import MetricsLog
 from medfuse.train.objective import Objective
 from medfuse.train.optimizer import make_optimizer, peak_rate, rate_factor
-from medfuse.train.parts import Parts
+from medfuse.train.parts import Parts, learned_group
 from medfuse.train.pseudo import IGNORED, PseudoLabels
 from medfuse.train.settings import TrainSettings
+from medfuse.train.state import newest_state, read_state, seed_chance, write_state
+from medfuse.train.together import Together
 
-Batches = Callable[[int], Generator[Mapping[str, Tensor], None, None]]
-"""start step → endless batches {"image": (b, c, *patch), "label": (b, 1, *patch)}."""
+Batches = Callable[[int], Generator[Mapping[str, Any], None, None]]
+"""start step → endless batches {"image": (b, c, *patch), "label": (b, 1, *patch), "case": b names}."""
 
 Validate = Callable[[nn.Module], Mapping[str, float]]
 """The network in eval mode → numbers to log; "dice" chooses the best weights."""
@@ -38,7 +40,7 @@ Save = Callable[[str, nn.Module, Mapping[str, float]], None]
 """("best" or "last", the network, facts) → nothing; writes its weights."""
 
 _LOG_EVERY = 10  # steps
-_STATE_EVERY = 60.0  # seconds between two training states, so that little is lost
+_STATE_EVERY = 60.0  # seconds between two training states where `state_every` is not given
 
 
 @dataclass
@@ -68,8 +70,11 @@ class _Window:
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
             self.counts[name] = self.counts.get(name, 0) + 1
 
+    def seconds(self) -> float:
+        return time.perf_counter() - self.began
+
     def row(self) -> dict[str, float]:
-        seconds = time.perf_counter() - self.began
+        seconds = self.seconds()
         return {
             **{name: value / self.counts[name] for name, value in self.sums.items()},
             "steps_per_second": self.steps / seconds,
@@ -88,62 +93,90 @@ def fit(
     save: Save,
     folder: Path,
     reporter: Reporter,
+    seed: int = 1,
     guided: Guided | None = None,
     pseudo: PseudoLabels | None = None,
 ) -> Progress:
-    """Train until the budget is spent, or carry on from `folder/training_state.pt`.
+    """Train until the budget is spent, or carry on from the training state in `folder`.
 
+    Carrying on gives what going on would have given: to the last bit where kernels are deterministic and the
+    budget is in steps or epochs; with a budget in minutes the clock decides how many steps there are. So what
+    a step draws by chance (dropout) depends on `seed` and the step alone.
+    Where several processes train together, each calls this; the first writes and speaks for all.
     Each epoch ends with `validate` and `save`. Raises MedfuseError where the loss stops being a number.
     """
-    budget, state_file = Budget.of(settings), folder / "training_state.pt"
+    together, budget = Together(), Budget.of(settings)
+    if not together.is_first:
+        save, reporter = _no_save, Reporter(quiet=True)
     learned = objective.learned().to(fabric.device)
     by_part = Parts(model, settings.parts)
-    others = {"params": [*learned.parameters()], "factor": 1.0, "weight_decay": 0.0}
-    optimizer = make_optimizer([*by_part.groups(), others], settings)
+    optimizer = make_optimizer([*by_part.groups(), learned_group(learned)], settings)
     average = _Average(model, settings.average) if settings.average else None
     trained = _Trained(model, optimizer, learned, average.model if average else None)
-    progress = trained.restore(state_file)
+    progress = trained.restore(folder, reporter)
     if budget.progress(progress.step, progress.seconds) >= 1:
+        save("last", average.model if average else model, {"step": progress.step})
         return progress
+    together.start_alike(model, learned, *([average.model] if average else []))
     if progress.step:
         reporter.say(f"carrying on from step {progress.step}")
     by_part.enter(progress.step // settings.steps_per_epoch)
     network, optimizer = _set_up(model, optimizer, fabric, settings, batches, objective, reporter)
 
+    doubts = Doubts(reporter.say, fresh=progress.step == 0)
     clock = _Clock(progress.seconds)
+
+    def spent() -> float:
+        """The share of the budget, the same in all processes."""
+        if budget.seconds is None:
+            return budget.progress(progress.step, 0.0)
+        return together.first(lambda: budget.progress(progress.step, clock.seconds()))
+
+    stepping, waited_all = 0.0, 0.0
     saved = time.monotonic()
     with (
         closing(batches(progress.step)) as stream,
         closing(pseudo) if pseudo else nullcontext(),
-        MetricsLog(folder, step=progress.step) as log,
+        MetricsLog(folder if together.is_first else None, step=progress.step) as log,
         reporter.track("training", 1000) as advance,
     ):
         window, loss, dice = _Window(), "", ""
-        while (done := budget.progress(progress.step, clock.seconds())) < 1:
+        while (done := spent()) < 1:
             waiting = time.perf_counter()
             batch, unlabelled = next(stream), pseudo.draw(progress.step, done) if pseudo else None
             waited = time.perf_counter() - waiting
+            seed_chance(seed, progress.step, together.rank)
             if guided and guided.is_due(progress.step, done):
                 batch = _changed(batch, guided, model, fabric, progress.step)
             taught: dict[str, float | Tensor] = {}
             if pseudo and unlabelled:
                 teacher = pseudo.teacher or (average.model if average else model)
-                taught = _teach(network, teacher, fabric, pseudo, unlabelled, pseudo.weight(done))
+                weight = pseudo.weight(done)
+                taught = _teach(together, network, teacher, fabric, pseudo, unlabelled, weight)
             weights = objective.weights(*budget.schedule_step(done))
             rate = peak_rate(settings) * rate_factor(done, settings)
-            total, parts = _step(network, optimizer, fabric, objective, settings, batch, weights, rate)
+            image, label = fabric.to_device((batch["image"], batch["label"]))
+            image, label = image.contiguous(memory_format=channels_last(image.ndim)), together.gather(label)
+            total, parts = objective(together.whole(network), image, label, weights)
+            fabric.backward(total)
+            total = total.detach()
+            _stop_where_lost(together, total, progress.step + 1, batch)
+            together.add_up(model, learned)
+            step_of(optimizer, settings, rate)
+            doubts.look(label, float(total))
             if average:
                 average.update(model, progress.step)
             progress.step += 1
-            done = budget.progress(progress.step, clock.seconds())
+            done = spent()
             epoch_ends = done >= 1 or progress.step % settings.steps_per_epoch == 0
 
             losses = {f"loss/{name}": part for name, part in parts.items()}
             extra = taught["weight/pseudo"] * taught["loss/pseudo"] if taught else 0.0
-            window.add({"loss": total.detach() + extra, **losses, **taught}, waited)
+            window.add({"loss": total + extra, **losses, **taught}, waited)
             if epoch_ends or window.steps == _LOG_EVERY:
-                row, window = window.row(), _Window()
-                _stop_where_lost(row["loss"], progress.step)
+                row = window.row()
+                stepping, waited_all = stepping + window.seconds(), waited_all + window.waited
+                window = _Window()
                 now = {"step": progress.step, "epoch": progress.step / settings.steps_per_epoch}
                 now |= {"seconds": clock.seconds(), "learning_rate": rate}
                 log.write({**now, **row, **{f"weight/{name}": weight for name, weight in weights.items()}})
@@ -162,19 +195,21 @@ def fit(
                     save("best", judged, facts)
                 save("last", judged, facts)
                 window = _Window()
-            if epoch_ends or time.monotonic() - saved > _STATE_EVERY:
+            due = epoch_ends or _state_is_due(settings, progress.step, time.monotonic() - saved)
+            if due and together.is_first:
                 progress.seconds = clock.seconds()
-                trained.keep(state_file, progress)
+                trained.keep(folder, progress)
                 saved = time.monotonic()
+    reporter.say(wait_advice(waited_all / max(stepping, 1e-9)))
     return progress
 
 
 def is_finished(folder: Path, settings: TrainSettings) -> bool:
     """Whether the training in `folder` has spent its budget, so that nothing needs to be set up for it."""
-    state = folder / "training_state.pt"
-    if not state.exists():
+    state = read_state(folder)
+    if state is None:
         return False
-    done = _read(state)["progress"]
+    done = state["progress"]
     return Budget.of(settings).progress(done["step"], done["seconds"]) >= 1
 
 
@@ -206,42 +241,30 @@ def _set_up(
     return network, optimizer
 
 
-def _step(
-    network: Callable[..., Any],
-    optimizer: torch.optim.Optimizer,
-    fabric: Fabric,
-    objective: Objective,
-    settings: TrainSettings,
-    batch: Mapping[str, Tensor],
-    weights: dict[str, float],
-    rate: float,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    image, label = fabric.to_device((batch["image"], batch["label"]))
-    image = image.contiguous(memory_format=channels_last(image.ndim))
+def step_of(optimizer: torch.optim.Optimizer, settings: TrainSettings, rate: float) -> None:
+    """Follow the gradients at a learning rate of `rate`, and forget them."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
-    total, parts = objective(network, image, label, weights)
-    fabric.backward(total)
     if settings.clip:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, settings.clip, foreach=True)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return total, parts
 
 
 def _changed(
-    batch: Mapping[str, Tensor], guided: Guided, model: nn.Module, fabric: Fabric, step: int
-) -> dict[str, Tensor]:
+    batch: Mapping[str, Any], guided: Guided, model: nn.Module, fabric: Fabric, step: int
+) -> dict[str, Any]:
     """The batch as the network's own maps have it changed."""
     image, label = fabric.to_device((batch["image"], batch["label"]))
     with fabric.autocast():
         activation = guided.look(model, image.contiguous(memory_format=channels_last(image.ndim)))
     image, label = guided.change(image, label, activation, step)
-    return {"image": image, "label": label}
+    return {**batch, "image": image, "label": label}
 
 
 def _teach(
+    together: Together,
     network: Callable[..., Any],
     teacher: nn.Module,
     fabric: Fabric,
@@ -256,11 +279,11 @@ def _teach(
     image, weak = fabric.to_device((batch["image"], batch["weak"]))
     image, weak = (x.contiguous(memory_format=channels_last(x.ndim)) for x in (image, weak))
     with fabric.autocast():
-        labels = pseudo.labels(teacher, weak)
+        labels = together.gather(pseudo.labels(teacher, weak))
     confident = float((labels != IGNORED).float().mean())
     loss = torch.zeros(())
     if confident:
-        loss = pseudo.loss(network, image, labels)
+        loss = pseudo.loss(together.whole(network), image, labels)
         fabric.backward(weight * loss)
     return {"loss/pseudo": loss.detach(), "weight/pseudo": weight, "pseudo/confident": confident}
 
@@ -274,12 +297,23 @@ def _validate(model: nn.Module, validate: Validate) -> dict[str, float]:
         model.train()
 
 
-def _stop_where_lost(loss: float, step: int) -> None:
-    if not math.isfinite(loss):
+def _state_is_due(settings: TrainSettings, step: int, seconds: float) -> bool:
+    """`seconds` since the last training state."""
+    return step % settings.state_every == 0 if settings.state_every else seconds > _STATE_EVERY
+
+
+def _stop_where_lost(together: Together, loss: Tensor, step: int, batch: Mapping[str, Any]) -> None:
+    if not math.isfinite(float(loss)):  # in all processes, as the loss is that of the whole batch
+        shares = together.collect([*batch.get("case", ())])
+        cases = ", ".join(dict.fromkeys(name for share in shares for name in share))
         raise MedfuseError(
-            f"training: the loss is not a number at step {step}; "
-            "lower train.learning_rate, or set train.precision: fp32"
+            f"training: the loss is not a number at step {step}{f' ({cases})' if cases else ''}; look at "
+            "these images, lower train.learning_rate, or set train.precision: fp32"
         )
+
+
+def _no_save(kind: str, model: nn.Module, facts: Mapping[str, float]) -> None:
+    """What a process does that is not the first."""
 
 
 class _Clock:
@@ -320,38 +354,24 @@ class _Trained:
     objective: nn.Module
     average: nn.Module | None
 
-    def keep(self, path: Path, progress: Progress) -> None:
+    def keep(self, folder: Path, progress: Progress) -> None:
         """Write it down. Plain tensors and numbers: loading executes no code."""
         state = {name: None if part is None else part.state_dict() for name, part in vars(self).items()}
-        with atomic(path) as temporary:
-            torch.save({**state, "progress": vars(progress), "random": torch.get_rng_state()}, temporary)
+        write_state(folder, {**state, "progress": vars(progress)})
 
-    def restore(self, path: Path) -> Progress:
+    def restore(self, folder: Path, reporter: Reporter) -> Progress:
         """Read it back where there is any. Raises CheckpointError."""
-        if not path.exists():
+        state = read_state(folder, reporter.say)
+        if state is None:
             return Progress()
-        state = _read(path)
         try:
             for name, part in vars(self).items():
                 if part is not None:
                     part.load_state_dict(state[name])
-            torch.set_rng_state(state["random"])
             return Progress(**state["progress"])
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(
-                f"{path}: is the training state of another model, or damaged ({reason[:120]}); "
+                f"{newest_state(folder)}: is the training state of another model ({reason[:120]}); "
                 "delete it to train again from the start, or give the run another name"
             ) from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A training state. Raises CheckpointError where the file is damaged."""
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"{path}: cannot be read ({reason[:120]}); delete it to train again from the start"
-        ) from error
-    return state

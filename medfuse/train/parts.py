@@ -65,6 +65,11 @@ class Parts:
                 module.eval()
 
 
+def learned_group(learned: nn.Module) -> dict[str, Any]:
+    """The parameter group of what the objective itself learns."""
+    return {"params": [*learned.parameters()], "factor": 1.0, "weight_decay": 0.0}
+
+
 def part_problems(settings: Mapping[str, PartSettings], names: Iterable[str]) -> list[Problem]:
     """Globs without a parameter, and parts that leave nothing to train, of parameters called `names`."""
     names = list(names)

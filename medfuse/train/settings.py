@@ -127,6 +127,16 @@ class TrainSettings(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where a probe finds it right and faster"
     )
+    deterministic: bool = Field(
+        False,
+        description="the same seed gives the same weights to the last bit on one machine: kernels of fixed "
+        "order, fp32 where `precision` is auto, as a clock would decide; a budget in minutes still has one",
+    )
+    state_every: Count | None = Field(
+        None,
+        description="steps between two training states, from which a stopped run carries on; a minute where "
+        "not given; the end of an epoch has one too",
+    )
     compile: bool = Field(False, description="torch.compile the network; falls back, saying why")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
     validation_cases: Annotated[int, Field(ge=0)] = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,19 +18,23 @@ from medfuse.core.reporter import Reporter
 from medfuse.core.text import number, yaml_text
 from medfuse.model.graph import GraphPlan
 from medfuse.pipeline import Pipeline, load_pipeline, plan_network
-from medfuse.run_folder import lock, refuse_another_pipeline, resolved_values
+from medfuse.run_folder import kept_precision, lock, refuse_another_pipeline, resolved_values
 from medfuse.trained import load_trained, weights_facts, weights_file
 from medfuse.verbs.check import parameter_problems, pseudo_problems, report_problems
 
 if TYPE_CHECKING:
     import torch
+    from lightning_fabric import Fabric
     from torch import Tensor, nn
 
+    from medfuse.core.device import Precision
     from medfuse.data.plan import DataPlan
     from medfuse.data.store import Store
     from medfuse.model.segmenter import Segmenter
     from medfuse.report.evaluate import Evaluation
     from medfuse.report.feature_maps import Picture
+    from medfuse.train.objective import Objective
+    from medfuse.train.together import Together
 
 
 @dataclass(frozen=True)
@@ -64,32 +68,58 @@ def run_pipeline(
 ) -> RunResult:
     """Every stage of a pipeline file, each of which carries on where an earlier run of it stopped."""
     pipeline, document = load_pipeline(file, overrides)
-    with _located(document):
-        info = _read_dataset(pipeline)
-        return _Run(pipeline, document, info, runs, reporter).stages()
+    with located(document):
+        info = read_dataset(pipeline)
+        with _together(pipeline) as together:
+            return Run(pipeline, document, info, runs, reporter, together).stages()
 
 
-class _Run:
+@dataclass(frozen=True)
+class Begun:
+    """What a training consists of before its first step."""
+
+    model: Segmenter
+    fabric: Fabric
+    objective: Objective
+    batches: Callable[..., Generator[Mapping[str, Any], None, None]]
+
+
+class Run:
     """One run folder, and the stages that fill it."""
 
     def __init__(
-        self, pipeline: Pipeline, document: Document, info: DatasetInfo, runs: Path, reporter: Reporter
+        self,
+        pipeline: Pipeline,
+        document: Document,
+        info: DatasetInfo,
+        runs: Path,
+        reporter: Reporter,
+        together: Together,
     ) -> None:
+        import torch
+
         from medfuse.data.split import choose_split
 
-        self.pipeline, self.info, self.reporter = pipeline, info, reporter
+        self.pipeline, self.info, self.together = pipeline, info, together
+        self.reporter = reporter if together.is_first else Reporter(quiet=True)
         self.split: Split = choose_split(info, pipeline.split)
         self.cases = {case.name: case for case in info.cases}
         self.store_folder = runs / "prepared" / info_name(pipeline)
         self.folder = runs / pipeline.name
-        refuse_another_pipeline(self.folder, pipeline)
+        together.first(self.claim)
+        torch.set_flush_denormal(True)  # now, as threads that torch starts take it over and others do not
+
+    def claim(self) -> None:
+        refuse_another_pipeline(self.folder, self.pipeline)
         make_folder(self.folder)
 
     def stages(self) -> RunResult:
-        plan = self.prepare()
+        plan = self.together.first(self.prepare)
         graph = plan_network(self.pipeline, plan.image, len(plan.values))
-        store = self.fill_store(plan)
+        store = self.together.first(lambda: self.fill_store(plan))
         self.train(plan, graph, store)
+        if not self.together.is_first:
+            raise SystemExit(0)  # this process was there for training
         self.infer()
         evaluation = self.evaluate()
         self.report(graph, evaluation, self.pictures(plan, graph, evaluation))
@@ -143,34 +173,26 @@ class _Run:
             store.build(cases, preprocessor, progress=lambda done, _: advance(done, ""))
         return store
 
-    def train(self, plan: DataPlan, graph: GraphPlan, store: Store) -> None:
-        """Weights from batches; the rooms meet in the closures that are handed to `fit`."""
-        import torch
-        from lightning_fabric import Fabric
-
-        from medfuse.core.device import channels_last, choose_precision, lay_out, pick_device, settle
+    def begin(self, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
+        """The network, its objective and its batches, on the device and in the precision of training."""
+        from medfuse.core.device import channels_last, lay_out, pick_device, settle
         from medfuse.data.loader import training_batches
         from medfuse.model.segmenter import build_segmenter
-        from medfuse.model.weights import save_weights
-        from medfuse.train.guided import Guided
-        from medfuse.train.loop import fit, is_finished
         from medfuse.train.objective import ActivationTerm, Objective
-        from medfuse.train.pseudo import PseudoLabels
+        from medfuse.train.state import seed_chance
+        from medfuse.train.together import make_fabric
 
         settings, aux = self.pipeline.train, self.pipeline.model.aux
-        if is_finished(self.folder, settings):
-            self.reporter.say("trained already")
-            return
         device = pick_device(settings.device)
-        settle(device)
-        torch.manual_seed(self.pipeline.seed)
+        settle(device, deterministic=settings.deterministic)
+        seed_chance(self.pipeline.seed)
         model = build_segmenter(graph)
-        if self.is_fresh():
-            self.transfer(model)
+        if self.is_fresh() and self.together.is_first:
+            self.transfer(model)  # the others take over its weights
         model.to(device)
         lay_out(model, len(plan.patch_size) + 2, channels_last(len(plan.patch_size) + 2))
 
-        def batches(start: int, *, labelled: bool = True) -> Generator[Mapping[str, Tensor], None, None]:
+        def batches(start: int, *, labelled: bool = True) -> Generator[Mapping[str, Any], None, None]:
             return training_batches(
                 store,
                 self.split.train if labelled else [case.name for case in self.unlabelled()],
@@ -179,18 +201,14 @@ class _Run:
                 self.pipeline.augment,
                 seed=self.pipeline.seed,
                 start_step=start,
+                rank=self.together.rank,
+                processes=self.together.size,
                 unlabelled=not labelled,
             )
 
-        # two patches, as torch takes another and slower path for one (slow_conv3d)
-        example = torch.randn(2, plan.image.channels, *plan.patch_size, device=device)
-        precision = choose_precision(settings.precision, model, example, backward=True)
+        precision = self.together.first(lambda: self.precision(model, plan, device))
         self.reporter.say(f"training on {device.type} in {precision.kind}: {precision.reason}")
-        fabric = Fabric(
-            accelerator=device.type,
-            devices=1,
-            precision="bf16-mixed" if precision.kind == "bf16" else "32-true",
-        )
+        fabric = make_fabric(device, "bf16-mixed" if precision.kind == "bf16" else "32-true")
         loss = self.pipeline.loss.build(len(plan.values))
         objective = Objective(
             loss,
@@ -204,24 +222,41 @@ class _Run:
             ),
         )
 
-        pseudo, guided = settings.pseudo_labels, settings.guided
+        return Begun(model, fabric, objective, batches)
+
+    def train(self, plan: DataPlan, graph: GraphPlan, store: Store) -> None:
+        """Weights from batches; the rooms meet in the closures that are handed to `fit`."""
+        from medfuse.model.weights import save_weights
+        from medfuse.train.guided import Guided
+        from medfuse.train.loop import fit, is_finished
+        from medfuse.train.pseudo import PseudoLabels
+
+        settings = self.pipeline.train
+        if is_finished(self.folder, settings) and self.has_weights():
+            self.reporter.say("trained already")
+            return
+        begun = self.begin(plan, graph, store)
+        fabric, pseudo, guided = begun.fabric, settings.pseudo_labels, settings.guided
 
         def save(kind: str, network: nn.Module, facts: Mapping[str, float]) -> None:
             path = self.folder / f"weights_{kind}.safetensors"
             save_weights(path, network, {**weights_facts(self.pipeline, plan), "trained": dict(facts)})
 
         done = fit(
-            model,
+            begun.model,
             fabric=fabric,
             settings=settings,
-            objective=objective,
-            batches=batches,
-            validate=lambda network: self.validate(network, plan, store, device, fabric.autocast),
+            objective=begun.objective,
+            batches=begun.batches,
+            validate=lambda network: self.validate(network, plan, store, fabric.device, fabric.autocast),
             save=save,
             folder=self.folder,
             reporter=self.reporter,
-            guided=Guided(guided, plan.image.spacing_mm, self.pipeline.seed) if guided else None,
-            pseudo=PseudoLabels(pseudo, partial(batches, labelled=False), self.teacher(plan))
+            seed=self.pipeline.seed,
+            guided=Guided(guided, plan.image.spacing_mm, self.pipeline.seed, self.together.rank)
+            if guided
+            else None,
+            pseudo=PseudoLabels(pseudo, partial(begun.batches, labelled=False), self.teacher(plan))
             if pseudo
             else None,
         )
@@ -229,7 +264,40 @@ class _Run:
 
     def is_fresh(self) -> bool:
         """Whether nothing has been trained here yet."""
-        return not (self.folder / "training_state.pt").exists()
+        from medfuse.train.state import has_state
+
+        return not has_state(self.folder)
+
+    def has_weights(self) -> bool:
+        """Whether the last weights are there and whole; if not, the training state still has them."""
+        from medfuse.model.weights import load_weights
+
+        path = self.folder / "weights_last.safetensors"
+        try:
+            load_weights(path)
+        except CheckpointError:
+            self.reporter.say(f"{path}: is missing or damaged; written anew from the training state")
+            return False
+        return True
+
+    def precision(self, model: nn.Module, plan: DataPlan, device: torch.device) -> Precision:
+        """What training computes in: as asked for, or what a probe chose when this run began."""
+        import torch
+
+        from medfuse.core.device import choose_precision
+
+        settings = self.pipeline.train
+
+        def choose() -> Precision:
+            # two patches, as torch takes another and slower path for one (slow_conv3d)
+            example = torch.randn(2, plan.image.channels, *plan.patch_size, device=device)
+            return choose_precision(
+                settings.precision, model, example, backward=True, deterministic=settings.deterministic
+            )
+
+        if settings.precision != "auto" or settings.deterministic:
+            return choose()
+        return kept_precision(self.folder, device.type, choose)
 
     def transfer(self, model: Segmenter) -> None:
         """Give backbones the weights that they start from; say and write down what became of each tensor."""
@@ -291,7 +359,8 @@ class _Run:
                 return network(batch).float()
 
         found: dict[str, list[float]] = {}
-        for name in self.split.validation[: self.pipeline.train.validation_cases]:
+        names = self.split.validation[: self.pipeline.train.validation_cases]
+        for name in names[self.together.rank :: self.together.size]:
             image, label = store.read_case(name)
             logits = predict_logits(
                 image,
@@ -305,6 +374,9 @@ class _Run:
             scores = dice_per_class(logits.argmax(0).cpu().numpy(), label, plan.classes)
             for label_name, dice in scores.items():
                 found.setdefault(label_name, []).append(dice)
+        shares = self.together.collect(found)
+        labels = dict.fromkeys(name for share in shares for name in share)
+        found = {name: [dice for share in shares for dice in share.get(name, [])] for name in labels}
         means = {name: sum(values) / len(values) for name, values in found.items()}
         if not means:
             return {}
@@ -408,7 +480,7 @@ def info_name(pipeline: Pipeline) -> str:
     return f"{pipeline.data.root.resolve().name}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
-def _read_dataset(pipeline: Pipeline) -> DatasetInfo:
+def read_dataset(pipeline: Pipeline) -> DatasetInfo:
     info = pipeline.data.read()
     if not any(case.label for case in info.cases):
         raise DataError(f"{pipeline.data.root}: no case has a label; training needs some")
@@ -430,8 +502,16 @@ def graph_nodes(graph: GraphPlan) -> list[Any]:
     return [GraphNode(v.name, v.kind, v.text, v.inputs) for v in graph.views()]
 
 
+def _together(pipeline: Pipeline) -> AbstractContextManager[Together]:
+    """The processes that train this pipeline, which `--devices` or torchrun started; or this one alone."""
+    from medfuse.core.device import pick_device
+    from medfuse.train.together import joined
+
+    return joined(pick_device(pipeline.train.device))
+
+
 @contextmanager
-def _located(document: Document) -> Iterator[None]:
+def located(document: Document) -> Iterator[None]:
     """Add file, line and column to problems that are found after the file was read."""
     try:
         yield

@@ -10,9 +10,9 @@ from medfuse.data.patches import PatchSampler
 from medfuse.data.settings import AugmentSettings, SampleSettings
 
 
-def batches(store, plan, workers=0, start_step=0):
+def batches(store, plan, workers=0, **where):
     sample = SampleSettings(workers=workers)
-    return training_batches(store, ("a", "b"), plan, sample, AugmentSettings(), seed=1, start_step=start_step)
+    return training_batches(store, ("a", "b"), plan, sample, AugmentSettings(), seed=1, **where)
 
 
 def first(iterator, n=1):
@@ -32,6 +32,24 @@ def test_a_resumed_row_goes_on_where_it_stopped(store, plan):
     (resumed,) = first(batches(store, plan, start_step=2))
     assert torch.equal(resumed["image"], whole[2]["image"])
     assert torch.equal(resumed["label"], whole[2]["label"])
+
+
+def test_a_batch_names_its_cases(store, plan):
+    (batch,) = first(batches(store, plan))
+    assert len(batch["case"]) == 4
+    assert set(batch["case"]) <= {"a", "b"}
+
+
+def test_shares_of_processes_that_train_together_are_the_batch_of_one(store, plan):
+    (whole,) = first(batches(store, plan, start_step=3))
+    shares = [first(batches(store, plan, start_step=3, rank=n, processes=2))[0] for n in range(2)]
+    assert torch.equal(torch.cat([share["image"] for share in shares]), whole["image"])
+    assert not torch.equal(shares[0]["image"], shares[1]["image"])
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(store, plan):
+    with pytest.raises(DataError, match=r"batch of 4 patches cannot be shared by 3 .* multiple of 3"):
+        next(batches(store, plan, processes=3))
 
 
 def test_processes_make_the_same_batches(store, plan):

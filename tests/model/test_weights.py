@@ -43,6 +43,14 @@ def test_a_truncated_file_is_told(saved):
         load_weights(saved)
 
 
+def test_one_changed_bit_is_told(saved):
+    data = bytearray(saved.read_bytes())
+    data[-20] ^= 1
+    saved.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"w\.safetensors: is damaged \(its hash"):
+        load_weights(saved)
+
+
 def test_a_pickle_is_not_opened(tmp_path):
     torch.save({"a": 1}, tmp_path / "w.pt")
     with pytest.raises(CheckpointError, match="cannot be read as weights"):

@@ -1,0 +1,97 @@
+"""Everything that training changes, on disk: written whole, checked by its hash, the one before it kept."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medfuse.core.errors import CheckpointError
+from medfuse.core.files import atomic, file_hash
+
+_DIGEST = hashlib.sha256().digest_size  # bytes at the end of the file
+
+
+def newest_state(folder: Path) -> Path:
+    return folder / "training_state.pt"
+
+
+def previous_state(folder: Path) -> Path:
+    return folder / "training_state.previous.pt"
+
+
+def has_state(folder: Path) -> bool:
+    """Whether anything has been trained in `folder`."""
+    return newest_state(folder).exists() or previous_state(folder).exists()
+
+
+def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write tensors, numbers, texts and containers of them; the state before it stays, under another name.
+
+    Whenever the process is killed, one of the two is whole.
+    """
+    path = newest_state(folder)
+    with atomic(path) as temporary:
+        torch.save(dict(state), temporary)
+        digest = bytes.fromhex(file_hash(temporary))
+        with temporary.open("ab") as file:
+            file.write(digest)
+        if path.exists():
+            _set_aside(path, previous_state(folder))
+
+
+def read_state(folder: Path, say: Callable[[str], None] = lambda line: None) -> dict[str, Any] | None:
+    """The newest state that is whole; None where there is none. Loading executes no code.
+
+    Says so where it is not the newest. Raises CheckpointError where all are damaged.
+    """
+    newest, faults = newest_state(folder), []
+    for path in (newest, previous_state(folder)):
+        if not path.exists():
+            continue
+        try:
+            state = _read(path)
+        except CheckpointError as error:
+            faults.append(error)
+            continue
+        if path != newest:
+            what = "damaged" if faults else "missing"
+            say(f"{newest}: is {what}; carrying on from {path.name}, the state before it")
+        return state
+    if faults:
+        raise faults[0]
+    return None
+
+
+def seed_chance(*numbers: int) -> None:
+    """Start every random generator of this process from `numbers`, such as a seed and a step."""
+    python, numpy, of_torch = np.random.SeedSequence(numbers).generate_state(3).tolist()
+    random.seed(python)
+    np.random.seed(numpy)
+    torch.manual_seed(of_torch)
+
+
+def _set_aside(path: Path, kept: Path) -> None:
+    kept.unlink(missing_ok=True)
+    try:
+        os.link(path, kept)  # so that `path` is there at every moment
+    except OSError:  # a file system without links
+        path.replace(kept)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    if hashlib.sha256(data[:-_DIGEST]).digest() != data[-_DIGEST:]:
+        raise CheckpointError(
+            f"{path}: cannot be read (its hash is not that of its content); it is damaged, or of another "
+            "version of medfuse: delete it to train again from the start"
+        )
+    state: dict[str, Any] = torch.load(io.BytesIO(data[:-_DIGEST]), map_location="cpu", weights_only=True)
+    return state

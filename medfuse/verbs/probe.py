@@ -1,0 +1,122 @@
+"""`medfuse probe`: a learning rate, and whether one case can be learned by heart, before hours are spent."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medfuse.api import Split
+from medfuse.core.errors import DataError, did_you_mean
+from medfuse.core.files import make_folder
+from medfuse.core.reporter import Reporter
+from medfuse.pipeline import Pipeline, load_pipeline
+from medfuse.verbs.run import Run, located, read_dataset
+
+if TYPE_CHECKING:
+    from medfuse.train.rate import RateSweep
+
+_LEARNED, _FALLEN = 0.8, 0.5  # the Dice, and the share of the first loss, that count as such
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What was found. `losses` and `dices` are those on the one case, in order of time."""
+
+    sweep: RateSweep
+    rate: float
+    case: str
+    steps: int
+    losses: tuple[float, ...]
+    dices: tuple[float, ...]
+
+    @property
+    def verdict(self) -> str:
+        if self.dices and self.dices[-1] >= _LEARNED:
+            return "it can be learned by heart, so data, network and loss fit together"
+        if self.losses[-1] < _FALLEN * self.losses[0]:
+            return "the loss falls, and Dice does not follow yet: give it more --steps"
+        return "it is not learned: try the learning rate above, more --steps, and look at this case's label"
+
+    def text(self) -> str:
+        sweep = self.sweep
+        diverges = f", diverges at {sweep.diverges:.2g}" if sweep.diverges else ""
+        low = sweep.rates[sweep.losses.index(min(sweep.losses))]
+        dices = f", Dice {self.dices[0]:.3f} → {self.dices[-1]:.3f}" if self.dices else ""
+        return "\n".join(
+            [
+                f"learning rate: loss falls fastest at {sweep.best:.2g}, is lowest at {low:.2g}{diverges}",
+                f"  train.learning_rate is {self.rate:g}",
+                f"{self.case}, {self.steps} steps: loss {self.losses[0]:.3f} → {self.losses[-1]:.3f}{dices}",
+                f"  {self.verdict}",
+            ]
+        )
+
+
+def probe_pipeline(
+    file: Path,
+    overrides: Iterable[str] = (),
+    *,
+    runs: Path = Path("runs"),
+    steps: int = 200,
+    case: str | None = None,
+    reporter: Reporter,
+) -> Probed:
+    """Sweep the learning rate over training batches, then train on one case without augmentation.
+
+    Prepared cases stay in `runs`, as a run finds them again; all else is removed.
+    """
+    from medfuse.pipeline import plan_network
+    from medfuse.train.log import read_rows
+    from medfuse.train.optimizer import peak_rate
+    from medfuse.train.rate import sweep_rates
+    from medfuse.train.together import Together
+
+    pipeline, document = load_pipeline(file, overrides)
+    with located(document), tempfile.TemporaryDirectory(dir=make_folder(runs), prefix=".probe-") as folder:
+        info = read_dataset(pipeline)
+        still = _still(pipeline, Path(folder).name, steps)
+        run = Run(still, document, info, runs, reporter, Together())
+        plan = run.prepare()
+        graph = plan_network(still, plan.image, len(plan.values))
+        chosen = _choose(case, run)
+        run.split = Split((chosen,), (chosen,))
+        store = run.fill_store(plan)
+        begun = run.begin(plan, graph, store)
+        reporter.say("sweeping the learning rate")
+        sweep = sweep_rates(
+            begun.model,
+            fabric=begun.fabric,
+            settings=still.train,
+            objective=begun.objective,
+            batches=begun.batches,
+        )
+        run.train(plan, graph, store)
+        rows = read_rows(run.folder / "metrics.jsonl")
+    losses = tuple(row["loss"] for row in rows if "loss" in row)
+    dices = tuple(row["dice"] for row in rows if "dice" in row)
+    return Probed(sweep, peak_rate(still.train), chosen, steps, losses, dices)
+
+
+def _still(pipeline: Pipeline, name: str, steps: int) -> Pipeline:
+    """The same pipeline without what hides whether a network can learn at all."""
+    augment = pipeline.augment.without_any()
+    budget = {"steps": steps, "epochs": None, "minutes": None, "steps_per_epoch": max(1, steps // 4)}
+    train = pipeline.train.model_copy(update={**budget, "pseudo_labels": None, "guided": None})
+    return pipeline.model_copy(update={"name": name, "augment": augment, "train": train})
+
+
+def _choose(wanted: str | None, run: Run) -> str:
+    """A training case, by default the first that has foreground. Raises DataError."""
+    names = [*run.split.train]
+    if wanted is not None:
+        if wanted not in names:
+            raise DataError(f"no training case is named {wanted!r}{did_you_mean(wanted, names)}")
+        return wanted
+    facts = json.loads((run.folder / "fingerprint.json").read_text(encoding="utf-8"))["cases"]
+    foreground = {name for name, value in run.info.labels.items() if value != 0}
+    filled = {fact["name"] for fact in facts if foreground & fact["volumes_ml"].keys()}
+    return next((name for name in names if name in filled), names[0])

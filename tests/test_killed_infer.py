@@ -1,0 +1,55 @@
+"""A process that is killed leaves whole files beside hidden ones, and the next run finishes the folder."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medfuse.core.volumes import read_geometry, read_labels
+
+SLOWLY = """
+import sys, time
+from medfuse import Predictor
+import os
+fsync = os.fsync
+os.fsync = lambda file: (time.sleep(0.3), fsync(file))  # a long moment in which a file is not yet whole
+print("loaded", flush=True)
+Predictor.load(sys.argv[1], device="cpu").files(sys.argv[2], sys.argv[3])
+"""
+
+
+def labels(output: Path) -> list[str]:
+    return sorted(path.name for path in output.glob("*.nii.gz") if not path.name.startswith("."))
+
+
+def half_written(output: Path) -> bool:
+    return any(path.name.startswith(".unfinished-") for path in output.glob(".*"))
+
+
+MOMENTS: dict[str, Callable[[Path], bool]] = {
+    "at the beginning": lambda output: output.exists(),
+    "while the first file is written": half_written,
+    "after the first file": lambda output: bool(labels(output)),
+    "while a later file is written": lambda output: bool(labels(output)) and half_written(output),
+    "after the first entry of the manifest": lambda output: (output / "manifest.json").exists(),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_run_leaves_whole_files_and_the_next_finishes(finished_run, medfuse, tmp_path, moment):
+    images, output = finished_run.data / "imagesTr", tmp_path / "out"
+    command = [sys.executable, "-c", SLOWLY, str(finished_run.folder), str(images), str(output)]
+    with subprocess.Popen(command) as process:
+        while process.poll() is None and not MOMENTS[moment](output):
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode == -9, "it ended before it could be killed"
+    for name in labels(output):
+        assert read_labels(output / name).geometry.differences(read_geometry(images / name)) == []
+    assert medfuse("infer", finished_run.folder, "-i", images, "-o", output, "-q").code == 0
+    assert labels(output) == sorted(path.name for path in images.glob("*.nii.gz"))
+    assert not half_written(output)

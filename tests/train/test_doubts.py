@@ -1,0 +1,50 @@
+"""Warnings of a training that learns nothing."""
+
+import pytest
+import torch
+
+from medfuse.train.doubts import EMPTY_BATCHES, FLAT_STEPS, Doubts, wait_advice
+
+EMPTY, FULL = torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4)
+
+
+def warnings(label, losses, *, fresh=True) -> list[str]:
+    said: list[str] = []
+    doubts = Doubts(said.append, fresh=fresh)
+    for loss in losses:
+        doubts.look(label, loss)
+    return said
+
+
+def falling(steps: int) -> list[float]:
+    return [1 / (1 + step) for step in range(steps)]
+
+
+def test_patches_without_foreground_are_told_once():
+    (said,) = warnings(EMPTY, falling(3 * EMPTY_BATCHES))
+    assert f"no foreground in the last {EMPTY_BATCHES} batches; raise sample.foreground" in said
+
+
+def test_one_patch_with_foreground_is_enough():
+    said: list[str] = []
+    doubts = Doubts(said.append, fresh=True)
+    for step in range(2 * EMPTY_BATCHES):
+        doubts.look(FULL if step == EMPTY_BATCHES - 1 else EMPTY, 1.0)
+    assert said == []
+
+
+def test_a_flat_loss_is_told_with_its_numbers():
+    (said,) = warnings(FULL, [0.693] * 2 * FLAT_STEPS)
+    assert said.startswith(
+        f"warning: the loss is flat: 0.693 at the beginning, 0.693 after {FLAT_STEPS} steps"
+    )
+
+
+@pytest.mark.parametrize(("losses", "fresh"), [(falling(FLAT_STEPS), True), ([0.1] * FLAT_STEPS, False)])
+def test_a_loss_that_falls_or_has_fallen_is_not_told(losses, fresh):
+    assert warnings(FULL, losses, fresh=fresh) == []
+
+
+def test_waiting_for_data_has_a_remedy_from_five_percent():
+    assert wait_advice(0.01) == "waited for data 1.0 % of the time"
+    assert "raise sample.workers" in wait_advice(0.06)

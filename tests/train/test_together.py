@@ -1,0 +1,146 @@
+"""Two processes over gloo are one process with the whole batch."""
+
+import multiprocessing
+from datetime import timedelta
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import distributed, nn
+
+from medfuse import registry
+from medfuse.core.reporter import Reporter
+from medfuse.train.log import read_rows
+from medfuse.train.loop import fit
+from medfuse.train.objective import Objective
+from medfuse.train.settings import TrainSettings
+from medfuse.train.together import Together
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="these processes are forked, which autograd refuses beside a GPU"
+)
+
+
+def _member(rank, size, folder, work):
+    torch.set_num_threads(1)  # those of the process before the fork are gone
+    store = distributed.FileStore(str(folder / "meeting"), size)
+    distributed.init_process_group(
+        "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=300)
+    )
+    try:
+        torch.save(work(), folder / f"answer_{rank}")
+    finally:
+        distributed.destroy_process_group()
+
+
+def in_two(folder, work) -> list:
+    """What `work` gives in each of two processes, which know what this one knows."""
+    context = multiprocessing.get_context("fork")
+    members = [context.Process(target=_member, args=(n, 2, folder, work)) for n in range(2)]
+    for member in members:
+        member.start()
+    for member in members:
+        member.join(300)
+        member.kill()
+    assert [member.exitcode for member in members] == [0, 0]
+    return [torch.load(folder / f"answer_{n}") for n in range(2)]
+
+
+class Heads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.head, self.inner = nn.Conv2d(1, 3, 3), nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)
+        self.norm = nn.InstanceNorm2d(3, affine=True)
+        self.first.bias.requires_grad_(False)
+
+    def forward(self, image, aux=()):
+        inner = self.norm(self.first(image)).relu()
+        return (self.head(inner), {name: self.inner(inner) for name in aux}) if aux else self.head(inner)
+
+
+def batch(step, share=slice(None)):
+    image = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(step))
+    label = (image > 1.0)[..., 1:-1, 1:-1].long()
+    return {"image": image[share], "label": label[share], "case": list("abcd")[share]}
+
+
+def gradients(share=slice(None)) -> dict:
+    model, together = Heads(), Together()
+    loss = registry.get("medfuse.losses", "dice_ce")().build(2)
+    own = batch(0, share)
+    total, _ = Objective(loss)(together.whole(model), own["image"], together.gather(own["label"]), {})
+    total.backward()
+    together.add_up(model, nn.ModuleList())
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+def test_dice_of_the_whole_batch_has_the_gradients_of_one_process(tmp_path):
+    alone = gradients()
+    for found in in_two(tmp_path, lambda: gradients(share())):
+        used = {name for name, gradient in found.items() if gradient is not None}
+        assert used == {name for name in alone if "inner" not in name and name != "first.bias"}
+        assert all(torch.allclose(found[name], alone[name], rtol=0, atol=1e-6) for name in used)
+
+
+def share() -> slice:
+    rank, size = Together().rank, Together().size
+    return slice(rank * 4 // size, (rank + 1) * 4 // size)
+
+
+def train(folder, **settings) -> tuple[dict, list]:
+    """The average of the weights after training with a head whose weight falls to 0, and what was saved."""
+    model, saved = Heads(), []
+    schedule = registry.get("medfuse.aux_schedules", "uncertainty")(start=0.5)
+    if settings.pop("falls", False):
+        schedule = registry.get("medfuse.aux_schedules", "linear_decay")(start=1, end=0, until=0.5)
+    objective = Objective(
+        lambda logits, label: nn.functional.cross_entropy(logits, label[:, 0]),
+        ("inner",),
+        schedule,
+        balance=schedule.balance(1),
+    )
+
+    def batches(start):
+        while True:
+            yield batch(start, share())
+            start += 1
+
+    fit(
+        model,
+        fabric=Fabric(accelerator="cpu", devices=1),
+        settings=TrainSettings(steps_per_epoch=2, average=0.9, learning_rate=0.1, **settings),
+        objective=objective,
+        batches=batches,
+        validate=lambda network: {"dice": 0.5},
+        save=lambda kind, network, facts: saved.append(kind),
+        folder=folder,
+        reporter=Reporter(quiet=True),
+    )
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}, saved
+
+
+@pytest.mark.parametrize("falls", [True, False])
+def test_two_processes_train_what_one_trains(tmp_path, falls):
+    settings = {"steps": 6, "parts": {"norm.*": {"freeze": 1}}, "falls": falls}
+    alone, _ = train(tmp_path / "alone", **settings)
+    (first, _), (second, _) = in_two(tmp_path, lambda: train(tmp_path / "two", **settings))
+    for name in alone:
+        assert torch.equal(first[name], second[name])
+        assert torch.allclose(first[name], alone[name], rtol=0, atol=1e-5)
+
+
+def test_one_process_writes(tmp_path):
+    (_, by_first), (_, by_second) = in_two(tmp_path, lambda: train(tmp_path, steps=4))
+    assert "last" in by_first
+    assert by_second == []
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [2, 2, 4, 4]
+
+
+def test_a_budget_in_minutes_ends_at_the_same_step_everywhere(tmp_path):
+    first, second = in_two(tmp_path, lambda: train(tmp_path, minutes=0.02))
+    assert all(torch.equal(a, b) for a, b in zip(first[0].values(), second[0].values()))
+
+
+def test_work_of_the_first_is_given_to_all(tmp_path):
+    assert in_two(tmp_path, lambda: Together().first(lambda: Together().rank + 5)) == [5, 5]

@@ -60,7 +60,8 @@ class Trained:
 
         runtime = self.settings.runtime or registry.get(Runtime.group, "torch")()
         assert isinstance(runtime, Runtime)
-        recipe = Recipe(self.hashes, self.plan.labels, self.plan.patch_size, self.settings)
+        plan = self.plan
+        recipe = Recipe(self.hashes, plan.labels, plan.patch_size, self.settings, plan.region_order)
         with reporter.track(f"predicting {len(cases)} cases", 100 * len(cases)) as advance:
             return infer_cases(
                 cases,
@@ -126,7 +127,7 @@ def load_trained(
             plan = DataPlan.from_json(facts["data"])
             model = ModelSettings.model_validate(facts["model"])
             watched = dict.fromkeys(facts.get("watched", ()), ())
-            graph = plan_graph(model, plan.image, len(plan.values), watched)
+            graph = plan_graph(model, plan.image, len(plan.classes), watched)
             own = InferSettings.model_validate(facts["infer"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
@@ -146,8 +147,9 @@ def load_trained(
         plans.append(plan)
         settings = settings or own
     for path, plan in zip(paths, plans):
-        if (plan.labels, plan.channels, plan.spacing_mm, plan.patch_size) != (
+        if (plan.labels, plan.region_order, plan.channels, plan.spacing_mm, plan.patch_size) != (
             plans[0].labels,
+            plans[0].region_order,
             plans[0].channels,
             plans[0].spacing_mm,
             plans[0].patch_size,

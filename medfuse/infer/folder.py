@@ -20,11 +20,13 @@ from medfuse.api import Case
 from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import make_folder, write_json
 from medfuse.core.geometry import Geometry
+from medfuse.core.labels import LabelValue, map_values, members
 from medfuse.core.prepared import Prepared
 from medfuse.core.volumes import write_volume
 from medfuse.infer.cases import output_name
 from medfuse.infer.export import to_label_map
-from medfuse.infer.settings import InferSettings
+from medfuse.infer.postprocess import logit_shifts, tidy
+from medfuse.infer.settings import InferSettings, PostprocessSettings
 from medfuse.infer.sliding import Network, flip_combinations, predict_logits
 from medfuse.infer.windows import plan_grid
 
@@ -62,18 +64,28 @@ class Outcome:
 class Recipe:
     """All that a label map depends on, apart from its images. While it stays, finished cases are skipped.
 
-    weights: one hash per fold. labels: name → value, in the order of the network's classes.
+    weights: one hash per fold. labels: name → value, in the order of the network's classes; a region
+    has several. region_order: where labels are regions, the value to write for each, later ones over earlier
+    ones.
     """
 
     weights: tuple[str, ...]
-    labels: Mapping[str, int]
+    labels: Mapping[str, LabelValue]
     patch_size: tuple[int, ...]
     settings: InferSettings
+    region_order: tuple[int, ...] = ()
+
+    @property
+    def written(self) -> tuple[int, ...]:
+        """The value that is written for each of the network's outputs."""
+        return self.region_order or map_values(self.labels.values())
 
     def facts(self) -> dict[str, Any]:
+        regions = {"region_order": list(self.region_order)} if self.region_order else {}
         return {
+            **regions,
             "weights": list(self.weights),
-            "labels": dict(self.labels),
+            "labels": {n: list(v) if isinstance(v, tuple) else v for n, v in self.labels.items()},
             "patch_size": list(self.patch_size),
             "settings": self.settings.model_dump(mode="json", exclude={"batch_size"}),
         }
@@ -167,14 +179,22 @@ class _Job:
             prepared.image,
             self.networks,
             patch_size=self.recipe.patch_size,
-            classes=len(labels),
+            classes=len(self.recipe.written),
             overlap=settings.overlap,
             batch_size=settings.batch_size,
             mirror=settings.mirror,
             device=self.device,
             progress=progress,
         )
-        label_map = to_label_map(logits, prepared.geometry, tuple(labels.values()))
+        order, steps = self.recipe.region_order, settings.postprocess
+        kind: Literal["classes", "regions"] = "regions" if order else "classes"
+        if isinstance(steps, PostprocessSettings) and steps.threshold:
+            regions = [name for name, value in labels.items() if value != 0]
+            with torch.inference_mode():  # in place, as logits may be as large as memory allows
+                logits -= logits.new_tensor(logit_shifts(steps, regions))[:, None, None, None]
+        label_map = to_label_map(logits, prepared.geometry, self.recipe.written, kind)
+        if isinstance(steps, PostprocessSettings):
+            label_map = tidy(label_map, steps, labels, order, prepared.geometry.voxel_ml)
         path = self.output / output_name(case)
         write_volume(path, label_map, like=prepared.source)
         return {
@@ -186,12 +206,16 @@ class _Job:
 
 
 def volumes_ml(
-    label_map: npt.NDArray[Any], geometry: Geometry, labels: Mapping[str, int]
+    label_map: npt.NDArray[Any], geometry: Geometry, labels: Mapping[str, LabelValue]
 ) -> dict[str, float]:
     """Millilitres of each label but the background (value 0), rounded to a microlitre."""
     values, counts = np.unique(label_map, return_counts=True)
     voxels = dict(zip(values.tolist(), counts.tolist()))
-    return {name: round(voxels.get(v, 0) * geometry.voxel_ml, 3) for name, v in labels.items() if v != 0}
+    return {
+        name: round(sum(voxels.get(v, 0) for v in members(value)) * geometry.voxel_ml, 3)
+        for name, value in labels.items()
+        if value != 0
+    }
 
 
 class _Manifest:

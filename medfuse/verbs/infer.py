@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfuse.core.reporter import Reporter
-from medfuse.trained import load_trained, weights_file
+from medfuse.run_folder import fold_folders
+from medfuse.trained import Trained, load_trained, weights_file
+from medfuse.verbs.postprocess import steps_for
 
 if TYPE_CHECKING:
     from medfuse.infer.folder import Outcome
@@ -35,11 +37,25 @@ def infer_volumes(
     """Label maps of every volume in `inputs`."""
     from medfuse.infer.cases import find_inputs
 
-    model = load_trained(
-        [weights_file(path, best=best) for path in weights], device=device, overrides=overrides
-    )
+    runs = [run for path in weights for run in fold_folders(path) or [path]]  # a cross-validation: its folds
+    files = [weights_file(run, best=best) for run in runs]
+    if len(files) > len(weights):
+        reporter.say(f"the mean of {len(files)} folds")
+    model = load_trained(files, device=device, overrides=overrides)
+    model = _with_chosen_steps(model, weights, reporter)
     cases = find_inputs(inputs, model.plan.channels)
     return outcome_text(model.infer(cases, output, reporter), output)
+
+
+def _with_chosen_steps(model: Trained, weights: Sequence[Path], reporter: Reporter) -> Trained:
+    """The model with the postprocessing that its held-out cases chose, where it is left to them."""
+    if model.settings.postprocess != "auto":
+        return model
+    steps = steps_for(weights)
+    if steps is None:
+        reporter.say("postprocess: auto: nothing was chosen for these weights, so nothing is done")
+    settings = model.settings.model_copy(update={"postprocess": steps or "none"})
+    return replace(model, settings=settings)
 
 
 def outcome_text(outcome: Outcome, output: Path) -> Inferred:

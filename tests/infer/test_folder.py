@@ -280,3 +280,23 @@ def test_progress_tells_every_case_and_window(scans: Scans) -> None:
     assert [(p.windows_done, p.windows) for p in first] == [(0, 0), (1, 4), (2, 4), (3, 4), (4, 4), (4, 4)]
     assert scans.seen[-1].number == scans.seen[-1].cases == 3
     assert [p.reason for p in scans.seen if p.state == "failed"] == ["no"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "written"),
+    [("none", {2}), ({"threshold": {"core": 0.7}}, {1}), ({"minimum_ml": {"whole": 1e6}}, set())],
+)
+def test_regions_are_written_above_their_threshold_and_tidied(
+    scans: Scans, steps: Any, written: set[int]
+) -> None:
+    labels = {"background": 0, "whole": (1, 2), "core": 2}
+    settings = InferSettings.model_validate({"postprocess": steps})
+    infer_cases(
+        scans.cases,
+        prepare=prepare,
+        networks=[lambda windows: torch.cat([windows, windows - 0.5], dim=1)],  # logits 1 and 0.5 inside
+        recipe=Recipe(("abc",), labels, (4, 4, 4), settings, region_order=(1, 2)),
+        output=scans.output,
+    )
+    found = read_labels(scans.output / "c.nii.gz").array
+    assert {*np.unique(found).tolist()} - {0} == written

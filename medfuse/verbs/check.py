@@ -42,9 +42,7 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
         problems += parameter_problems(pipeline, facts, fresh=True) if facts else []
         if info:
             problems += pseudo_problems(pipeline, graph, info)
-            problems += postprocess_problems(
-                pipeline.infer.postprocess, info.outputs, regions=bool(info.region_order)
-            )
+            problems += postprocess_problems(pipeline.infer.postprocess, info)
     except PipelineError as error:
         problems += error.problems
     if problems:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medfuse.core.errors import MedfuseError
 from medfuse.core.reporter import Reporter
+from medfuse.infer.settings import PostprocessSettings
 from medfuse.run_folder import fold_folders
 from medfuse.trained import Trained, load_trained, weights_file
 from medfuse.verbs.postprocess import steps_for
@@ -49,7 +51,12 @@ def infer_volumes(
 
 def _with_chosen_steps(model: Trained, weights: Sequence[Path], reporter: Reporter) -> Trained:
     """The model with the postprocessing that its held-out cases chose, where it is left to them."""
-    if model.settings.postprocess != "auto":
+    given = model.settings.postprocess
+    if isinstance(given, PostprocessSettings) and (unknown := given.unknown(model.plan.classes)):
+        raise MedfuseError(
+            f"infer.postprocess: no label is called {unknown[0]!r}; name one of these weights'"
+        )
+    if given != "auto":
         return model
     steps = steps_for(weights)
     if steps is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+from medfuse.api import DatasetInfo
 from medfuse.core.errors import CheckpointError, Problem, did_you_mean
 from medfuse.core.files import write_json
 from medfuse.core.reporter import Reporter
@@ -31,18 +32,17 @@ Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
 """case → label → step → Dice; 1 where a label is in neither map, so that every mean is over all cases."""
 
 
-def postprocess_problems(
-    settings: PostprocessSettings | str, outputs: Sequence[str], *, regions: bool
-) -> list[Problem]:
+def postprocess_problems(settings: PostprocessSettings | str, info: DatasetInfo) -> list[Problem]:
     """What `infer.postprocess` names and the dataset does not have."""
     if isinstance(settings, str):
         return []
     path = ("infer", "postprocess")
+    names = [name for name in info.outputs if info.labels[name] != 0]
     problems = [
-        Problem(path, f"there is no label {name!r}{did_you_mean(name, outputs)} ({', '.join(outputs)})")
-        for name in settings.unknown(outputs)
+        Problem(path, f"there is no label {name!r}{did_you_mean(name, names)} ({', '.join(names)})")
+        for name in settings.unknown(names)
     ]
-    if settings.threshold and not regions:
+    if settings.threshold and not info.region_order:
         problems.append(
             Problem((*path, "threshold"), "only regions have a threshold; these labels exclude each other")
         )
@@ -112,7 +112,8 @@ def choose(
     the other folds' cases would have chosen: that is what to expect of new scans.
     """
     tables = {"components": (components, NOTHING), "thresholds": (thresholds, HALF)}
-    rows, steps = [], {"largest_component": [], "fill_holes": [], "minimum_ml": {}, "threshold": {}}
+    rows: list[dict[str, Any]] = []
+    steps: dict[str, Any] = {"largest_component": [], "fill_holes": [], "minimum_ml": {}, "threshold": {}}
     for what, (scores, nothing) in tables.items():
         for label in dict.fromkeys(name for case in scores.values() for name in case):
             cases = {case: found[label] for case, found in scores.items()}

@@ -149,9 +149,7 @@ class _Run:
         graph = plan_network(self.pipeline, plan.image, len(plan.classes))
         facts = verify(graph)
         problems = parameter_problems(self.pipeline, facts, fresh=self.is_fresh())
-        problems += postprocess_problems(
-            self.pipeline.infer.postprocess, self.info.outputs, regions=bool(self.info.region_order)
-        )
+        problems += postprocess_problems(self.pipeline.infer.postprocess, self.info)
         problems += pseudo_problems(self.pipeline, graph, self.info) + report_problems(self.pipeline, graph)
         if problems:
             raise PipelineError(problems)

@@ -23,7 +23,7 @@ def main() -> None:
     pipeline, _ = load_pipeline(ROOT / "pipelines" / "liver.yaml")
     plan = DataPlan.from_json(json.loads((RUN / "plan.json").read_text())["data"])
     IMAGES.mkdir(exist_ok=True)
-    draw_graph(IMAGES / "graph.svg", graph_nodes(plan_graph(pipeline.model, plan.image, len(plan.values))))
+    draw_graph(IMAGES / "graph.svg", graph_nodes(plan_graph(pipeline.model, plan.image, len(plan.classes))))
     summary = json.loads((RUN / "summary.json").read_text())
     cases = sorted(summary["metric_per_case"], key=lambda case: case["metrics"]["1"]["Dice"] or 0)
     chosen = cases[len(cases) // 2]

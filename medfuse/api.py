@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from medfuse.core.features import FeatureInfo, ImageInfo
+from medfuse.core.labels import LabelValue, outputs
 from medfuse.core.section import ConfigPath, Section
 
 if TYPE_CHECKING:
@@ -142,13 +143,25 @@ class AuxSchedule(Plugin):
 
 
 class Loss(Plugin):
-    """A loss on logits."""
+    """A loss on logits.
+
+    Regions and voxels that nobody annotated are not its concern: of regions it sees each by itself, as two
+    classes; of a batch with an ignore label it sees the annotated voxels alone, in a row:
+    (1, classes, voxels, 1, 1).
+    """
 
     group: ClassVar[str] = "medfuse.losses"
 
     def build(self, classes: int) -> nn.Module:
         """A module (logits (batch, classes, *spatial), target (batch, 1, *spatial) integer) → scalar."""
         raise NotImplementedError
+
+    def looks_at_places(self) -> bool:
+        """Whether it matters where a voxel lies, as for distances. False by default.
+
+        Such a loss gets batches whole; what nobody annotated is background in them, predicted with certainty.
+        """
+        return False
 
 
 class ActivationLoss(Plugin):
@@ -175,11 +188,15 @@ class ActivationLoss(Plugin):
 
 @dataclass(frozen=True)
 class Case:
-    """One patient or scan: its image files (one per channel, or one with all), and its label if known."""
+    """One scan: its image files (one per channel, or one with all), and its label if known.
+
+    `patient` tells which cases are of one person, where that is known: they never both train and judge.
+    """
 
     name: str
     images: tuple[Path, ...]
     label: Path | None = None
+    patient: str | None = None
 
 
 @dataclass(frozen=True)
@@ -194,15 +211,24 @@ class Split:
 class DatasetInfo:
     """What a dataset's text files say; no image has been opened.
 
-    labels: name → value, with background: 0. channels: their names, whose modality decides `auto`
-    normalisation ("CT", or anything else for MR and the like). splits: folds the dataset comes with.
+    labels: name → value, with background: 0; a region has a tuple of values. channels: their names, whose
+    modality decides `auto` normalisation ("CT", or anything else for MR and the like). splits: folds the
+    dataset comes with. region_order: where labels are regions, the value that is written for each of them,
+    later ones over earlier ones. ignore: the value of voxels that nobody annotated.
     """
 
     cases: tuple[Case, ...]
-    labels: Mapping[str, int]
+    labels: Mapping[str, LabelValue]
     channels: tuple[str, ...]
     splits: tuple[Split, ...] = ()
     test_cases: tuple[Case, ...] = field(default=())
+    region_order: tuple[int, ...] = ()
+    ignore: int | None = None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of what a network has a logit for: regions, or all classes with the background first."""
+        return outputs(self.labels, self.region_order)
 
 
 class Dataset(Plugin):

@@ -35,6 +35,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print results only")
 def run(
     file: PipelineFile,
     overrides: Overrides = None,
+    folds: Annotated[
+        str | None,
+        typer.Option(metavar="all|0,2,…", help="cross-validate: train these folds, judge all held-out cases"),
+    ] = None,
     runs: Annotated[Path, typer.Option(help="folder that holds the run folders")] = Path("runs"),
     devices: Annotated[
         int, typer.Option(min=1, help="GPUs, or processes on a CPU, that train together on this machine")
@@ -51,6 +55,13 @@ def run(
         return
     from medfuse.verbs.run import run_pipeline
 
+    if folds is not None:
+        from medfuse.verbs.folds import run_folds
+
+        chosen = None if folds == "all" else _numbers(folds)
+        reporter = Reporter(quiet=quiet)
+        typer.echo(run_folds(file, overrides or (), folds=chosen, runs=runs, reporter=reporter).text())
+        return
     typer.echo(run_pipeline(file, overrides or (), runs=runs, reporter=Reporter(quiet=quiet)).text())
 
 
@@ -279,7 +290,11 @@ def evaluate(
     labels: Annotated[Path, typer.Argument(help="folder of reference label maps")],
     names: Annotated[
         list[str] | None,
-        typer.Option("--label", metavar="NAME=VALUE", help="a label to judge; all that occur if not given"),
+        typer.Option(
+            "--label",
+            metavar="NAME=VALUE",
+            help="a label to judge, `tumour=1,2` for a region; all that occur if not given",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -312,14 +327,10 @@ def compare(
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.compare import compare_pipelines
 
-    try:
-        chosen = [int(fold) for fold in folds.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"{folds!r}: write numbers between commas, such as 0,1") from None
     compared = compare_pipelines(
         inputs,
         seeds=seeds,
-        folds=chosen,
+        folds=_numbers(folds),
         overrides=overrides or (),
         runs=runs,
         output=output,
@@ -379,6 +390,13 @@ def new(
     from medfuse.scaffold import new_package
 
     typer.echo(f"{new_package(kind, name, output)}: run `pip install -e .` and `pytest` there")
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}: write numbers between commas, such as 0,1") from None
 
 
 def _version(wanted: bool) -> None:

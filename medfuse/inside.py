@@ -28,6 +28,15 @@ class CaseInside:
     predicted: Labels
 
 
+@dataclass(frozen=True)
+class Output:
+    """A label: the channel of its logit, and the class numbers that it has in a prediction."""
+
+    name: str
+    channel: int
+    numbers: tuple[int, ...]
+
+
 def draw_inside(
     network: Segmenter,
     case: CaseInside,
@@ -35,9 +44,9 @@ def draw_inside(
     *,
     maps: Sequence[FeatureInfo] = (),
     gradcam: Sequence[FeatureInfo] = (),
-    labels: Sequence[str] = (),
+    labels: Sequence[Output] = (),
 ) -> list[Picture]:
-    """A montage of each of `maps`, and Grad-CAM of `labels` (classes 1, 2, …) on each of `gradcam`.
+    """A montage of each of `maps`, and Grad-CAM of `labels` on each of `gradcam`.
 
     Each looks at one window, the one with most of the prediction (of the label, for Grad-CAM), and shows the
     axial slice on which that has its largest area.
@@ -51,13 +60,16 @@ def draw_inside(
         for f in maps:
             channels = view.slice_of(found[f.name][0], f.stride)
             made.append(montage(f.name, view.image, channels, (f.stride[0], f.stride[1])))
-    views = [_View.of(case, case.predicted == n, info) for n in range(1, len(labels) + 1)] if gradcam else []
+    masks = (np.isin(case.predicted, label.numbers) for label in labels)
+    views = [_View.of(case, mask, info) for mask in masks] if gradcam else []
     for f in gradcam:
         seen = []
         for number, (label, view) in enumerate(zip(labels, views)):
-            heat = grad_cam(network, view.window.to(device), f.name, number + 1)
+            heat = grad_cam(network, view.window.to(device), f.name, label.channel)
             stride = (f.stride[0], f.stride[1])
-            seen.append(Evidence(label, number, view.image, view.slice_of(heat, f.stride), stride, view.mask))
+            seen.append(
+                Evidence(label.name, number, view.image, view.slice_of(heat, f.stride), stride, view.mask)
+            )
         made.append(evidence(f.name, seen))
     return made
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry
+from medfuse.core.labels import LabelValue
 from medfuse.core.memory import parse_bytes
 from medfuse.core.reporter import Reporter
 from medfuse.core.volumes import checked_geometry
@@ -51,8 +52,8 @@ class Predictor:
         return cls(load_trained(files, device=device, overrides=overrides))
 
     @property
-    def labels(self) -> dict[str, int]:
-        """Name → value in the label map."""
+    def labels(self) -> dict[str, LabelValue]:
+        """Name → value in the label map, or the values that a region unites."""
         return dict(self._trained.plan.labels)
 
     def __call__(

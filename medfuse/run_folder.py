@@ -72,6 +72,30 @@ def kept_precision(folder: Path, device: str, choose: Callable[[], Precision]) -
     return chosen
 
 
+def fold_folders(folder: Path) -> list[Path]:
+    """The runs of a cross-validation, by their fold; none where `folder` holds no such thing."""
+    found = [path for path in folder.glob("fold_*") if path.name[5:].isdigit()]
+    return sorted(found, key=lambda path: int(path.name[5:]))
+
+
+def refuse_cross_validation(folder: Path) -> None:
+    """A folder holds one run or the folds of one, as both would write the same files."""
+    if fold_folders(folder):
+        raise MedfuseError(
+            f"{folder} holds a cross-validation; carry it on with --folds, or give this run another name "
+            "(--set name=…)"
+        )
+
+
+def refuse_single_run(folder: Path) -> None:
+    """The reverse of `refuse_cross_validation`."""
+    if (folder / "pipeline.json").exists():
+        raise MedfuseError(
+            f"{folder} holds the run of a single fold; give the cross-validation another name "
+            "(--set name=…), or delete that folder"
+        )
+
+
 def _identity(pipeline: Pipeline) -> dict[str, Any]:
     values = resolved(pipeline)
     kept = {key: value for key, value in values.items() if key not in _FREE}

@@ -360,11 +360,16 @@ def check_dataset(plugin: Dataset) -> None:
         assert plugin.read().cases, f"no case is found in {plugin.root}"
 
     def labels_have_values() -> None:
-        labels = plugin.read().labels
-        values = list(labels.values())
-        assert min(values, default=-1) == 0, f"labels {dict(labels)} do not begin with background: 0"
+        info = plugin.read()
+        labels, values = info.labels, list(info.labels.values())
+        assert 0 in values, f"labels {dict(labels)} do not begin with background: 0"
         assert len(values) > 1, f"labels {dict(labels)} name nothing to segment"
         assert len(set(values)) == len(values), f"labels {dict(labels)} share values"
+        regions = any(isinstance(value, tuple) for value in values)
+        order = len(values) - 1 if regions else 0
+        assert len(info.region_order) == order, (
+            f"region_order has {len(info.region_order)} values, not {order}"
+        )
 
     def cases_have_names() -> None:
         info = plugin.read()

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from medfuse.core.prepared import Prepared as PreparedCase
     from medfuse.data.plan import DataPlan
     from medfuse.data.prepare import Preprocessor
+    from medfuse.infer.folder import Recipe
     from medfuse.infer.manifest import Outcome, Progress
     from medfuse.infer.plan import Plans, Way, WindowCost
     from medfuse.model.segmenter import Segmenter
@@ -84,7 +85,7 @@ class Trained:
         With `max_memory`, in bytes, main memory grows by no more than that above the loaded model. Raises
         MedfuseError before any work where a case cannot be done in it.
         """
-        from medfuse.infer.folder import Recipe, infer_cases
+        from medfuse.infer.folder import infer_cases
 
         ways: dict[str, Way] = {}
 
@@ -97,7 +98,7 @@ class Trained:
             scratch = output if case.name in ways and ways[case.name].on_disk else None
             return self._preprocessor.prepare(case, scratch=scratch)
 
-        recipe = Recipe(self.hashes, self.plan.labels, self.plan.patch_size, self.settings, probabilities)
+        recipe = self._recipe(probabilities=probabilities)
         with reporter.track(f"predicting {len(cases)} cases", 100 * len(cases)) as advance:
             return infer_cases(
                 cases,
@@ -113,20 +114,20 @@ class Trained:
     def label_map(self, voxels: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.unsignedinteger[Any]]:
         """The label map (i, j, k) of voxels (channels, i, j, k) in memory."""
         from medfuse.core.slabs import Whole
-        from medfuse.infer.export import Exporter
         from medfuse.infer.sliding import predict_bricks
         from medfuse.infer.windows import plan_grid
 
         image = self._preprocessor.prepare_array(voxels, geometry)
         x, y, z = image.shape[1:]
         sweep = plan_grid((x, y, z), self.plan.patch_size, self.settings.overlap).sweep
-        exporter = Exporter((x, y, z), geometry, tuple(self.plan.labels.values()), sweep=sweep)
+        recipe = self._recipe()
+        exporter = recipe.exporter((x, y, z), geometry, sweep=sweep)
         labels = Whole(geometry.shape, exporter.dtype)
         for brick in predict_bricks(
             image,
             self.runners,
             patch_size=self.plan.patch_size,
-            classes=len(self.plan.labels),
+            classes=len(self.plan.classes),
             overlap=self.settings.overlap,
             batch_size=self.settings.batch_size,
             mirror=self.settings.mirror,
@@ -135,7 +136,7 @@ class Trained:
         ):
             if rows := exporter.add(brick):
                 labels.write(rows.axis, rows.start, rows.labels)
-        return labels.voxels
+        return recipe.tidied(labels.voxels, geometry) if recipe.steps else labels.voxels
 
     def plans(self, cases: Sequence[Case], max_memory: int | None = None) -> Plans:
         """What each of `cases` will take, from its header, and what one window of the first one took.
@@ -160,7 +161,7 @@ class Trained:
                 faults[case.name] = "; ".join(error.lines)
         if cost is None:
             return Plans([], faults)
-        planner = Planner(self.plan.patch_size, len(self.plan.labels), self.settings, cost)
+        planner = Planner(self.plan.patch_size, len(self.plan.classes), self.settings, cost)
         return Plans(planner.plan(outlooks, max_memory), faults)
 
     def _window_cost(self, case: Case) -> WindowCost:
@@ -173,10 +174,18 @@ class Trained:
                 image,
                 self.runners,
                 patch_size=self.plan.patch_size,
-                classes=len(self.plan.labels),
+                classes=len(self.plan.classes),
                 mirror=self.settings.mirror,
                 device=self.device,
             )
+        )
+
+    def _recipe(self, *, probabilities: bool = False) -> Recipe:
+        from medfuse.infer.folder import Recipe
+
+        plan = self.plan
+        return Recipe(
+            self.hashes, plan.labels, plan.patch_size, self.settings, plan.region_order, probabilities
         )
 
     @cached_property
@@ -260,8 +269,9 @@ def load_trained(
     loaded = [_load(path, where, maps) for path in paths]
     plans = [one.plan for one in loaded]
     for path, plan in zip(paths, plans):
-        if (plan.labels, plan.channels, plan.spacing_mm, plan.patch_size) != (
+        if (plan.labels, plan.region_order, plan.channels, plan.spacing_mm, plan.patch_size) != (
             plans[0].labels,
+            plans[0].region_order,
             plans[0].channels,
             plans[0].spacing_mm,
             plans[0].patch_size,
@@ -310,7 +320,7 @@ def _from_weights(path: Path, where: torch.device, maps: Sequence[str]) -> _Load
         plan, settings = _said(facts)
         model = ModelSettings.model_validate(facts["model"])
         watched = dict.fromkeys(facts.get("watched", ()), ())
-        graph = plan_graph(model, plan.image, len(plan.values), watched)
+        graph = plan_graph(model, plan.image, len(plan.classes), watched)
     graph = tap_further(graph, maps)
     network = build_segmenter(graph)
     if maps and (untrained := [name for name in network.state_dict() if name not in state]):

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from medfuse.api import Case, DatasetInfo
 from medfuse.core.errors import DataError
 from medfuse.core.files import file_hash
+from medfuse.core.labels import map_values, members
 from medfuse.data.images import read_case_labels, read_image
 from medfuse.data.parallel import in_threads
 
@@ -70,7 +71,7 @@ def take_fingerprint(
     """Read every case once, check it, measure it.
 
     `progress(done, total)` counts cases. Raises DataError with every fault of every case: unreadable files,
-    grids of image and label that differ by more than `tolerance_mm`, label values outside `info.labels`,
+    grids of image and label that differ by more than `tolerance_mm`, label values that `info` does not name,
     NaN voxels, empty images.
     """
 
@@ -111,12 +112,12 @@ def _measure(case: Case, info: DatasetInfo, tolerance_mm: float) -> _Measured:
         raise DataError(
             f"{images}: every voxel of {', '.join(empty)} has one value; replace it, or drop case {case.name}"
         )
-    names = {value: name for name, value in info.labels.items()}
-    labels = read_case_labels(case, geometry, names, tolerance_mm=tolerance_mm)
+    known = {*map_values(info.labels.values()), *(() if info.ignore is None else (info.ignore,))}
+    labels = read_case_labels(case, geometry, known, tolerance_mm=tolerance_mm)
     voxel_ml = abs(float(np.linalg.det(geometry.affine[:3, :3]))) / 1000
     values, counts = np.unique(labels, return_counts=True)
-    volumes = {names[int(v)]: float(n) * voxel_ml for v, n in zip(values, counts)}
-    where = np.flatnonzero(labels)
+    volumes = {int(v): float(n) * voxel_ml for v, n in zip(values, counts)}
+    where = np.flatnonzero((labels != 0) & (labels != (info.ignore or 0)))
     if len(where) > SAMPLES_PER_CASE:
         where = np.random.default_rng(zlib.crc32(case.name.encode())).choice(
             where, SAMPLES_PER_CASE, replace=False
@@ -127,7 +128,7 @@ def _measure(case: Case, info: DatasetInfo, tolerance_mm: float) -> _Measured:
             case.name,
             geometry.ras_shape,
             geometry.ras_spacing_mm,
-            {name: volumes.get(name, 0.0) for name in info.labels},
+            {name: sum(volumes.get(v, 0.0) for v in members(value)) for name, value in info.labels.items()},
             {str(path): file_hash(path) for path in files},
         ),
         image.reshape(len(image), -1)[:, where],

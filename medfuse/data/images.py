@@ -1,6 +1,6 @@
 """A case's image as one array, whatever files it is spread over."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def read_image(
 
 
 def read_case_labels(
-    case: Case, like: Geometry, values: dict[int, Any], *, tolerance_mm: float = 1e-3
+    case: Case, like: Geometry, values: Collection[int], *, tolerance_mm: float = 1e-3
 ) -> npt.NDArray[np.integer[Any]]:
     """The label map of a case, (i, j, k), on the image's grid `like` and with no value outside `values`.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from medfuse.api import Case, Split
 from medfuse.core.errors import DataError
+from medfuse.core.labels import LabelValue, map_values, members
 
 
 @dataclass(frozen=True)
@@ -39,35 +40,75 @@ class JsonFile:
         return f"{self.path}:{before.count(chr(10)) + 1}" if found else str(self.path)
 
 
-def parse_labels(value: Any, where: str, faults: list[str]) -> dict[str, int]:
-    """Name → value from `{"liver": 1}` or `{"1": "liver"}`, with background 0. Adds a line per fault."""
+@dataclass(frozen=True)
+class Labels:
+    """What a dataset says of its labels: see the fields of these names in DatasetInfo."""
+
+    labels: Mapping[str, LabelValue]
+    region_order: tuple[int, ...] = ()
+    ignore: int | None = None
+
+
+def parse_labels(value: Any, where: str, faults: list[str], order: Any = None) -> Labels:
+    """From `{"liver": 1}` or `{"1": "liver"}`, with background 0 and perhaps `ignore`. Adds a line per fault.
+
+    A region is a list of values, `{"whole": [1, 2], "core": 2}`; `order` is nnU-Net's `regions_class_order`,
+    the value to write for each region, later ones over earlier ones.
+    """
     if not isinstance(value, Mapping) or not value:
         faults.append(f'{where}: labels are missing; write them as {{"background": 0, "liver": 1}}')
-        return {}
-    labels: dict[str, int] = {}
+        return Labels({})
+    regions = any(isinstance(entry, list | tuple) for entry in value.values())
+    labels: dict[str, LabelValue] = {}
     for key, entry in value.items():
         name, number = (entry, key) if isinstance(entry, str) and str(key).isdigit() else (key, entry)
-        if isinstance(number, list):
-            faults.append(
-                f"{where}: label {name!r} is a region {number}; give each label one value of its own"
-            )
-        elif isinstance(number, bool) or not str(number).isdigit():
+        numbers = number if isinstance(number, list | tuple) else [number]
+        if not numbers or any(isinstance(n, bool) or not str(n).isdigit() for n in numbers):
             faults.append(f"{where}: label {name!r} has value {number!r}; a label is a whole number from 0")
-        elif str(name) in labels or int(number) in labels.values():
+        elif str(name) in labels or (not regions and int(number) in labels.values()):
             faults.append(f"{where}: label {name!r} ({number}) repeats a name or a value; keep one")
-        elif str(name) == "ignore":
-            faults.append(
-                f"{where}: an `ignore` label is not supported; remove it, and its voxels, or label them"
-            )
         else:
-            labels[str(name)] = int(number)
+            several = isinstance(number, list | tuple)
+            labels[str(name)] = tuple(sorted(map(int, numbers))) if several else int(number)
+    ignore = _ignore(labels, where, faults)
     if labels and 0 not in labels.values():
         if "background" in labels:
             faults.append(f"{where}: background has value {labels['background']}; it must be 0")
         labels = {"background": 0, **labels}
     if len(labels) == 1:
         faults.append(f"{where}: only the background is named; name at least one label to segment")
-    return dict(sorted(labels.items(), key=lambda item: item[1]))
+    if regions:
+        return Labels(labels, _region_order(labels, order, where, faults), ignore)
+    return Labels(dict(sorted(labels.items(), key=lambda item: members(item[1]))), (), ignore)
+
+
+def _ignore(labels: dict[str, LabelValue], where: str, faults: list[str]) -> int | None:
+    """Takes `ignore` out of `labels`. As in nnU-Net it is the highest value."""
+    ignore = labels.pop("ignore", None)
+    highest = max(map_values(labels.values()), default=0)
+    if ignore is None or (isinstance(ignore, int) and ignore > highest):
+        return ignore
+    faults.append(f"{where}: `ignore` has value {ignore}; it must be one value above {highest}, the highest")
+    return None
+
+
+def _region_order(
+    labels: Mapping[str, LabelValue], order: Any, where: str, faults: list[str]
+) -> tuple[int, ...]:
+    """The value to write for each region. Adds a line where it does not fit them."""
+    regions = {name: value for name, value in labels.items() if value != 0}
+    if within := [name for name, value in regions.items() if 0 in members(value)]:
+        faults.append(f"{where}: region {', '.join(within)} holds 0, the background; leave it out there")
+    if not isinstance(order, list | tuple) or len(order) != len(regions):
+        faults.append(
+            f"{where}: labels are regions, so `regions_class_order` must list {len(regions)} values, the one "
+            f"to write for each of {', '.join(regions)}; it is {order!r}"
+        )
+        return ()
+    for value, (name, region) in zip(order, regions.items()):
+        if value not in members(region):
+            faults.append(f"{where}: `regions_class_order` has {value!r} for {name}, which holds {region}")
+    return tuple(order)
 
 
 def parse_channels(value: Any, where: str, faults: list[str]) -> tuple[str, ...]:

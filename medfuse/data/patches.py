@@ -21,7 +21,8 @@ class PatchSampler:
     """Draws patch number `index` of an endless row; `batch_size` consecutive ones are a batch.
 
     The last round(batch_size × foreground) patches of each batch are centred on a voxel of a random
-    foreground class of a random case that has one (as nnU-Net does); the others lie anywhere.
+    foreground class of a random case that has one (as nnU-Net does), every class of the case equally likely.
+    The others lie anywhere; where there is an ignore label, around a random annotated voxel.
     """
 
     store: Store
@@ -54,6 +55,13 @@ class PatchSampler:
         """Training cases that hold any foreground."""
         return tuple(name for name in self.names if self.store.case(name).classes)
 
+    @cached_property
+    def with_annotation(self) -> tuple[str, ...]:
+        """Training cases with any voxel that is annotated; all of them where none has one."""
+        found = (self.store.case(name) for name in self.names)
+        names = tuple(case.name for case in found if case.annotated is None or len(case.annotated))
+        return names or tuple(self.names)
+
     def draw(self, index: int) -> dict[str, Any]:
         """`image` (channels, *patch_size) float32, `label` (1, *patch_size) int64, and the `case`.
 
@@ -73,14 +81,16 @@ class PatchSampler:
     def _place(self, random: np.random.RandomState, *, forced: bool) -> tuple[str, tuple[int, ...]]:
         """A case and a patch's first voxel: a negative one where the volume is smaller than the patch."""
         forced = forced and bool(self.with_foreground)
-        names = self.with_foreground if forced else self.names
+        names = self.with_foreground if forced else self.with_annotation
         case = self.store.case(names[random.randint(len(names))])
         pads = [max(0, n - have) for n, have in zip(self.size, case.shape)]
         low = [-(pad // 2) for pad in pads]
         high = [max(a, have - n) for a, n, have in zip(low, self.size, case.shape)]
-        if not forced:
+        voxels = case.annotated
+        if forced:
+            voxels = case.voxels[case.classes[random.randint(len(case.classes))]]
+        if voxels is None or not len(voxels):
             return case.name, tuple(int(random.randint(a, b + 1)) for a, b in zip(low, high))
-        voxels = case.voxels[case.classes[random.randint(len(case.classes))]]
         centre = np.unravel_index(voxels[random.randint(len(voxels))], case.shape)
         return case.name, tuple(
             int(np.clip(c - n // 2, a, b)) for c, n, a, b in zip(centre, self.size, low, high)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medfuse.api import DatasetInfo, ImageInfo
+from medfuse.core.labels import LabelValue, from_json, map_values, members, outputs
 from medfuse.core.text import by
 from medfuse.core.topology import SMALLEST, plan_strides, total_stride
 from medfuse.data.fingerprint import ChannelFacts, Fingerprint
@@ -45,7 +46,9 @@ class Normalization:
 class DataPlan:
     """Everything that turns a case into a network's input, and a network's output into label values.
 
-    The network's class i is the i-th label in order of value (`values[i]`); class 0 is background.
+    The network's class i is the i-th label in order of value (`values[i]`); class 0 is background. Where
+    labels are regions (`region_order` is not empty), it has one logit for each of them instead, and none for
+    the background. In a prepared label, `values[i]` is i, and `ignore` the number after the last.
     Per-axis tuples are (x, y, z); a `patch_size` of two numbers means 2-D, (x, y) slices.
     `reasons`: one sentence for each value that was `auto`.
     """
@@ -55,18 +58,33 @@ class DataPlan:
     batch_size: int
     channels: tuple[str, ...]
     normalization: tuple[Normalization, ...]
-    labels: Mapping[str, int]
+    labels: Mapping[str, LabelValue]
     reasons: Mapping[str, str]
+    region_order: tuple[int, ...] = ()
+    ignore: int | None = None
 
     @property
     def values(self) -> tuple[int, ...]:
-        """The label value of each class."""
-        return tuple(sorted(self.labels.values()))
+        """Every value of the label maps but `ignore`, in order."""
+        return map_values(self.labels.values())
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The name of each class, background first."""
-        return tuple(sorted(self.labels, key=lambda name: self.labels[name]))
+        """The name of what each logit stands for: classes, background first; or regions."""
+        return outputs(self.labels, self.region_order)
+
+    @property
+    def regions(self) -> tuple[tuple[int, ...], ...]:
+        """The numbers that each region unites in a prepared label; empty where classes exclude each other."""
+        if not self.region_order:
+            return ()
+        numbers = {value: number for number, value in enumerate(self.values)}
+        return tuple(tuple(numbers[v] for v in members(self.labels[name])) for name in self.classes)
+
+    @property
+    def ignored(self) -> int | None:
+        """The number of voxels that nobody annotated, in a prepared label."""
+        return None if self.ignore is None else len(self.values)
 
     @property
     def image(self) -> ImageInfo:
@@ -85,8 +103,10 @@ class DataPlan:
             data["batch_size"],
             tuple(data["channels"]),
             tuple(Normalization(**n) for n in data["normalization"]),
-            dict(data["labels"]),
+            from_json(data["labels"]),
             dict(data["reasons"]),
+            tuple(data.get("region_order", ())),
+            data.get("ignore"),
         )
 
 
@@ -114,8 +134,19 @@ def make_plan(
         normalization.append(chosen)
         if preprocess.normalize == "auto":
             reasons[f"normalize.{channel.name}"] = reason
-    labels = dict(sorted(info.labels.items(), key=lambda item: item[1]))
-    return DataPlan(spacing, tuple(patch), batch, info.channels, tuple(normalization), labels, reasons)
+    names = info.labels if info.region_order else info.outputs
+    labels = {name: info.labels[name] for name in names}
+    return DataPlan(
+        spacing,
+        tuple(patch),
+        batch,
+        info.channels,
+        tuple(normalization),
+        labels,
+        reasons,
+        info.region_order,
+        info.ignore,
+    )
 
 
 def target_spacing(fingerprint: Fingerprint) -> tuple[Spacing, str]:

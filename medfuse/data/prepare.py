@@ -83,8 +83,9 @@ class Preprocessor:
         return image
 
     def prepare_label(self, case: Case, like: Prepared) -> npt.NDArray[np.integer[Any]]:
-        """(x, y, z) class numbers (see DataPlan.values) on the grid of `like`. Raises DataError."""
-        classes = {value: number for number, value in enumerate(self.plan.values)}
+        """(x, y, z) numbers of label values (see DataPlan) on the grid of `like`. Raises DataError."""
+        ignore = () if self.plan.ignore is None else (self.plan.ignore,)
+        classes = {value: number for number, value in enumerate((*self.plan.values, *ignore))}
         labels = read_case_labels(case, like.geometry, classes, tolerance_mm=self.tolerance_mm)
         numbers = np.zeros(labels.shape, smallest_integer(len(classes)))
         for value, number in classes.items():

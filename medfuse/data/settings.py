@@ -1,8 +1,9 @@
 """What a pipeline file says of its data: split, preprocessing, augmentation."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from medfuse.core.section import ConfigPath, Section
 
@@ -21,6 +22,27 @@ class SplitSettings(Section):
     fold: int = Field(0, ge=0, description="the fold whose validation cases are held out")
     folds: int = Field(5, ge=2, description="number of folds where neither `file` nor the dataset gives any")
     seed: int = Field(12345, description="seed of the folds that medfuse draws (nnU-Net's)")
+    group: str | None = Field(
+        None,
+        description="a regular expression for case names whose first group is the patient, such as "
+        '"(.*)_scan"; cases of one patient stay on one side. A CSV column `patient` says the same',
+    )
+    stratify: bool = Field(
+        False, description="drawn folds get as equal shares of each label, and of small and large foreground"
+    )
+
+    @field_validator("group")
+    @classmethod
+    def _has_a_group(cls, group: str | None) -> str | None:
+        if group is None:
+            return None
+        try:
+            groups = re.compile(group).groups
+        except re.error as error:
+            raise ValueError(f"{group!r} is no regular expression ({error}); mend it") from None
+        if groups < 1:
+            raise ValueError(f"{group!r} has no group; put brackets around the part that names the patient")
+        return group
 
 
 class PreprocessSettings(Section):

@@ -29,12 +29,16 @@ blosc2.set_nthreads(1)  # loader processes and preparing threads are the paralle
 
 @dataclass(frozen=True)
 class StoredCase:
-    """`shape` is (x, y, z); `voxels`: flat indices of some voxels of each foreground class present."""
+    """`shape` is (x, y, z); `voxels`: flat indices of some voxels of each foreground class present.
+
+    `annotated`: of some that are annotated at all; None where there is no ignore label, so that all are.
+    """
 
     name: str
     shape: tuple[int, int, int]
     voxels: Mapping[int, npt.NDArray[np.int64]]
     labelled: bool = True
+    annotated: npt.NDArray[np.int64] | None = None
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -81,7 +85,14 @@ class Store:
                 ) from None
             x, y, z = data["shape"]
             voxels = {int(number): np.array(flat, np.int64) for number, flat in data["voxels"].items()}
-            self._cases[name] = StoredCase(name, (x, y, z), voxels, data.get("labelled", True))
+            annotated = data.get("annotated")
+            self._cases[name] = StoredCase(
+                name,
+                (x, y, z),
+                voxels,
+                data.get("labelled", True),
+                None if annotated is None else np.array(annotated, np.int64),
+            )
         return self._cases[name]
 
     def read_patch(
@@ -134,15 +145,20 @@ class Store:
         prepared = preprocessor.prepare(case)
         arrays: dict[str, npt.NDArray[Any]] = {"image": prepared.image}
         voxels: dict[int, list[int]] = {}
+        annotated: list[int] | None = None
         if case.label:
             label = arrays["label"] = preprocessor.prepare_label(case, prepared)
-            voxels = {number: flat.tolist() for number, flat in _some_voxels(case.name, label).items()}
+            ignored = preprocessor.plan.ignored
+            voxels = {n: flat.tolist() for n, flat in _some_voxels(case.name, label, ignored).items()}
+            annotated = _some_annotated(case.name, label, ignored)
         self._path(case.name, "json").unlink(missing_ok=True)
         for what, array in arrays.items():
             with atomic(self._path(case.name, f"{what}.b2nd")) as temporary:
                 temporary.write_bytes(_compressed(array))
         shape = prepared.image.shape[1:]
         meta = {"key": key, "shape": shape, "voxels": voxels, "labelled": "label" in arrays}
+        if annotated is not None:
+            meta["annotated"] = annotated
         write_text(self._path(case.name, "json"), json.dumps(meta))
 
 
@@ -155,7 +171,8 @@ def case_key(case: Case, preprocessor: Preprocessor) -> str:
         if p and p.exists()
     ]
     how = [asdict(n) for n in plan.normalization]
-    parts = [FORMAT, plan.spacing_mm, plan.values, how, preprocessor.tolerance_mm, files]
+    ignore = [] if plan.ignore is None else [plan.ignore]
+    parts = [FORMAT, plan.spacing_mm, plan.values, how, preprocessor.tolerance_mm, files, *ignore]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -173,10 +190,21 @@ def _compressed(array: npt.NDArray[Any]) -> bytes:
     return frame
 
 
-def _some_voxels(name: str, label: npt.NDArray[np.integer[Any]]) -> dict[int, npt.NDArray[np.int64]]:
+def _some_annotated(name: str, label: npt.NDArray[np.integer[Any]], ignored: int | None) -> list[int] | None:
+    """Up to VOXELS_PER_CLASS of the annotated voxels, drawn by the case's name."""
+    if ignored is None:
+        return None
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    flat = np.flatnonzero(label != ignored)
+    return sorted(random.choice(flat, min(len(flat), VOXELS_PER_CLASS), replace=False).tolist())
+
+
+def _some_voxels(
+    name: str, label: npt.NDArray[np.integer[Any]], ignored: int | None
+) -> dict[int, npt.NDArray[np.int64]]:
     """Up to VOXELS_PER_CLASS voxels of each foreground class, drawn by the case's name."""
     random = np.random.default_rng(zlib.crc32(name.encode()))
-    flat = np.flatnonzero(label)
+    flat = np.flatnonzero(label if ignored is None else (label != 0) & (label != ignored))
     classes = label.ravel()[flat]
     order = np.argsort(classes, kind="stable")
     numbers, first = np.unique(classes[order], return_index=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -52,14 +52,17 @@ class Exporter:
         *,
         kind: Kind = "softmax",
         sweep: int = 0,
+        shifts: Sequence[float] = (),
         probabilities: Callable[[Box], None] | None = None,
     ) -> None:
         """shape: of the coarse volume (x, y, z). sweep: the axis along which slab follows slab.
 
+        shifts: taken from each class's logits before labels are decided, where there are any.
         probabilities: is given those of all voxels, box by box, each voxel once.
         """
         self._axes = tuple(Axis(coarse, fine) for coarse, fine in zip(shape, geometry.ras_shape))
         self._geometry, self._kind, self._sweep = geometry, kind, sweep
+        self._shifts = torch.tensor(shifts)[:, None, None, None] if shifts else None
         self._on_box = probabilities
         self._seams = Seams(self._axes, sweep)
         self._values = list(values) if kind == "softmax" else [0, *values]
@@ -92,6 +95,8 @@ class Exporter:
                 if self._on_box is not None:
                     for box in boxes(region, self._axes, self._kind, self._geometry):
                         self._on_box(box)
+                if self._shifts is not None:
+                    region = replace(region, logits=region.logits - self._shifts.to(rows.device))
                 paint(region, self._axes, self._kind, table, rows, start)
         ends = [where.stop == axis.coarse for where, axis in zip(brick.where, self._axes)]
         return self._give() if all(end for a, end in enumerate(ends) if a != self._sweep) else None

@@ -21,17 +21,20 @@ from torch import Tensor
 from medfuse.api import Case
 from medfuse.core.errors import OutputError
 from medfuse.core.geometry import Geometry
+from medfuse.core.labels import LabelValue, map_values, members, outputs
 from medfuse.core.prepared import Prepared
+from medfuse.core.slabs import Whole
 from medfuse.core.volumes import open_volume
 from medfuse.infer.bricks import Brick
 from medfuse.infer.cases import output_name
-from medfuse.infer.export import Exporter
+from medfuse.infer.export import Exporter, Kind
 from medfuse.infer.feature_files import zarr_module
 from medfuse.infer.feed import Abandoned, Feed
 from medfuse.infer.manifest import Ledger, Outcome, Progress, files_now, size_of
 from medfuse.infer.plan import FEED_BYTES, LARGE_SUMS, Way, run_one_window
-from medfuse.infer.probabilities import open_probabilities
-from medfuse.infer.settings import InferSettings
+from medfuse.infer.postprocess import logit_shifts, tidy
+from medfuse.infer.probabilities import Box, open_probabilities
+from medfuse.infer.settings import InferSettings, PostprocessSettings
 from medfuse.infer.sliding import Network, WindowCount, flip_combinations, predict_bricks
 from medfuse.infer.stitch import carry_bytes
 from medfuse.infer.windows import AxisName, plan_grid
@@ -47,20 +50,62 @@ Work = Callable[[Case, Callable[[int, int], None]], dict[str, Any]]
 class Recipe:
     """All that a label map depends on, apart from its images. While it stays, finished cases are skipped.
 
-    weights: one hash per fold. labels: name → value, in the order of the network's classes. `probabilities`:
-    whether those of all classes are wanted too.
+    weights: one hash per fold. labels: name → value, in the order of the network's classes; a region
+    has several. region_order: where labels are regions, the value to write for each, later ones over earlier
+    ones. `probabilities`: whether those of all classes are wanted too.
     """
 
     weights: tuple[str, ...]
-    labels: Mapping[str, int]
+    labels: Mapping[str, LabelValue]
     patch_size: tuple[int, ...]
     settings: InferSettings
+    region_order: tuple[int, ...] = ()
     probabilities: bool = False
 
+    @property
+    def written(self) -> tuple[int, ...]:
+        """The value that is written for each of the network's outputs."""
+        return self.region_order or map_values(self.labels.values())
+
+    @property
+    def steps(self) -> PostprocessSettings | None:
+        """What is done to the label map in the end."""
+        steps = self.settings.postprocess
+        return steps if isinstance(steps, PostprocessSettings) else None
+
+    def exporter(
+        self,
+        shape: tuple[int, int, int],
+        geometry: Geometry,
+        *,
+        sweep: int,
+        probabilities: Callable[[Box], None] | None = None,
+    ) -> Exporter:
+        """What makes labels of the logits of an image of `shape`."""
+        kind: Kind = "regions" if self.region_order else "softmax"
+        regions = [name for name, value in self.labels.items() if value != 0]
+        shifts = logit_shifts(self.steps, regions) if self.steps and self.steps.threshold else ()
+        return Exporter(
+            shape,
+            geometry,
+            self.written,
+            kind=kind,
+            sweep=sweep,
+            shifts=shifts,
+            probabilities=probabilities,
+        )
+
+    def tidied(self, label_map: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
+        """A finished label map (i, j, k) after its steps."""
+        assert self.steps is not None
+        return tidy(label_map, self.steps, self.labels, self.region_order, geometry.voxel_ml)
+
     def facts(self) -> dict[str, Any]:
+        regions = {"region_order": list(self.region_order)} if self.region_order else {}
         return {
+            **regions,
             "weights": list(self.weights),
-            "labels": dict(self.labels),
+            "labels": {n: list(v) if isinstance(v, tuple) else v for n, v in self.labels.items()},
             "patch_size": list(self.patch_size),
             "settings": self.settings.model_dump(mode="json", exclude={"batch_size"}),
             **({"probabilities": True} if self.probabilities else {}),
@@ -178,7 +223,7 @@ class _Line:
         self._ledger = ledger
         self._options: dict[str, Any] = {
             "patch_size": recipe.patch_size,
-            "classes": len(recipe.labels),
+            "classes": len(recipe.written),
             "mirror": recipe.settings.mirror,
             "device": device,
         }
@@ -280,7 +325,7 @@ class _Line:
         grid = plan_grid(job.shape, self._recipe.patch_size, self._recipe.settings.overlap, way.sweep)
         job.sweep = grid.sweep
         job.sums = torch.float16 if way.sums == "float16" else torch.float32
-        if carry_bytes(grid, len(self._recipe.labels), job.sums.itemsize) > LARGE_SUMS:
+        if carry_bytes(grid, len(self._recipe.written), job.sums.itemsize) > LARGE_SUMS:
             if any(network.rough is None for network in self._networks) and job.image is not None:
                 run_one_window(job.image, self._networks, **self._options)
             job.sums = torch.float16 if all(network.rough for network in self._networks) else job.sums
@@ -296,23 +341,29 @@ class _Line:
         self._ledger.done(job.case, {**entry, "inputs": job.inputs, "seconds": seconds})
 
     def _written(self, job: _Job) -> dict[str, Any]:
-        labels, began = self._recipe.labels, time.perf_counter()
+        recipe, began = self._recipe, time.perf_counter()
         path = self._output / output_name(job.case)
         zarr = self._output / f"{job.case.name}_probabilities.zarr"
         with ExitStack() as opened:
             write = None
-            if self._recipe.probabilities:
-                write = opened.enter_context(open_probabilities(zarr, job.geometry, [*labels]))
-            exporter = Exporter(
-                job.shape, job.geometry, [*labels.values()], sweep=job.sweep, probabilities=write
-            )
+            if recipe.probabilities:
+                names = outputs(recipe.labels, recipe.region_order)
+                write = opened.enter_context(open_probabilities(zarr, job.geometry, names))
+            exporter = recipe.exporter(job.shape, job.geometry, sweep=job.sweep, probabilities=write)
             slabs = opened.enter_context(
                 open_volume(path, job.geometry.shape, exporter.dtype, like=job.source)
             )
+            whole = Whole(job.geometry.shape, exporter.dtype) if recipe.steps else None
             for brick in job.feed:
                 if rows := exporter.add(brick):
-                    slabs.write(rows.axis, rows.start, rows.labels)
+                    (whole or slabs).write(rows.axis, rows.start, rows.labels)
                 del brick  # or it would stay in memory until the next one is there
+            voxels = exporter.voxels
+            if whole is not None:
+                label_map = recipe.tidied(whole.voxels, job.geometry)
+                slabs.write(2, 0, label_map)
+                values, counts = np.unique(label_map, return_counts=True)
+                voxels = dict(zip(values.tolist(), counts.tolist()))
         job.seconds_in["writing"] = time.perf_counter() - began - job.feed.waited_seconds
         return {
             "file": path.name,
@@ -324,7 +375,7 @@ class _Line:
             "windows_skipped": job.count.skipped,
             "sums": str(job.sums).removeprefix("torch."),
             "seconds_in": {stage: round(seconds, 3) for stage, seconds in job.seconds_in.items()},
-            "volumes_ml": volumes_ml(exporter.voxels, job.geometry, labels),
+            "volumes_ml": volumes_ml(voxels, job.geometry, recipe.labels),
         }
 
     def _settle(self, left: int) -> None:
@@ -366,9 +417,15 @@ def _failures_of(case: Case, ledger: Ledger) -> Iterator[None]:
         ledger.failed(case, error)
 
 
-def volumes_ml(voxels: Mapping[int, int], geometry: Geometry, labels: Mapping[str, int]) -> dict[str, float]:
+def volumes_ml(
+    voxels: Mapping[int, int], geometry: Geometry, labels: Mapping[str, LabelValue]
+) -> dict[str, float]:
     """Millilitres of each label but the background (value 0), rounded to a microlitre."""
-    return {name: round(voxels.get(v, 0) * geometry.voxel_ml, 3) for name, v in labels.items() if v != 0}
+    return {
+        name: round(sum(voxels.get(v, 0) for v in members(value)) * geometry.voxel_ml, 3)
+        for name, value in labels.items()
+        if value != 0
+    }
 
 
 def refuse_to_replace_images(

@@ -1,11 +1,37 @@
 """What a pipeline file says of inference."""
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from medfuse.core.section import Section
 from medfuse.registry import RuntimeField
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class PostprocessSettings(Section):
+    """What is done to final label maps, by the names of labels."""
+
+    largest_component: tuple[str, ...] = Field((), description="labels of which the largest component stays")
+    fill_holes: tuple[str, ...] = Field((), description="labels whose holes are filled")
+    minimum_ml: dict[str, Positive] = Field(
+        default_factory=dict, description="label → ml that a component of it must have to stay"
+    )
+    threshold: dict[str, Share] = Field(
+        default_factory=dict, description="region → probability above which it is there; else 0.5"
+    )
+
+    def names(self, label: str) -> bool:
+        """Whether a label's mask is changed."""
+        return label in (*self.largest_component, *self.fill_holes, *self.minimum_ml)
+
+    def unknown(self, labels: Collection[str]) -> list[str]:
+        """Names that are none of `labels`."""
+        named = (*self.largest_component, *self.fill_holes, *self.minimum_ml, *self.threshold)
+        return [name for name in dict.fromkeys(named) if name not in labels]
 
 
 class InferSettings(Section):
@@ -18,5 +44,10 @@ class InferSettings(Section):
     )
     skip_air: bool = Field(
         False, description="take windows for background that are at least half a window away from the body"
+    )
+    postprocess: Literal["auto", "none"] | PostprocessSettings = Field(
+        "none",
+        description="steps for final label maps; auto: those that raise Dice on held-out cases, which change "
+        "new scans only",
     )
     runtime: RuntimeField | None = Field(None, description="what runs the network; auto where not said")

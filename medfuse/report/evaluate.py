@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from medfuse.core.errors import DataError, MedfuseError
+from medfuse.core.labels import LabelValue, map_values, members
 from medfuse.core.reporter import Reporter
 from medfuse.core.volumes import ENDINGS, ending, read_geometry, read_labels, stem
 from medfuse.report.metrics import NSD_TOLERANCE_MM, CaseMetrics, case_metrics, mean_foreground_dice
@@ -50,7 +51,7 @@ class Evaluation:
     """
 
     cases: tuple[EvaluatedCase, ...]
-    labels: Mapping[str, int]
+    labels: Mapping[str, LabelValue]
     nsd_tolerance_mm: float
     errors: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -59,8 +60,9 @@ class Evaluation:
 def evaluate_folders(
     predictions: Path,
     references: Path,
-    labels: Mapping[str, int] | None = None,
+    labels: Mapping[str, LabelValue] | None = None,
     *,
+    ignore: int | None = None,
     nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
     tolerance_mm: float = 1e-3,
     reporter: Reporter | None = None,
@@ -73,7 +75,12 @@ def evaluate_folders(
     """
     pairs, errors, notes = pair_folders(predictions, references)
     evaluation = evaluate_pairs(
-        pairs, labels, nsd_tolerance_mm=nsd_tolerance_mm, tolerance_mm=tolerance_mm, reporter=reporter
+        pairs,
+        labels,
+        ignore=ignore,
+        nsd_tolerance_mm=nsd_tolerance_mm,
+        tolerance_mm=tolerance_mm,
+        reporter=reporter,
     )
     return Evaluation(
         evaluation.cases,
@@ -109,25 +116,30 @@ def pair_folders(predictions: Path, references: Path) -> tuple[list[Pair], list[
 
 def evaluate_pairs(
     pairs: Sequence[Pair],
-    labels: Mapping[str, int] | None = None,
+    labels: Mapping[str, LabelValue] | None = None,
     *,
+    ignore: int | None = None,
     nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
     tolerance_mm: float = 1e-3,
     reporter: Reporter | None = None,
 ) -> Evaluation:
-    """Judge `pairs`. A case that cannot be read, or lies on two grids, is an error line; the rest go on."""
+    """Judge `pairs`. A case that cannot be read, or lies on two grids, is an error line; the rest go on.
+
+    `ignore`: the value of voxels in a reference that nobody annotated, which are not judged.
+    """
     reporter = reporter or Reporter(quiet=True)
     if labels is None:
-        labels = _labels_found(pairs, reporter)
+        labels = {n: v for n, v in _labels_found(pairs, reporter).items() if v != ignore}
     labels = {name: value for name, value in labels.items() if value != 0}
-    if odd := [f"{name}: {value}" for name, value in labels.items() if value < 0]:
+    if odd := [f"{name}: {value}" for name, value in labels.items() if min(members(value)) < 0]:
         raise DataError(f"labels: {', '.join(odd)}: values are 0 or more; renumber them")
-    return _judge_all(pairs, labels, nsd_tolerance_mm, tolerance_mm, reporter)
+    return _judge_all(pairs, labels, ignore, nsd_tolerance_mm, tolerance_mm, reporter)
 
 
 def _judge_all(
     pairs: Sequence[Pair],
-    labels: Mapping[str, int],
+    labels: Mapping[str, LabelValue],
+    ignore: int | None,
     nsd_tolerance_mm: float,
     tolerance_mm: float,
     reporter: Reporter,
@@ -140,7 +152,10 @@ def _judge_all(
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="evaluate")
     try:
         with reporter.track("evaluate", len(pairs)) as advance:
-            jobs = {pool.submit(_judge, pair, labels, nsd_tolerance_mm, tolerance_mm): pair for pair in pairs}
+            jobs = {
+                pool.submit(_judge, pair, labels, ignore, nsd_tolerance_mm, tolerance_mm): pair
+                for pair in pairs
+            }
             for done, job in enumerate(as_completed(jobs), start=1):
                 name = jobs[job].name
                 try:
@@ -164,7 +179,11 @@ def _judge_all(
 
 
 def _judge(
-    pair: Pair, labels: Mapping[str, int], nsd_tolerance_mm: float, tolerance_mm: float
+    pair: Pair,
+    labels: Mapping[str, LabelValue],
+    ignore: int | None,
+    nsd_tolerance_mm: float,
+    tolerance_mm: float,
 ) -> tuple[EvaluatedCase, list[tuple[str, int]]]:
     """The case, and each (kind of map, value) that no label names. Raises DataError."""
     grid = read_geometry(pair.reference)
@@ -174,14 +193,21 @@ def _judge(
             "predict on the grid of the reference, or resample one to the other"
         )
     prediction, reference = read_labels(pair.prediction).array, read_labels(pair.reference).array
-    known = {0, *labels.values()}
+    known = {0, *map_values(labels.values()), *(() if ignore is None else (ignore,))}
     stray = [
         (kind, int(value))
         for kind, array in (("prediction", prediction), ("reference", reference))
         for value in np.unique(array)
         if int(value) not in known
     ]
-    metrics = case_metrics(prediction, reference, labels, grid.spacing_mm, nsd_tolerance_mm=nsd_tolerance_mm)
+    metrics = case_metrics(
+        prediction,
+        reference,
+        labels,
+        grid.spacing_mm,
+        nsd_tolerance_mm=nsd_tolerance_mm,
+        ignore=ignore,
+    )
     return EvaluatedCase(pair, metrics), stray
 
 

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from medfuse.core.labels import LabelValue, map_values, mask_of, members
+
 NSD_TOLERANCE_MM = 2.0
 """Default of the normalised surface Dice: one value for all spacings, so that runs can be compared."""
 
@@ -50,41 +52,68 @@ class CaseMetrics:
 def case_metrics(
     prediction: npt.NDArray[Any],
     reference: npt.NDArray[Any],
-    labels: Mapping[str, int],
+    labels: Mapping[str, LabelValue],
     spacing_mm: tuple[float, float, float],
     *,
     nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
+    ignore: int | None = None,
 ) -> dict[str, CaseMetrics]:
     """Each label of `labels` (background 0 left out) in two integer maps (i, j, k) of one shape.
 
+    A region is judged as the union of its values. Voxels where the reference is `ignore` count for nothing:
+    both maps are taken as background there.
     HD95 is the larger of the two directed 95th percentiles of surface distances in mm. NSD is the share of
     both surfaces that lies within the tolerance of the other one; a surface is its voxels, as MONAI has it.
     Volume errors are prediction minus reference. Floats are rounded to 6 decimals: MONAI works in fp32.
     """
     from scipy.ndimage import find_objects
 
-    highest = max(labels.values(), default=0)
+    highest = max(map_values(labels.values()), default=0)
+    n_ignored = 0
+    if ignore is not None:
+        known = reference != ignore
+        n_ignored = int(known.size - known.sum())
+        prediction, reference = prediction * known, reference * known
     boxes = [find_objects(_judged(array, highest), highest) for array in (prediction, reference)]
     found = {}
     for name, value in labels.items():
         if value == 0:
             continue
-        box = _around(boxes[0][value - 1], boxes[1][value - 1])
-        found[name] = _label_metrics(
-            prediction[box] == value, reference[box] == value, prediction.size, spacing_mm, nsd_tolerance_mm
-        )
+        box = _around(*(side[number - 1] for side in boxes for number in members(value)))
+        masks = mask_of(prediction[box], value), mask_of(reference[box], value)
+        found[name] = _label_metrics(*masks, prediction.size - n_ignored, spacing_mm, nsd_tolerance_mm)
     return found
 
 
 def dice_per_class(
     prediction: npt.NDArray[Any], reference: npt.NDArray[Any], classes: Sequence[str]
 ) -> dict[str, float]:
-    """Dice of each class but the first (background) in two maps of class numbers; absent in both: none."""
+    """Dice of each class but the first (background) in two maps of class numbers; absent in both: none.
+
+    Voxels where the reference has a number beyond the classes are not judged.
+    """
     n = len(classes)
-    pairs = reference.astype(np.int64).ravel() * n + prediction.astype(np.int64).ravel()
+    known = reference < n
+    pairs = reference[known].astype(np.int64) * n + prediction[known].astype(np.int64)
     counts = np.bincount(pairs, minlength=n * n).reshape(n, n)
     sizes = counts.sum(0) + counts.sum(1)
     return {name: float(2 * counts[i, i] / sizes[i]) for i, name in enumerate(classes) if i and sizes[i]}
+
+
+def dice_per_region(
+    masks: npt.NDArray[np.bool_],
+    reference: npt.NDArray[Any],
+    regions: Mapping[str, tuple[int, ...]],
+    ignored: int | None = None,
+) -> dict[str, float]:
+    """Dice of each region's mask (regions, x, y, z) against its numbers in `reference`; absent: none."""
+    found = {}
+    known = np.ones(reference.shape, bool) if ignored is None else reference != ignored
+    for mask, (name, numbers) in zip(masks, regions.items(), strict=True):
+        truth = np.isin(reference, numbers)
+        if size := int((mask & known).sum() + truth.sum()):
+            found[name] = float(2 * (mask & truth).sum() / size)
+    return found
 
 
 def mean_foreground_dice(metrics: Mapping[str, CaseMetrics]) -> float | None:
@@ -98,9 +127,9 @@ def _judged(array: npt.NDArray[Any], highest: int) -> npt.NDArray[np.int32]:
     return np.where((array >= 1) & (array <= highest), array, 0).astype(np.int32, copy=False)
 
 
-def _around(first: tuple[slice, ...] | None, second: tuple[slice, ...] | None) -> tuple[slice, ...]:
-    """The smallest box that holds both. Outside of it both masks are 0, so no surface lies there."""
-    boxes = [box for box in (first, second) if box]
+def _around(*found: tuple[slice, ...] | None) -> tuple[slice, ...]:
+    """The smallest box that holds all. Outside of it both masks are 0, so no surface lies there."""
+    boxes = [box for box in found if box]
     if not boxes:
         return (slice(0, 0),) * 3
     return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes))

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medfuse.core.errors import DataError
+from medfuse.core.labels import LabelValue, mask_of, members
 from medfuse.core.volumes import Volume, read_labels, read_volume
 from medfuse.report.figures import INK, SOFT, colour, encode, literal, new_figure, save
 
@@ -62,16 +63,16 @@ class Plane:
         return self.image.shape[0] * self.pixel_mm[0], self.image.shape[1] * self.pixel_mm[1]
 
 
-def draw_overlay(path: Path, case: OverlayCase, labels: Mapping[str, int]) -> None:
+def draw_overlay(path: Path, case: OverlayCase, labels: Mapping[str, LabelValue]) -> None:
     """Write the picture to a .png or .svg file. Raises DataError, OutputError."""
     save(overlay_figure(case, labels), path)
 
 
-def overlay_png(case: OverlayCase, labels: Mapping[str, int]) -> bytes:
+def overlay_png(case: OverlayCase, labels: Mapping[str, LabelValue]) -> bytes:
     return encode(overlay_figure(case, labels), "png")
 
 
-def overlay_figure(case: OverlayCase, labels: Mapping[str, int]) -> Figure:
+def overlay_figure(case: OverlayCase, labels: Mapping[str, LabelValue]) -> Figure:
     """Three planes through the largest area of the labels, side by side in one scale, with a legend."""
     image, reference, prediction = _read(case)
     planes = cut(image, reference, prediction, labels)
@@ -91,11 +92,13 @@ def overlay_figure(case: OverlayCase, labels: Mapping[str, int]) -> Figure:
     return figure
 
 
-def cut(image: Volume, reference: Volume, prediction: Volume, labels: Mapping[str, int]) -> tuple[Plane, ...]:
+def cut(
+    image: Volume, reference: Volume, prediction: Volume, labels: Mapping[str, LabelValue]
+) -> tuple[Plane, ...]:
     """The three planes through the reference's largest areas (the prediction's, where there is none)."""
     turn = image.geometry.turn
     spacing = image.geometry.ras_spacing_mm
-    known = [value for value in labels.values() if value != 0]
+    known = [number for _, value in _foreground(labels) for number in members(value)]
     grey, truth, ours = (turn.apply(v.array) for v in (image, reference, prediction))
     foreground = np.isin(truth, known)
     if not foreground.any():
@@ -142,7 +145,7 @@ def _window(array: npt.NDArray[Any]) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1)
 
 
-def _draw(axes: Any, plane: Plane, labels: Mapping[str, int], low: float, high: float) -> None:
+def _draw(axes: Any, plane: Plane, labels: Mapping[str, LabelValue], low: float, high: float) -> None:
     from matplotlib.colors import to_rgba
     from matplotlib.patheffects import withStroke
 
@@ -155,10 +158,10 @@ def _draw(axes: Any, plane: Plane, labels: Mapping[str, int], low: float, high: 
     rows = (np.arange(plane.image.shape[0]) + 0.5) * plane.pixel_mm[0]
     fill = np.zeros((*plane.image.shape, 4))
     for index, (_, value) in enumerate(_foreground(labels)):
-        fill[plane.prediction == value] = to_rgba(colour(index), 0.5)
+        fill[mask_of(plane.prediction, value)] = to_rgba(colour(index), 0.5)
     axes.imshow(fill, extent=extent, interpolation="nearest")
     for index, (_, value) in enumerate(_foreground(labels)):
-        mask = plane.reference == value
+        mask = mask_of(plane.reference, value)
         if mask.any() and not mask.all() and min(mask.shape) > 1:
             line = axes.contour(columns, rows, mask, levels=[0.5], colors=[colour(index)], linewidths=1.2)
             line.set_path_effects(halo)
@@ -175,12 +178,14 @@ def _letters(axes: Any, plane: Plane, halo: list[Any]) -> None:
         text.set_path_effects(halo)
 
 
-def _legend(figure: Figure, planes: tuple[Plane, ...], labels: Mapping[str, int], case: OverlayCase) -> None:
+def _legend(
+    figure: Figure, planes: tuple[Plane, ...], labels: Mapping[str, LabelValue], case: OverlayCase
+) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     seen = {int(v) for p in planes for array in (p.reference, p.prediction) for v in np.unique(array)}
-    shown = [(i, n) for i, (n, v) in enumerate(_foreground(labels)) if v in seen]
+    shown = [(i, n) for i, (n, v) in enumerate(_foreground(labels)) if seen & {*members(v)}]
     handles: list[Any] = [
         Patch(facecolor=SOFT, alpha=0.5, label="filled: prediction"),
         Line2D([], [], color=SOFT, label="line: reference"),
@@ -203,5 +208,5 @@ def _legend(figure: Figure, planes: tuple[Plane, ...], labels: Mapping[str, int]
     figure.text(0.005, 1 - 0.1 / figure.get_figheight(), title, va="top", fontsize=9, color=INK)
 
 
-def _foreground(labels: Mapping[str, int]) -> list[tuple[str, int]]:
+def _foreground(labels: Mapping[str, LabelValue]) -> list[tuple[str, LabelValue]]:
     return [(name, value) for name, value in labels.items() if value != 0]

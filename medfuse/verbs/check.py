@@ -12,6 +12,7 @@ from medfuse.core.text import by
 from medfuse.model.graph import GraphPlan
 from medfuse.pipeline import Pipeline, load_pipeline, plan_network
 from medfuse.trained import weights_file
+from medfuse.verbs.postprocess import postprocess_problems
 
 if TYPE_CHECKING:
     from medfuse.model.verify import VerifiedFacts
@@ -35,11 +36,13 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
         problems += [Problem(("data", "root"), line) for line in error.lines]
     image = nominal_image(pipeline, info)
     try:
-        graph = plan_network(pipeline, image, len(info.labels) if info else 2)
+        graph = plan_network(pipeline, image, len(info.outputs) if info else 2)
         problems += report_problems(pipeline, graph)
         facts = verify(graph) if not problems else None
         problems += parameter_problems(pipeline, facts, fresh=True) if facts else []
-        problems += pseudo_problems(pipeline, graph, info) if info else []
+        if info:
+            problems += pseudo_problems(pipeline, graph, info)
+            problems += postprocess_problems(pipeline.infer.postprocess, info)
     except PipelineError as error:
         problems += error.problems
     if problems:
@@ -69,6 +72,10 @@ def pseudo_problems(pipeline: Pipeline, graph: GraphPlan, info: DatasetInfo) -> 
     if settings is None:
         return []
     problems = head_problems(settings.heads, graph.aux)
+    if info.region_order:
+        problems.append(
+            Problem(path, "pseudo-labels are classes that exclude each other, and these labels are regions")
+        )
     try:
         unlabelled_cases(info, settings)
     except DataError as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from medfuse.core.errors import DataError, MedfuseError, PipelineError
 from medfuse.core.files import make_folder, write_json, write_text
+from medfuse.core.labels import from_json
 from medfuse.core.reporter import Reporter
 from medfuse.pipeline import load_pipeline
 from medfuse.verbs.run import run_pipeline
@@ -105,7 +106,7 @@ def _candidate(name: str, folders: Sequence[Path]) -> Candidate:
     from medfuse.train.log import read_rows
 
     summaries = [_summary(folder) for folder in folders]
-    labels = {label: str(value) for label, value in summaries[0]["labels"].items()}
+    labels = {label: str(value) for label, value in from_json(summaries[0]["labels"]).items()}
     dice: dict[str, dict[str, list[float]]] = {MEAN: {}, **{label: {} for label in labels}}
     for summary in summaries:
         for case in summary["metric_per_case"]:
@@ -147,6 +148,6 @@ def _cost(folder: Path) -> tuple[int, float]:
 
     _, facts = load_weights(folder / "weights_last.safetensors")
     plan = DataPlan.from_json(facts["data"])
-    graph = plan_graph(ModelSettings.model_validate(facts["model"]), plan.image, len(plan.values))
+    graph = plan_graph(ModelSettings.model_validate(facts["model"]), plan.image, len(plan.classes))
     network = find_layers(lambda: build_segmenter(graph), plan.image)[0]
     return network.parameters, network.flops / 1e9

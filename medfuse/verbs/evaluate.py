@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medfuse.core.errors import DataError, MedfuseError
 from medfuse.core.files import make_folder
+from medfuse.core.labels import LabelValue
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import number
 
@@ -18,8 +19,11 @@ def evaluate_label_maps(
     from medfuse.report.evaluate import evaluate_folders
     from medfuse.report.summary import summarise, write_summary
 
-    labels = dict(map(_label, names)) or None
-    evaluation = evaluate_folders(predictions, references, labels, reporter=reporter)
+    labels = dict(map(_label, names))
+    ignore = labels.pop("ignore", None)
+    if isinstance(ignore, tuple):
+        raise MedfuseError("--label ignore=…: give the one value of voxels that are not to be judged")
+    evaluation = evaluate_folders(predictions, references, labels or None, ignore=ignore, reporter=reporter)
     target = make_folder(output or predictions) / "summary.json"
     write_summary(target, evaluation)
     summary = summarise(evaluation)
@@ -36,8 +40,9 @@ def evaluate_label_maps(
     return "\n".join([*rows, *evaluation.notes, str(target)])
 
 
-def _label(text: str) -> tuple[str, int]:
+def _label(text: str) -> tuple[str, LabelValue]:
     name, _, value = text.partition("=")
-    if not name or not value.isdigit():
-        raise MedfuseError(f"--label {text}: write it as NAME=VALUE, such as liver=1")
-    return name, int(value)
+    numbers = value.split(",")
+    if not name or not all(number.isdigit() for number in numbers):
+        raise MedfuseError(f"--label {text}: write it as NAME=VALUE, such as liver=1, or tumour=1,2,3")
+    return name, int(value) if len(numbers) == 1 else tuple(map(int, numbers))

@@ -53,7 +53,7 @@ def _import_fold(folder: Path, fold: Path, state: Any, path: Path) -> None:
     if not isinstance(state, Mapping) or not isinstance(state.get("network_weights"), Mapping):
         raise CheckpointError(f"{fold}: its checkpoint holds no network_weights; it is not nnU-Net's")
     imported = read_plan(folder, str(state.get("init_args", {}).get("configuration", "3d_fullres")))
-    network = build_segmenter(plan_graph(imported.model, imported.plan.image, len(imported.plan.values)))
+    network = build_segmenter(plan_graph(imported.model, imported.plan.image, len(imported.plan.classes)))
     load_into(network, imported.tensors(state["network_weights"]), fold)
     number = fold.name.removeprefix("fold_")
     mirror = state.get("inference_allowed_mirroring_axes") or ()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfuse.api import Case
+from medfuse.core.errors import MedfuseError
 from medfuse.core.memory import parse_bytes
 from medfuse.core.reporter import Reporter
+from medfuse.infer.settings import PostprocessSettings
+from medfuse.run_folder import fold_folders
 from medfuse.trained import Trained, load_trained, weights_file
+from medfuse.verbs.postprocess import steps_for
 
 if TYPE_CHECKING:
     from medfuse.infer.manifest import Outcome
@@ -38,7 +42,7 @@ def infer_volumes(
 ) -> Inferred:
     """Label maps of every volume in `inputs`, in `max_memory` (such as 4GiB) above the loaded model."""
     limit = parse_bytes(max_memory) if max_memory else None
-    model, cases = _model_and_cases(weights, inputs, overrides, best, device)
+    model, cases = _model_and_cases(weights, inputs, overrides, best, device, reporter)
     outcome = model.infer(cases, output, reporter, max_memory=limit, probabilities=probabilities)
     return outcome_text(outcome, output)
 
@@ -54,18 +58,43 @@ def explain_volumes(
 ) -> str:
     """What `infer_volumes` would take: windows, time and memory of every case. Writes nothing."""
     limit = parse_bytes(max_memory) if max_memory else None
-    model, cases = _model_and_cases(weights, inputs, overrides, best, device)
+    model, cases = _model_and_cases(weights, inputs, overrides, best, device, Reporter(quiet=True))
     return model.plans(cases, limit).text()
 
 
 def _model_and_cases(
-    weights: Sequence[Path], inputs: Sequence[Path], overrides: Iterable[str], best: bool, device: str
+    weights: Sequence[Path],
+    inputs: Sequence[Path],
+    overrides: Iterable[str],
+    best: bool,
+    device: str,
+    reporter: Reporter,
 ) -> tuple[Trained, list[Case]]:
     from medfuse.infer.cases import find_inputs
 
-    paths = [weights_file(path, best=best) for path in weights]
-    model = load_trained(paths, device=device, overrides=overrides)
+    runs = [run for path in weights for run in fold_folders(path) or [path]]  # a cross-validation: its folds
+    files = [weights_file(run, best=best) for run in runs]
+    if len(files) > len(weights):
+        reporter.say(f"the mean of {len(files)} folds")
+    model = load_trained(files, device=device, overrides=overrides)
+    model = _with_chosen_steps(model, weights, reporter)
     return model, find_inputs(inputs, model.plan.channels)
+
+
+def _with_chosen_steps(model: Trained, weights: Sequence[Path], reporter: Reporter) -> Trained:
+    """The model with the postprocessing that its held-out cases chose, where it is left to them."""
+    given = model.settings.postprocess
+    if isinstance(given, PostprocessSettings) and (unknown := given.unknown(model.plan.classes)):
+        raise MedfuseError(
+            f"infer.postprocess: no label is called {unknown[0]!r}; name one of these weights'"
+        )
+    if given != "auto":
+        return model
+    steps = steps_for(weights)
+    if steps is None:
+        reporter.say("postprocess: auto: nothing was chosen for these weights, so nothing is done")
+    settings = model.settings.model_copy(update={"postprocess": steps or "none"})
+    return replace(model, settings=settings)
 
 
 def outcome_text(outcome: Outcome, output: Path) -> Inferred:

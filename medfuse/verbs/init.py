@@ -168,7 +168,7 @@ class _Bench:
         from medfuse.train.objective import Objective
         from medfuse.train.settings import TrainSettings
 
-        image, classes = self.image(patch_size), len(self.plan.values)
+        image, classes = self.image(patch_size), len(self.plan.classes)
         settings = ModelSettings.model_validate(self.model(width, patch_size))
         graph = plan_graph(settings, image, classes)
         loss = registry.get(Loss.group, "dice_ce")()

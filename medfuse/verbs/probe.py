@@ -79,9 +79,9 @@ def probe_pipeline(
     with located(document), tempfile.TemporaryDirectory(dir=make_folder(runs), prefix=".probe-") as folder:
         info = read_dataset(pipeline)
         still = _still(pipeline, Path(folder).name, steps)
-        run = Run(still, document, info, runs, reporter, Together())
+        run = Run(still, document, info, runs, reporter, Together(), runs / still.name)
         plan = run.prepare()
-        graph = plan_network(still, plan.image, len(plan.values))
+        graph = plan_network(still, plan.image, len(plan.classes))
         chosen = _choose(case, run)
         run.split = Split((chosen,), (chosen,))
         store = run.fill_store(plan)

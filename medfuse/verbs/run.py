@@ -18,9 +18,24 @@ from medfuse.core.reporter import Reporter
 from medfuse.core.text import number, yaml_text
 from medfuse.model.graph import GraphPlan
 from medfuse.pipeline import Pipeline, load_pipeline, plan_network
-from medfuse.run_folder import kept_precision, lock, refuse_another_pipeline, resolved_values
+from medfuse.run_folder import (
+    kept_precision,
+    lock,
+    refuse_another_pipeline,
+    refuse_cross_validation,
+    resolved_values,
+)
 from medfuse.trained import load_trained, weights_facts, weights_file
 from medfuse.verbs.check import parameter_problems, pseudo_problems, report_problems
+from medfuse.verbs.postprocess import (
+    THRESHOLDS,
+    choose,
+    component_scores,
+    dice,
+    postprocess_problems,
+    said,
+    write_choice,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +46,7 @@ if TYPE_CHECKING:
     from medfuse.data.plan import DataPlan
     from medfuse.data.store import Store
     from medfuse.model.segmenter import Segmenter
-    from medfuse.report.evaluate import Evaluation
+    from medfuse.report.evaluate import Evaluation, Pair
     from medfuse.report.feature_maps import Picture
     from medfuse.train.objective import Objective
     from medfuse.train.together import Together
@@ -43,6 +58,7 @@ class RunResult:
 
     folder: Path
     evaluation: Evaluation
+    postprocess: tuple[str, ...] = ()
 
     def text(self) -> str:
         """The last lines: Dice per label on the held-out cases, and where everything is."""
@@ -55,6 +71,7 @@ class RunResult:
             lines.append(f"  Dice {name}: {number(dice)} (n = {n})")
         lines.append(f"  mean foreground Dice: {number(summary['foreground_mean']['Dice'])}")
         lines += [
+            *self.postprocess,
             f"report:      {self.folder / 'report.html'}",
             f"weights:     {self.folder / 'weights_last.safetensors'}",
             f"predictions: {self.folder / 'predictions'}",
@@ -64,14 +81,23 @@ class RunResult:
 
 
 def run_pipeline(
-    file: Path, overrides: Iterable[str] = (), *, runs: Path = Path("runs"), reporter: Reporter
+    file: Path,
+    overrides: Iterable[str] = (),
+    *,
+    runs: Path = Path("runs"),
+    folder: Path | None = None,
+    reporter: Reporter,
 ) -> RunResult:
-    """Every stage of a pipeline file, each of which carries on where an earlier run of it stopped."""
+    """Every stage of a pipeline file, each of which carries on where an earlier run of it stopped.
+
+    `folder` is the run's folder, `runs`/NAME where it is not given.
+    """
     pipeline, document = load_pipeline(file, overrides)
     with located(document):
         info = read_dataset(pipeline)
         with _together(pipeline) as together:
-            return Run(pipeline, document, info, runs, reporter, together).stages()
+            where = folder or runs / pipeline.name
+            return Run(pipeline, document, info, runs, reporter, together, where).stages()
 
 
 @dataclass(frozen=True)
@@ -95,6 +121,7 @@ class Run:
         runs: Path,
         reporter: Reporter,
         together: Together,
+        folder: Path,
     ) -> None:
         import torch
 
@@ -105,30 +132,37 @@ class Run:
         self.split: Split = choose_split(info, pipeline.split)
         self.cases = {case.name: case for case in info.cases}
         self.store_folder = runs / "prepared" / info_name(pipeline)
-        self.folder = runs / pipeline.name
+        self.folder = folder
         together.first(self.claim)
         torch.set_flush_denormal(True)  # now, as threads that torch starts take it over and others do not
 
     def claim(self) -> None:
+        refuse_cross_validation(self.folder)
         refuse_another_pipeline(self.folder, self.pipeline)
         make_folder(self.folder)
 
     def stages(self) -> RunResult:
+        from medfuse.report.summary import write_summary
+
         plan = self.together.first(self.prepare)
-        graph = plan_network(self.pipeline, plan.image, len(plan.values))
+        graph = plan_network(self.pipeline, plan.image, len(plan.classes))
         store = self.together.first(lambda: self.fill_store(plan))
         self.train(plan, graph, store)
         if not self.together.is_first:
             raise SystemExit(0)  # this process was there for training
         self.infer()
         evaluation = self.evaluate()
-        self.report(graph, evaluation, self.pictures(plan, graph, evaluation))
-        return RunResult(self.folder, evaluation)
+        chosen = self.choose_postprocess(plan, store)
+        noted = replace(evaluation, notes=(*evaluation.notes, *chosen))
+        write_summary(self.folder / "summary.json", noted)
+        self.report(graph, noted, self.pictures(plan, graph, evaluation))
+        return RunResult(self.folder, evaluation, chosen)
 
     def prepare(self) -> DataPlan:
         """Check every case, plan every `auto` value, verify the graph; write down all of it."""
         from medfuse.data.fingerprint import take_fingerprint
         from medfuse.data.plan import make_plan
+        from medfuse.data.split import choose_split
         from medfuse.model.verify import verify
 
         labelled = [case for case in self.info.cases if case.label]
@@ -139,12 +173,15 @@ class Run:
                 tolerance_mm=self.pipeline.preprocess.tolerance_mm,
                 progress=lambda done, _: advance(done, ""),
             )
+        if self.pipeline.split.stratify:  # by what only the label maps tell
+            self.split = choose_split(self.info, self.pipeline.split, fingerprint.cases)
         plan = make_plan(fingerprint, self.info, self.pipeline.preprocess, self.pipeline.sample)
         for what, reason in plan.reasons.items():
             self.reporter.say(f"  {what}: {_planned(plan, what)}: {reason}")
-        graph = plan_network(self.pipeline, plan.image, len(plan.values))
+        graph = plan_network(self.pipeline, plan.image, len(plan.classes))
         facts = verify(graph)
         problems = parameter_problems(self.pipeline, facts, fresh=self.is_fresh())
+        problems += postprocess_problems(self.pipeline.infer.postprocess, self.info)
         problems += pseudo_problems(self.pipeline, graph, self.info) + report_problems(self.pipeline, graph)
         if problems:
             raise PipelineError(problems)
@@ -180,6 +217,7 @@ class Run:
         from medfuse.model.segmenter import build_segmenter
         from medfuse.train.objective import ActivationTerm, Objective
         from medfuse.train.state import seed_chance
+        from medfuse.train.targets import supervised
         from medfuse.train.together import make_fabric
 
         settings, aux = self.pipeline.train, self.pipeline.model.aux
@@ -209,12 +247,12 @@ class Run:
         precision = self.together.first(lambda: self.precision(model, plan, device))
         self.reporter.say(f"training on {device.type} in {precision.kind}: {precision.reason}")
         fabric = make_fabric(device, "bf16-mixed" if precision.kind == "bf16" else "32-true")
-        loss = self.pipeline.loss.build(len(plan.values))
+        targets = partial(supervised, classes=len(plan.classes), regions=plan.regions, ignored=plan.ignored)
         objective = Objective(
-            loss,
+            targets(self.pipeline.loss),
             graph.aux,
             aux.schedule if aux else None,
-            aux.loss.build(len(plan.values)) if aux and aux.loss else None,
+            targets(aux.loss) if aux and aux.loss else None,
             aux.schedule.balance(len(graph.aux)) if aux else None,
             tuple(
                 ActivationTerm(a.name, tuple(m.name for m in a.maps), a.loss.weight, a.loss.build(a.maps))
@@ -330,7 +368,7 @@ class Run:
         trained = load_trained([path], device=self.pipeline.train.device)
         differing = [
             what
-            for what in ("labels", "channels", "spacing_mm", "normalization")
+            for what in ("labels", "region_order", "channels", "spacing_mm", "normalization")
             if getattr(trained.plan, what) != getattr(plan, what)
         ]
         if trained.plan.image.dims != plan.image.dims:
@@ -352,7 +390,7 @@ class Run:
     ) -> dict[str, float]:
         """Dice of some held-out cases on the network's grid: a quick look, not the evaluation."""
         from medfuse.infer.sliding import predict_logits
-        from medfuse.report.metrics import dice_per_class
+        from medfuse.report.metrics import dice_per_class, dice_per_region
 
         def windows(batch: Tensor) -> Tensor:
             with autocast():
@@ -366,17 +404,21 @@ class Run:
                 image,
                 windows,
                 patch_size=plan.patch_size,
-                classes=len(plan.values),
+                classes=len(plan.classes),
                 overlap=self.pipeline.infer.overlap,
                 batch_size=self.pipeline.infer.batch_size,
                 device=device,
             )
-            scores = dice_per_class(logits.argmax(0).cpu().numpy(), label, plan.classes)
-            for label_name, dice in scores.items():
-                found.setdefault(label_name, []).append(dice)
+            if plan.regions:
+                regions = dict(zip(plan.classes, plan.regions))
+                scores = dice_per_region((logits > 0).cpu().numpy(), label, regions, plan.ignored)
+            else:
+                scores = dice_per_class(logits.argmax(0).cpu().numpy(), label, plan.classes)
+            for label_name, value in scores.items():
+                found.setdefault(label_name, []).append(value)
         shares = self.together.collect(found)
         labels = dict.fromkeys(name for share in shares for name in share)
-        found = {name: [dice for share in shares for dice in share.get(name, [])] for name in labels}
+        found = {name: [value for share in shares for value in share.get(name, [])] for name in labels}
         means = {name: sum(values) / len(values) for name, values in found.items()}
         if not means:
             return {}
@@ -395,29 +437,79 @@ class Run:
             raise DataError(*(f"{name}: {reason}" for name, reason in outcome.failed.items()))
 
     def evaluate(self) -> Evaluation:
-        """Metrics of the held-out cases on the grids of their own files; summary.json."""
-        from medfuse.infer.cases import output_name
-        from medfuse.report.evaluate import Pair, evaluate_pairs
-        from medfuse.report.summary import write_summary
+        """Metrics of the held-out cases on the grids of their own files."""
+        from medfuse.report.evaluate import evaluate_pairs
 
-        pairs = []
-        for name in self.split.validation:
-            case = self.cases[name]
-            assert case.label is not None, "a split has labelled cases only"
-            pairs.append(Pair(name, self.folder / "predictions" / output_name(case), case.label))
-        evaluation = evaluate_pairs(
-            pairs,
+        return evaluate_pairs(
+            self.pairs(),
             self.info.labels,
+            ignore=self.info.ignore,
             tolerance_mm=self.pipeline.preprocess.tolerance_mm,
             reporter=self.reporter,
         )
-        write_summary(self.folder / "summary.json", evaluation)
-        return evaluation
+
+    def pairs(self) -> list[Pair]:
+        """The held-out cases' predicted and true label maps."""
+        from medfuse.infer.cases import output_name
+        from medfuse.report.evaluate import Pair
+
+        found = []
+        for name in self.split.validation:
+            case = self.cases[name]
+            assert case.label is not None, "a split has labelled cases only"
+            found.append(Pair(name, self.folder / "predictions" / output_name(case), case.label))
+        return found
+
+    def choose_postprocess(self, plan: DataPlan, store: Store) -> tuple[str, ...]:
+        """Where it is left to the held-out cases: what they chose, which is written down too."""
+        if self.pipeline.infer.postprocess != "auto":
+            return ()
+        components = component_scores(
+            self.pairs(), plan.labels, plan.region_order, plan.ignore, self.reporter
+        )
+        chosen = choose(components, self.threshold_scores(plan, store) if plan.regions else {})
+        write_choice(self.folder, chosen)
+        return tuple(said(chosen))
+
+    def threshold_scores(self, plan: DataPlan, store: Store) -> dict[str, dict[str, dict[str, float]]]:
+        """Case → region → threshold → Dice, on the network's grid."""
+        import numpy as np
+
+        from medfuse.infer.sliding import predict_logits
+
+        trained = load_trained(
+            [self.folder / "weights_last.safetensors"],
+            device=self.pipeline.train.device,
+            settings=self.pipeline.infer,
+        )
+        scores = {}
+        with self.reporter.track("trying thresholds", len(self.split.validation)) as advance:
+            for done, name in enumerate(self.split.validation, 1):
+                image, label = store.read_case(name)
+                probability = predict_logits(
+                    image,
+                    trained.networks[0],
+                    patch_size=plan.patch_size,
+                    classes=len(plan.classes),
+                    overlap=self.pipeline.infer.overlap,
+                    batch_size=self.pipeline.infer.batch_size,
+                    device=trained.device,
+                ).sigmoid()
+                known = label != plan.ignored
+                scores[name] = {
+                    region: {
+                        f"threshold {t}": dice((found > t).cpu().numpy() & known, np.isin(label, numbers))
+                        for t in THRESHOLDS
+                    }
+                    for region, found, numbers in zip(plan.classes, probability, plan.regions)
+                }
+                advance(done, name)
+        return scores
 
     def pictures(self, plan: DataPlan, graph: GraphPlan, evaluation: Evaluation) -> dict[str, list[Picture]]:
         """What the pipeline's `report` asks to see of the network, for the cases that the report shows."""
         from medfuse.data.prepare import Preprocessor
-        from medfuse.inside import CaseInside, draw_inside
+        from medfuse.inside import CaseInside, Output, draw_inside
         from medfuse.model.selection import select
         from medfuse.report.html import chosen_cases
 
@@ -429,6 +521,8 @@ class Run:
         network = load_trained([path], device=self.pipeline.train.device).segmenter()
         preprocessor = Preprocessor(plan, self.pipeline.preprocess.tolerance_mm)
         chosen = [judged for _, judged in chosen_cases(evaluation.cases)]
+        numbers = plan.regions or tuple((number,) for number in range(len(plan.classes)))
+        outputs = [Output(n, i, numbers[i]) for i, n in enumerate(plan.classes) if numbers[i] != (0,)]
         made = {}
         with self.reporter.track("drawing what is inside the network", len(chosen)) as advance:
             for done, judged in enumerate(chosen, 1):
@@ -436,7 +530,7 @@ class Run:
                 prepared = preprocessor.prepare(case)
                 inside = CaseInside(prepared.image, preprocessor.prepare_label(case, prepared))
                 made[case.name] = draw_inside(
-                    network, inside, plan.image, maps=maps, gradcam=gradcam, labels=plan.classes[1:]
+                    network, inside, plan.image, maps=maps, gradcam=gradcam, labels=outputs
                 )
                 advance(done, case.name)
         return made

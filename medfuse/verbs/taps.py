@@ -38,7 +38,7 @@ def taps_table(file: Path, overrides: Iterable[str] = (), *, backbone: str | Non
     planned: dict[str, BackbonePlan] = {}
     faults: list[str] = []
     try:
-        planned = {b.name: b for b in plan_graph(pipeline.model, image, len(info.labels)).backbones}
+        planned = {b.name: b for b in plan_graph(pipeline.model, image, len(info.outputs)).backbones}
     except PipelineError as error:
         faults = ["", "Nothing is marked as tapped, as the graph has faults:", *document.located(error).lines]
     try:

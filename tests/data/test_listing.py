@@ -7,7 +7,7 @@ from medfuse.data.listing import JsonFile, check_cases, parse_channels, parse_la
 
 def labels_and_faults(value):
     faults: list[str] = []
-    return parse_labels(value, "here", faults), faults
+    return parse_labels(value, "here", faults).labels, faults
 
 
 def test_labels_by_name_and_by_value_are_the_same():
@@ -25,15 +25,39 @@ def test_background_is_added_where_it_is_not_named():
     [
         ({"background": 0}, "only the background"),
         ({"background": 1, "liver": 2}, "must be 0"),
-        ({"whole": [1, 2]}, "region"),
+        ({"whole": [1, 2]}, "regions_class_order"),
+        ({"whole": [0, 1]}, "holds 0"),
         ({"liver": 1, "spleen": 1}, "repeats"),
         ({"liver": -1}, "whole number"),
-        ({"liver": 1, "ignore": 2}, "ignore"),
+        ({"liver": 2, "ignore": 1}, "above 2"),
+        ({"liver": 1, "ignore": [2, 3]}, "above 1"),
         ([], "missing"),
     ],
 )
 def test_faulty_labels_are_named(value, message):
     assert message in "\n".join(labels_and_faults(value)[1])
+
+
+REGIONS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": 4}
+
+
+def test_regions_are_read_as_nnunet_writes_them():
+    faults: list[str] = []
+    found = parse_labels(REGIONS, "here", faults, [1, 2, 3])
+    assert faults == []
+    assert found.labels == {"background": 0, "whole": (1, 2, 3), "core": (2, 3), "enhancing": 3}
+    assert (found.region_order, found.ignore) == ((1, 2, 3), 4)
+
+
+def test_a_written_value_belongs_to_its_region():
+    faults: list[str] = []
+    parse_labels(REGIONS, "here", faults, [1, 1, 3])
+    assert faults == ["here: `regions_class_order` has 1 for core, which holds (2, 3)"]
+
+
+def test_an_ignore_label_is_no_class():
+    found = parse_labels({"background": 0, "liver": 1, "ignore": 2}, "here", [])
+    assert (found.labels, found.ignore) == ({"background": 0, "liver": 1}, 2)
 
 
 def test_channels_keep_their_numbers_order():

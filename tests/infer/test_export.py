@@ -234,3 +234,9 @@ def test_values_need_not_be_consecutive_nor_in_order() -> None:
     scores = logits(3, 4, 4, 4)
     labels = to_label_map(scores, geometry(4, 4, 4), [0, 7, 2])
     assert np.array_equal(labels, np.array([0, 7, 2])[scores.argmax(0).numpy()])
+
+
+def test_regions_are_written_in_order_over_each_other() -> None:
+    regions = torch.tensor([[1.0, 1, -1, 1], [-1, 1, -1, 0]]).reshape(2, 4, 1, 1)
+    found = to_label_map(regions, geometry(4, 1, 1), (5, 9), "regions")
+    assert found.ravel().tolist() == [5, 9, 0, 5]

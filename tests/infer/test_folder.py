@@ -457,3 +457,23 @@ def test_probabilities_are_written_beside_the_label_map(scans: Scans) -> None:
     labels = read_labels(scans.output / "b.nii.gz").array
     assert np.array_equal(5 * values.argmax(0), labels)
     assert np.allclose(values.sum(0), 1, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("steps", "written"),
+    [("none", {2}), ({"threshold": {"core": 0.7}}, {1}), ({"minimum_ml": {"whole": 1e6}}, set())],
+)
+def test_regions_are_written_above_their_threshold_and_tidied(
+    scans: Scans, steps: Any, written: set[int]
+) -> None:
+    labels = {"background": 0, "whole": (1, 2), "core": 2}
+    settings = InferSettings.model_validate({"postprocess": steps})
+    infer_cases(
+        scans.cases,
+        prepare=prepare,
+        networks=[lambda windows: torch.cat([windows, windows - 0.5], dim=1)],  # logits 1 and 0.5 inside
+        recipe=Recipe(("abc",), labels, (4, 4, 4), settings, region_order=(1, 2)),
+        output=scans.output,
+    )
+    found = read_labels(scans.output / "c.nii.gz").array
+    assert {*np.unique(found).tolist()} - {0} == written

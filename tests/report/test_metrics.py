@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from medfuse.core.volumes import read_labels
-from medfuse.report.metrics import CaseMetrics, case_metrics, dice_per_class, mean_foreground_dice
+from medfuse.report.metrics import (
+    CaseMetrics,
+    case_metrics,
+    dice_per_class,
+    dice_per_region,
+    mean_foreground_dice,
+)
 
 MM = (1.0, 1.0, 1.0)
 
@@ -125,3 +131,30 @@ def test_the_quick_dice_is_silent_about_a_class_that_is_absent_in_both():
 def test_the_quick_dice_of_a_missed_class_and_of_a_false_alarm_is_zero():
     assert dice_per_class(line(0), line(), ["background", "a"]) == {"a": 0.0}
     assert dice_per_class(line(), line(0), ["background", "a"]) == {"a": 0.0}
+
+
+def test_a_region_is_judged_as_the_union_of_its_values():
+    prediction, reference = np.array([[[1, 2, 0, 2]]]), np.array([[[2, 1, 1, 0]]])
+    found = case_metrics(prediction, reference, {"background": 0, "whole": (1, 2), "core": 2}, MM)
+    assert (found["whole"].tp, found["whole"].fp, found["whole"].fn) == (2, 1, 1)
+    assert found["core"].dice == 0
+
+
+def test_what_is_ignored_in_the_reference_counts_for_nothing():
+    prediction, reference = np.array([[[1, 1, 1, 0]]]), np.array([[[1, 9, 9, 1]]])
+    found = case_metrics(prediction, reference, {"organ": 1}, MM, ignore=9)["organ"]
+    cut = case_metrics(prediction[..., [0, 3]], reference[..., [0, 3]], {"organ": 1}, MM)["organ"]
+    assert found == cut
+
+
+def test_the_quick_look_leaves_out_what_is_ignored_too():
+    reference = np.array([1, 1, 0, 2])  # 2: beyond the classes
+    assert dice_per_class(np.array([1, 0, 0, 1]), reference, ("background", "organ")) == {
+        "organ": pytest.approx(2 / 3)
+    }
+
+
+def test_the_quick_look_at_regions_is_their_dice():
+    masks, reference = np.array([[True, True, False], [False, True, True]]), np.array([1, 2, 3])
+    found = dice_per_region(masks, reference, {"whole": (1, 2), "core": (2,)}, ignored=3)
+    assert found == {"whole": 1, "core": 1}

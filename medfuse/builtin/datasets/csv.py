@@ -19,14 +19,20 @@ class Csv(Dataset):
     """A CSV file with one row per case; paths are relative to it.
 
     Columns, in any case of letters: `case` (or SubjectID; else the image's name), `image` or one per channel
-    (Channel_0, Channel_1, … or the names in `channels`), `label`, and optionally `fold`.
+    (Channel_0, Channel_1, … or the names in `channels`), `label`, and optionally `fold`, and `patient`, whose
+    cases never both train and judge.
 
         data: {use: csv, root: scans, file: cases.csv, classes: {liver: 1}, channels: [CT]}
     """
 
     file: str = Field("cases.csv", description="the table, relative to `root`")
-    classes: dict[str, int] = Field(
-        min_length=1, description="label names and their values in the label maps"
+    classes: dict[str, int | tuple[int, ...]] = Field(
+        min_length=1,
+        description="label names and their values in the label maps; a list makes a region; `ignore` is what "
+        "nobody annotated",
+    )
+    regions_class_order: tuple[int, ...] = Field(
+        (), description="where classes are regions: the value to write for each, later ones over earlier ones"
     )
     channels: tuple[str, ...] = Field((), description="channel names; CT is normalised as CT")
 
@@ -34,7 +40,7 @@ class Csv(Dataset):
         faults: list[str] = []
         path = self.root / self.file
         header, rows = _read_table(path)
-        values = parse_labels(self.classes, "data.classes", faults)
+        given = parse_labels(self.classes, "data.classes", faults, self.regions_class_order)
         columns = self._columns(path, header, faults)
         if faults:
             raise DataError(*faults)
@@ -50,11 +56,18 @@ class Csv(Dataset):
         if faults:
             raise DataError(*faults)
         names = self.channels or tuple(header[i] for i in columns.images)
-        return DatasetInfo(tuple(cases), values, names, splits_from_folds(folds))
+        return DatasetInfo(
+            tuple(cases),
+            given.labels,
+            names,
+            splits_from_folds(folds),
+            region_order=given.region_order,
+            ignore=given.ignore,
+        )
 
     def _columns(self, path: Path, header: list[str], faults: list[str]) -> "_Columns":
         lower = [h.lower() for h in header]
-        known = {*CASE_COLUMNS, "image", "label", "fold", *(c.lower() for c in self.channels)}
+        known = {*CASE_COLUMNS, "image", "label", "fold", "patient", *(c.lower() for c in self.channels)}
         for name in lower:
             if name not in known and not re.fullmatch(r"channel_\d+", name):
                 meant = did_you_mean(name, known)
@@ -77,10 +90,9 @@ class Csv(Dataset):
                 f"{path}:1: {len(images)} image columns, {len(self.channels)} `channels`; give as many"
             )
         case = next((lower.index(n) for n in CASE_COLUMNS if n in lower), None)
-        fold = lower.index("fold") if "fold" in lower else None
-        return _Columns(
-            case, tuple(map(lower.index, images)), lower.index("label") if "label" in lower else 0, fold
-        )
+        fold, patient = (lower.index(n) if n in lower else None for n in ("fold", "patient"))
+        label = lower.index("label") if "label" in lower else 0
+        return _Columns(case, tuple(map(lower.index, images)), label, fold, patient)
 
 
 @dataclass(frozen=True)
@@ -91,12 +103,14 @@ class _Columns:
     images: tuple[int, ...]
     label: int
     fold: int | None
+    patient: int | None
 
     def case(self, row: list[str], path: Path, line: int, faults: list[str]) -> Case | None:
         needed = {
             "image": self.images,
             "label": (self.label,),
             "case": () if self.name is None else (self.name,),
+            "patient": () if self.patient is None else (self.patient,),
         }
         empty = [what for what, columns in needed.items() if any(not row[i] for i in columns)]
         if empty:
@@ -104,7 +118,10 @@ class _Columns:
             return None
         images = tuple(path.parent / row[i] for i in self.images)
         return Case(
-            stem(images[0]) if self.name is None else row[self.name], images, path.parent / row[self.label]
+            stem(images[0]) if self.name is None else row[self.name],
+            images,
+            path.parent / row[self.label],
+            None if self.patient is None else row[self.patient],
         )
 
 

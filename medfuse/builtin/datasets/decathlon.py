@@ -37,7 +37,8 @@ class Decathlon(Dataset):
                 f"{source.path}: holds no mapping; see medicaldecathlon.com for the form of a dataset.json"
             )
         faults: list[str] = []
-        labels = parse_labels(source.data.get("labels"), f"{source.path}: labels", faults)
+        order = source.data.get("regions_class_order")
+        given = parse_labels(source.data.get("labels"), f"{source.path}: labels", faults, order)
         channels = source.data.get("channel_names", source.data.get("modality"))
         names = parse_channels(channels, f"{source.path}: modality", faults)
         entries = list(self._entries(source, faults))
@@ -46,7 +47,8 @@ class Decathlon(Dataset):
         splits = self._splits(entries, faults)
         if faults:
             raise DataError(*faults)
-        return DatasetInfo(cases, labels, names, splits, self._test_cases(source.data))
+        test = self._test_cases(source.data)
+        return DatasetInfo(cases, given.labels, names, splits, test, given.region_order, given.ignore)
 
     def _entries(self, source: JsonFile, faults: list[str]) -> Iterator[tuple[Case, Any]]:
         listed = source.data.get("training")

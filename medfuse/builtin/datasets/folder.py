@@ -35,8 +35,13 @@ class Folder(Dataset):
         ("images",), min_length=1, description="sub-folder or pattern, one per channel"
     )
     labels: str = Field("labels", description="sub-folder or pattern of the label maps")
-    classes: dict[str, int] = Field(
-        min_length=1, description="label names and their values in the label maps"
+    classes: dict[str, int | tuple[int, ...]] = Field(
+        min_length=1,
+        description="label names and their values in the label maps; a list makes a region; `ignore` is what "
+        "nobody annotated",
+    )
+    regions_class_order: tuple[int, ...] = Field(
+        (), description="where classes are regions: the value to write for each, later ones over earlier ones"
     )
     channels: tuple[str, ...] = Field((), description="channel names; CT is normalised as CT")
 
@@ -52,7 +57,7 @@ class Folder(Dataset):
         faults: list[str] = []
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder; set `data.root` to the dataset's folder")
-        values = parse_labels(self.classes, "data.classes", faults)
+        given = parse_labels(self.classes, "data.classes", faults, self.regions_class_order)
         images = [self._find(pattern, faults) for pattern in self.images]
         labels = self._find(self.labels, faults)
         names = sorted({name for found in images for name in found})
@@ -71,7 +76,14 @@ class Folder(Dataset):
         check_cases(cases, faults)
         if faults:
             raise DataError(*faults)
-        return DatasetInfo(cases, values, self._channel_names(), splits_beside(self.root))
+        return DatasetInfo(
+            cases,
+            given.labels,
+            self._channel_names(),
+            splits_beside(self.root),
+            region_order=given.region_order,
+            ignore=given.ignore,
+        )
 
     def _channel_names(self) -> tuple[str, ...]:
         return self.channels or tuple(f"channel_{i}" for i in range(len(self.images)))

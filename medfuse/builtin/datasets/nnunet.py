@@ -23,7 +23,8 @@ class NNUNet(Dataset):
         if not isinstance(source.data, dict):
             raise DataError(f"{source.path}: holds no mapping; it needs `channel_names` and `labels`")
         faults: list[str] = []
-        labels = parse_labels(source.data.get("labels"), f"{source.path}: labels", faults)
+        order = source.data.get("regions_class_order")
+        given = parse_labels(source.data.get("labels"), f"{source.path}: labels", faults, order)
         names = source.data.get("channel_names", source.data.get("modality"))
         channels = parse_channels(names, f"{source.path}: channel_names", faults)
         cases = self._labelled(len(channels), faults)
@@ -36,7 +37,8 @@ class NNUNet(Dataset):
         test = self._images("imagesTs", len(channels), faults)
         if faults:
             raise DataError(*faults)
-        return DatasetInfo(cases, labels, channels, splits, tuple(Case(n, p) for n, p in test.items()))
+        tests = tuple(Case(n, p) for n, p in test.items())
+        return DatasetInfo(cases, given.labels, channels, splits, tests, given.region_order, given.ignore)
 
     def _labelled(self, channels: int, faults: list[str]) -> tuple[Case, ...]:
         images = self._images("imagesTr", channels, faults)

@@ -31,6 +31,9 @@ class Monai(Loss):
             raise ValueError("write the name of a class in monai.losses, such as TverskyLoss")
         return name
 
+    def looks_at_places(self) -> bool:
+        return not self.name.startswith(("Dice", "Focal", "Generalized", "Tversky", "AsymmetricUnified"))
+
     def build(self, classes: int) -> nn.Module:
         import monai.losses
 

@@ -73,3 +73,8 @@ def test_a_missing_table_is_named(dataset, tmp_path):
 def test_a_binary_file_is_refused(dataset, tmp_path):
     (tmp_path / "cases.csv").write_bytes(b"\xff\xfe\x00\x01")
     assert "cannot be read as a CSV" in faults(dataset("csv", root=tmp_path, classes={"organ": 1}))
+
+
+def test_a_patient_column_says_whose_a_case_is(table):
+    cases = table("case,image,label,patient", "s1,a.nii,seg.nii,ann", "s2,b.nii,seg.nii,ann").read().cases
+    assert [case.patient for case in cases] == ["ann", "ann"]

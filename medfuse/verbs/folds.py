@@ -1,0 +1,155 @@
+"""`medfuse run --folds`: every fold trained in a folder of its own, all held-out cases judged together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+from medfuse.core.errors import DataError
+from medfuse.core.files import make_folder, write_json
+from medfuse.core.reporter import Reporter
+from medfuse.core.text import number
+from medfuse.pipeline import load_pipeline
+from medfuse.run_folder import refuse_single_run
+from medfuse.verbs.postprocess import choose, read_choice, said, write_choice
+from medfuse.verbs.run import RunResult, located, read_dataset, run_pipeline
+
+if TYPE_CHECKING:
+    from medfuse.report.evaluate import Evaluation
+
+
+@dataclass(frozen=True)
+class CrossValidated:
+    """What a cross-validation has to say. `summary` is that of summary.json."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+
+    def text(self) -> str:
+        """The last lines: Dice per label over all held-out cases, its spread between folds."""
+        from medfuse.core.labels import from_json
+
+        summary, folds = self.summary, self.summary["folds"]
+        lines = [f"held-out cases: {summary['cases']} in {len(folds)} folds"]
+        for name, value in from_json(summary["labels"]).items():
+            dice, n = summary["mean"][str(value)]["Dice"], summary["n"][str(value)]["Dice"]
+            lines.append(f"  Dice {name}: {_spread(dice, summary['between_folds'][str(value)])} (n = {n})")
+        dice = _spread(summary["foreground_mean"]["Dice"], summary["between_folds"]["foreground_mean"])
+        lines += [
+            f"  mean foreground Dice: {dice}",
+            "  (mean over cases ± standard deviation between the folds' means)",
+            *summary["notes"],
+            f"summary:     {self.folder / 'summary.json'}",
+            f"folds:       {', '.join(str(self.folder / f'fold_{fold}') for fold in folds)}",
+            f"new scans:   medfuse infer {self.folder} --input FOLDER --output FOLDER",
+        ]
+        return "\n".join(lines)
+
+
+def run_folds(
+    file: Path,
+    overrides: Iterable[str] = (),
+    *,
+    folds: Sequence[int] | None = None,
+    runs: Path = Path("runs"),
+    reporter: Reporter,
+) -> CrossValidated:
+    """Train `folds`, all where None, into `runs`/NAME/fold_K, and judge their held-out cases together.
+
+    What is finished is not repeated. Raises DataError for a fold that there is not.
+    """
+    from medfuse.data.split import all_splits
+
+    pipeline, document = load_pipeline(file, overrides)
+    folder = runs / pipeline.name
+    refuse_single_run(folder)
+    with located(document):
+        info = read_dataset(pipeline)
+        count = pipeline.split.folds
+        if pipeline.split.file or info.splits:
+            count = len(all_splits(info, pipeline.split)[1])
+    chosen = range(count) if folds is None else sorted({*folds})
+    if missing := [fold for fold in chosen if fold not in range(count)]:
+        raise DataError(f"--folds {missing[0]}: there are {count} folds, counted from 0")
+    make_folder(folder)
+    results: dict[int, RunResult] = {}
+    for fold in chosen:
+        reporter.say(f"fold {fold}:")
+        own = [*overrides, f"split.fold={fold}"]
+        results[fold] = run_pipeline(file, own, runs=runs, folder=folder / f"fold_{fold}", reporter=reporter)
+    summary = summarise_folds({fold: result.evaluation for fold, result in results.items()})
+    if pipeline.infer.postprocess == "auto":
+        chosen = choose_together({fold: result.folder for fold, result in results.items()})
+        write_choice(folder, chosen)
+        summary["notes"] += said(chosen)
+    write_json(folder / "summary.json", summary)
+    return CrossValidated(folder, summary)
+
+
+def choose_together(folders: Mapping[int, Path]) -> dict[str, Any]:
+    """Postprocessing by the held-out cases of all folds (see verbs.postprocess.choose)."""
+    scores: dict[str, dict[str, Any]] = {"components": {}, "thresholds": {}}
+    fold_of: dict[str, int] = {}
+    for fold, folder in folders.items():
+        own = read_choice(folder)
+        assert own is not None, "each fold has just chosen for itself"
+        for what, found in own["scores"].items():
+            scores[what] = {**found, **scores[what]}
+        fold_of = {**dict.fromkeys(own["scores"]["components"], fold), **fold_of}
+    return choose(scores["components"], scores["thresholds"], fold_of)
+
+
+def summarise_folds(evaluations: Mapping[int, Evaluation]) -> dict[str, Any]:
+    """Every held-out case once, as `summarise` has it, and what the means of the folds say of each other.
+
+    `folds`: fold → its cases and means. `between_folds`: label → mean and standard deviation (n - 1) of
+    the folds' mean Dice; None where fewer than two folds have one.
+    """
+    from medfuse.report.summary import summarise
+
+    first = next(iter(evaluations.values()))
+    cases = {case.name: case for e in reversed([*evaluations.values()]) for case in e.cases}
+    twice = sum(len(e.cases) for e in evaluations.values()) - len(cases)
+    notes = [note for e in evaluations.values() for note in e.notes]
+    if twice:
+        notes.append(f"{twice} cases are held out by several folds; the first of them counts")
+    merged = replace(
+        first,
+        cases=tuple(cases[name] for name in sorted(cases)),
+        errors=tuple(line for e in evaluations.values() for line in e.errors),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+    parts = {fold: summarise(evaluation) for fold, evaluation in evaluations.items()}
+    values = [str(value) for value in first.labels.values()]
+    return {
+        **summarise(merged),
+        "folds": {
+            str(fold): {
+                "cases": [case["name"] for case in part["metric_per_case"]],
+                "mean": part["mean"],
+                "foreground_mean": part["foreground_mean"],
+            }
+            for fold, part in parts.items()
+        },
+        "between_folds": {
+            **{value: _between(part["mean"][value]["Dice"] for part in parts.values()) for value in values},
+            "foreground_mean": _between(part["foreground_mean"]["Dice"] for part in parts.values()),
+        },
+    }
+
+
+def _between(found: Iterable[float | None]) -> dict[str, float | int | None]:
+    known = [value for value in found if value is not None]
+    return {
+        "mean": mean(known) if known else None,
+        "std": stdev(known) if len(known) > 1 else None,
+        "n": len(known),
+    }
+
+
+def _spread(dice: float | None, between: Mapping[str, Any]) -> str:
+    spread = "" if between["std"] is None else f" ± {number(between['std'])}"
+    return f"{number(dice)}{spread}"

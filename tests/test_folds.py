@@ -89,3 +89,9 @@ def test_a_folder_holds_one_run_or_its_folds(validated, finished_run):
 def test_a_fold_that_there_is_not_is_refused(validated, medfuse):
     said = medfuse("run", validated[0], "--folds", "0,2")
     assert (said.code, said.err.strip()) == (2, "--folds 2: there are 2 folds, counted from 0")
+
+
+def test_several_processes_train_no_folds(validated, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(MedfuseError, match="by one process"):
+        run_folds(validated[0], reporter=Reporter(quiet=True))

@@ -8,8 +8,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from medfuse.core.errors import DataError
+from medfuse.core.errors import DataError, MedfuseError
 from medfuse.core.files import make_folder, write_json
+from medfuse.core.processes import processes
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import number
 from medfuse.pipeline import load_pipeline
@@ -59,10 +60,15 @@ def run_folds(
 ) -> CrossValidated:
     """Train `folds`, all where None, into `runs`/NAME/fold_K, and judge their held-out cases together.
 
-    What is finished is not repeated. Raises DataError for a fold that there is not.
+    What is finished is not repeated. Raises DataError for a fold that there is not,
+    MedfuseError where several processes would train together.
     """
     from medfuse.data.split import all_splits
 
+    if processes() > 1:
+        raise MedfuseError(
+            "--folds: folds are trained by one process; leave out --devices, or set split.fold"
+        )
     pipeline, document = load_pipeline(file, overrides)
     folder = runs / pipeline.name
     refuse_single_run(folder)

@@ -89,7 +89,7 @@ class Exporter:
         table = torch.tensor(self._values, device=rows.device).to(rows.dtype)
         for region in self._seams.regions(brick):
             if region:
-                if self._on_box:
+                if self._on_box is not None:
                     for box in boxes(region, self._axes, self._kind, self._geometry):
                         self._on_box(box)
                 paint(region, self._axes, self._kind, table, rows, start)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from memory import SPACING_MM, write_scan
 from random_unet import random_unet
-from side_by_side import heading
+from side_by_side import chosen_runtime, heading
 
 from medfuse import Predictor
 
@@ -42,18 +42,18 @@ def main() -> None:
         coarse = round(x / SPACING_MM), round(y / SPACING_MM), round(z / SPACING_MM)
         for number in range(given.cases):
             write_scan(scans / f"ct_{number:02d}.nii.gz", (x, y, z), coarse)
-        predictor = Predictor.load(model)
+        said, predictor = chosen_runtime(), Predictor.load(model)
         predictor.files([scans / "ct_00.nii.gz"], folder / "warm")  # the runtime is chosen once per model
         began = time.perf_counter()
         outcome = predictor.files([scans], folder / "out")
         wall = time.perf_counter() - began
         assert not outcome.failed, outcome.failed
         cases = json.loads((folder / "out" / "manifest.json").read_text())["cases"].values()
-        network = sum(case["seconds_network"] for case in cases)
+        network = sum(case["seconds_in"]["network"] for case in cases)
     print(heading(rounds=1, threads=torch.get_num_threads()))
     print(
         f"- {given.cases} scans of {x}×{y}×{z}: {wall:.1f} s of wall time, {network:.1f} s of it in the "
-        f"network ({predictor.how}): {wall / network:.3f} times"
+        f"network ({said[-1]}): {wall / network:.3f} times"
     )
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from random_unet import random_unet
-from side_by_side import Worker, heading, serve, take_turns
+from side_by_side import Worker, chosen_runtime, heading, serve, take_turns
 
 Labels = npt.NDArray[np.integer[Any]]
 Volume = npt.NDArray[np.float32]
@@ -174,11 +174,13 @@ Program = tuple[Callable[[Volume], Labels], Callable[[], str]]
 
 def medfuse_(given: argparse.Namespace) -> Program:
     from medfuse import Predictor
+    from medfuse.trained import load_trained
 
+    said = chosen_runtime()
     fp32 = ["runtime.use=torch", "runtime.precision=fp32"] if given.precision == "fp32" else []
-    predictor = Predictor.load(given.model, device=given.device, overrides=fp32)
-    spacing = predictor.plan.spacing_mm
-    return (lambda volume: predictor(volume, spacing=spacing)), lambda: predictor.how
+    trained = load_trained([given.model], device=given.device, overrides=fp32)
+    predictor, spacing = Predictor(trained), trained.plan.spacing_mm
+    return (lambda volume: predictor(volume, spacing=spacing)), lambda: "; ".join(said)
 
 
 def monai_(given: argparse.Namespace) -> Program:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import subprocess
@@ -61,6 +62,21 @@ def take_turns(workers: Mapping[str, Worker], rounds: int, request: str = "run")
                 seconds[name].append(last[name]["seconds"])
             print(f"round {number}: {name} {last[name]['seconds']:.2f} s", file=sys.stderr, flush=True)
     return {name: {**last[name], "seconds": median(seconds[name]), "all": seconds[name]} for name in workers}
+
+
+def chosen_runtime() -> list[str]:
+    """Will hold what medfuse's log says of the runtime that it chooses."""
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if " runs the network" in record.getMessage():
+                said[:] = [record.getMessage()]
+
+    log = logging.getLogger("medfuse")
+    log.setLevel(logging.INFO)
+    log.addHandler(Listener())
+    return said
 
 
 def heading(*, rounds: int, threads: int, device: str = "cpu") -> str:

@@ -13,7 +13,10 @@ from medfuse.trained import EXPORTED, load_trained
 NEEDS = {"onnx": ["onnx", "onnxscript", "onnxruntime"], "openvino": ["openvino"], "torch": ["torch"]}
 
 
-@pytest.fixture(scope="module", params=NEEDS)
+SLOW = pytest.param("onnx", marks=pytest.mark.slow)  # torch takes half a minute to export a network
+
+
+@pytest.fixture(scope="module", params=["openvino", "torch", SLOW])
 def exported(request, finished_run, tmp_path_factory):
     """The finished run in every format."""
     from medfuse.verbs.export import export_network

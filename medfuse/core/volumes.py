@@ -207,9 +207,9 @@ def _nifti(path: Path) -> tuple[Any, Geometry]:
     import nibabel
     from nibabel.openers import ImageOpener
 
-    opener = _opener(path)
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
     try:
-        with opener(path, "rb") as file:
+        with opener(path, "rb") as file:  # Python's own, as isal calls a short text a truncated file
             file.read(4)  # says "no such file", "a folder", "not a gzip file" more clearly than nibabel
         image = nibabel.load(path, mmap=False)  # a mapped file could change under our feet
         with ImageOpener(path) as file:

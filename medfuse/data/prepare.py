@@ -64,6 +64,7 @@ class Preprocessor:
     def _shape(self, geometry: Geometry) -> Shape:
         return resampled_shape(geometry.ras_shape, geometry.ras_spacing_mm, self.plan.spacing_mm)
 
+    @np.errstate(invalid="ignore")  # voxels that are not finite are told of when all are read
     def _streamed(self, read: Read, geometry: Geometry, scratch: Path | None) -> Floats:
         """Read once, and once before where a channel is scaled by numbers of its own.
 

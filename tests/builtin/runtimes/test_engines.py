@@ -18,7 +18,10 @@ from medfuse.testing import check_runtime
 NEEDS = {"openvino": ["openvino"], "onnxruntime": ["onnx", "onnxscript", "onnxruntime"]}
 
 
-@pytest.fixture(params=NEEDS)
+SLOW = pytest.param("onnxruntime", marks=pytest.mark.slow)  # torch takes half a minute to export a network
+
+
+@pytest.fixture(params=["openvino", SLOW])
 def engine(request: pytest.FixtureRequest) -> str:
     extra = {"openvino": "openvino", "onnxruntime": "onnx"}[request.param]
     for package in NEEDS[request.param]:
@@ -94,6 +97,14 @@ def test_a_package_that_is_missing_is_asked_for_in_one_line(engine: str, monkeyp
     with pytest.raises(MedfuseError, match=r"pip install 'medfuse\[") as refused:
         prepared(engine, segmenter(2, UNET), windows(1, 2))
     assert len(refused.value.lines) == 1
+
+
+def test_onnxruntime_runs_one_convolution() -> None:
+    for package in NEEDS["onnxruntime"]:
+        pytest.importorskip(package, reason="pip install 'medfuse[onnx]' to run on onnxruntime")
+    model = nn.Conv2d(1, 3, 3, padding=1)
+    run = prepared("onnxruntime", model, windows(1, 2))
+    torch.testing.assert_close(run(windows(3, 2)), in_torch(model, windows(3, 2)), rtol=1e-3, atol=1e-3)
 
 
 def test_openvino_in_bf16_is_near_fp32() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -241,15 +241,12 @@ class _Line:
                 for case, following in zip(cases, [*cases[1:], None]):
                     self._ledger.windows(case)
                     began = time.perf_counter()
+                    wait(upcoming)
+                    read, upcoming = upcoming, []
+                    if following is not None:
+                        upcoming.append(reading.submit(self._read, following))
                     with _failures_of(case, self._ledger):
-                        try:
-                            job = upcoming.pop().result()
-                        finally:
-                            if following is not None:
-                                upcoming.append(reading.submit(self._read, following))
-                        job.seconds_in["waiting"] = time.perf_counter() - began
-                        self._predict(job, writing)
-                        del job
+                        self._predict(_taken(read.pop(), began), writing)
                     self._settle(1)
                 self._settle(0)
             except BaseException:
@@ -384,6 +381,13 @@ class _Line:
             case, future = self._writes.pop(0)
             with _failures_of(case, self._ledger), suppress(Abandoned):
                 future.result()
+
+
+def _taken(read: Future[_Job], began: float) -> _Job:
+    """What has been read. Nobody else holds it, so that its image can be given up."""
+    job = read.result()
+    job.seconds_in["waiting"] = time.perf_counter() - began
+    return job
 
 
 class _Timed:

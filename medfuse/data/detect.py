@@ -54,8 +54,8 @@ def detect(data: Path, *, progress: Progress = lambda done, total: None) -> Dete
     if (data / "dataset.json").is_file():
         return _described(data)
     if tables := [path for path in sorted(data.glob("*.csv")) if _lists_cases(path)]:
-        parameters = {"root": data, "file": tables[0].name}
-        return _looked_into("csv", parameters, f"{tables[0].name} lists cases", progress)
+        table = {"root": data, "file": tables[0].name}
+        return _looked_into("csv", table, f"{tables[0].name} lists cases", progress)
     parameters = _folders(data) or _per_case(data)
     if parameters is None:
         raise DataError(

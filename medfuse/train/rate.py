@@ -52,7 +52,9 @@ def sweep_rates(
     optimizer = make_optimizer([*by_part.groups(), learned_group(learned)], settings)
     by_part.enter(0)
     network, optimizer = fabric.setup(model, optimizer)
-    rates, losses, mean, diverges = [], [], 0.0, None
+    rates: list[float] = []
+    losses: list[float] = []
+    mean, diverges = 0.0, None
     with closing(batches(0)) as stream:
         for step in range(steps):
             rate = LOWEST * (HIGHEST / LOWEST) ** (step / (steps - 1))

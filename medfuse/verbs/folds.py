@@ -88,9 +88,9 @@ def run_folds(
         results[fold] = run_pipeline(file, own, runs=runs, folder=folder / f"fold_{fold}", reporter=reporter)
     summary = summarise_folds({fold: result.evaluation for fold, result in results.items()})
     if pipeline.infer.postprocess == "auto":
-        chosen = choose_together({fold: result.folder for fold, result in results.items()})
-        write_choice(folder, chosen)
-        summary["notes"] += said(chosen)
+        choice = choose_together({fold: result.folder for fold, result in results.items()})
+        write_choice(folder, choice)
+        summary["notes"] += said(choice)
     write_json(folder / "summary.json", summary)
     return CrossValidated(folder, summary)
 

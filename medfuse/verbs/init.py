@@ -317,7 +317,9 @@ class _Text:
         )
         if size.steps is None:
             hours = NNUNETS_EPOCHS * 250 * size.cost.seconds / 3600
-            budget = [("epochs", NNUNETS_EPOCHS, f"nnU-Net's, of 250 steps; {cost}: about {hours:.0f} hours")]
+            budget: list[tuple[str, Any, str]] = [
+                ("epochs", NNUNETS_EPOCHS, f"nnU-Net's, of 250 steps; {cost}: about {hours:.0f} hours")
+            ]
         else:
             each = min(250, max(25, size.steps // 20))
             budget = [

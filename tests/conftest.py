@@ -1,5 +1,6 @@
 """What every test may use."""
 
+import logging
 import os
 import sys
 import tempfile
@@ -43,6 +44,7 @@ def medfuse(monkeypatch, capsys) -> Callable[..., Spoken]:
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             cli.main()
+        logging.getLogger("medfuse").setLevel(logging.INFO)  # `--quiet` is meant for this command alone
         said = capsys.readouterr()
         return Spoken(int(ended.value.code or 0), said.out, said.err)
 

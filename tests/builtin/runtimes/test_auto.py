@@ -53,7 +53,7 @@ WRONG, BROKEN, MISSING = Fake(name="wrong", factor=-1), Fake(error="broken"), Fa
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Path:
     """Where it remembers, still empty."""
     monkeypatch.setenv("MEDFUSE_CACHE", str(tmp_path))
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="medfuse")
     Fake.prepared.clear()
     return tmp_path / "runtimes.json"
 

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from side_by_side import stand_in_for_torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -36,35 +37,8 @@ from medfuse.infer.export import to_label_map
 
 Shape = tuple[int, int, int]
 
-NNUNET = '''
-import importlib.machinery, sys, time, types
-
-class StandIn(types.ModuleType):
-    """Stands for torchvision, of which nnU-Net's export uses nothing but which it imports through timm."""
-    __path__ = []
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {})
-
-class Finder:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "torchvision":
-            return importlib.machinery.ModuleSpec(name, self, is_package=True)
-    def create_module(self, spec):
-        return StandIn(spec.name)
-    def exec_module(self, module):
-        pass
-
-try:
-    import torchvision
-    how = "as installed"
-except Exception:
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        del sys.modules[name]
-    sys.meta_path.insert(0, Finder())
-    how = "with an empty stand-in for torchvision, which its export does not use"
-
+NNUNET = """
+import sys, time
 import numpy as np
 import torch
 import nnunetv2.inference.export_prediction as peer
@@ -95,9 +69,8 @@ made = peer.convert_predicted_logits_to_segmentation_with_correct_shape(
     given, plans, configuration, labels, facts, num_threads_torch=int(threads)
 )
 print(time.perf_counter() - began)
-print(how)
 np.save(target, made)
-'''
+"""
 
 
 def main() -> None:
@@ -173,11 +146,15 @@ def nnunet(python: Path, logits: Tensor, fine: Shape) -> tuple[float, str, npt.N
         source, target = Path(folder) / "logits.npy", Path(folder) / "labels.npy"
         np.save(source, logits.numpy())
         command = [python, "-c", NNUNET, source, target, torch.get_num_threads(), *fine]
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        stand_in = stand_in_for_torchvision(python, Path(folder))
+        environment = {**os.environ, "PYTHONPATH": ":".join(map(str, stand_in))}
+        done = subprocess.run(
+            [str(word) for word in command], capture_output=True, text=True, env=environment
+        )
         if done.returncode:
             sys.exit(done.stderr)
-        seconds, how = done.stdout.strip().splitlines()[-2:]
-        return float(seconds), how, np.load(target)
+        how = "with a stand-in for torchvision" if stand_in else "as installed"
+        return float(done.stdout.strip().splitlines()[-1]), how, np.load(target)
 
 
 def block() -> str:

@@ -8,8 +8,8 @@ Each program loads the same weights in a process of its own and takes its turn: 
 noise, or of a trained medfuse model and a scan, brought to the model's spacing. The peers are given the
 prepared volume and answer with logits, whose argmax is taken; medfuse is given the raw array and answers
 with labels. nnU-Net runs under the Python that `--nnunet-python` names, an environment with nnunetv2 in it;
-where its import of torchvision fails, beside a CPU build of torch, an empty stand-in takes torchvision's
-place, as inference needs nothing of it. The result is a block of Markdown for docs/benchmarks.md.
+where its import of torchvision fails, beside a CPU build of torch, a stand-in takes torchvision's place. The
+result is a block of Markdown for docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -19,15 +19,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from random_unet import random_unet
-from side_by_side import Worker, chosen_runtime, heading, serve, take_turns
+from side_by_side import (
+    Worker,
+    chosen_runtime,
+    heading,
+    serve,
+    stand_in_for_torchvision,
+    take_turns,
+)
 
 Labels = npt.NDArray[np.integer[Any]]
 Volume = npt.NDArray[np.float32]
@@ -73,7 +79,10 @@ def compare(given: argparse.Namespace) -> None:
             python = given.nnunet_python if program == "nnU-Net" else Path(sys.executable)
             arguments = [str(python), __file__, "--worker", program, "--folder", name, "--model", str(model)]
             arguments += ["--precision", given.precision, "--device", given.device]
-            workers[program] = Worker(arguments, {"PYTHONPATH": ":".join(filter(None, sys.path))})
+            paths = [*filter(None, sys.path)]
+            if program == "nnU-Net":
+                paths += map(str, stand_in_for_torchvision(python, folder))
+            workers[program] = Worker(arguments, {"PYTHONPATH": ":".join(paths)})
         answers = take_turns(workers, given.rounds)
         for worker in workers.values():
             worker.close()
@@ -201,8 +210,6 @@ def monai_(given: argparse.Namespace) -> Program:
 
 def nnunet_(given: argparse.Namespace) -> Program:
     import torch
-
-    stand_in_for_torchvision()
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     network, size, classes = peer_network(given)
@@ -240,23 +247,6 @@ def peer_network(given: argparse.Namespace) -> tuple[Any, Sequence[int], int]:
 
     trained = load_trained([given.model], device=given.device)
     return trained.networks[0], trained.plan.patch_size, len(trained.plan.labels)
-
-
-def stand_in_for_torchvision() -> None:
-    """timm, which nnU-Net imports, wants torchvision; it is not called for what is measured here."""
-    if find_spec("torchvision"):
-        return
-
-    class Anything(ModuleType):
-        __path__ = ()
-
-        def __getattr__(self, name: str) -> Any:
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return lambda *args, **kwargs: None
-
-    for name in ("", ".ops", ".ops.misc", ".models", ".models.feature_extraction", ".transforms"):
-        sys.modules[f"torchvision{name}"] = Anything(f"torchvision{name}")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,24 @@ def take_turns(workers: Mapping[str, Worker], rounds: int, request: str = "run")
     return {name: {**last[name], "seconds": median(seconds[name]), "all": seconds[name]} for name in workers}
 
 
+def stand_in_for_torchvision(python: Path, folder: Path) -> list[Path]:
+    """What to put on the path of `python`, so that nnU-Net can be imported beside a CPU build of torch.
+
+    nnU-Net imports timm, which imports torchvision. Where that cannot be imported, a package of that name is
+    written to `folder`, all of whose names are functions that do nothing: neither training, inference nor
+    export of nnU-Net's U-Nets calls one.
+    """
+    if not subprocess.run([python, "-c", "import torchvision"], capture_output=True).returncode:
+        return []
+    anything = "def __getattr__(name):\n    if name.startswith('__'):\n        raise AttributeError(name)\n"
+    anything += "    return lambda *args, **kwargs: None\n"
+    for name in (".", "ops", "ops/misc", "models", "models/feature_extraction", "transforms"):
+        package = folder / "torchvision" / name
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "__init__.py").write_text(anything)
+    return [folder]
+
+
 def chosen_runtime() -> list[str]:
     """Will hold what medfuse's log says of the runtime that it chooses."""
     said: list[str] = []

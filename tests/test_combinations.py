@@ -201,7 +201,9 @@ def meetings() -> list[tuple[str, str, str, int]]:
         for taps in names(TapStrategy):
             for backbone in names(Backbone):
                 number = place(backbone, taps, block)
-                if block == "concat" if backbone in DEEP else number % 4 == 0:
+                if backbone in DEEP and block == "concat":
+                    met.append((backbone, taps, block, 2))
+                elif backbone not in DEEP and number % 4 == 0:
                     met.append((backbone, taps, block, 3 if backbone == "slices" else 2 + number // 4 % 2))
     return met
 

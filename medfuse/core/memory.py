@@ -15,13 +15,13 @@ from medfuse.core.errors import MedfuseError
 if TYPE_CHECKING:
     import torch
 
-_UNITS = {"": 1, **{f"{p}iB": 1024**n for n, p in enumerate("KMGT", 1)}}
+_UNITS = {f"{p}iB": 1024**n for n, p in enumerate("KMGT", 1)}
 _UNITS |= {f"{p}B": 1000**n for n, p in enumerate(" KMGT")}
 _BY_NAME = {name.strip().lower(): size for name, size in _UNITS.items()}
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes of `4GiB`, `500 MB`, `1.5g`. Raises MedfuseError."""
+    """Bytes of `4GiB`, `500 MB`, `1024 B`. Raises MedfuseError, also where the unit is missing."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", text.lower())
     size = _BY_NAME.get(match[2]) if match else None
     if match is None or size is None or float(match[1]) <= 0:

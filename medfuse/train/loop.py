@@ -121,10 +121,10 @@ def fit(
     if progress.step:
         reporter.say(f"carrying on from step {progress.step}")
     by_part.enter(progress.step // settings.steps_per_epoch)
+    clock = _Clock(progress.seconds)  # compiling takes of the minutes too
     network, optimizer = _set_up(model, optimizer, fabric, settings, batches, objective, reporter)
 
     doubts = Doubts(reporter.say, fresh=progress.step == 0)
-    clock = _Clock(progress.seconds)
 
     def spent() -> float:
         """The share of the budget, the same in all processes."""

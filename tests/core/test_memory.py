@@ -7,13 +7,13 @@ from medfuse.core.memory import bytes_text, memory_growth, parse_bytes
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("4GiB", 4 * 2**30), ("500 MB", 500 * 10**6), ("1.5gib", 3 * 2**29), ("64KiB", 2**16), ("1024", 1024)],
+    [("4GiB", 4 * 2**30), ("500 MB", 500 * 10**6), ("1.5gib", 3 * 2**29), ("64KiB", 2**16), ("1024 B", 1024)],
 )
 def test_amounts_are_read_in_every_unit(text: str, size: int) -> None:
     assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "4 apples", "-1GiB", "0GB", "4,5GiB"])
+@pytest.mark.parametrize("text", ["", "GiB", "8", "4 apples", "-1GiB", "0GB", "4,5GiB"])
 def test_what_is_no_amount_is_refused(text: str) -> None:
     with pytest.raises(MedfuseError, match="such as 4GiB"):
         parse_bytes(text)

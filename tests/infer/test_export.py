@@ -238,5 +238,5 @@ def test_values_need_not_be_consecutive_nor_in_order() -> None:
 
 def test_regions_are_written_in_order_over_each_other() -> None:
     regions = torch.tensor([[1.0, 1, -1, 1], [-1, 1, -1, 0]]).reshape(2, 4, 1, 1)
-    found = to_label_map(regions, geometry(4, 1, 1), (5, 9), "regions")
+    found = to_label_map(regions, geometry(4, 1, 1), (5, 9), kind="regions")
     assert found.ravel().tolist() == [5, 9, 0, 5]

@@ -257,7 +257,8 @@ def test_an_efficientnet_of_an_even_image_is_monais():
     theirs.load_state_dict(ours.state_dict(), strict=False)
     image = torch.randn(1, 2, 224, 224)  # for which MONAI's padding is made
     with torch.no_grad():
-        assert all(torch.equal(a, b) for a, b in zip(ours(image), theirs(image), strict=True))
+        for mine, monais in zip(ours(image), theirs(image), strict=True):
+            assert (mine - monais).abs().max() < 1e-4 * monais.abs().max()
 
 
 def test_swin_needs_channels_that_its_heads_part():

@@ -109,7 +109,7 @@ def test_a_file_is_never_overwritten(tmp_path):
 def test_a_budget_without_a_unit_is_a_line(medfuse, tmp_path):
     said = medfuse("init", tmp_path, "--budget", "8")
     assert said.code == 2
-    assert "such as 8GiB" in said.err
+    assert "such as 4GiB" in said.err
 
 
 def test_a_folder_per_case_is_planned(machine, real_data, tmp_path):

@@ -28,7 +28,7 @@ def test_patches_without_foreground_are_told_once():
 def test_one_patch_with_foreground_is_enough():
     said: list[str] = []
     doubts = Doubts(said.append, fresh=True)
-    for step in range(2 * EMPTY_BATCHES):
+    for step in range(2 * EMPTY_BATCHES - 1):
         doubts.look(FULL if step == EMPTY_BATCHES - 1 else EMPTY, 1.0)
     assert said == []
 

@@ -251,7 +251,7 @@ def medfuse_worker(given: argparse.Namespace) -> None:
     for source, name in (("nnUNetPlans.json", "plans.json"), ("dataset.json", "dataset.json")):
         shutil.copy(given.work / "prepared" / DATASET / source, folder / name)
     imported = read_plan(folder, CONFIGURATION)
-    plan, aux = imported.data, imported.model.aux
+    plan, aux = imported.plan, imported.model.aux
     classes = len(plan.classes)
     settings = TrainSettings(steps=10**6, steps_per_epoch=10**6, compile=True, precision="bf16", device="cpu")
     device = torch.device("cpu")

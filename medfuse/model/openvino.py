@@ -9,7 +9,9 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_BY_ONE = Lock()
 _FACTS = "medfuse"  # the one key of ours in a model's runtime information
 
 
@@ -55,7 +58,7 @@ def runner(network: openvino.Model, example: Tensor, precision: str) -> Callable
         raise MedfuseError(f"openvino runs on the CPU, and the windows lie on {example.device.type}")
     if precision != "auto":
         return _compiled(network, example, precision)
-    if "BF16" not in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         log.info("openvino runs the network in fp32: this processor has no bf16 units")
         return _compiled(network, example, "fp32")
     exact, rough = (_compiled(network, example, kind) for kind in ("fp32", "bf16"))
@@ -78,9 +81,8 @@ def save(network: openvino.Model, path: Path, facts: Mapping[str, Any]) -> None:
 
 def load(path: Path) -> tuple[openvino.Model, dict[str, Any]]:
     """The network and the facts of an .xml that `save` wrote. Raises CheckpointError."""
-    ov = _openvino()
     try:
-        network = ov.Core().read_model(path)
+        network = _core().read_model(path)
     except RuntimeError as error:
         raise CheckpointError(
             f"{path}: cannot be read by OpenVINO; keep the .bin beside the .xml, or export it again"
@@ -99,7 +101,7 @@ def _compiled(network: openvino.Model, example: Tensor, precision: str) -> Calla
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    compiled = ov.Core().compile_model(fixed, "CPU", settings)
+    compiled = _core().compile_model(fixed, "CPU", settings)
     request = compiled.create_infer_request()
     shape = tuple(compiled.output(0).shape)
 
@@ -111,6 +113,22 @@ def _compiled(network: openvino.Model, example: Tensor, precision: str) -> Calla
         return logits
 
     return in_batches_of(len(example), run)
+
+
+@cache
+def _first_core() -> Any:
+    return _openvino().Core()
+
+
+def _core() -> Any:
+    """The one Core, which this process keeps to its end.
+
+    OpenVINO's CPU plugin gives the thread that loads it another stack for signals, and frees that stack when
+    it is unloaded. Where another thread drops the last network, and with it the plugin, the first thread is
+    left with a stack that is not there, and the next signal, such as Ctrl-C, is a segmentation fault.
+    """
+    with _BY_ONE:
+        return _first_core()
 
 
 def _openvino() -> Any:

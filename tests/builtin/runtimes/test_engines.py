@@ -1,6 +1,10 @@
 """OpenVINO and ONNX Runtime give what torch gives, for any number of windows."""
 
+import ctypes
+import gc
 import sys
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -114,3 +118,24 @@ def test_openvino_in_bf16_is_near_fp32() -> None:
     expected = in_torch(model, windows(1, 3))
     assert logits.dtype == torch.float32
     assert (logits - expected).norm() < 0.05 * expected.norm()
+
+
+class SignalStack(ctypes.Structure):
+    """C's `stack_t`: where a thread handles signals."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into Linux's /proc")
+def test_signals_can_still_be_handled_when_another_thread_drops_openvinos_last_network() -> None:
+    pytest.importorskip("openvino", reason="pip install 'medfuse[openvino]' to run on openvino")
+    example = windows(1, 2)
+    held = [prepared("openvino", segmenter(2, UNET), example, precision="fp32")]
+    thread = Thread(target=lambda: (held.clear(), gc.collect()))
+    thread.start()
+    thread.join()
+    stack = SignalStack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    mapped = [[int(n, 16) for n in line.split()[0].split("-")] for line in lines]
+    assert not stack.start or any(first <= stack.start < end for first, end in mapped)

@@ -17,7 +17,7 @@ run: $(VENV)/runtime.stamp
 	$(BIN)/medfuse run pipelines/liver.yaml
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --max-worker-restart 0
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check

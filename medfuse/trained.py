@@ -235,7 +235,10 @@ def case_progress(reporter: Reporter, advance: Advance) -> Callable[[Progress], 
 
 
 class Prepared:
-    """Windows → logits, by what `prepare` makes of the first windows."""
+    """Windows → logits, by what `prepare` makes of the first windows.
+
+    Threads take turns: hooks and engines keep things of a call until it ends.
+    """
 
     def __init__(self, prepare: Callable[[Tensor], Callable[[Tensor], Tensor]]) -> None:
         self._prepare = prepare
@@ -246,7 +249,7 @@ class Prepared:
         with self._turn:
             if self._run is None:
                 self._run = self._prepare(windows)
-        return self._run(windows)
+            return self._run(windows)
 
 
 def load_trained(

@@ -10,6 +10,7 @@ import pytest
 from phantoms import AFFINE, SHAPE
 
 from medfuse import DataError, Predictor
+from medfuse.trained import load_trained
 
 SPACING = (1.5, 1.5, 2.0)
 
@@ -46,7 +47,10 @@ def test_axes_that_point_elsewhere_give_the_same_labels_turned(predictor, finish
     np.testing.assert_array_equal(labels[::-1], predictor(array, affine=AFFINE))
 
 
-def test_two_threads_predict_what_one_does(predictor, finished_run):
+@pytest.mark.parametrize("runtime", ["auto", "torch"])
+def test_two_threads_predict_what_one_does(finished_run, runtime):
+    weights = finished_run.folder / "weights_last.safetensors"
+    predictor = Predictor(load_trained([weights], device="cpu", overrides=[f"runtime.use={runtime}"]))
     arrays = [voxels(finished_run, number) for number in range(4)]
     alone = [predictor(array, spacing=SPACING) for array in arrays]
     with ThreadPoolExecutor(2) as threads:

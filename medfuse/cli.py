@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -449,4 +450,5 @@ def main() -> NoReturn:
     sys.stderr.flush()
     if code == 130:
         os._exit(code)  # loader processes and threads may still be busy; nothing of theirs is wanted
+    gc.freeze()  # or Python's last collections walk all of torch and MONAI once more
     sys.exit(code)

@@ -1,5 +1,6 @@
 """An endless row of training batches, made ahead of time by other processes."""
 
+import gc
 import itertools
 import os
 import signal
@@ -44,6 +45,8 @@ def training_batches(
     """
     sampler = PatchSampler(store, tuple(names), plan, sample, augment, seed, unlabelled)
     workers = worker_count(sample)
+    if workers:
+        gc.freeze()  # the collector writes to what it looks at, and each process would get its own copy of it
     loader = DataLoader(
         _Patches(sampler),
         num_workers=workers,

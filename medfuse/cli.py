@@ -165,8 +165,9 @@ def infer(
         bool, typer.Option("--explain", help="only tell windows, time and memory of each case")
     ] = False,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="also write CASE_probabilities.zarr, a float16 per class")
-    ] = False,
+        Literal["zarr", "nifti"] | None,
+        typer.Option(help="also write those of every class: CASE_probabilities.zarr or .nii.gz"),
+    ] = None,
     max_memory: Annotated[
         str | None,
         typer.Option(metavar="4GiB", help="main memory that may be taken above the loaded model"),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from medfuse.infer.folder import Recipe
     from medfuse.infer.manifest import Outcome, Progress
     from medfuse.infer.plan import Plans, Way, WindowCost
+    from medfuse.infer.probabilities import ProbabilityFormat
     from medfuse.model.segmenter import Segmenter
 
 EXPORTED = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
@@ -78,7 +79,7 @@ class Trained:
         reporter: Reporter,
         *,
         max_memory: int | None = None,
-        probabilities: bool = False,
+        probabilities: ProbabilityFormat | None = None,
     ) -> Outcome:
         """Label maps of `cases` into `output`, probabilities too where wanted, and what became of each.
 
@@ -180,7 +181,7 @@ class Trained:
             )
         )
 
-    def _recipe(self, *, probabilities: bool = False) -> Recipe:
+    def _recipe(self, *, probabilities: ProbabilityFormat | None = None) -> Recipe:
         from medfuse.infer.folder import Recipe
 
         plan = self.plan

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -94,6 +96,27 @@ def stream(
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+@contextmanager
+def scattered(
+    path: Path, header: bytes, shape: tuple[int, ...], dtype: np.dtype[Any], *, compressed: bool
+) -> Iterator[npt.NDArray[np.float16]]:
+    """As `stream`, but the voxels are filled in any order: an array of `shape` in a file beside `path`.
+
+    What was not filled is 0.
+    """
+    size = int(np.prod(shape))
+    with tempfile.TemporaryFile(dir=path.parent) as scratch:
+        if hasattr(os, "posix_fallocate"):  # a full disk is to be an error now, not a signal later
+            os.posix_fallocate(scratch.fileno(), 0, 2 * size)
+        voxels = np.memmap(scratch, np.float16, "w+", shape=shape, order="F")
+        yield voxels
+        flat = voxels.reshape(-1, order="F")
+        with open(path, "wb") as raw, _deflated(raw, compressed) as file:
+            file.write(header)
+            for start in range(0, size, _AT_ONCE // 4):
+                file.write(flat[start : start + _AT_ONCE // 4].astype(dtype).tobytes())
 
 
 @contextmanager

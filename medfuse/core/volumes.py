@@ -19,7 +19,7 @@ import numpy.typing as npt
 from medfuse.core.errors import DataError, OutputError
 from medfuse.core.files import atomic
 from medfuse.core.geometry import Geometry
-from medfuse.core.slabs import Slabs, Whole, stream
+from medfuse.core.slabs import Slabs, Whole, scattered, stream
 
 NIFTI = (".nii.gz", ".nii")
 ITK = (".nrrd", ".mha", ".mhd")
@@ -169,6 +169,21 @@ def open_volume(path: Path, shape: tuple[int, int, int], dtype: npt.DTypeLike, l
         _write_itk(path, whole.voxels, grid)
 
 
+@contextmanager
+def open_maps(path: Path, shape: tuple[int, int, int, int], like: Path) -> Iterator[npt.NDArray[np.float16]]:
+    """A NIfTI file in float32 of several maps (i, j, k, map) on the grid of `like`, filled in any order.
+
+    It is there once the block ends well; until then the maps are in a file beside it, in float16.
+    """
+    header, stored = _nifti_header(shape, np.dtype(np.float32), like)
+    compressed = path.name.lower().endswith(".gz")
+    with (
+        atomic(path) as temporary,
+        scattered(temporary, header, shape, stored, compressed=compressed) as voxels,
+    ):
+        yield voxels
+
+
 def smallest_integer(largest: int) -> npt.DTypeLike:
     """The smallest unsigned type that holds 0 … `largest`."""
     return np.min_scalar_type(largest)
@@ -310,9 +325,7 @@ def checked_geometry(path: Path, shape: tuple[int, ...], affine: npt.NDArray[np.
     return Geometry((shape[0], shape[1], shape[2]), affine)
 
 
-def _nifti_header(
-    shape: tuple[int, int, int], dtype: np.dtype[Any], like: Path
-) -> tuple[bytes, np.dtype[Any]]:
+def _nifti_header(shape: tuple[int, ...], dtype: np.dtype[Any], like: Path) -> tuple[bytes, np.dtype[Any]]:
     """What comes before the voxels, and the type, with the header's byte order, in which they are stored."""
     import nibabel
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,17 @@ from medfuse.core.volumes import open_volume
 from medfuse.infer.bricks import Brick
 from medfuse.infer.cases import output_name
 from medfuse.infer.export import Exporter, Kind
-from medfuse.infer.feature_files import zarr_module
 from medfuse.infer.feed import Abandoned, Feed
 from medfuse.infer.manifest import Ledger, Outcome, Progress, files_now, size_of
 from medfuse.infer.plan import FEED_BYTES, LARGE_SUMS, Way, run_one_window
 from medfuse.infer.postprocess import logit_shifts, tidy
-from medfuse.infer.probabilities import Box, open_probabilities
+from medfuse.infer.probabilities import (
+    Box,
+    ProbabilityFormat,
+    check_format,
+    open_probabilities,
+    probability_file,
+)
 from medfuse.infer.settings import InferSettings, PostprocessSettings
 from medfuse.infer.sliding import Network, WindowCount, flip_combinations, predict_bricks
 from medfuse.infer.stitch import carry_bytes
@@ -52,7 +58,7 @@ class Recipe:
 
     weights: one hash per fold. labels: name → value, in the order of the network's classes; a region
     has several. region_order: where labels are regions, the value to write for each, later ones over earlier
-    ones. `probabilities`: whether those of all classes are wanted too.
+    ones. `probabilities`: the file that those of all classes are written into, if they are wanted.
     """
 
     weights: tuple[str, ...]
@@ -60,7 +66,7 @@ class Recipe:
     patch_size: tuple[int, ...]
     settings: InferSettings
     region_order: tuple[int, ...] = ()
-    probabilities: bool = False
+    probabilities: ProbabilityFormat | None = None
 
     @property
     def written(self) -> tuple[int, ...]:
@@ -72,6 +78,11 @@ class Recipe:
         """What is done to the label map in the end."""
         steps = self.settings.postprocess
         return steps if isinstance(steps, PostprocessSettings) else None
+
+    def files(self, case: Case) -> list[str]:
+        """The names of what is written for a case, its label map first."""
+        more = [probability_file(case.name, self.probabilities)] if self.probabilities else []
+        return [output_name(case), *more]
 
     def exporter(
         self,
@@ -108,7 +119,7 @@ class Recipe:
             "labels": {n: list(v) if isinstance(v, tuple) else v for n, v in self.labels.items()},
             "patch_size": list(self.patch_size),
             "settings": self.settings.model_dump(mode="json", exclude={"batch_size"}),
-            **({"probabilities": True} if self.probabilities else {}),
+            **({"probabilities": self.probabilities} if self.probabilities else {}),
         }
 
 
@@ -125,7 +136,8 @@ def infer_cases(
 ) -> Outcome:
     """Write a label map for every case into `output`, with the geometry of its image, and manifest.json.
 
-    Where the recipe wants probabilities, CASE_probabilities.zarr is written too (see `open_probabilities`).
+    Where the recipe wants probabilities, CASE_probabilities.zarr or .nii.gz is written too (see
+    `open_probabilities`).
 
     A case that is finished, from the same images and recipe, is skipped. One that fails is named with its
     reason and the rest go on. Raises OutputError before any work where `output` cannot be written or a
@@ -139,9 +151,8 @@ def infer_cases(
     `progress` is called by any of the threads, by one at a time.
     """
     flip_combinations(recipe.settings.mirror, len(recipe.patch_size))
-    if recipe.probabilities:
-        zarr_module("--probabilities", "")  # raises before any work where it is missing
-    refuse_to_replace_images(cases, lambda case: [output / output_name(case)])
+    check_format(recipe.probabilities)
+    refuse_to_replace_images(cases, lambda case: [output / name for name in recipe.files(case)])
     ledger = Ledger(cases, recipe.facts(), output, progress)
     cases = ledger.unfinished()
     _Line(prepare, networks, recipe, output, device, plan(cases), ledger).run(cases)
@@ -164,7 +175,7 @@ def work_through(
         ledger.windows(case)
         began, inputs = time.monotonic(), files_now(case.images)
         try:
-            entry = work(case, lambda done, of, case=case: ledger.windows(case, done, of))  # type: ignore[misc]
+            entry = work(case, partial(ledger.windows, case))
         except OutputError:  # a full disk concerns every case
             raise
         except Exception as error:
@@ -339,13 +350,13 @@ class _Line:
 
     def _written(self, job: _Job) -> dict[str, Any]:
         recipe, began = self._recipe, time.perf_counter()
-        path = self._output / output_name(job.case)
-        zarr = self._output / f"{job.case.name}_probabilities.zarr"
+        paths = [self._output / name for name in recipe.files(job.case)]
+        path = paths[0]
         with ExitStack() as opened:
             write = None
             if recipe.probabilities:
                 names = outputs(recipe.labels, recipe.region_order)
-                write = opened.enter_context(open_probabilities(zarr, job.geometry, names))
+                write = opened.enter_context(open_probabilities(paths[1], job.geometry, names, job.source))
             exporter = recipe.exporter(job.shape, job.geometry, sweep=job.sweep, probabilities=write)
             slabs = opened.enter_context(
                 open_volume(path, job.geometry.shape, exporter.dtype, like=job.source)
@@ -365,7 +376,7 @@ class _Line:
         return {
             "file": path.name,
             "bytes": path.stat().st_size,
-            **({"files": {made.name: size_of(made) for made in (path, zarr)}} if write else {}),
+            **({"files": {made.name: size_of(made) for made in paths}} if write else {}),
             "windows": job.count.run + job.count.reused + job.count.skipped,
             "windows_run": job.count.run,
             "windows_reused": job.count.reused,

@@ -18,7 +18,7 @@ from medfuse.core.memory import bytes_text, memory_growth
 from medfuse.core.prepared import Outlook
 from medfuse.core.text import aligned, by
 from medfuse.infer.settings import InferSettings
-from medfuse.infer.sliding import Network, predict_bricks
+from medfuse.infer.sliding import KNOWN_BYTES, Network, predict_bricks
 from medfuse.infer.stitch import carry_bytes
 from medfuse.infer.windows import AxisName, Grid, plan_grid
 
@@ -180,7 +180,7 @@ class Planner:
         return {
             "image": images[0],
             "reading": sum(images[1:]) + reading,
-            "network": self.cost.bytes * way.batch_size + window,
+            "network": self.cost.bytes * way.batch_size + max(window, KNOWN_BYTES),
             "sums": carry_bytes(grid, self.classes, itemsize),
             "bricks": max(_bricks_in_flight(grid) * 4 * self.classes, FEED_BYTES),
             "export": _export_bytes(outlook, grid, self.classes),

@@ -1,13 +1,13 @@
-"""Probabilities on the input's grid, box by box, and the Zarr array that they are written into."""
+"""Probabilities on the input's grid, box by box, and the file that they are written into."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,12 @@ from torch import Tensor
 
 import medfuse
 from medfuse.core.geometry import Geometry
+from medfuse.core.volumes import open_maps
 from medfuse.infer.feature_files import new_folder, zarr_module
 from medfuse.infer.seams import Region
 from medfuse.infer.trilinear import Axis
+
+ProbabilityFormat = Literal["zarr", "nifti"]
 
 _AT_ONCE = 1 << 22  # numbers in a box
 _CHUNK = 32  # voxels along each axis of a chunk
@@ -71,16 +74,45 @@ def _in_file(fine: Sequence[range], geometry: Geometry) -> tuple[slice, slice, s
     return where[0], where[1], where[2]
 
 
-@contextmanager
-def open_probabilities(
-    path: Path, geometry: Geometry, names: Sequence[str]
-) -> Iterator[Callable[[Box], None]]:
-    """A .zarr folder, whole or absent, whose array `probabilities` (classes, i, j, k) is filled box by box.
+def check_format(kind: ProbabilityFormat | None) -> None:
+    """Raises MedfuseError where what writes this format is not installed."""
+    if kind == "zarr":
+        zarr_module("--probabilities zarr", ", or use --probabilities nifti")
 
-    Its attributes name the classes and give the affine. Raises MedfuseError where zarr is not installed, and
-    OutputError where the folder cannot be written or is not medfuse's own.
+
+def probability_file(case: str, kind: ProbabilityFormat) -> str:
+    """The name of a case's file, or folder."""
+    return f"{case}_probabilities{'.zarr' if kind == 'zarr' else '.nii.gz'}"
+
+
+def open_probabilities(
+    path: Path, geometry: Geometry, names: Sequence[str], like: Path
+) -> AbstractContextManager[Callable[[Box], None]]:
+    """What takes the probabilities of the classes `names` box by box; the file is whole or absent.
+
+    A .zarr folder has an array `probabilities` (classes, i, j, k) in float16, whose attributes name the
+    classes and give the affine. A .nii.gz file has the axes (i, j, k, class) in float32 and the grid of the
+    image `like`. Raises MedfuseError where zarr is not installed, and OutputError where the file cannot be
+    written or the folder is not medfuse's own.
     """
-    zarr = zarr_module("--probabilities", "")
+    if path.suffix == ".zarr":
+        return _zarr(path, geometry, names)
+    return _nifti(path, (*geometry.shape, len(names)), like)
+
+
+@contextmanager
+def _nifti(path: Path, shape: tuple[int, int, int, int], like: Path) -> Iterator[Callable[[Box], None]]:
+    with open_maps(path, shape, like) as maps:
+
+        def write(box: Box) -> None:
+            maps[box.where] = np.moveaxis(box.values, 0, -1)
+
+        yield write
+
+
+@contextmanager
+def _zarr(path: Path, geometry: Geometry, names: Sequence[str]) -> Iterator[Callable[[Box], None]]:
+    zarr = zarr_module("--probabilities zarr", ", or use --probabilities nifti")
     with new_folder(path) as temporary:
         group = zarr.create_group(str(temporary), attributes={"medfuse": medfuse.__version__})
         array: Any = group.create_array(

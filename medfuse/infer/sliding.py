@@ -24,6 +24,9 @@ Network = Callable[[Tensor], Tensor]
 
 Voxels = npt.NDArray[np.float32]
 
+KNOWN_BYTES = 64 * 2**20
+"""How much the answers to constant windows may take, if they are more than one."""
+
 
 class Image(Protocol):
     """Voxels (channels, x, y, z): an array, a tensor, or what reads a file by slices of all four axes."""
@@ -106,9 +109,9 @@ def predict_bricks(
     logits that are averaged, as nnU-Net does: a mean is linear, so the order of averaging, stitching and
     resampling does not matter. A `patch_size` of two numbers sends (x, y) slices through a 2-D network.
     A forward pass takes at most `batch_size` windows, each flip of a window counted as one. A window whose
-    channels are constant is answered as the last such window was, where that had the same constants. With
-    `skip_air` the network is not asked about a window that has no body within half a window of it (see
-    `find_body`): its logits say class 0.
+    channels are constant is answered as an earlier one of the same constants; as many answers are kept as fit
+    into KNOWN_BYTES, and at least one. With `skip_air` the network is not asked about a window that has no
+    body within half a window of it (see `find_body`): its logits say class 0.
 
     `count` is kept up to date, and `progress` is told (windows done, windows in all).
 
@@ -155,6 +158,7 @@ def _answers(
     """Logits (classes, *window) of every window of the grid, in its order."""
     background = ensemble.background(grid.window, reader.device)
     known: dict[tuple[float, ...] | None, _Answer] = {}
+    at_most = max(1, KNOWN_BYTES // (4 * ensemble.classes * math.prod(grid.window)))
     asked: list[tuple[Voxels, _Answer]] = []
     waiting: list[_Answer] = []
     for number, window in enumerate(grid, 1):
@@ -171,7 +175,9 @@ def _answers(
                 count.run += 1
             waiting.append(known[constants] if constants in known else asked[-1][1])
             if constants is not None:
-                known = {constants: waiting[-1]}  # one only: it may be large
+                known[constants] = known.pop(constants, waiting[-1])  # the last to be given up
+                if len(known) > at_most:
+                    del known[next(iter(known))]
         if not asked or len(asked) == ensemble.windows_at_once or number == len(grid):
             _fill(asked, reader, ensemble)
             asked = []
@@ -217,14 +223,14 @@ class _Ensemble:
         assert networks, "at least one network is needed"
         self._networks = networks
         self._flips = flips
-        self._classes = classes
+        self.classes = classes
         self._batch_size = batch_size
         self._flat = flat
         self.windows_at_once = max(1, batch_size // len(flips))
 
     def background(self, window: Sequence[int], device: torch.device) -> Tensor:
         """(classes, *window): class 0 to a softmax, none to a sigmoid; takes next to no memory."""
-        logits = torch.full((self._classes, 1, 1, 1), -20.0, device=device)
+        logits = torch.full((self.classes, 1, 1, 1), -20.0, device=device)
         logits[0] = 0
         return logits.expand(-1, *window)
 
@@ -239,7 +245,7 @@ class _Ensemble:
         chunks = [self._flips[n : n + at_once] for n in range(0, len(self._flips), at_once)]
         for network, flips in itertools.product(self._networks, chunks):
             inputs = torch.cat([windows.flip(flip) for flip in flips]) if any(flips) else windows
-            answers = _checked(network(inputs), inputs, self._classes)
+            answers = _checked(network(inputs), inputs, self.classes)
             if len(self._networks) * len(self._flips) == 1:
                 return answers
             for flip, answer in zip(flips, answers.split(len(windows))):

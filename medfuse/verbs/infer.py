@@ -18,6 +18,7 @@ from medfuse.verbs.postprocess import steps_for
 
 if TYPE_CHECKING:
     from medfuse.infer.manifest import Outcome
+    from medfuse.infer.probabilities import ProbabilityFormat
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def infer_volumes(
     best: bool = False,
     device: str = "auto",
     max_memory: str | None = None,
-    probabilities: bool = False,
+    probabilities: ProbabilityFormat | None = None,
     reporter: Reporter,
 ) -> Inferred:
     """Label maps of every volume in `inputs`, in `max_memory` (such as 4GiB) above the loaded model."""

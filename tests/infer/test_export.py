@@ -152,7 +152,7 @@ def test_no_voxel_differs_whatever_the_shapes_and_the_cuts(seed: int) -> None:
 def test_probabilities_are_those_of_interpolated_logits(tmp_path: Path, kind: Kind) -> None:
     zarr = pytest.importorskip("zarr", reason="zarr is an extra: pip install 'medfuse[features]'")
     scores, found = smooth(3, 4, 5, 6), tmp_path / "case.zarr"
-    with open_probabilities(found, PERMUTED, ["background", "liver", "tumour"]) as write:
+    with open_probabilities(found, PERMUTED, ["background", "liver", "tumour"], like=tmp_path) as write:
         exporter = Exporter((4, 5, 6), PERMUTED, [0, 1, 2], kind=kind, sweep=2, probabilities=write)
         for brick in bricks(scores, 2, [(2,), (), (1, 3)]):
             exporter.add(brick)
@@ -167,7 +167,7 @@ def test_probabilities_of_a_case_that_fails_leave_no_folder(tmp_path: Path) -> N
     pytest.importorskip("zarr", reason="zarr is an extra: pip install 'medfuse[features]'")
 
     def fail() -> None:
-        with open_probabilities(tmp_path / "case.zarr", PERMUTED, ["background"]):
+        with open_probabilities(tmp_path / "case.zarr", PERMUTED, ["background"], like=tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -24,6 +24,7 @@ from medfuse.core.prepared import Prepared
 from medfuse.core.volumes import open_volume, read_geometry, read_labels, read_volume
 from medfuse.infer.folder import Recipe, infer_cases
 from medfuse.infer.manifest import Outcome, Progress
+from medfuse.infer.probabilities import ProbabilityFormat
 from medfuse.infer.settings import InferSettings
 
 AFFINE = np.diag([-10.0, 10.0, 10.0, 1.0])  # a voxel is one millilitre; the first axis runs right to left
@@ -76,7 +77,7 @@ class Scans:
         network: Callable[[Tensor], Tensor] = network,
         output: Path | None = None,
         progress: Callable[[Progress], None] | None = None,
-        probabilities: bool = False,
+        probabilities: ProbabilityFormat | None = None,
     ) -> Outcome:
         labels = {"background": 0, "liver": 5}
         recipe = Recipe(
@@ -451,12 +452,36 @@ def test_what_killed_runs_have_left_is_removed(scans: Scans) -> None:
 def test_probabilities_are_written_beside_the_label_map(scans: Scans) -> None:
     zarr = pytest.importorskip("zarr")
     assert scans.infer().done == ("a", "b", "c")
-    assert scans.infer(probabilities=True).done == ("a", "b", "c")
-    assert scans.infer(probabilities=True).skipped == ("a", "b", "c")
+    assert scans.infer(probabilities="zarr").done == ("a", "b", "c")
+    assert scans.infer(probabilities="zarr").skipped == ("a", "b", "c")
     values = zarr.open_group(str(scans.output / "b_probabilities.zarr"), mode="r")["probabilities"][:]
     labels = read_labels(scans.output / "b.nii.gz").array
     assert np.array_equal(5 * values.argmax(0), labels)
     assert np.allclose(values.sum(0), 1, atol=2e-3)
+
+
+def test_probabilities_as_nifti_lie_on_the_image_s_grid(scans: Scans) -> None:
+    assert scans.infer(probabilities="nifti").done == ("a", "b", "c")
+    image = nib.load(scans.output / "b_probabilities.nii.gz")
+    values, labels = np.asanyarray(image.dataobj), nib.load(scans.output / "b.nii.gz")
+    assert values.shape == (*labels.shape, 2)
+    assert values.dtype == np.float32
+    assert np.array_equal(image.affine, labels.affine)
+    assert np.array_equal(5 * values.argmax(-1), np.asanyarray(labels.dataobj))
+    assert np.allclose(values.sum(-1), 1, atol=2e-3)
+    assert scans.infer(probabilities="nifti").skipped == ("a", "b", "c")
+
+
+def test_a_disk_too_small_for_probabilities_leaves_nothing_half_written(
+    scans: Scans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OutputError, match="the disk is full"):
+        scans.infer(probabilities="nifti")
+    assert not list(scans.output.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medfuse.core.errors import DataError, PipelineError, ShapeError
+from medfuse.infer import sliding
 from medfuse.infer.sliding import WindowCount, flip_combinations, predict_bricks, predict_logits
 
 
@@ -182,6 +183,17 @@ def test_another_constant_is_another_window() -> None:
     volume[1, 8:] = 1
     list(predict_bricks(volume, same, patch_size=(4, 4, 4), classes=2, overlap=0, count=count))
     assert (count.run, count.reused) == (2, 2)
+
+
+@pytest.mark.parametrize(("room", "wanted"), [(2**20, (2, 2)), (0, (4, 0))])
+def test_as_many_constants_are_remembered_as_there_is_room_for(
+    room: int, wanted: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sliding, "KNOWN_BYTES", room)
+    volume, count = torch.zeros(2, 16, 4, 4), WindowCount()
+    volume[1, 4:8] = volume[1, 12:] = 1
+    list(predict_bricks(volume, same, patch_size=(4, 4, 4), classes=2, overlap=0, count=count))
+    assert (count.run, count.reused) == wanted
 
 
 def test_a_constant_window_is_remembered_as_the_mean_over_flips_and_folds() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import prod, sqrt
 from typing import TYPE_CHECKING
 
 from medfuse.core.errors import MedfuseError
@@ -25,8 +25,10 @@ PROBES = {2: (64**2, 128**2), 3: (32**3, 48**3)}
 """Voxels of the two patches from which the cost of others is foretold."""
 TRAINING_SHARE = 0.9
 """Of the minutes; the rest is validation."""
-ROUNDS = 4
-"""Times that a choice is measured and cut again."""
+ROUNDS = 6
+"""Times that a choice is measured and changed."""
+ROOMY = 0.6
+"""A choice that takes less than this of its budgets, after a larger one was refused, was cut too far."""
 UNLIMITED = 1e15  # voxels
 
 Measure = Callable[[int, tuple[int, ...], int], "StepCost"]
@@ -90,7 +92,8 @@ def size_network(
     """The widest network whose patches fit the memory and whose ENOUGH_STEPS fit the time.
 
     `shape` is the median case's, in voxels of `spacing_mm`. Two small patches tell what others will cost; the
-    choice is then measured itself, and made smaller until it keeps both budgets.
+    choice is then measured itself, and made smaller until it keeps both budgets. Where that cut too far, as a
+    pause of the machine made a choice look dear, a larger one is tried again.
     """
     sides, spacing = tuple(shape[:dims]), tuple(spacing_mm[:dims])
     per_step = limits.seconds and TRAINING_SHARE * limits.seconds / ENOUGH_STEPS
@@ -107,19 +110,30 @@ def size_network(
     by_time = False
     if per_step is not None and time.within(per_step) < voxels:
         voxels, by_time = max(time.within(per_step), SMALLEST_BATCH * PROBES[dims][0]), True
+    kept, refused = None, 0
     for _ in range(ROUNDS):
         patch = plan_patch(sides, spacing, voxels / SMALLEST_BATCH)
         batch, batch_reason = plan_batch(patch, shape, cases, voxels)
+        if kept and batch * prod(patch) in (kept[1] * prod(kept[0]), refused):
+            break
         cost = measure(width, patch, batch)
         over = max(cost.bytes / limits.bytes, (per_step and by_time and cost.seconds / per_step / 1.25) or 0)
         say(
             f"  {width} channels, {batch} patches of {by(patch)}: {cost.seconds:.2f} s and "
             f"{bytes_text(cost.bytes)} a step"
         )
+        size = batch * prod(patch)
         smallest = batch == SMALLEST_BATCH and prod(patch) <= prod(plan_patch(sides, spacing, 1))
-        if over <= 1 or smallest or (cost.bytes <= limits.bytes and prod(patch) <= PROBES[dims][0]):
+        if over <= 1:
+            kept = patch, batch, batch_reason, cost
+            if over >= ROOMY or not refused:
+                break
+        elif smallest or (cost.bytes <= limits.bytes and prod(patch) <= PROBES[dims][0]):
             break
-        voxels = 0.95 * batch * prod(patch) / over
+        else:
+            refused = size
+        voxels = sqrt(kept[1] * prod(kept[0]) * refused) if kept else 0.95 * size / over
+    patch, batch, batch_reason, cost = kept or (patch, batch, batch_reason, cost)
     if cost.bytes > limits.bytes:
         raise MedfuseError(
             f"--budget: a step of {width} channels on {batch} patches of {by(patch)} takes "

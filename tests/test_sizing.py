@@ -86,6 +86,24 @@ def test_a_cost_that_grows_faster_than_foretold_is_cut():
     assert sized(CT, Limits(4 * 10**9), Steep()).cost.bytes <= 4 * 10**9
 
 
+@pytest.mark.parametrize("minutes", [3, 10, 60])
+def test_a_pause_of_the_machine_is_not_taken_for_the_cost_of_a_step(minutes):
+    class Pausing(Machine):
+        """Slow once: where the choice is measured first."""
+
+        def __call__(self, width, patch, batch):
+            cost = super().__call__(width, patch, batch)
+            paused = len(self.asked) == len(quiet.asked)
+            return StepCost(cost.seconds * (40 if paused else 1), cost.bytes)
+
+    quiet, limits = Machine(), Limits(8 * 10**9, 60 * minutes)
+    wanted = sized(CT, limits, quiet)
+    found = sized(CT, limits, Pausing())
+    assert found.width == wanted.width
+    assert found.batch_size * prod(found.patch_size) > 0.5 * wanted.batch_size * prod(wanted.patch_size)
+    assert found.steps >= 0.75 * ENOUGH_STEPS
+
+
 def test_a_budget_that_nothing_fits_is_said():
     with pytest.raises(MedfuseError, match="more than 1 MiB; give more"):
         sized(CT, Limits(2**20), Machine(fixed=1e8))

@@ -16,6 +16,9 @@ from medfuse.train.objective import Objective
 from medfuse.train.optimizer import make_optimizer
 from medfuse.train.settings import TrainSettings
 
+FEWEST, MOST, LONG_ENOUGH = 2, 8, 1.0
+"""Steps that are timed, and seconds after which no more are: short ones may all fall into one pause."""
+
 
 @dataclass(frozen=True)
 class StepCost:
@@ -33,14 +36,13 @@ def measure_step(
     shape: Sequence[int],
     classes: int,
     device: torch.device,
-    steps: int = 2,
 ) -> StepCost:
-    """The fastest of `steps` steps after a first one, on random batches of `shape` (batch, channels, *patch).
+    """The fastest of a few steps after a first one, on random batches of `shape` (batch, channels, *patch).
 
     `settings.precision` is fp32 or bf16 here, as a choice between them takes memory and time of its own.
     """
     with memory_growth(device) as growth:
-        seconds = _fastest(build, objective, settings, shape, classes, device, steps)
+        seconds = _fastest(build, objective, settings, shape, classes, device)
         return StepCost(seconds, growth())
 
 
@@ -51,7 +53,6 @@ def _fastest(
     shape: Sequence[int],
     classes: int,
     device: torch.device,
-    steps: int,
 ) -> float:
     """Seconds of the fastest step, all of whose memory is given up again."""
     fabric = Fabric(
@@ -67,8 +68,8 @@ def _fastest(
     image = torch.randn(*shape, device=device).contiguous(memory_format=layout)
     label = torch.randint(classes, (shape[0], 1, *shape[2:]), device=device)
     weights = objective.weights(0, 1000)
-    fastest = float("inf")
-    for step in range(1 + steps):
+    taken: list[float] = []
+    while len(taken) < 1 + FEWEST or (len(taken) < 1 + MOST and sum(taken[1:]) < LONG_ENOUGH):
         start = time.perf_counter()
         total, _ = objective(network, image, label, weights)
         fabric.backward(total)
@@ -78,6 +79,5 @@ def _fastest(
         optimizer.zero_grad(set_to_none=True)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds = time.perf_counter() - start
-        fastest = min(fastest, seconds) if step else fastest  # the first one warms up
-    return fastest
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:])  # the first one warms up

@@ -45,8 +45,6 @@ def training_batches(
     """
     sampler = PatchSampler(store, tuple(names), plan, sample, augment, seed, unlabelled)
     workers = worker_count(sample)
-    if workers:
-        gc.freeze()  # the collector writes to what it looks at, and each process would get its own copy of it
     loader = DataLoader(
         _Patches(sampler),
         num_workers=workers,
@@ -57,6 +55,8 @@ def training_batches(
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # or opening a loader would move, or reset, the chance of training
     )
+    if workers:
+        gc.freeze()  # the collector writes to what it looks at, and each process would get its own copy of it
     try:
         for batch in loader:
             if isinstance(batch, MedfuseError):
@@ -69,6 +69,8 @@ def training_batches(
             f"a loader process died ({str(error).splitlines()[0]}); most often memory ran out: set "
             "sample.workers to 0, or make sample.patch_size or sample.batch_size smaller"
         ) from error
+    finally:
+        gc.unfreeze()
 
 
 def worker_count(sample: SampleSettings) -> int:

@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 
@@ -56,6 +57,11 @@ def test_processes_make_the_same_batches(store, plan):
     here = first(batches(store, plan), 3)
     there = first(batches(store, plan, workers=2), 3)
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(here, there))
+
+
+def test_what_was_kept_from_the_collector_is_given_back(store, plan):
+    first(batches(store, plan, workers=1))
+    assert gc.get_freeze_count() == 0  # or each training of many would keep its network
 
 
 @pytest.mark.parametrize("workers", [0, 1])

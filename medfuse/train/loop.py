@@ -141,7 +141,7 @@ def fit(
         reporter.track("training", 1000) as advance,
     ):
         window, loss, dice = _Window(), "", ""
-        while (done := spent()) < 1:
+        while (done := spent()) < 1 or progress.step == 0:  # setting up may take all of the time
             waiting = time.perf_counter()
             batch, unlabelled = next(stream), pseudo.draw(progress.step, done) if pseudo else None
             waited = time.perf_counter() - waiting

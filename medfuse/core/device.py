@@ -63,8 +63,8 @@ def settle(device: torch.device, *, deterministic: bool = False) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS is not
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     # nothing here reads what it did not write
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.mkldnn.deterministic = deterministic  # type: ignore[assignment]
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch has no stub for it
+    torch.backends.mkldnn.deterministic = deterministic  # type: ignore[assignment]  # typed as None
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cuda.matmul.allow_tf32 = True

@@ -17,7 +17,7 @@ from medfuse.core.errors import OutputError
 try:
     import fcntl
 except ImportError:  # Windows has none
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # a module
 
 UNFINISHED = ".unfinished-"
 """How the name of a file begins that is being written."""

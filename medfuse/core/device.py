@@ -64,7 +64,7 @@ def settle(device: torch.device, *, deterministic: bool = False) -> None:
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     # nothing here reads what it did not write
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch has no stub for it
-    torch.backends.mkldnn.deterministic = deterministic  # type: ignore[assignment]  # typed as None
+    torch.backends.mkldnn.deterministic = deterministic  # type: ignore[assignment]  # typed as what sets it
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cuda.matmul.allow_tf32 = True

@@ -1,15 +1,16 @@
-"""Sliding-window inference beside MONAI's and nnU-Net's: one network, one volume, the same windows, in turns.
+"""Sliding-window inference beside MONAI's, nnU-Net's and KonfAI's: one network, one volume, the same windows.
 
-    python benchmarks/infer.py [--nnunet-python PATH] [--levels 5] [--window 96] [--shape 144 144 144]
-                               [--classes 3] [--rounds 3] [--precision auto|fp32]
+    python benchmarks/infer.py [--nnunet-python PATH] [--konfai-python PATH] [--levels 5] [--window 96]
+                               [--shape 144 144 144] [--classes 3] [--rounds 3] [--precision auto|fp32]
                                [--model WEIGHTS --volume SCAN.nii.gz]
 
 Each program loads the same weights in a process of its own and takes its turn: those of a random U-Net and
 noise, or of a trained medfuse model and a scan, brought to the model's spacing. The peers are given the
 prepared volume and answer with logits, whose argmax is taken; medfuse is given the raw array and answers
 with labels. nnU-Net runs under the Python that `--nnunet-python` names, an environment with nnunetv2 in it;
-where its import of torchvision fails, beside a CPU build of torch, a stand-in takes torchvision's place. The
-result is a block of Markdown for docs/benchmarks.md.
+where its import of torchvision fails, beside a CPU build of torch, a stand-in takes torchvision's place.
+KonfAI, under the Python that `--konfai-python` names, cuts and blends by its own parts: its workflow reads
+and writes files around them. The result is a block of Markdown for docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ Volume = npt.NDArray[np.float32]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--nnunet-python", type=Path)
+    parser.add_argument("--konfai-python", type=Path)
     parser.add_argument("--levels", type=int, default=5)
     parser.add_argument("--window", type=int, default=96)
     parser.add_argument("--shape", type=int, nargs=3, default=[144, 144, 144])
@@ -73,10 +75,11 @@ def compare(given: argparse.Namespace) -> None:
         np.save(folder / "raw.npy", raw)
         np.save(folder / "prepared.npy", prepared)
         workers = {}
+        pythons = {"nnU-Net": given.nnunet_python, "KonfAI": given.konfai_python}
         for program in PROGRAMS:
-            if program == "nnU-Net" and not given.nnunet_python:
+            python = pythons.get(program, Path(sys.executable))
+            if python is None:
                 continue
-            python = given.nnunet_python if program == "nnU-Net" else Path(sys.executable)
             arguments = [str(python), __file__, "--worker", program, "--folder", name, "--model", str(model)]
             arguments += ["--precision", given.precision, "--device", given.device]
             paths = [*filter(None, sys.path)]
@@ -234,10 +237,36 @@ def nnunet_(given: argparse.Namespace) -> Program:
     return predict, lambda: "torch fp32, fp16 sums" if device.type == "cpu" else "torch fp16"
 
 
+def konfai_(given: argparse.Namespace) -> Program:
+    import torch
+    from konfai.data.patching import Gaussian, ModelPatch, StreamingAccumulator
+
+    network, size, _ = peer_network(given)
+    overlap = [n // 2 for n in size]
+    blend = Gaussian()
+    blend.set_patch_config(list(size), overlap)
+
+    def predict(volume: Volume) -> Labels:
+        image = torch.from_numpy(volume)[None].to(given.device)
+        patches = ModelPatch(list(size), overlap, pad_value=0)
+        patches.load(list(volume.shape[1:]))
+        sweep = patches.get_sweep_axis()
+        sums = StreamingAccumulator(patches.get_patch_slices(), list(size), blend, sweep_axis=sweep)
+        labels = []
+        with torch.inference_mode():
+            for number, (window,) in enumerate(patches.disassemble(image)):
+                labels += [slab[0].argmax(0) for _, slab in sums.add_layer(number, network(window))]
+            labels += [slab[0].argmax(0) for _, slab in sums.finalize()]
+        return torch.cat(labels, sweep).cpu().numpy().astype(np.uint8)
+
+    return predict, lambda: "torch fp32"
+
+
 PROGRAMS: dict[str, Callable[[argparse.Namespace], Program]] = {
     "medfuse": medfuse_,
     "MONAI": monai_,
     "nnU-Net": nnunet_,
+    "KonfAI": konfai_,
 }
 
 

@@ -187,14 +187,14 @@ def infer(
     from medfuse.verbs.infer import explain_volumes, infer_volumes
 
     how: dict[str, Any] = {"best": best, "device": device, "max_memory": max_memory}
-    how["overrides"] = overrides or ()
+    how |= {"overrides": overrides or (), "probabilities": probabilities}
     if explain:
         typer.echo(explain_volumes(weights, inputs, **how))
         return
     if output is None:
         raise typer.BadParameter("name a folder for the label maps", param_hint="--output")
     reporter = Reporter(quiet=quiet)
-    done = infer_volumes(weights, inputs, output, **how, probabilities=probabilities, reporter=reporter)
+    done = infer_volumes(weights, inputs, output, **how, reporter=reporter)
     typer.echo(done.text)
     if done.failed:
         raise typer.Exit(2)

@@ -92,7 +92,8 @@ class Trained:
 
         def plan(left: Sequence[Case]) -> Mapping[str, Way]:
             if max_memory is not None and left:
-                ways.update({plan.name: plan.way for plan in self.plans(left, max_memory).plans})
+                plans = self.plans(left, max_memory, probabilities=probabilities is not None).plans
+                ways.update({plan.name: plan.way for plan in plans})
             return ways
 
         def prepare(case: Case) -> PreparedCase:
@@ -139,7 +140,9 @@ class Trained:
                 labels.write(rows.axis, rows.start, rows.labels)
         return recipe.tidied(labels.voxels, geometry) if recipe.steps else labels.voxels
 
-    def plans(self, cases: Sequence[Case], max_memory: int | None = None) -> Plans:
+    def plans(
+        self, cases: Sequence[Case], max_memory: int | None = None, *, probabilities: bool = False
+    ) -> Plans:
         """What each of `cases` will take, from its header, and what one window of the first one took.
 
         Nothing is written but a nameless temporary file. A case that cannot be read is among the faults.
@@ -162,7 +165,7 @@ class Trained:
                 faults[case.name] = "; ".join(error.lines)
         if cost is None:
             return Plans([], faults)
-        planner = Planner(self.plan.patch_size, len(self.plan.classes), self.settings, cost)
+        planner = Planner(self.plan.patch_size, len(self.plan.classes), self.settings, cost, probabilities)
         return Plans(planner.plan(outlooks, max_memory), faults)
 
     def _window_cost(self, case: Case) -> WindowCost:

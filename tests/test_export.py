@@ -1,7 +1,9 @@
 """`medfuse export`: what it writes is whole, says what inference needs, and gives the labels of the run."""
 
+import inspect
 import io
 import zipfile
+from pathlib import Path
 
 import nibabel
 import pytest
@@ -45,6 +47,15 @@ def test_it_carries_the_facts_of_the_weights(exported, finished_run):
     own, run = (load_trained([path]) for path in (exported, finished_run.folder / "weights_last.safetensors"))
     assert own.plan == run.plan
     assert own.settings == run.settings
+
+
+def test_it_does_not_tell_where_it_was_made(exported):
+    content = exported.read_bytes()
+    if zipfile.is_zipfile(exported):
+        with zipfile.ZipFile(exported) as archive:
+            content = b"".join(map(archive.read, archive.namelist()))
+    for source in (load_trained, torch):
+        assert str(Path(inspect.getfile(source)).parent).encode() not in content
 
 
 def test_it_takes_any_number_of_windows(exported, finished_run):

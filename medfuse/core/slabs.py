@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,25 +99,44 @@ def stream(
             raise
 
 
+Fill = Callable[[tuple[slice, ...], npt.NDArray[np.float16]], None]
+"""Sets a part of a volume."""
+
+
 @contextmanager
 def scattered(
     path: Path, header: bytes, shape: tuple[int, ...], dtype: np.dtype[Any], *, compressed: bool
-) -> Iterator[npt.NDArray[np.float16]]:
-    """As `stream`, but the voxels are filled in any order: an array of `shape` in a file beside `path`.
+) -> Iterator[Fill]:
+    """As `stream`, but the volume of `shape` is filled in any order. What was not filled is 0.
 
-    What was not filled is 0.
+    Until the end it is in a file beside `path`, with no more in memory than the part being set.
     """
     size = int(np.prod(shape))
     with tempfile.TemporaryFile(dir=path.parent) as scratch:
         if hasattr(os, "posix_fallocate"):  # a full disk is to be an error now, not a signal later
             os.posix_fallocate(scratch.fileno(), 0, 2 * size)
-        voxels = np.memmap(scratch, np.float16, "w+", shape=shape, order="F")
-        yield voxels
-        flat = voxels.reshape(-1, order="F")
+        else:
+            scratch.truncate(2 * size)
+        pages = mmap.mmap(scratch.fileno(), 2 * size)
+        flat = np.frombuffer(pages, np.float16)
+        voxels = flat.reshape(shape, order="F")
+
+        def fill(where: tuple[slice, ...], part: npt.NDArray[np.float16]) -> None:
+            voxels[where] = part
+            _forget(pages)
+
+        yield fill
         with open(path, "wb") as raw, _deflated(raw, compressed) as file:
             file.write(header)
             for start in range(0, size, _AT_ONCE // 4):
                 file.write(flat[start : start + _AT_ONCE // 4].astype(dtype).tobytes())
+                _forget(pages)
+
+
+def _forget(pages: mmap.mmap) -> None:
+    """What is set stays in the file, and counts no more as this process's memory."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 @contextmanager

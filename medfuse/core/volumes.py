@@ -19,7 +19,7 @@ import numpy.typing as npt
 from medfuse.core.errors import DataError, OutputError
 from medfuse.core.files import atomic
 from medfuse.core.geometry import Geometry
-from medfuse.core.slabs import Slabs, Whole, scattered, stream
+from medfuse.core.slabs import Fill, Slabs, Whole, scattered, stream
 
 NIFTI = (".nii.gz", ".nii")
 ITK = (".nrrd", ".mha", ".mhd")
@@ -170,7 +170,7 @@ def open_volume(path: Path, shape: tuple[int, int, int], dtype: npt.DTypeLike, l
 
 
 @contextmanager
-def open_maps(path: Path, shape: tuple[int, int, int, int], like: Path) -> Iterator[npt.NDArray[np.float16]]:
+def open_maps(path: Path, shape: tuple[int, int, int, int], like: Path) -> Iterator[Fill]:
     """A NIfTI file in float32 of several maps (i, j, k, map) on the grid of `like`, filled in any order.
 
     It is there once the block ends well; until then the maps are in a file beside it, in float16.
@@ -179,9 +179,9 @@ def open_maps(path: Path, shape: tuple[int, int, int, int], like: Path) -> Itera
     compressed = path.name.lower().endswith(".gz")
     with (
         atomic(path) as temporary,
-        scattered(temporary, header, shape, stored, compressed=compressed) as voxels,
+        scattered(temporary, header, shape, stored, compressed=compressed) as fill,
     ):
-        yield voxels
+        yield fill
 
 
 def smallest_integer(largest: int) -> npt.DTypeLike:

@@ -17,6 +17,7 @@ from medfuse.core.errors import MedfuseError
 from medfuse.core.memory import bytes_text, memory_growth
 from medfuse.core.prepared import Outlook
 from medfuse.core.text import aligned, by
+from medfuse.infer.probabilities import BOX_BYTES
 from medfuse.infer.settings import InferSettings
 from medfuse.infer.sliding import KNOWN_BYTES, Network, predict_bricks
 from medfuse.infer.stitch import carry_bytes
@@ -111,12 +112,13 @@ class Plans:
 
 @dataclass(frozen=True)
 class Planner:
-    """Plans cases of one model."""
+    """Plans cases of one model; `probabilities`: whether they are written too."""
 
     patch_size: tuple[int, ...]
     classes: int
     settings: InferSettings
     cost: WindowCost
+    probabilities: bool = False
 
     def plan(self, outlooks: Sequence[Outlook], limit: int | None = None) -> list[CasePlan]:
         """A plan for every case, each within `limit` bytes where there is one.
@@ -184,6 +186,7 @@ class Planner:
             "sums": carry_bytes(grid, self.classes, itemsize),
             "bricks": max(_bricks_in_flight(grid) * 4 * self.classes, FEED_BYTES),
             "export": _export_bytes(outlook, grid, self.classes),
+            **({"probabilities": BOX_BYTES} if self.probabilities else {}),
         }
 
 

@@ -24,6 +24,8 @@ from medfuse.infer.trilinear import Axis
 ProbabilityFormat = Literal["zarr", "nifti"]
 
 _AT_ONCE = 1 << 22  # numbers in a box
+BOX_BYTES = 256 * 2**20
+"""What making a box and writing it takes of memory."""
 _CHUNK = 32  # voxels along each axis of a chunk
 
 
@@ -102,10 +104,10 @@ def open_probabilities(
 
 @contextmanager
 def _nifti(path: Path, shape: tuple[int, int, int, int], like: Path) -> Iterator[Callable[[Box], None]]:
-    with open_maps(path, shape, like) as maps:
+    with open_maps(path, shape, like) as fill:
 
         def write(box: Box) -> None:
-            maps[box.where] = np.moveaxis(box.values, 0, -1)
+            fill(box.where, np.moveaxis(box.values, 0, -1))
 
         yield write
 

@@ -47,6 +47,8 @@ def write(model: nn.Module, example: Tensor, path: Path, facts: Mapping[str, Any
         )
     assert program is not None, "without a path it returns what it made"
     proto = program.model_proto
+    for node in (*proto.graph.node, *(node for function in proto.functions for node in function.node)):
+        del node.metadata_props[:]  # which lines of which files on this machine it was made of
     if facts is not None:
         onnx.helper.set_model_props(proto, {_FACTS: json.dumps(dict(facts))})
     with atomic(path) as temporary:

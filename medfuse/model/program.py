@@ -50,6 +50,8 @@ def save(model: nn.Module, example: Tensor, path: Path, facts: Mapping[str, Any]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, of its exporter
         program = torch.export.export(model, (two,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # which lines of which files on this machine it was made of
         content = io.BytesIO()  # given a path, torch would name the archive's folder after it
         torch.export.save(program, content, extra_files={_FACTS: json.dumps(dict(facts))})
     with atomic(path) as temporary:

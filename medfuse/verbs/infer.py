@@ -56,11 +56,12 @@ def explain_volumes(
     best: bool = False,
     device: str = "auto",
     max_memory: str | None = None,
+    probabilities: ProbabilityFormat | None = None,
 ) -> str:
     """What `infer_volumes` would take: windows, time and memory of every case. Writes nothing."""
     limit = parse_bytes(max_memory) if max_memory else None
     model, cases = _model_and_cases(weights, inputs, overrides, best, device, Reporter(quiet=True))
-    return model.plans(cases, limit).text()
+    return model.plans(cases, limit, probabilities=probabilities is not None).text()
 
 
 def _model_and_cases(

@@ -19,11 +19,11 @@ from medfuse.core.memory import memory_growth
 from medfuse.core.reporter import Reporter
 from medfuse.data.plan import DataPlan, Normalization
 from medfuse.infer import folder, plan, export, sliding  # what is imported is not measured
-import medfuse.data.prepare, nibabel, SimpleITK, isal.igzip
+import medfuse.data.prepare, nibabel, SimpleITK, isal.igzip, zarr
 from medfuse.infer.settings import InferSettings
 from medfuse.trained import Trained
 
-CLASSES = 24
+CLASSES, QUIET = 24, Reporter(quiet=True)
 steps = torch.linspace(-1, 1, CLASSES).view(1, -1, 1, 1, 1)
 network = lambda windows: torch.sin(windows * 9 * steps + steps)
 labels = {f"organ{n}" if n else "background": n for n in range(CLASSES)}
@@ -33,31 +33,34 @@ settle(torch.device("cpu"))
 trained = Trained((network,), ("x",), None, plan, InferSettings(batch_size=4), torch.device("cpu"))
 cases = [Case(path.name[:-7], (path,)) for path in sorted(Path(sys.argv[1]).glob("*.nii.gz"))]
 limit = int(sys.argv[3]) or None
-needs = [plan.need for plan in trained.plans(cases).plans] if limit is None else []
+more = sys.argv[4] or None
+plans = trained.plans(cases, probabilities=bool(more)).plans if limit is None else []
 with memory_growth() as growth:
-    outcome = trained.infer(cases, Path(sys.argv[2]), Reporter(quiet=True), max_memory=limit)
+    outcome = trained.infer(cases, Path(sys.argv[2]), QUIET, max_memory=limit, probabilities=more)
     grown = growth()
+needs = [plan.need for plan in plans]
 print(json.dumps({"grown": grown, "needs": needs, "failed": dict(outcome.failed)}))
 """
 
 
-def work(scans: Path, output: Path, limit: int = 0) -> dict:
-    command = [sys.executable, "-c", WORK, str(scans), str(output), str(limit)]
+def work(scans: Path, output: Path, limit: int = 0, probabilities: str = "") -> dict:
+    command = [sys.executable, "-c", WORK, str(scans), str(output), str(limit), probabilities]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 
 
 @pytest.mark.slow
-def test_memory_stays_within_its_limit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("probabilities", ["", "nifti", "zarr"])
+def test_memory_stays_within_its_limit(tmp_path: Path, probabilities: str) -> None:
     scans = tmp_path / "scans"
     scans.mkdir()
     for name in "ab":
         voxels = np.random.default_rng(0).integers(-200, 200, (128, 128, 200)).astype(np.int16)
         nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1.3, 1.3, 1.2, 1])), scans / f"{name}.nii.gz")
-    free = work(scans, tmp_path / "free")
+    free = work(scans, tmp_path / "free", 0, probabilities)
     assert free["failed"] == {}
     limit = 2 * max(free["needs"]) // 3
-    kept = work(scans, tmp_path / "kept", limit)
+    kept = work(scans, tmp_path / "kept", limit, probabilities)
     assert kept["failed"] == {}
     assert kept["grown"] <= limit
     one, other = (np.asarray(nibabel.load(tmp_path / run / "a.nii.gz").dataobj) for run in ("free", "kept"))

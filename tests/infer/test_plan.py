@@ -1,6 +1,7 @@
 """Plans say what a case takes, are cut to fit in one order, and are refused in one line."""
 
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from math import prod
 
@@ -103,3 +104,10 @@ def test_a_smaller_way_halves_batches_and_then_takes_sums_off_the_gpu() -> None:
     while smaller := ways[-1].smaller():
         ways.append(smaller)
     assert [(w.batch_size, w.roomy) for w in ways] == [(4, True), (2, True), (1, True), (1, False)]
+
+
+def test_probabilities_are_counted_where_they_are_wanted() -> None:
+    (without,) = planner().plan([outlook()])
+    (plan,) = replace(planner(), probabilities=True).plan([outlook()])
+    assert plan.need > without.need
+    assert "probabilities 256 MiB" in plan.cells()[4]

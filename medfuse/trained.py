@@ -134,6 +134,8 @@ class Trained:
             batch_size=self.settings.batch_size,
             mirror=self.settings.mirror,
             skip_air=self.settings.skip_air,
+            adaptive_overlap=self.settings.adaptive_overlap,
+            kind=recipe.kind,
             device=self.device,
         ):
             if rows := exporter.add(brick):
@@ -165,7 +167,14 @@ class Trained:
                 faults[case.name] = "; ".join(error.lines)
         if cost is None:
             return Plans([], faults)
-        planner = Planner(self.plan.patch_size, len(self.plan.classes), self.settings, cost, probabilities)
+        planner = Planner(
+            self.plan.patch_size,
+            len(self.plan.classes),
+            self.settings,
+            cost,
+            probabilities,
+            self._recipe().kind,
+        )
         return Plans(planner.plan(outlooks, max_memory), faults)
 
     def _window_cost(self, case: Case) -> WindowCost:

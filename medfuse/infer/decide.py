@@ -11,12 +11,17 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from medfuse.infer.seams import Region
 from medfuse.infer.trilinear import Axis, exact_lerp
+
+Kind = Literal["softmax", "regions"]
+"""softmax: the largest logit wins, the lowest class of equals. regions: 0, over which each class in order
+writes its value where its logit is above 0."""
 
 _BLOCK = 4  # coarse voxels along each axis that share a list of possible winners
 _ROUNDING = 2.0**-19  # more than interpolation can err in float32, relative to the values at the corners

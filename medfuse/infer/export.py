@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +14,10 @@ from torch import Tensor
 from medfuse.core.geometry import Geometry
 from medfuse.core.volumes import smallest_integer
 from medfuse.infer.bricks import Brick
-from medfuse.infer.decide import paint
+from medfuse.infer.decide import Kind, paint
 from medfuse.infer.probabilities import Box, boxes
 from medfuse.infer.seams import Seams
 from medfuse.infer.trilinear import Axis
-
-Kind = Literal["softmax", "regions"]
-"""softmax: the largest logit wins, the lowest class of equals. regions: 0, over which each class in order
-writes its value where its logit is above 0."""
 
 Labels = npt.NDArray[np.unsignedinteger[Any]]
 

@@ -28,7 +28,8 @@ from medfuse.core.slabs import Whole
 from medfuse.core.volumes import open_volume
 from medfuse.infer.bricks import Brick
 from medfuse.infer.cases import output_name
-from medfuse.infer.export import Exporter, Kind
+from medfuse.infer.decide import Kind
+from medfuse.infer.export import Exporter
 from medfuse.infer.feed import Abandoned, Feed
 from medfuse.infer.manifest import Ledger, Outcome, Progress, files_now, size_of
 from medfuse.infer.plan import FEED_BYTES, LARGE_SUMS, Way, run_one_window
@@ -74,6 +75,11 @@ class Recipe:
         return self.region_order or map_values(self.labels.values())
 
     @property
+    def kind(self) -> Kind:
+        """How labels are decided."""
+        return "regions" if self.region_order else "softmax"
+
+    @property
     def steps(self) -> PostprocessSettings | None:
         """What is done to the label map in the end."""
         steps = self.settings.postprocess
@@ -93,14 +99,13 @@ class Recipe:
         probabilities: Callable[[Box], None] | None = None,
     ) -> Exporter:
         """What makes labels of the logits of an image of `shape`."""
-        kind: Kind = "regions" if self.region_order else "softmax"
         regions = [name for name, value in self.labels.items() if value != 0]
         shifts = logit_shifts(self.steps, regions) if self.steps and self.steps.threshold else ()
         return Exporter(
             shape,
             geometry,
             self.written,
-            kind=kind,
+            kind=self.kind,
             sweep=sweep,
             shifts=shifts,
             probabilities=probabilities,
@@ -305,6 +310,8 @@ class _Line:
                 sums_on=None if way.roomy else "cpu",
                 sweep=_AXES[job.sweep],
                 skip_air=self._recipe.settings.skip_air,
+                adaptive_overlap=self._recipe.settings.adaptive_overlap,
+                kind=self._recipe.kind,
                 count=job.count,
                 progress=lambda done, of: self._ledger.windows(job.case, done, of),
             ):

@@ -17,6 +17,8 @@ from medfuse.core.errors import MedfuseError
 from medfuse.core.memory import bytes_text, memory_growth
 from medfuse.core.prepared import Outlook
 from medfuse.core.text import aligned, by
+from medfuse.infer.decide import Kind
+from medfuse.infer.draft import draft_bytes
 from medfuse.infer.probabilities import BOX_BYTES
 from medfuse.infer.settings import InferSettings
 from medfuse.infer.sliding import KNOWN_BYTES, Network, predict_bricks
@@ -112,13 +114,17 @@ class Plans:
 
 @dataclass(frozen=True)
 class Planner:
-    """Plans cases of one model; `probabilities`: whether they are written too."""
+    """Plans cases of one model, whose labels are decided as `kind` says; `probabilities`: if they are wanted.
+
+    With an adaptive overlap, windows and seconds are the most that there can be.
+    """
 
     patch_size: tuple[int, ...]
     classes: int
     settings: InferSettings
     cost: WindowCost
     probabilities: bool = False
+    kind: Kind = "softmax"
 
     def plan(self, outlooks: Sequence[Outlook], limit: int | None = None) -> list[CasePlan]:
         """A plan for every case, each within `limit` bytes where there is one.
@@ -163,19 +169,21 @@ class Planner:
     def _plan(self, outlook: Outlook, following: Outlook | None, way: Way) -> CasePlan:
         grids = [plan_grid(outlook.shape[1:], self.patch_size, self.settings.overlap, axis) for axis in _AXES]
         grid = min(grids, key=lambda grid: sum(self._bytes(outlook, following, way, grid).values()))
-        way = replace(way, sweep=_AXES[grid.sweep])
+        way, adaptive = replace(way, sweep=_AXES[grid.sweep]), self.settings.adaptive_overlap
+        first = () if adaptive is None else plan_grid(outlook.shape[1:], self.patch_size, adaptive)
+        windows = len(first) + len(grid)
         return CasePlan(
             outlook.name,
             outlook.shape,
             self.patch_size,
-            len(grid),
+            windows,
             way,
             self._bytes(outlook, following, way, grid),
-            len(grid) * self.cost.seconds,
+            windows * self.cost.seconds,
         )
 
     def _bytes(self, outlook: Outlook, following: Outlook | None, way: Way, grid: Grid) -> dict[str, int]:
-        itemsize = 2 if way.sums == "float16" else 4
+        itemsize, adaptive = 2 if way.sums == "float16" else 4, self.settings.adaptive_overlap
         window = 4 * self.classes * prod(grid.window)
         images = [0 if way.on_disk else 4 * prod(case.shape) for case in (outlook, following) if case]
         reading = max(case.reading_bytes for case in (outlook, following) if case)
@@ -186,6 +194,7 @@ class Planner:
             "sums": carry_bytes(grid, self.classes, itemsize),
             "bricks": max(_bricks_in_flight(grid) * 4 * self.classes, FEED_BYTES),
             "export": _export_bytes(outlook, grid, self.classes),
+            **({} if adaptive is None else {"first pass": draft_bytes(grid, self.classes, self.kind)}),
             **({"probabilities": BOX_BYTES} if self.probabilities else {}),
         }
 

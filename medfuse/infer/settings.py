@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medfuse.core.section import Section
 from medfuse.registry import RuntimeField
@@ -45,9 +45,25 @@ class InferSettings(Section):
     skip_air: bool = Field(
         False, description="take windows for background that are at least half a window away from the body"
     )
+    adaptive_overlap: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="a smaller overlap for a first pass; windows of `overlap` follow only where it disagrees "
+        "with itself",
+    )
     postprocess: Literal["auto", "none"] | PostprocessSettings = Field(
         "none",
         description="steps for final label maps; auto: those that raise Dice on held-out cases, which change "
         "new scans only",
     )
     runtime: RuntimeField | None = Field(None, description="what runs the network; auto where not said")
+
+    @model_validator(mode="after")
+    def _first_pass_overlaps_less(self) -> "InferSettings":
+        if self.adaptive_overlap is not None and self.adaptive_overlap >= self.overlap:
+            raise ValueError(
+                f"adaptive_overlap {self.adaptive_overlap} saves nothing; choose one below {self.overlap}, "
+                "the overlap"
+            )
+        return self

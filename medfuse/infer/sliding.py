@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,8 @@ from torch import Tensor
 from medfuse.core.errors import DataError, PipelineError, Problem, ShapeError
 from medfuse.infer.air import Body, find_body
 from medfuse.infer.bricks import Brick
+from medfuse.infer.decide import Kind
+from medfuse.infer.draft import Draft
 from medfuse.infer.stitch import Stitcher, Where, carry_bytes
 from medfuse.infer.windows import AxisName, Grid, Window, plan_grid
 
@@ -94,6 +97,8 @@ def predict_bricks(
     sums_on: torch.device | str | None = None,
     sweep: AxisName | None = None,
     skip_air: bool = False,
+    adaptive_overlap: float | None = None,
+    kind: Kind = "softmax",
     count: WindowCount | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Brick]:
@@ -111,7 +116,10 @@ def predict_bricks(
     A forward pass takes at most `batch_size` windows, each flip of a window counted as one. A window whose
     channels are constant is answered as an earlier one of the same constants; as many answers are kept as fit
     into KNOWN_BYTES, and at least one. With `skip_air` the network is not asked about a window that has no
-    body within half a window of it (see `find_body`): its logits say class 0.
+    body within half a window of it (see `find_body`): its logits say class 0. With `adaptive_overlap`, which
+    is below `overlap`, windows that overlap by that much come first; the others are only asked about where
+    those decide differently on some voxel, by the largest logit or as `kind` says (see `Draft`), and
+    elsewhere say what they decided.
 
     `count` is kept up to date, and `progress` is told (windows done, windows in all).
 
@@ -126,7 +134,21 @@ def predict_bricks(
     held_on = sums_on or _roomy(reader.device, carry_bytes(grid, classes, sums.itemsize))
     stitcher = Stitcher(grid, device=held_on, dtype=sums)
     count = WindowCount() if count is None else count
-    answers = _answers(grid, reader, ensemble, count, progress or (lambda _done, _of: None))
+    grids = [grid]
+    if adaptive_overlap is not None:
+        grids.insert(0, plan_grid(image.shape[1:], patch_size, adaptive_overlap, sweep))
+    windows = sum(map(len, grids))
+
+    def tell(before: int, done: int) -> None:
+        if progress is not None:
+            progress(before + done, windows)
+
+    draft = None
+    for few in grids[:-1]:
+        draft = Draft(few, classes, kind)
+        for logits in _answers(few, reader, ensemble, count, partial(tell, 0)):
+            draft.add(logits)
+    answers = _answers(grid, reader, ensemble, count, partial(tell, windows - len(grid)), draft)
     return map(reader.in_image, map(_checked_finite, map(stitcher.add, answers)))
 
 
@@ -142,10 +164,14 @@ def flip_combinations(mirror: Sequence[str], dims: int) -> list[tuple[int, ...]]
 
 @dataclass(eq=False)
 class _Answer:
-    """Logits (classes, *window) of a window, or where they will be; `kept` for other windows too."""
+    """Logits (classes, *window) of a window, or where they will be, or what makes them when they are needed.
+
+    `kept`: for other windows too.
+    """
 
     logits: Tensor | None = None
     kept: bool = False
+    made: Callable[[], Tensor] | None = None
 
 
 def _answers(
@@ -153,9 +179,13 @@ def _answers(
     reader: _Reader,
     ensemble: _Ensemble,
     count: WindowCount,
-    progress: Callable[[int, int], None],
+    progress: Callable[[int], None],
+    draft: Draft | None = None,
 ) -> Iterator[Tensor]:
-    """Logits (classes, *window) of every window of the grid, in its order."""
+    """Logits (classes, *window) of every window of the grid, in its order, `draft`'s where it settles them.
+
+    `progress` is told how many windows are done.
+    """
     background = ensemble.background(grid.window, reader.device)
     known: dict[tuple[float, ...] | None, _Answer] = {}
     at_most = max(1, KNOWN_BYTES // (4 * ensemble.classes * math.prod(grid.window)))
@@ -164,6 +194,9 @@ def _answers(
     for number, window in enumerate(grid, 1):
         if reader.in_air(window):
             waiting.append(_Answer(background))
+            count.skipped += 1
+        elif draft is not None and draft.settles(window):
+            waiting.append(_Answer(made=partial(draft.logits, window, reader.device)))
             count.skipped += 1
         else:
             voxels = reader.read(window)
@@ -182,7 +215,7 @@ def _answers(
             _fill(asked, reader, ensemble)
             asked = []
             yield from _taken(waiting)
-            progress(number, len(grid))
+            progress(number)
 
 
 def _fill(asked: Sequence[tuple[Voxels, _Answer]], reader: _Reader, ensemble: _Ensemble) -> None:
@@ -195,8 +228,11 @@ def _fill(asked: Sequence[tuple[Voxels, _Answer]], reader: _Reader, ensemble: _E
 def _taken(waiting: list[_Answer]) -> Iterator[Tensor]:
     """The logits of each, and an empty list: none may be held on to while the network runs again."""
     for answer in waiting:
-        assert answer.logits is not None
-        yield answer.logits
+        if answer.made:
+            yield answer.made()
+        else:
+            assert answer.logits is not None
+            yield answer.logits
     waiting.clear()
 
 

@@ -111,3 +111,16 @@ def test_probabilities_are_counted_where_they_are_wanted() -> None:
     (plan,) = replace(planner(), probabilities=True).plan([outlook()])
     assert plan.need > without.need
     assert "probabilities 256 MiB" in plan.cells()[4]
+
+
+def test_a_first_pass_is_counted_at_its_most() -> None:
+    adaptive = replace(planner(), settings=InferSettings(batch_size=4, adaptive_overlap=0.25))
+    (plain,), (plan,) = (some.plan([outlook()]) for some in (planner(), adaptive))
+    first = len(plan_grid((200, 160, 300), (64, 64, 64), 0.25))
+    assert (plan.windows, plan.seconds) == (plain.windows + first, 0.5 * (plain.windows + first))
+    assert plan.bytes["first pass"] == 2 * prod((200, 160, 300))
+
+
+def test_a_first_pass_that_overlaps_as_much_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"adaptive_overlap 0\.5 saves nothing; choose one below 0\.5"):
+        InferSettings(adaptive_overlap=0.5)

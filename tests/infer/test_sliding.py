@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from medfuse.core.errors import DataError, PipelineError, ShapeError
 from medfuse.infer import sliding
 from medfuse.infer.sliding import WindowCount, flip_combinations, predict_bricks, predict_logits
+from medfuse.infer.windows import plan_grid
 
 
 def image(*shape: int, seed: int = 0) -> Tensor:
@@ -365,3 +366,30 @@ def test_the_network_is_not_asked_for_a_gradient_and_the_result_can_be_changed()
     logits = predict(image(2, 6, 6, 6))
     logits += 1
     assert not logits.is_inference()
+
+
+def above_its_mean(windows: Tensor) -> Tensor:
+    """Class 1 where a voxel is above its window's mean, so that windows may disagree."""
+    higher = windows - windows.mean((2, 3, 4), keepdim=True)
+    return torch.cat([-higher, higher], 1)
+
+
+def slope_and_chequers() -> Tensor:
+    """Up to x = 32 a slope, about whose voxels windows disagree; then 27 and 37, about which they do not."""
+    x, y, z = torch.meshgrid(torch.arange(64.0), torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    return torch.where(x < 32, x, 32 + 5 * (-1) ** (x + y + z))[None]
+
+
+def test_a_first_pass_is_followed_up_where_its_windows_disagree() -> None:
+    volume, count, told = slope_and_chequers(), WindowCount(), []
+    options: dict[str, Any] = {"patch_size": (8, 8, 8), "classes": 2}
+    plain = predict(volume, above_its_mean, **options)
+    options |= {"count": count, "progress": lambda *windows: told.append(windows)}
+    bricks = predict_bricks(volume, above_its_mean, **options, adaptive_overlap=0.25)
+    adaptive = torch.cat([brick.logits for brick in bricks], 1)
+    assert torch.equal(adaptive[:, :32], plain[:, :32])
+    assert not torch.equal(adaptive, plain)
+    assert torch.equal(adaptive.argmax(0), plain.argmax(0))
+    few, many = (len(plan_grid((64, 8, 8), (8, 8, 8), overlap)) for overlap in (0.25, 0.5))
+    assert few < count.run < few + many
+    assert (count.run + count.skipped, told[-1]) == (few + many, (few + many, few + many))

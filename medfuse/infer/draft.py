@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medfuse.infer.decide import Kind
-from medfuse.infer.windows import Axis, Grid, Window
+from medfuse.infer.windows import Axis, Grid, Window, plan_grid
 
 _UNSEEN, _AGREED, _DISPUTED = range(3)
 _SURE = 20.0  # softmax and sigmoid are then 0 or 1 to eight digits
@@ -77,6 +77,12 @@ class Draft:
         if self._kind == "softmax":
             return logits.argmax(0, keepdim=True).cpu().numpy().astype(self._decided.dtype)
         return np.packbits((logits > 0).cpu().numpy(), axis=0)
+
+
+def first_pass(grid: Grid, overlap: float | None) -> Grid | None:
+    """Windows of this overlap over the same volume, where one is given and they are fewer."""
+    few = None if overlap is None else plan_grid(grid.shape, grid.window, overlap)
+    return few if few and len(few) < len(grid) else None
 
 
 def _own(axis: Axis) -> Sequence[int]:

@@ -18,7 +18,7 @@ from medfuse.core.memory import bytes_text, memory_growth
 from medfuse.core.prepared import Outlook
 from medfuse.core.text import aligned, by
 from medfuse.infer.decide import Kind
-from medfuse.infer.draft import draft_bytes
+from medfuse.infer.draft import draft_bytes, first_pass
 from medfuse.infer.probabilities import BOX_BYTES
 from medfuse.infer.settings import InferSettings
 from medfuse.infer.sliding import KNOWN_BYTES, Network, predict_bricks
@@ -169,9 +169,8 @@ class Planner:
     def _plan(self, outlook: Outlook, following: Outlook | None, way: Way) -> CasePlan:
         grids = [plan_grid(outlook.shape[1:], self.patch_size, self.settings.overlap, axis) for axis in _AXES]
         grid = min(grids, key=lambda grid: sum(self._bytes(outlook, following, way, grid).values()))
-        way, adaptive = replace(way, sweep=_AXES[grid.sweep]), self.settings.adaptive_overlap
-        first = () if adaptive is None else plan_grid(outlook.shape[1:], self.patch_size, adaptive)
-        windows = len(first) + len(grid)
+        way = replace(way, sweep=_AXES[grid.sweep])
+        windows = len(self._first(grid) or ()) + len(grid)
         return CasePlan(
             outlook.name,
             outlook.shape,
@@ -182,8 +181,11 @@ class Planner:
             windows * self.cost.seconds,
         )
 
+    def _first(self, grid: Grid) -> Grid | None:
+        return first_pass(grid, self.settings.adaptive_overlap)
+
     def _bytes(self, outlook: Outlook, following: Outlook | None, way: Way, grid: Grid) -> dict[str, int]:
-        itemsize, adaptive = 2 if way.sums == "float16" else 4, self.settings.adaptive_overlap
+        itemsize = 2 if way.sums == "float16" else 4
         window = 4 * self.classes * prod(grid.window)
         images = [0 if way.on_disk else 4 * prod(case.shape) for case in (outlook, following) if case]
         reading = max(case.reading_bytes for case in (outlook, following) if case)
@@ -194,7 +196,7 @@ class Planner:
             "sums": carry_bytes(grid, self.classes, itemsize),
             "bricks": max(_bricks_in_flight(grid) * 4 * self.classes, FEED_BYTES),
             "export": _export_bytes(outlook, grid, self.classes),
-            **({} if adaptive is None else {"first pass": draft_bytes(grid, self.classes, self.kind)}),
+            **({"first pass": draft_bytes(grid, self.classes, self.kind)} if self._first(grid) else {}),
             **({"probabilities": BOX_BYTES} if self.probabilities else {}),
         }
 

@@ -18,7 +18,7 @@ from medfuse.core.errors import DataError, PipelineError, Problem, ShapeError
 from medfuse.infer.air import Body, find_body
 from medfuse.infer.bricks import Brick
 from medfuse.infer.decide import Kind
-from medfuse.infer.draft import Draft
+from medfuse.infer.draft import Draft, first_pass
 from medfuse.infer.stitch import Stitcher, Where, carry_bytes
 from medfuse.infer.windows import AxisName, Grid, Window, plan_grid
 
@@ -119,7 +119,7 @@ def predict_bricks(
     body within half a window of it (see `find_body`): its logits say class 0. With `adaptive_overlap`, which
     is below `overlap`, windows that overlap by that much come first; the others are only asked about where
     those decide differently on some voxel, by the largest logit or as `kind` says (see `Draft`), and
-    elsewhere say what they decided.
+    elsewhere say what they decided. An image that takes no fewer windows so is seen as without.
 
     `count` is kept up to date, and `progress` is told (windows done, windows in all).
 
@@ -134,17 +134,14 @@ def predict_bricks(
     held_on = sums_on or _roomy(reader.device, carry_bytes(grid, classes, sums.itemsize))
     stitcher = Stitcher(grid, device=held_on, dtype=sums)
     count = WindowCount() if count is None else count
-    grids = [grid]
-    if adaptive_overlap is not None:
-        grids.insert(0, plan_grid(image.shape[1:], patch_size, adaptive_overlap, sweep))
-    windows = sum(map(len, grids))
+    few, draft = first_pass(grid, adaptive_overlap), None
+    windows = len(few or ()) + len(grid)
 
     def tell(before: int, done: int) -> None:
         if progress is not None:
             progress(before + done, windows)
 
-    draft = None
-    for few in grids[:-1]:
+    if few is not None:
         draft = Draft(few, classes, kind)
         for logits in _answers(few, reader, ensemble, count, partial(tell, 0)):
             draft.add(logits)

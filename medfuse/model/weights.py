@@ -17,13 +17,14 @@ from medfuse.core.errors import CheckpointError
 from medfuse.core.files import atomic
 from medfuse.core.text import by
 
-_FACTS, _HASH = "medfuse", "sha256"  # the metadata keys
+_FACTS = "medfuse"  # the one metadata key: of several, safetensors would write now one first, now another
+_HASH = "sha256"  # the last of the facts
 
 
 def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
     """Write every tensor of `model`'s state with `facts`, plain JSON values, and the hash of both.
 
-    Raises OutputError.
+    The same content is the same file, to the last byte. Raises OutputError.
     """
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     seen: set[int] = set()
@@ -31,9 +32,9 @@ def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None
         if tensor.data_ptr() in seen:
             state[name] = tensor.clone()  # the format has no shared tensors
         seen.add(tensor.data_ptr())
-    text = json.dumps(dict(facts))
+    hashed = {**facts, _HASH: _content_hash(state, facts)}
     with atomic(path) as temporary:
-        save_file(state, temporary, metadata={_FACTS: text, _HASH: _content_hash(state, text)})
+        save_file(state, temporary, metadata={_FACTS: json.dumps(hashed)})
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -61,7 +62,8 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"{path}: holds tensors without what medfuse writes beside them; use weights that medfuse trained"
         ) from None
-    if metadata.get(_HASH, now := _content_hash(state, metadata[_FACTS])) != now:
+    said = facts.pop(_HASH, None)
+    if said is not None and said != _content_hash(state, facts):
         raise CheckpointError(
             f"{path}: is damaged (its hash is not that of its content); copy it again, or run its pipeline "
             "again, which writes it anew"
@@ -90,8 +92,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None
     model.load_state_dict(dict(state))
 
 
-def _content_hash(state: Mapping[str, Tensor], facts: str) -> str:
-    digest = hashlib.sha256(facts.encode())
+def _content_hash(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(dict(facts)).encode())
     for name in sorted(state):
         tensor = state[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -15,6 +15,7 @@ from medfuse.core.files import make_folder
 from medfuse.core.reporter import Reporter
 from medfuse.pipeline import Pipeline, load_pipeline
 from medfuse.verbs.run import Run, located, read_dataset
+from medfuse.verbs.run_training import begin, train
 
 if TYPE_CHECKING:
     from medfuse.train.rate import RateSweep
@@ -85,7 +86,7 @@ def probe_pipeline(
         chosen = _choose(case, run)
         run.split = Split((chosen,), (chosen,))
         store = run.fill_store(plan)
-        begun = run.begin(plan, graph, store)
+        begun = begin(run, plan, graph, store)
         reporter.say("sweeping the learning rate")
         sweep = sweep_rates(
             begun.model,
@@ -94,7 +95,7 @@ def probe_pipeline(
             objective=begun.objective,
             batches=begun.batches,
         )
-        run.train(plan, graph, store)
+        train(run, plan, graph, store)
         rows = read_rows(run.folder / "metrics.jsonl")
     losses = tuple(row["loss"] for row in rows if "loss" in row)
     dices = tuple(row["dice"] for row in rows if "dice" in row)

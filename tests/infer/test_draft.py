@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from medfuse.infer.decide import Kind
-from medfuse.infer.draft import Draft, draft_bytes
+from medfuse.infer.draft import Draft, draft_bytes, first_pass
 from medfuse.infer.windows import Window, plan_grid
 
 GRID = plan_grid((21, 9, 14), (8, 8, 8), 0.25)
@@ -76,3 +76,9 @@ def test_of_two_decisions_that_of_the_window_whose_middle_is_nearer_stands() -> 
 def test_its_bytes_are_foretold(kind: Kind, classes: int) -> None:
     draft = Draft(GRID, classes, kind)
     assert draft.nbytes == draft_bytes(GRID, classes, kind)
+
+
+def test_a_first_pass_that_takes_as_many_windows_is_left_out() -> None:
+    grid = plan_grid((12, 8, 8), (8, 8, 8), 0.5)
+    assert first_pass(grid, 0.25) is None
+    assert first_pass(plan_grid((24, 8, 8), (8, 8, 8), 0.5), 0.25) is not None

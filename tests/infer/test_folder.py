@@ -452,11 +452,10 @@ def test_what_killed_runs_have_left_is_removed(scans: Scans) -> None:
 def test_a_first_pass_that_agrees_is_the_label_map(scans: Scans) -> None:
     assert scans.infer().failed == {}
     plain = {name: read_labels(scans.output / f"{name}.nii.gz").array for name in "abc"}
-    assert scans.infer(settings=InferSettings(adaptive_overlap=0.25)).done == ("a", "b", "c")
+    assert scans.infer(settings=InferSettings(overlap=0.75, adaptive_overlap=0)).done == ("a", "b", "c")
     assert all(np.array_equal(read_labels(scans.output / f"{n}.nii.gz").array, plain[n]) for n in plain)
     entries = scans.manifest["cases"].values()
-    assert all(entry["windows_skipped"] for entry in entries)
-    assert all(entry["windows"] > entry["windows_run"] for entry in entries)
+    assert any(entry["windows_skipped"] for entry in entries)
 
 
 def test_probabilities_are_written_beside_the_label_map(scans: Scans) -> None:

@@ -89,3 +89,11 @@ def test_the_hash_follows_the_bytes(saved):
     saved.write_bytes(saved.read_bytes() + b" ")
     assert len(before) == 64
     assert file_hash(saved) != before
+
+
+def test_the_same_content_is_the_same_file(tmp_path):
+    model, facts = nn.Linear(2, 1), {"name": "a", "numbers": (0.1, 1e-20), "labels": {0: "background"}}
+    for number in range(12):
+        save_weights(tmp_path / f"{number}.safetensors", model, facts)
+    assert len({file_hash(path) for path in tmp_path.iterdir()}) == 1
+    assert load_weights(tmp_path / "0.safetensors")[1]["labels"] == {"0": "background"}

@@ -39,7 +39,7 @@ def prepared(name: str, model: nn.Module, example: Tensor, **options: Any) -> An
     return runtime.prepare(model, example)
 
 
-def segmenter(dims: int, encoder: dict[str, Any]) -> nn.Module:
+def segmenter(dims: int, encoder: dict[str, Any], size: int = 16) -> nn.Module:
     settings = ModelSettings.model_validate(
         {
             "backbones": {"encoder": encoder},
@@ -48,11 +48,11 @@ def segmenter(dims: int, encoder: dict[str, Any]) -> nn.Module:
         }
     )
     torch.manual_seed(0)
-    return build_segmenter(plan_graph(settings, ImageInfo(1, (16,) * dims, (1.0,) * dims), 3)).eval()
+    return build_segmenter(plan_graph(settings, ImageInfo(1, (size,) * dims, (1.0,) * dims), 3)).eval()
 
 
-def windows(batch: int, dims: int) -> Tensor:
-    return torch.randn((batch, 1, *[16] * dims), generator=torch.Generator().manual_seed(0))
+def windows(batch: int, dims: int, size: int = 16) -> Tensor:
+    return torch.randn((batch, 1, *[size] * dims), generator=torch.Generator().manual_seed(0))
 
 
 def in_torch(model: nn.Module, given: Tensor) -> Tensor:
@@ -79,9 +79,9 @@ def test_it_gives_what_torch_gives_for_any_number_of_windows(engine: str, dims: 
 @pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_residual_network_with_hooks_goes_through(engine: str, dims: int) -> None:
-    model = segmenter(dims, {"use": "resnet", "depth": 10})
-    run = prepared(engine, model, windows(1, dims), **({"precision": "fp32"} if engine == "openvino" else {}))
-    torch.testing.assert_close(run(windows(1, dims)), in_torch(model, windows(1, dims)), rtol=1e-3, atol=1e-3)
+    model, given = segmenter(dims, {"use": "resnet", "depth": 10}, 32), windows(1, dims, 32)
+    run = prepared(engine, model, given, **({"precision": "fp32"} if engine == "openvino" else {}))
+    torch.testing.assert_close(run(given), in_torch(model, given), rtol=1e-3, atol=1e-3)
 
 
 def test_logits_outlive_the_next_windows(engine: str) -> None:

@@ -27,8 +27,7 @@ class Draft:
 
     def __init__(self, grid: Grid, classes: int, kind: Kind) -> None:
         self._classes, self._kind = classes, kind
-        planes = 1 if kind == "softmax" else math.ceil(classes / 8)
-        dtype = np.min_scalar_type(classes - 1) if kind == "softmax" else np.uint8
+        planes, dtype = _layout(classes, kind)
         self._decided: npt.NDArray[Any] = np.zeros((planes, *grid.shape), dtype)
         self._state = np.full(grid.shape, _UNSEEN, np.uint8)
         self._own = [_own(axis) for axis in grid.axes]
@@ -93,7 +92,12 @@ def _own(axis: Axis) -> Sequence[int]:
 
 def draft_bytes(grid: Grid, classes: int, kind: Kind) -> int:
     """What a `Draft` will hold."""
-    planes, item = (
-        (1, np.min_scalar_type(classes - 1).itemsize) if kind == "softmax" else (-(-classes // 8), 1)
-    )
-    return (1 + planes * item) * math.prod(grid.shape)
+    planes, dtype = _layout(classes, kind)
+    return (1 + planes * dtype.itemsize) * math.prod(grid.shape)
+
+
+def _layout(classes: int, kind: Kind) -> tuple[int, np.dtype[Any]]:
+    """How many numbers a decision is, and of which type: a class, or a bit for each region."""
+    if kind == "softmax":
+        return 1, np.min_scalar_type(classes - 1)
+    return math.ceil(classes / 8), np.dtype(np.uint8)

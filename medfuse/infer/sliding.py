@@ -144,7 +144,7 @@ def predict_bricks(
     if few is not None:
         draft = Draft(few, classes, kind)
         for logits in _answers(few, reader, ensemble, count, partial(tell, 0)):
-            draft.add(logits)
+            draft.add(_finite(logits))  # what it settles shows no NaN later
     answers = _answers(grid, reader, ensemble, count, partial(tell, windows - len(grid)), draft)
     return map(reader.in_image, map(_checked_finite, map(stitcher.add, answers)))
 
@@ -355,11 +355,16 @@ class _Reader:
 
 
 def _checked_finite(brick: Brick) -> Brick:
-    if not math.isfinite(float(brick.logits.sum())):
+    _finite(brick.logits)
+    return brick
+
+
+def _finite(logits: Tensor) -> Tensor:
+    if not math.isfinite(float(logits.sum(dtype=torch.float32))):
         raise DataError(
             "the network answers with NaN or infinite logits; look for such voxels, or use precision: fp32"
         )
-    return brick
+    return logits
 
 
 def _roomy(device: torch.device, size: int) -> torch.device:

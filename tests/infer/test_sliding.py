@@ -393,3 +393,9 @@ def test_a_first_pass_is_followed_up_where_its_windows_disagree() -> None:
     few, many = (len(plan_grid((64, 8, 8), (8, 8, 8), overlap)) for overlap in (0.25, 0.5))
     assert few < count.run < few + many
     assert (count.run + count.skipped, told[-1]) == (few + many, (few + many, few + many))
+
+
+def test_a_first_pass_does_not_hide_nan() -> None:
+    options: dict[str, Any] = {"patch_size": (8, 8, 8), "classes": 2, "adaptive_overlap": 0.25}
+    with pytest.raises(DataError, match="NaN"):
+        list(predict_bricks(image(2, 24, 8, 8), lambda windows: windows * float("nan"), **options))

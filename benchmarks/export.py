@@ -51,6 +51,7 @@ logits = np.load(source)
 spacing = [f / c for f, c in zip(fine, logits.shape[1:])]
 resampling = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}  # of its default plans
 configuration = ConfigurationManager({
+    "architecture": {},  # no network is built; without it the handler takes the plans for old ones
     "spacing": spacing,
     "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
     "resampling_fn_probabilities_kwargs": resampling,

@@ -57,7 +57,7 @@ def main() -> None:
             write_scan(folder / "scan.nii.gz", shape, (*given.coarse[:2], given.coarse[2] * times))
             command = [sys.executable, __file__, "--measure", name]
             command += ["--max-memory", given.max_memory] if given.max_memory else []
-            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             rows.append((shape, json.loads(said.splitlines()[-1])))
     print(heading(rounds=1, threads=torch.get_num_threads()) + "\n")
     print("| scan | classes | peak above the loaded model, GiB | minutes |\n|---|---|---|---|")
@@ -77,7 +77,10 @@ def measure(folder: Path, limit: str | None) -> None:
 
 
 def write_scan(path: Path, shape: tuple[int, int, int], coarse: tuple[int, int, int]) -> None:
-    """Soft blobs and noise in Hounsfield units, with spacings that make a grid of `coarse` of it."""
+    """Soft blobs in Hounsfield units, with spacings that make a grid of `coarse` of it.
+
+    Without noise, which random weights would turn into labels that change from voxel to voxel.
+    """
     random = np.random.default_rng(0)
     blobs = random.normal(size=[n // 32 + 2 for n in shape]) * 400
     rows = [np.linspace(0, n - 1.001, size) for n, size in zip(blobs.shape, shape)]
@@ -86,7 +89,7 @@ def write_scan(path: Path, shape: tuple[int, int, int], coarse: tuple[int, int, 
     for k, z in enumerate(rows[2]):
         low = int(z)
         plane = blobs[..., low] * (1 + low - z) + blobs[..., low + 1] * (z - low)
-        voxels[..., k] = plane[np.ix_(x, y)] + random.normal(0, 20, shape[:2])
+        voxels[..., k] = plane[np.ix_(x, y)]
     spacing = [c * SPACING_MM / n for c, n in zip(coarse, shape)]
     nibabel.save(nibabel.Nifti1Image(voxels, np.diag([*spacing, 1.0])), path)
 

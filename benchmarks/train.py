@@ -202,9 +202,8 @@ def nnunet_score(trainer: Any, minutes: float) -> dict[str, Any]:
         began = time.perf_counter()
         trainer.train_step(next(trainer.dataloader_train))
         pace.append(time.perf_counter() - began)
-    fresh = type(trainer)(
-        trainer.plans_manager.plans, CONFIGURATION, 0, trainer.dataset_json, device=trainer.device
-    )
+    plans = {**trainer.plans_manager.plans, "continue_training": False}  # which a trainer takes out
+    fresh = type(trainer)(plans, CONFIGURATION, 0, trainer.dataset_json, device=trainer.device)
     for loader in (trainer.dataloader_train, trainer.dataloader_val):
         if hasattr(loader, "_finish"):
             loader._finish()

@@ -117,13 +117,15 @@ class Trained:
         """The label map (i, j, k) of voxels (channels, i, j, k) in memory."""
         from medfuse.core.slabs import Whole
         from medfuse.infer.sliding import predict_bricks
+        from medfuse.infer.stitch import spare_memory
         from medfuse.infer.windows import plan_grid
 
         image = self._preprocessor.prepare_array(voxels, geometry)
         x, y, z = image.shape[1:]
-        sweep = plan_grid((x, y, z), self.plan.patch_size, self.settings.overlap).sweep
+        grid = plan_grid((x, y, z), self.plan.patch_size, self.settings.overlap)
+        spare_memory(grid, len(self.plan.classes), itemsize=4)
         recipe = self._recipe()
-        exporter = recipe.exporter((x, y, z), geometry, sweep=sweep)
+        exporter = recipe.exporter((x, y, z), geometry, sweep=grid.sweep)
         labels = Whole(geometry.shape, exporter.dtype)
         for brick in predict_bricks(
             image,

@@ -43,6 +43,12 @@ def total_memory(device: torch.device) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def trim_heap() -> None:
+    """Give back to the system what the C library holds free; those without glibc's call do so themselves."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 @contextmanager
 def memory_growth(device: torch.device | None = None) -> Iterator[Callable[[], int]]:
     """Hands out a function: by how many bytes memory was at most above what it was at the beginning.
@@ -56,8 +62,7 @@ def memory_growth(device: torch.device | None = None) -> Iterator[Callable[[], i
         allocated = torch.cuda.memory_allocated(device)
         yield lambda: int(torch.cuda.max_memory_allocated(device)) - allocated
         return
-    with suppress(OSError, AttributeError):  # what is free already would hide what is taken; not glibc
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    trim_heap()  # what is free already would hide what is taken
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is resident
     before = _status("VmRSS")

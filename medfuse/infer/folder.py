@@ -32,7 +32,7 @@ from medfuse.infer.decide import Kind
 from medfuse.infer.export import Exporter
 from medfuse.infer.feed import Abandoned, Feed
 from medfuse.infer.manifest import Ledger, Outcome, Progress, files_now, size_of
-from medfuse.infer.plan import FEED_BYTES, LARGE_SUMS, Way, run_one_window
+from medfuse.infer.plan import FEED_BYTES, Way, run_one_window
 from medfuse.infer.postprocess import logit_shifts, tidy
 from medfuse.infer.probabilities import (
     Box,
@@ -43,7 +43,7 @@ from medfuse.infer.probabilities import (
 )
 from medfuse.infer.settings import InferSettings, PostprocessSettings
 from medfuse.infer.sliding import Network, WindowCount, flip_combinations, predict_bricks
-from medfuse.infer.stitch import carry_bytes
+from medfuse.infer.stitch import spare_memory
 from medfuse.infer.windows import AxisName, plan_grid
 
 log = logging.getLogger(__name__)
@@ -340,7 +340,7 @@ class _Line:
         grid = plan_grid(job.shape, self._recipe.patch_size, self._recipe.settings.overlap, way.sweep)
         job.sweep = grid.sweep
         job.sums = torch.float16 if way.sums == "float16" else torch.float32
-        if carry_bytes(grid, len(self._recipe.written), job.sums.itemsize) > LARGE_SUMS:
+        if spare_memory(grid, len(self._recipe.written), job.sums.itemsize):
             if any(network.rough is None for network in self._networks) and job.image is not None:
                 run_one_window(job.image, self._networks, **self._options)
             job.sums = torch.float16 if all(network.rough for network in self._networks) else job.sums

@@ -27,8 +27,6 @@ from medfuse.infer.windows import AxisName, Grid, plan_grid
 
 FEED_BYTES = 64 * 2**20
 """How much may wait between the network and the writer, if it is more than one brick."""
-LARGE_SUMS = 512 * 2**20
-"""From here on float16 sums are worth their rounding where logits are no more exact themselves."""
 _AXES: tuple[AxisName, ...] = ("x", "y", "z")
 _FIXED = 96 * 2**20  # compressor, threads' stacks, the exporter's temporaries
 _SLACK = 1.1  # what the allocator loses between blocks
@@ -61,15 +59,22 @@ class Way:
 
 @dataclass(frozen=True)
 class WindowCost:
-    """What one window costs in all networks and flips: bytes of main memory while it runs, and seconds."""
+    """What one window costs in all networks and flips: bytes of main memory while it runs, and seconds.
+
+    `first_bytes`: while the first one runs, in which a runtime finds out what is right and fastest.
+    """
 
     bytes: int
     seconds: float
+    first_bytes: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class CasePlan:
-    """`bytes`: the most main memory above the loaded model, by what it is for."""
+    """`bytes`: the most main memory above the loaded model, by what it is for.
+
+    `first_bytes`: the same while the first window runs, when there are no sums yet.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -78,14 +83,17 @@ class CasePlan:
     way: Way
     bytes: Mapping[str, int]
     seconds: float
+    first_bytes: int = 0
 
     @property
     def need(self) -> int:
-        return int(_SLACK * sum(self.bytes.values())) + _FIXED
+        return int(_SLACK * max(sum(self.bytes.values()), self.first_bytes)) + _FIXED
 
     def cells(self) -> list[str]:
         """What `--explain` says of it."""
         parts = ", ".join(f"{what} {bytes_text(size)}" for what, size in self.bytes.items())
+        if self.first_bytes > sum(self.bytes.values()):
+            parts = f"to find the fastest runtime {bytes_text(self.first_bytes)}; then {parts}"
         return [
             self.name,
             f"{by(self.shape[1:])} voxels",
@@ -171,14 +179,17 @@ class Planner:
         grid = min(grids, key=lambda grid: sum(self._bytes(outlook, following, way, grid).values()))
         way = replace(way, sweep=_AXES[grid.sweep])
         windows = len(self._first(grid) or ()) + len(grid)
+        taken = self._bytes(outlook, following, way, grid)
+        first = self.cost.first_bytes * way.batch_size + taken["image"] + taken["reading"]
         return CasePlan(
             outlook.name,
             outlook.shape,
             self.patch_size,
             windows,
             way,
-            self._bytes(outlook, following, way, grid),
+            taken,
             windows * self.cost.seconds,
+            first,
         )
 
     def _first(self, grid: Grid) -> Grid | None:
@@ -227,16 +238,16 @@ def _export_bytes(outlook: Outlook, grid: Grid, classes: int) -> int:
 
 
 def measure(one_window: Callable[[], None]) -> WindowCost:
-    """The cost of `run_one_window`.
-
-    The first run is for what it takes of memory, probes of the runtime included; the second for its time.
-    """
+    """The cost of `run_one_window`: run with probes of the runtime, then for its memory and its time."""
     with memory_growth() as growth:
         one_window()
-        grown = growth()
+        first = growth()
+        with memory_growth():  # which counts the peak anew
+            one_window()
+            later = growth()
     began = time.perf_counter()
     one_window()
-    return WindowCost(grown, time.perf_counter() - began)
+    return WindowCost(later, time.perf_counter() - began, first)
 
 
 def run_one_window(

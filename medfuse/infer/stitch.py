@@ -9,10 +9,16 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from medfuse.core.device import return_memory
 from medfuse.infer.bricks import Brick
 from medfuse.infer.windows import Axis, Grid, carried_voxels
 
 Where = tuple[slice, slice, slice]
+
+LARGE_SUMS = 512 * 2**20
+"""From here on freed memory goes back at once, and float16 is worth its rounding where logits are rough."""
+
+_LARGE_BLOCK = 32 * 2**20
 
 LARGEST_HALF = torch.finfo(torch.float16).max
 
@@ -87,6 +93,14 @@ class Stitcher:
 def carry_bytes(grid: Grid, classes: int, itemsize: int) -> int:
     """The most that a `Stitcher` holds between two windows, with sums of `itemsize` bytes each."""
     return carried_voxels(grid) * classes * itemsize
+
+
+def spare_memory(grid: Grid, classes: int, itemsize: int) -> bool:
+    """Whether sums are large. Then freed memory is kept no more, as what lies free between blocks adds up."""
+    large = carry_bytes(grid, classes, itemsize) > LARGE_SUMS
+    if large:
+        return_memory(blocks=_LARGE_BLOCK)
+    return large
 
 
 def _pieces(axis: Axis) -> list[list[slice]]:

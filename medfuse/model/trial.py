@@ -93,6 +93,23 @@ def _resized(x: Tensor, size: Any = None, *, mode: str = "nearest", **_: Any) ->
     return _made(x, x.shape[1], size) if known and mode in ("nearest", "nearest-exact", linear) else None
 
 
+def _pooled_to(x: Tensor, output_size: Any, return_indices: bool = False) -> Tensor | None:
+    """A map pooled to a size, one for all axes or one for each, or None where torch should speak."""
+    if return_indices:
+        return None
+    return _resized(x, (output_size,) * (x.ndim - 2) if isinstance(output_size, int) else output_size)
+
+
+def _reduced(x: Tensor, dim: Any = None, keepdim: bool = False, **settings: Any) -> Tensor | None:
+    """A map without some of its axes, or None where torch should speak."""
+    given = (dim,) if isinstance(dim, int) else dim
+    if settings or not x.is_meta or not given or not all(-x.ndim <= d < x.ndim for d in given):
+        return None
+    gone = {d % x.ndim for d in given}
+    size = [1 if d in gone else n for d, n in enumerate(x.shape) if keepdim or d not in gone]
+    return x.new_empty(size)
+
+
 def _pooled(
     x: Tensor,
     kernel_size: Any,
@@ -112,6 +129,26 @@ def _pooled(
     channels = x.shape[1]
     window = x.new_empty((channels, 1, *kernel))
     return _convolved(x, window, None, stride or kernel, padding, dilation, channels)
+
+
+def _projected(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    """The tokens of a linear layer, or None where torch should speak."""
+    fits = x.is_meta and x.ndim > 1 and weight.ndim == 2 and x.shape[-1] == weight.shape[1]
+    return x.new_empty((*x.shape[:-1], weight.shape[0])) if fits else None
+
+
+def _normalised(x: Tensor, normalized_shape: Sequence[int], *_: Any, **__: Any) -> Tensor | None:
+    """The map of a layer norm, or None where torch should speak."""
+    size = tuple(normalized_shape)
+    return x.new_empty(x.shape) if x.is_meta and size and tuple(x.shape[-len(size) :]) == size else None
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor | None:
+    """The answers of attention, or None where torch should speak."""
+    asked, known, told = query.shape, key.shape, value.shape
+    fits = query.is_meta and asked[:-2] == known[:-2] == told[:-2]
+    fits = fits and asked[-1] == known[-1] and known[-2] == told[-2]
+    return query.new_empty((*asked[:-1], told[-1])) if fits else None
 
 
 def _convolved(
@@ -163,20 +200,26 @@ def _made(x: Tensor, channels: int, size: Sequence[int]) -> Tensor | None:
 
 
 _BINARY = ("add", "sub", "mul", "div", "maximum", "minimum")
-_UNARY = ("relu", "sigmoid", "tanh", "exp", "sqrt", "square", "abs", "neg")
+_UNARY = ("relu", "sigmoid", "tanh", "exp", "sqrt", "square", "abs", "neg", "floor", "softmax")
+
+_DROPOUT = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 
 _ARITHMETIC: dict[Any, Callable[..., Tensor | None]] = {
     functional.conv2d: _convolved,
     functional.conv3d: _convolved,
     functional.conv_transpose2d: _transposed,
     functional.conv_transpose3d: _transposed,
+    functional.linear: _projected,
+    functional.layer_norm: _normalised,
+    functional.scaled_dot_product_attention: _attended,
     functional.max_pool2d: partial(_pooled, dims=2),
     functional.max_pool3d: partial(_pooled, dims=3),
     functional.interpolate: _resized,
-    functional.adaptive_avg_pool2d: _resized,
-    functional.adaptive_avg_pool3d: _resized,
-    functional.adaptive_max_pool2d: _resized,
-    functional.adaptive_max_pool3d: _resized,
+    functional.adaptive_avg_pool2d: _pooled_to,
+    functional.adaptive_avg_pool3d: _pooled_to,
+    functional.adaptive_max_pool2d: _pooled_to,
+    functional.adaptive_max_pool3d: _pooled_to,
+    **{getattr(owner, name): _reduced for owner in (torch, Tensor) for name in ("mean", "amax", "amin")},
     Tensor.__rsub__: _broadcast,
     **{getattr(owner, name): _broadcast for owner in (torch, Tensor) for name in _BINARY},
     **{getattr(Tensor, f"{name}_"): _broadcast_into for name in _BINARY[:4]},
@@ -191,6 +234,9 @@ _SAME_SHAPE = {
     functional.leaky_relu,
     functional.elu,
     functional.silu,
+    functional.gelu,
+    functional.softmax,
+    *(getattr(functional, name) for name in _DROPOUT),
     *(getattr(owner, name) for owner in (torch, Tensor) for name in _UNARY),
 }
 

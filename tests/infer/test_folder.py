@@ -432,7 +432,7 @@ def test_a_case_that_a_gpu_never_holds_fails_after_two_tries(scans: Scans) -> No
 def test_large_sums_are_short_where_logits_are(
     scans: Scans, monkeypatch: pytest.MonkeyPatch, rough: bool, sums: str
 ) -> None:
-    monkeypatch.setattr("medfuse.infer.folder.LARGE_SUMS", -1)
+    monkeypatch.setattr("medfuse.infer.stitch.LARGE_SUMS", -1)
 
     def rounding(windows: Tensor) -> Tensor:
         logits = network(windows) * 1.2345678

@@ -106,6 +106,18 @@ def test_a_smaller_way_halves_batches_and_then_takes_sums_off_the_gpu() -> None:
     assert [(w.batch_size, w.roomy) for w in ways] == [(4, True), (2, True), (1, True), (1, False)]
 
 
+def test_the_first_window_counts_where_it_takes_more_than_all_later_ones_and_their_sums() -> None:
+    (plain,) = planner().plan([outlook()])
+    later = sum(plain.bytes.values())
+    cost = replace(planner().cost, first_bytes=later)  # four windows at a time are four times that
+    (plan,) = replace(planner(), cost=cost).plan([outlook()])
+    assert plan.first_bytes == 4 * later + plain.bytes["image"] + plain.bytes["reading"]
+    assert plan.need > 4 * later > plain.need
+    assert "to find the fastest runtime" in plan.cells()[4]
+    (less,) = replace(planner(), cost=replace(cost, first_bytes=1)).plan([outlook()])
+    assert (less.need, less.cells()) == (plain.need, plain.cells())
+
+
 def test_probabilities_are_counted_where_they_are_wanted() -> None:
     (without,) = planner().plan([outlook()])
     (plan,) = replace(planner(), probabilities=True).plan([outlook()])

@@ -55,6 +55,15 @@ FUNCTIONS = [
     lambda x: functional.adaptive_avg_pool3d(x, (1, 2, 3)),
     lambda x: functional.adaptive_max_pool3d(x, (1, 2, 3)),
     lambda x: functional.adaptive_avg_pool3d(x, (None, 2, 3)),
+    lambda x: functional.adaptive_avg_pool3d(x, 2),
+    lambda x: functional.adaptive_max_pool3d(x, 2, return_indices=True)[1],
+    lambda x: x.mean(dim=1, keepdim=True) + x.amax(dim=(2, -1), keepdim=True),
+    lambda x: torch.mean(x, -1).floor().amin(1),
+    lambda x: x.mean(),
+    lambda x: functional.gelu(functional.dropout3d(x)).softmax(dim=1),
+    lambda x: functional.layer_norm(functional.softmax(x, dim=1), (13, 8)),
+    lambda x: functional.linear(x, torch.ones(5, 8), torch.ones(5)),
+    lambda x: functional.scaled_dot_product_attention(x[..., :5, :], x, x[..., :3]),
 ]
 LAYERS += [(SOLID, partial(Function, function)) for function in FUNCTIONS]
 
@@ -76,6 +85,14 @@ def test_shapes_are_those_of_a_real_pass(image, make):
         (SOLID, lambda: Function(lambda x: functional.interpolate(x, size=(4, 4, 4), mode="bilinear")), "4D"),
         (SOLID, lambda: nn.MaxPool3d(2, padding=2), "at most half"),
         (SOLID, lambda: nn.MaxPool3d(20), "too small"),
+        (SOLID, lambda: nn.Linear(9, 5), "cannot be multiplied"),
+        (SOLID, lambda: nn.LayerNorm((9, 8)), "normalized_shape"),
+        (SOLID, lambda: Function(lambda x: x.mean(dim=5)), "out of range"),
+        (
+            SOLID,
+            lambda: Function(lambda x: functional.scaled_dot_product_attention(x, x[..., 1:], x)),
+            "size|[Ss]hape|expected",
+        ),
     ],
 )
 def test_mistakes_get_torchs_own_words(image, make, reason):

@@ -28,8 +28,8 @@ class Slices(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         batch, channels, *size, depth = x.shape
         k = self._neighbours
-        seen = torch.arange(depth)[:, None] + torch.arange(-k, k + 1)  # (z, slices)
-        stacks = x[..., seen.clamp(0, depth - 1).to(x.device)]  # (batch, channels, x, y, z, slices)
+        longer = torch.cat([x[..., :1]] * k + [x] + [x[..., -1:]] * k, dim=-1)
+        stacks = longer.unfold(-1, 2 * k + 1, 1)  # (batch, channels, x, y, z, slices)
         flat = stacks.permute(0, 4, 1, 5, 2, 3).reshape(batch * depth, channels * (2 * k + 1), *size)
         return {
             name: self.get_submodule(name)(maps.unflatten(0, (batch, depth)).movedim(1, -1).contiguous())

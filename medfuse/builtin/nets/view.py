@@ -40,7 +40,7 @@ class View(nn.Module):
         starts = self._starts(size)
         for axis, start in enumerate(starts):
             x = x.narrow(2 + axis, start, min(self._crop[axis], size[axis])) if self._crop else x
-        parts = [x[:, channels] for channels in self._views.values()]
+        parts = [torch.cat([x[:, c : c + 1] for c in channels], dim=1) for channels in self._views.values()]
         made: dict[str, Tensor] = {}
         for name, maps in self.inner(torch.cat(parts)).items():
             for view, one in zip(self._views, maps.chunk(len(parts))):

@@ -19,9 +19,9 @@ from medfuse.core.files import atomic, make_folder, write_text
 from medfuse.data.parallel import in_threads
 from medfuse.data.prepare import Preprocessor
 
-FORMAT = 1
-CHUNK, BLOCK = 64, 16
-"""Voxels per axis. A read decompresses whole blocks, so small blocks waste little around a patch."""
+FORMAT = 2
+CHUNK, BLOCK = 64, 32
+"""Voxels per axis. A read decompresses whole blocks: larger ones waste more, smaller ones cost more each."""
 VOXELS_PER_CLASS = 1000
 
 blosc2.set_nthreads(1)  # loader processes and preparing threads are the parallelism
@@ -108,6 +108,9 @@ class Store:
         stop = [a + n for a, n in zip(start, size)]
         inside = [(min(max(0, a), n), max(0, min(b, n))) for a, b, n in zip(start, stop, shape)]
         image, label = self._open(name, "image"), self._open(name, "label") if labelled else None
+        if label is not None and [b - a for a, b in inside] == [*size]:
+            x, y, z = (slice(a, b) for a, b in inside)
+            return image[:, x, y, z], label[x, y, z][None]
         patch = np.zeros((image.shape[0], *size), np.float32)
         patch_label = np.zeros((1, *size), np.uint8 if label is None else label.dtype)
         if all(a < b for a, b in inside):
@@ -128,7 +131,7 @@ class Store:
     def _open(self, name: str, what: str) -> Any:
         path = self._path(name, f"{what}.b2nd")
         try:
-            return blosc2.open(str(path), mode="r")
+            return blosc2.open(str(path), mode="r", mmap_mode="r")
         except (OSError, RuntimeError, ValueError):
             raise DataError(f"{path}: is missing or damaged; delete {self.folder} and run again") from None
 
@@ -177,17 +180,24 @@ def case_key(case: Case, preprocessor: Preprocessor) -> str:
 
 
 def _compressed(array: npt.NDArray[Any]) -> bytes:
+    """Bytes of like weight are put beside each other (shuffled) where that makes it smaller.
+
+    It does for resampled images; it does not for labels, nor where a scan's integers are only scaled.
+    """
     lead = array.ndim - 3
     chunks = [min(n, CHUNK) for n in array.shape[lead:]]
     blocks = [min(n, BLOCK) for n in array.shape[lead:]]
-    stored = blosc2.asarray(
-        np.ascontiguousarray(array),
-        chunks=(*array.shape[:lead], *chunks),
-        blocks=(*(1,) * lead, *blocks),
-        cparams={"codec": blosc2.Codec.ZSTD, "clevel": 1, "nthreads": 1},
-    )
-    frame: bytes = stored.to_cframe()
-    return frame
+    orders = [blosc2.Filter.NOFILTER, *[blosc2.Filter.SHUFFLE][: array.itemsize > 1]]
+    frames = []
+    for order in orders:
+        stored = blosc2.asarray(
+            np.ascontiguousarray(array),
+            chunks=(*array.shape[:lead], *chunks),
+            blocks=(*(1,) * lead, *blocks),
+            cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "filters": [order], "nthreads": 1},
+        )
+        frames.append(stored.to_cframe())
+    return min(frames, key=len)
 
 
 def _some_annotated(name: str, label: npt.NDArray[np.integer[Any]], ignored: int | None) -> list[int] | None:

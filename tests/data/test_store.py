@@ -1,11 +1,12 @@
 import dataclasses
 
+import blosc2
 import numpy as np
 import pytest
 
 from medfuse.core.errors import DataError
 from medfuse.data.prepare import Preprocessor
-from medfuse.data.store import Store
+from medfuse.data.store import Store, _compressed
 
 
 def build(store, cases, preprocessor):
@@ -143,3 +144,17 @@ def test_a_case_without_a_label_is_written_once_and_again_when_it_gets_one(make_
     assert written(empty_store) == before
     build(empty_store, [case], Preprocessor(plan))
     assert empty_store.read_case("a")[1].any()
+
+
+@pytest.mark.parametrize(
+    ("array", "order"),
+    [
+        (np.random.default_rng(0).integers(0, 60, (1, 40, 70, 33)).astype(np.float32) / 7, "NOFILTER"),
+        (np.sin(np.arange(92400, dtype=np.float32) / 3000).reshape(1, 40, 70, 33), "SHUFFLE"),
+        (np.zeros((40, 70, 33), np.uint8), "NOFILTER"),
+    ],
+)
+def test_bytes_are_shuffled_where_that_is_smaller(array, order):
+    stored = blosc2.ndarray_from_cframe(_compressed(array))
+    assert np.array_equal(stored[:], array)
+    assert stored.schunk.cparams.filters[0] == blosc2.Filter[order]

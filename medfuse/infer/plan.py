@@ -197,13 +197,14 @@ class Planner:
 
     def _bytes(self, outlook: Outlook, following: Outlook | None, way: Way, grid: Grid) -> dict[str, int]:
         itemsize = 2 if way.sums == "float16" else 4
-        window = 4 * self.classes * prod(grid.window)
+        window = 4 * self.classes * prod(grid.window)  # of one alone, the brick is part of the cost
+        network = max(self.cost.bytes - window, 0)
         images = [0 if way.on_disk else 4 * prod(case.shape) for case in (outlook, following) if case]
         reading = max(case.reading_bytes for case in (outlook, following) if case)
         return {
             "image": images[0],
             "reading": sum(images[1:]) + reading,
-            "network": self.cost.bytes * way.batch_size + max(window, KNOWN_BYTES),
+            "network": network * way.batch_size + max(window, KNOWN_BYTES),
             "sums": carry_bytes(grid, self.classes, itemsize),
             "bricks": max(_bricks_in_flight(grid) * 4 * self.classes, FEED_BYTES),
             "export": _export_bytes(outlook, grid, self.classes),

@@ -25,7 +25,7 @@ from medfuse.trained import Trained
 
 CLASSES, QUIET = 24, Reporter(quiet=True)
 steps = torch.linspace(-1, 1, CLASSES).view(1, -1, 1, 1, 1)
-network = lambda windows: torch.sin(windows * 9 * steps + steps)
+network = lambda windows: -(windows - 2 * steps).square()
 labels = {f"organ{n}" if n else "background": n for n in range(CLASSES)}
 normalization = (Normalization("ct", -100, 100, 0, 50),)
 plan = DataPlan((1.0, 1.0, 1.0), (48, 48, 48), 2, ("CT",), normalization, labels, {})
@@ -60,7 +60,7 @@ def test_memory_stays_within_its_limit(tmp_path: Path, probabilities: str) -> No
         nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1.3, 1.3, 1.2, 1])), scans / f"{name}.nii.gz")
     free = work(scans, tmp_path / "free", 0, probabilities)
     assert free["failed"] == {}
-    limit = 2 * max(free["needs"]) // 3
+    limit = 5 * max(free["needs"]) // 6
     kept = work(scans, tmp_path / "kept", limit, probabilities)
     assert kept["failed"] == {}
     assert kept["grown"] <= limit

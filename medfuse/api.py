@@ -59,11 +59,11 @@ class Backbone(Plugin):
 
         Raises ShapeError where the network cannot work on `image`.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each plugin has its own
 
     def build(self, image: ImageInfo) -> nn.Module:
         """The network, with fresh weights: (batch, image.channels, *spatial) → anything."""
-        raise NotImplementedError
+        raise NotImplementedError  # each plugin has its own
 
 
 class TapStrategy(Plugin):
@@ -82,7 +82,7 @@ class TapStrategy(Plugin):
         given, so that a strategy can try the network out; it may be on the meta device.
         Raises ShapeError, with the reason, where the strategy does not fit the network.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each plugin has its own
 
 
 class FusionBlock(Plugin):
@@ -110,7 +110,7 @@ class FusionBlock(Plugin):
 
     def plan(self, inputs: Sequence[FeatureInfo]) -> FeatureInfo:
         """Channels and stride of the result: arithmetic, no tensors. Raises ShapeError."""
-        raise NotImplementedError
+        raise NotImplementedError  # each plugin has its own
 
     def side_outputs(self, inputs: Sequence[FeatureInfo]) -> Sequence[FeatureInfo]:
         """Further maps that the block publishes, as NODE.NAME, finest first. None by default."""
@@ -121,7 +121,7 @@ class FusionBlock(Plugin):
 
         Where there are side outputs it returns a list: the result, then each side output in order.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each plugin has its own
 
 
 class AuxSchedule(Plugin):
@@ -131,7 +131,7 @@ class AuxSchedule(Plugin):
 
     def weights(self, step: int, total_steps: int, heads: int) -> Sequence[float]:
         """One weight per head, finite and ≥ 0, for `step` of 0 … total_steps - 1."""
-        raise NotImplementedError
+        raise NotImplementedError  # each plugin has its own
 
     def balance(self, heads: int) -> nn.Module | None:
         """For weights that are learned: losses (1 + heads,), main first → total; else None, the default.
@@ -154,7 +154,7 @@ class Loss(Plugin):
 
     def build(self, classes: int) -> nn.Module:
         """A module (logits (batch, classes, *spatial), target (batch, 1, *spatial) integer) → scalar."""
-        raise NotImplementedError
+        raise NotImplementedError  # each plugin has its own
 
     def looks_at_places(self) -> bool:
         """Whether it matters where a voxel lies, as for distances. False by default.
@@ -183,7 +183,7 @@ class ActivationLoss(Plugin):
 
         Its parameters, if it has any, are trained with the network's and left behind afterwards.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each plugin has its own
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ class Dataset(Plugin):
 
     def read(self) -> DatasetInfo:
         """Cases, labels and channels from text files and file names. Raises DataError with every fault."""
-        raise NotImplementedError
+        raise NotImplementedError  # each plugin has its own
 
 
 class Runtime(Plugin):
@@ -253,4 +253,4 @@ class Runtime(Plugin):
 
         `example` is one batch of windows on the device that will be used.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each plugin has its own

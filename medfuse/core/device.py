@@ -75,10 +75,11 @@ def settle(device: torch.device, *, deterministic: bool = False) -> None:
 
 
 def return_memory(*, blocks: int = 2**20) -> None:
-    """Undo `settle`'s keeping of freed memory: what is free goes back, as do `blocks` of bytes from now on.
+    """Undo `settle`'s keeping of freed memory: what is free now goes back to the system.
 
-    For where a limit is to hold, or blocks are so large that what lies free between them adds up. Glibc takes
-    32 MiB at most; smaller blocks stay with it where these are large.
+    From now on blocks of at least `blocks` bytes (at most 32 MiB) go back when freed. With a MiB, for
+    where a limit is to hold, so does the rest; with more, for where large blocks leave too much free between
+    them, smaller ones are kept, which saves their pages from being zeroed again.
     """
     kept = 2**20 if blocks <= 2**20 else 2**31 - 1
     _mallopt(mmap_max=2**16, mmap_threshold=blocks, trim_threshold=kept, top_pad=0)

@@ -43,7 +43,7 @@ class Elementwise(FusionBlock):
 
     def _combination(self, maps: int, channels: int) -> Combination:
         """How that many maps of so many channels become one."""
-        raise NotImplementedError
+        raise NotImplementedError  # each operation has its own
 
 
 def _equal_channels(name: str, inputs: Sequence[FeatureInfo]) -> int:

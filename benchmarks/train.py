@@ -8,7 +8,8 @@ environment that has nnunetv2. nnU-Net plans and prepares the data first, into -
 finds it again.
 
 `steps` times training steps of the network, patch and batch that nnU-Net plans: each program trains in a
-process of its own on one batch of noise and they take turns, so that data is no part of it. `score` trains
+process of its own on one batch of noise and they take turns, so that data is no part of it; medfuse does so
+with `deterministic: true` as well. `score` trains
 both for the same minutes on fold 0, one after the other, and scores the held-out cases: nnU-Net its own
 training with as many steps as fit, spread over 10 epochs so that its learning rate falls to 0, and medfuse
 `--pipeline`, or else what `medfuse init DATA --minutes N` writes. Preparing data, finding out how many steps
@@ -24,7 +25,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,6 +34,7 @@ from typing import Any
 from side_by_side import Worker, heading, serve, stand_in_for_torchvision, take_turns
 
 DATASET, CONFIGURATION, EPOCHS = "Dataset004_Task", "3d_fullres", 10
+WARM = 12  # steps while nnU-Net's workers still fill their queue, on the same cores
 
 
 def main() -> None:
@@ -47,11 +50,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--pipeline", type=Path)
     parser.add_argument("--only", choices=list(PROGRAMS), help="one program alone")
-    parser.add_argument("--worker", choices=list(PROGRAMS), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=list(STEPPERS), help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.work, given.data = given.work.resolve(), given.data.resolve()
     if given.worker:
-        PROGRAMS[given.worker](given)
+        STEPPERS[given.worker](given)
         return
     prepare(given)
     steps(given) if given.what == "steps" else score(given)
@@ -61,7 +64,7 @@ def steps(given: argparse.Namespace) -> None:
     import torch
 
     workers = {}
-    for program in PROGRAMS:
+    for program in STEPPERS:
         python = given.nnunet_python if program == "nnU-Net" else Path(sys.executable)
         environment = nnunet_environment(given) if program == "nnU-Net" else {}
         command = [python, __file__, *sys.argv[1:], "--worker", program]
@@ -198,7 +201,7 @@ def nnunet_score(trainer: Any, minutes: float) -> dict[str, Any]:
     trainer.on_train_start()
     trainer.network.train()
     pace = []
-    for _ in range(6):
+    for _ in range(WARM + 8):
         began = time.perf_counter()
         trainer.train_step(next(trainer.dataloader_train))
         pace.append(time.perf_counter() - began)
@@ -208,7 +211,7 @@ def nnunet_score(trainer: Any, minutes: float) -> dict[str, Any]:
         if hasattr(loader, "_finish"):
             loader._finish()
     fresh.num_epochs, fresh.num_val_iterations_per_epoch = EPOCHS, 1
-    fresh.num_iterations_per_epoch = max(1, int(60 * minutes / median(pace[1:]) / EPOCHS))
+    fresh.num_iterations_per_epoch = max(1, round(60 * minutes / median(pace[WARM:]) / EPOCHS))
     began = time.perf_counter()
     fresh.run_training()
     seconds = time.perf_counter() - began
@@ -227,7 +230,7 @@ def nnunet_score(trainer: Any, minutes: float) -> dict[str, Any]:
 # ---- medfuse
 
 
-def medfuse_worker(given: argparse.Namespace) -> None:
+def medfuse_worker(given: argparse.Namespace, *, deterministic: bool = False) -> None:
     """Its real training loop, which draws its batches from here and so says when a step is done."""
     import tempfile
 
@@ -252,9 +255,16 @@ def medfuse_worker(given: argparse.Namespace) -> None:
     imported = read_plan(folder, CONFIGURATION)
     plan, aux = imported.plan, imported.model.aux
     classes = len(plan.classes)
-    settings = TrainSettings(steps=10**6, steps_per_epoch=10**6, compile=True, precision="bf16", device="cpu")
+    settings = TrainSettings(
+        steps=10**6,
+        steps_per_epoch=10**6,
+        compile=True,
+        precision="bf16",
+        device="cpu",
+        deterministic=deterministic,
+    )
     device = torch.device("cpu")
-    settle(device)
+    settle(device, deterministic=deterministic)
     torch.manual_seed(0)
     graph = plan_graph(imported.model, plan.image, classes)
     model = build_segmenter(graph)
@@ -325,6 +335,10 @@ def medfuse_score(given: argparse.Namespace) -> dict[str, Any]:
 
 
 PROGRAMS = {"nnU-Net": nnunet_worker, "medfuse": medfuse_worker}
+STEPPERS: dict[str, Callable[[argparse.Namespace], None]] = {
+    **PROGRAMS,
+    "medfuse, deterministic": partial(medfuse_worker, deterministic=True),
+}
 
 
 if __name__ == "__main__":

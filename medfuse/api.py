@@ -249,8 +249,9 @@ class Runtime(Plugin):
     group: ClassVar[str] = "medfuse.runtimes"
 
     def prepare(self, model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
-        """A callable windows (batch, channels, *patch_size) → logits (batch, classes, *patch_size), fp32.
+        """A callable windows (batch, channels, *patch_size) → logits (batch, classes, *patch_size).
 
-        `example` is one batch of windows on the device that will be used.
+        `example` is one batch of windows on the device that will be used. Logits are fp32, or bf16 or fp16
+        where that is how they were computed: it halves what they take. One thread at a time calls it.
         """
         raise NotImplementedError  # each plugin has its own

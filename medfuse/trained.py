@@ -123,7 +123,7 @@ class Trained:
         image = self._preprocessor.prepare_array(voxels, geometry)
         x, y, z = image.shape[1:]
         grid = plan_grid((x, y, z), self.plan.patch_size, self.settings.overlap)
-        spare_memory(grid, len(self.plan.classes), itemsize=4)
+        spare_memory(grid, len(self.plan.classes))
         recipe = self._recipe()
         exporter = recipe.exporter((x, y, z), geometry, sweep=grid.sweep)
         labels = Whole(geometry.shape, exporter.dtype)

@@ -629,10 +629,10 @@ def kept_by_all(model, example):
             "any batch",
             lambda model, example: runner(model.eval(), lambda windows: windows.reshape(example.shape)),
         ),
-        ("logits are fp32 without a graph", lambda model, example: model.eval()),
+        ("logits are floats without a graph", lambda model, example: model.eval()),
         (
-            "logits are fp32 without a graph",
-            lambda model, example: runner(model.eval(), after=lambda x: x.bfloat16()),
+            "logits are floats without a graph",
+            lambda model, example: runner(model.eval(), after=lambda x: x.double()),
         ),
         ("inputs stay as they are", lambda model, example: runner(model.eval(), lambda x: x.add_(1e-3))),
         (

@@ -2,15 +2,17 @@
 
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import nibabel
 import numpy as np
 import pytest
+import torch
 from phantoms import AFFINE, SHAPE
 
 from medfuse import DataError, Predictor
-from medfuse.trained import load_trained
+from medfuse.trained import Prepared, load_trained
 
 SPACING = (1.5, 1.5, 2.0)
 
@@ -57,6 +59,25 @@ def test_two_threads_predict_what_one_does(finished_run, runtime):
         together = list(threads.map(lambda array: predictor(array, spacing=SPACING), arrays))
     for one, other in zip(alone, together):
         np.testing.assert_array_equal(one, other)
+
+
+def test_threads_take_turns_at_a_network():
+    inside, most = [], []
+
+    def run(windows):
+        inside.append(1)
+        most.append(len(inside))
+        threading.Event().wait(0.02)
+        inside.pop()
+        return windows
+
+    network = Prepared(lambda _: run)
+    threads = [threading.Thread(target=network, args=(torch.zeros(1, 1, 2, 2),)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1]
 
 
 def test_what_is_given_is_left_as_it_was(predictor, finished_run):

@@ -1,8 +1,7 @@
-"""Batches of any size for an engine that takes one size only, from one caller at a time."""
+"""Batches of any size for an engine that takes one size only."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,17 +10,11 @@ if TYPE_CHECKING:
 
 
 def in_batches_of(size: int, run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """`run`, which takes exactly `size` windows, for any number: too many are split, too few padded.
-
-    Threads take turns, as an engine of fixed shape has one place for its input.
-    """
+    """`run`, which takes exactly `size` windows, for any number: too many are split, too few padded."""
     import torch
 
-    turn = threading.Lock()
-
     def run_any(windows: Tensor) -> Tensor:
-        with turn:
-            made = [run(_filled(part, size))[: len(part)] for part in windows.split(size)]
+        made = [run(_filled(part, size))[: len(part)] for part in windows.split(size)]
         return made[0] if len(made) == 1 else torch.cat(made)
 
     return run_any

@@ -32,7 +32,7 @@ from medfuse.infer.decide import Kind
 from medfuse.infer.export import Exporter
 from medfuse.infer.feed import Abandoned, Feed
 from medfuse.infer.manifest import Ledger, Outcome, Progress, files_now, size_of
-from medfuse.infer.plan import FEED_BYTES, Way, run_one_window
+from medfuse.infer.plan import FEED_BYTES, Way
 from medfuse.infer.postprocess import logit_shifts, tidy
 from medfuse.infer.probabilities import (
     Box,
@@ -192,7 +192,6 @@ def work_through(
 
 
 _AXES: tuple[AxisName, ...] = ("x", "y", "z")
-_SHORT = (torch.bfloat16, torch.float16)
 
 
 @dataclass
@@ -208,7 +207,6 @@ class _Job:
     source: Path
     seconds_in: dict[str, float]
     again: bool = False
-    sums: torch.dtype = torch.float32
     sweep: int = 0
     count: WindowCount = field(default_factory=WindowCount)
     feed: Feed[Brick] = field(default_factory=lambda: Feed(FEED_BYTES))
@@ -297,7 +295,9 @@ class _Line:
         assert job.image is not None, "the network sees an image once"
         began, before = time.perf_counter(), self._network_seconds
         self._feed = job.feed
-        self._choose(job, way)
+        grid = plan_grid(job.shape, self._recipe.patch_size, self._recipe.settings.overlap, way.sweep)
+        spare_memory(grid, len(self._recipe.written))
+        job.sweep = grid.sweep
         self._writes.append((job.case, writing.submit(self._write, job)))
         try:
             for brick in predict_bricks(
@@ -306,7 +306,7 @@ class _Line:
                 **self._options,
                 overlap=self._recipe.settings.overlap,
                 batch_size=way.batch_size,
-                sums=job.sums,
+                sums=torch.float16 if way.sums == "float16" else None,
                 sums_on=None if way.roomy else "cpu",
                 sweep=_AXES[job.sweep],
                 skip_air=self._recipe.settings.skip_air,
@@ -331,19 +331,6 @@ class _Line:
     @property
     def _network_seconds(self) -> float:
         return sum(network.seconds for network in self._networks)
-
-    def _choose(self, job: _Job, way: Way) -> None:
-        """The sweep of the plan, or one that leaves little unfinished; and how unfinished sums are kept:
-
-        float16 where the plan says so, or where they are large and logits no more exact themselves.
-        """
-        grid = plan_grid(job.shape, self._recipe.patch_size, self._recipe.settings.overlap, way.sweep)
-        job.sweep = grid.sweep
-        job.sums = torch.float16 if way.sums == "float16" else torch.float32
-        if spare_memory(grid, len(self._recipe.written), job.sums.itemsize):
-            if any(network.rough is None for network in self._networks) and job.image is not None:
-                run_one_window(job.image, self._networks, **self._options)
-            job.sums = torch.float16 if all(network.rough for network in self._networks) else job.sums
 
     def _write(self, job: _Job) -> None:
         """The label map and its entry in the manifest, from bricks as they come."""
@@ -388,7 +375,7 @@ class _Line:
             "windows_run": job.count.run,
             "windows_reused": job.count.reused,
             "windows_skipped": job.count.skipped,
-            "sums": str(job.sums).removeprefix("torch."),
+            "sums": str(job.count.sums).removeprefix("torch."),
             "seconds_in": {stage: round(seconds, 3) for stage, seconds in job.seconds_in.items()},
             "volumes_ml": volumes_ml(voxels, job.geometry, recipe.labels),
         }
@@ -409,22 +396,16 @@ def _taken(read: Future[_Job], began: float) -> _Job:
 
 
 class _Timed:
-    """A network and the seconds spent in it (on CUDA: until its work is handed over).
-
-    `rough`: whether its first logits were no more exact than 16 bits are, whatever their type.
-    """
+    """A network and the seconds spent in it (on CUDA: until its work is handed over)."""
 
     def __init__(self, network: Network) -> None:
         self.seconds = 0.0
-        self.rough: bool | None = None
         self._network = network
 
     def __call__(self, windows: Tensor) -> Tensor:
         began = time.perf_counter()
         logits = self._network(windows)
         self.seconds += time.perf_counter() - began
-        if self.rough is None and isinstance(logits, Tensor):  # what is none is refused later
-            self.rough = any(torch.equal(logits, logits.to(d).to(logits.dtype)) for d in _SHORT)
         return logits
 
 

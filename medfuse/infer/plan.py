@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from medfuse.core.errors import MedfuseError
 from medfuse.core.memory import bytes_text, memory_growth
@@ -21,9 +21,9 @@ from medfuse.infer.decide import Kind
 from medfuse.infer.draft import draft_bytes, first_pass
 from medfuse.infer.probabilities import BOX_BYTES
 from medfuse.infer.settings import InferSettings
-from medfuse.infer.sliding import KNOWN_BYTES, Network, predict_bricks
-from medfuse.infer.stitch import carry_bytes
-from medfuse.infer.windows import AxisName, Grid, plan_grid
+from medfuse.infer.sliding import KNOWN_BYTES, Network, window_logits
+from medfuse.infer.stitch import are_large
+from medfuse.infer.windows import AxisName, Grid, brick_voxels, carried_voxels, plan_grid
 
 FEED_BYTES = 64 * 2**20
 """How much may wait between the network and the writer, if it is more than one brick."""
@@ -62,11 +62,13 @@ class WindowCost:
     """What one window costs in all networks and flips: bytes of main memory while it runs, and seconds.
 
     `first_bytes`: while the first one runs, in which a runtime finds out what is right and fastest.
+    `kept_bytes`: what its logits take.
     """
 
     bytes: int
     seconds: float
     first_bytes: int = 0
+    kept_bytes: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +179,9 @@ class Planner:
     def _plan(self, outlook: Outlook, following: Outlook | None, way: Way) -> CasePlan:
         grids = [plan_grid(outlook.shape[1:], self.patch_size, self.settings.overlap, axis) for axis in _AXES]
         grid = min(grids, key=lambda grid: sum(self._bytes(outlook, following, way, grid).values()))
+        short = self.cost.kept_bytes == 2 * self.classes * prod(grid.window)
+        if short and are_large(grid, self.classes):  # which inference would do of its own
+            way = replace(way, sums="float16")
         way = replace(way, sweep=_AXES[grid.sweep])
         windows = len(self._first(grid) or ()) + len(grid)
         taken = self._bytes(outlook, following, way, grid)
@@ -196,28 +201,31 @@ class Planner:
         return first_pass(grid, self.settings.adaptive_overlap)
 
     def _bytes(self, outlook: Outlook, following: Outlook | None, way: Way, grid: Grid) -> dict[str, int]:
-        itemsize = 2 if way.sums == "float16" else 4
-        window = 4 * self.classes * prod(grid.window)  # of one alone, the brick is part of the cost
-        network = max(self.cost.bytes - window, 0)
+        sums, bricks = _unfinished_bytes(grid, self.classes, itemsize=2 if way.sums == "float16" else 4)
         images = [0 if way.on_disk else 4 * prod(case.shape) for case in (outlook, following) if case]
         reading = max(case.reading_bytes for case in (outlook, following) if case)
         return {
             "image": images[0],
             "reading": sum(images[1:]) + reading,
-            "network": network * way.batch_size + max(window, KNOWN_BYTES),
-            "sums": carry_bytes(grid, self.classes, itemsize),
-            "bricks": max(_bricks_in_flight(grid) * 4 * self.classes, FEED_BYTES),
+            "network": self.cost.bytes * way.batch_size + max(self.cost.kept_bytes, KNOWN_BYTES),
+            "sums": sums,
+            "bricks": bricks,
             "export": _export_bytes(outlook, grid, self.classes),
             **({"first pass": draft_bytes(grid, self.classes, self.kind)} if self._first(grid) else {}),
             **({"probabilities": BOX_BYTES} if self.probabilities else {}),
         }
 
 
-def _bricks_in_flight(grid: Grid) -> int:
-    """The most voxels of three bricks in a row: one made, one on its way, one being exported."""
-    lengths = [np.array([part.stop - part.start for part in grid.axes[axis].bricks()]) for axis in grid.order]
-    voxels = functools.reduce(np.multiply.outer, lengths).ravel()
-    return int(np.convolve(voxels, [1, 1, 1]).max())
+def _unfinished_bytes(grid: Grid, classes: int, itemsize: int) -> tuple[int, int]:
+    """Sums, and bricks in flight, when both together take most.
+
+    Of bricks there are three in a row (one made, one on its way, one being exported), or as many as may wait.
+    """
+    sums = carried_voxels(grid) * classes * itemsize
+    three = np.convolve(brick_voxels(grid), [1, 1, 1])[: len(sums)]  # those that end with each window's
+    bricks = np.maximum(three * 4 * classes, FEED_BYTES)
+    most = int(np.argmax(sums + bricks))
+    return int(sums[most]), int(bricks[most])
 
 
 def _export_bytes(outlook: Outlook, grid: Grid, classes: int) -> int:
@@ -238,17 +246,17 @@ def _export_bytes(outlook: Outlook, grid: Grid, classes: int) -> int:
     return 2 * 4 * classes * seams + 3 * slab + (0 if streamed else label * prod(fine))
 
 
-def measure(one_window: Callable[[], None]) -> WindowCost:
+def measure(one_window: Callable[[], Tensor]) -> WindowCost:
     """The cost of `run_one_window`: run with probes of the runtime, then for its memory and its time."""
     with memory_growth() as growth:
-        one_window()
+        kept = one_window().nbytes
         first = growth()
         with memory_growth():  # which counts the peak anew
             one_window()
             later = growth()
     began = time.perf_counter()
     one_window()
-    return WindowCost(later, time.perf_counter() - began, first)
+    return WindowCost(later, time.perf_counter() - began, first, kept)
 
 
 def run_one_window(
@@ -259,15 +267,15 @@ def run_one_window(
     classes: int,
     mirror: Sequence[str],
     device: torch.device | str,
-) -> None:
-    """The window in the middle of a prepared image (channels, x, y, z) goes through the networks."""
+) -> Tensor:
+    """The logits of the window in the middle of a prepared image (channels, x, y, z)."""
     window = image[(slice(None), *_middle(image.shape[1:], (*patch_size, 1)[:3]))]
-    for _ in predict_bricks(
+    logits = window_logits(
         window, networks, patch_size=patch_size, classes=classes, mirror=mirror, device=device
-    ):
-        pass
+    )
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
+    return logits
 
 
 def _middle(shape: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:

@@ -19,7 +19,7 @@ from medfuse.infer.air import Body, find_body
 from medfuse.infer.bricks import Brick
 from medfuse.infer.decide import Kind
 from medfuse.infer.draft import Draft, first_pass
-from medfuse.infer.stitch import Stitcher, Where, carry_bytes
+from medfuse.infer.stitch import Stitcher, Where, are_large, carry_bytes
 from medfuse.infer.windows import AxisName, Grid, Window, plan_grid
 
 Network = Callable[[Tensor], Tensor]
@@ -42,11 +42,15 @@ class Image(Protocol):
 
 @dataclass
 class WindowCount:
-    """What became of an image's windows: seen by the network, answered from memory, or not asked about."""
+    """What became of an image's windows: seen by the network, answered from memory, or not asked about.
+
+    `sums`: as what their unfinished sums are kept.
+    """
 
     run: int = 0
     reused: int = 0
     skipped: int = 0
+    sums: torch.dtype = torch.float32
 
 
 def predict_logits(
@@ -93,7 +97,7 @@ def predict_bricks(
     batch_size: int = 1,
     mirror: Sequence[str] = (),
     device: torch.device | str = "cpu",
-    sums: torch.dtype = torch.float32,
+    sums: torch.dtype | None = None,
     sums_on: torch.device | str | None = None,
     sweep: AxisName | None = None,
     skip_air: bool = False,
@@ -106,8 +110,10 @@ def predict_bricks(
 
     The image is read window by window, so that it may be a file that is mapped or streamed. Where it is
     smaller than a window it stands in the middle of zeros. Windows, and so bricks, come row by row along
-    `sweep` (see `plan_grid`). What is unfinished is held as `sums` (see `Stitcher`), on the device `sums_on`;
-    where that is not said on `device`, or in main memory if it would take more than half of what is free.
+    `sweep` (see `plan_grid`). What is unfinished is held as `sums` (see `Stitcher`); where that is not said
+    in float32, but in float16 if it is large and the networks answer in 16 bits. It is held on the device
+    `sums_on`; where that is not said on `device`, or in main memory if it would take more than half of what
+    is free.
 
     Windows are weighted by a gaussian. Where `mirror` names axes (of "x", "y", "z") each window is seen in
     every combination of flips; several networks are the folds of one model. Over flips and folds it is
@@ -131,9 +137,11 @@ def predict_bricks(
     ensemble = _Ensemble(networks, flips, classes=classes, batch_size=batch_size, flat=flat)
     grid = plan_grid(image.shape[1:], patch_size, overlap, sweep)
     reader = _Reader(image, grid, torch.device(device), find_body(image) if skip_air else None)
-    held_on = sums_on or _roomy(reader.device, carry_bytes(grid, classes, sums.itemsize))
-    stitcher = Stitcher(grid, device=held_on, dtype=sums)
+    dtype, free = sums or torch.float32, sums is None and are_large(grid, classes)
+    held_on = sums_on or _roomy(reader.device, carry_bytes(grid, classes, dtype.itemsize))
+    stitcher = Stitcher(grid, device=held_on, dtype=dtype)
     count = WindowCount() if count is None else count
+    count.sums = dtype
     few, draft = first_pass(grid, adaptive_overlap), None
     windows = len(few or ()) + len(grid)
 
@@ -141,12 +149,37 @@ def predict_bricks(
         if progress is not None:
             progress(before + done, windows)
 
+    def stitched(logits: Tensor) -> Brick:
+        if free and ensemble.short:
+            stitcher.dtype = count.sums = torch.float16
+        return stitcher.add(logits)
+
     if few is not None:
         draft = Draft(few, classes, kind)
         for logits in _answers(few, reader, ensemble, count, partial(tell, 0)):
             draft.add(_finite(logits))  # what it settles shows no NaN later
     answers = _answers(grid, reader, ensemble, count, partial(tell, windows - len(grid)), draft)
-    return map(reader.in_image, map(_checked_finite, map(stitcher.add, answers)))
+    return map(reader.in_image, map(_checked_finite, map(stitched, answers)))
+
+
+def window_logits(
+    window: Image,
+    networks: Sequence[Network],
+    *,
+    patch_size: Sequence[int],
+    classes: int,
+    mirror: Sequence[str] = (),
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Logits (classes, *window) of an image that one window holds, as they are before they are weighted.
+
+    Raises as `predict_bricks` does.
+    """
+    flips, flat = flip_combinations(mirror, len(patch_size)), len(patch_size) == 2
+    ensemble = _Ensemble(networks, flips, classes=classes, batch_size=1, flat=flat)
+    reader = _Reader(window, grid := plan_grid(window.shape[1:], patch_size, 0.0), torch.device(device), None)
+    (place,) = grid
+    return _finite(ensemble.logits(reader.to_device([reader.read(place)]))[0])
 
 
 def flip_combinations(mirror: Sequence[str], dims: int) -> list[tuple[int, ...]]:
@@ -260,6 +293,7 @@ class _Ensemble:
         self._batch_size = batch_size
         self._flat = flat
         self.windows_at_once = max(1, batch_size // len(flips))
+        self.short = False  # whether the networks answer in 16 bits
 
     def background(self, window: Sequence[int], device: torch.device) -> Tensor:
         """(classes, *window): class 0 to a softmax, none to a sigmoid; takes next to no memory."""
@@ -279,6 +313,7 @@ class _Ensemble:
         for network, flips in itertools.product(self._networks, chunks):
             inputs = torch.cat([windows.flip(flip) for flip in flips]) if any(flips) else windows
             answers = _checked(network(inputs), inputs, self.classes)
+            self.short = answers.dtype.itemsize == 2
             if len(self._networks) * len(self._flips) == 1:
                 return answers
             for flip, answer in zip(flips, answers.split(len(windows))):

@@ -16,7 +16,7 @@ from medfuse.infer.windows import Axis, Grid, carried_voxels
 Where = tuple[slice, slice, slice]
 
 LARGE_SUMS = 512 * 2**20
-"""From here on freed memory goes back at once, and float16 is worth its rounding where logits are rough."""
+"""From here on freed memory goes back at once, and sums of logits of 16 bits are kept in 16 bits too."""
 
 _LARGE_BLOCK = 32 * 2**20
 
@@ -32,7 +32,8 @@ class Stitcher:
     is nothing to divide by in the end.
 
     Sums are kept as `dtype`: float32, or float16 for half the memory, where each is computed in float32 and
-    then rounded. Beyond what float16 can hold it is held at the largest; infinite values become NaN.
+    then rounded. Beyond what float16 can hold it is held at the largest; infinite values become NaN. `dtype`
+    may be set between two windows; blocks that there are stay as they are.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Stitcher:
     ) -> None:
         self._grid = grid
         self._device = torch.device(device)
-        self._dtype = dtype
+        self.dtype = dtype
         self._indices = grid.indices()
         self._weights = [torch.from_numpy(axis.weights).to(self._device) for axis in grid.axes]
         self._bricks = [axis.bricks() for axis in grid.axes]
@@ -87,20 +88,23 @@ class Stitcher:
         exact = torch.mul(logits, weight)  # float32, as the weight is
         if before is not None:
             exact += before
-        self._sums[_corner(piece)] = exact if self._dtype == torch.float32 else _half(exact)
+        self._sums[_corner(piece)] = exact if self.dtype == torch.float32 else _half(exact)
 
 
 def carry_bytes(grid: Grid, classes: int, itemsize: int) -> int:
     """The most that a `Stitcher` holds between two windows, with sums of `itemsize` bytes each."""
-    return carried_voxels(grid) * classes * itemsize
+    return int(carried_voxels(grid).max()) * classes * itemsize
 
 
-def spare_memory(grid: Grid, classes: int, itemsize: int) -> bool:
-    """Whether sums are large. Then freed memory is kept no more, as what lies free between blocks adds up."""
-    large = carry_bytes(grid, classes, itemsize) > LARGE_SUMS
-    if large:
+def are_large(grid: Grid, classes: int) -> bool:
+    """Whether sums of float32 would be."""
+    return carry_bytes(grid, classes, 4) > LARGE_SUMS
+
+
+def spare_memory(grid: Grid, classes: int) -> None:
+    """Where sums are large, keep freed memory no more, as what lies free between their blocks adds up."""
+    if are_large(grid, classes):
         return_memory(blocks=_LARGE_BLOCK)
-    return large
 
 
 def _pieces(axis: Axis) -> list[list[slice]]:

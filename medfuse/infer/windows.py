@@ -101,24 +101,28 @@ def plan_grid(
     a, b, c = (plan_axis(n, size, overlap) for n, size in zip(covered, (x, y, z)))
     sweeps = range(3) if sweep is None else ["xyz".index(sweep)]
     grids = [Grid(covered, (x, y, z), (a, b, c), sweep=axis) for axis in sweeps]
-    return min(grids, key=lambda grid: (carried_voxels(grid), -covered[grid.sweep]))
+    return min(grids, key=lambda grid: (int(carried_voxels(grid).max()), -covered[grid.sweep]))
 
 
-def carried_voxels(grid: Grid) -> int:
-    """The most voxels that, after any of the windows, are touched but not finished.
+def carried_voxels(grid: Grid) -> npt.NDArray[np.int64]:
+    """How many voxels, after each of the windows, are touched but not finished.
 
     The first window that touches a voxel is the first on every axis, and so is the last one: what a window
     adds to the unfinished and takes from it are products of lengths along the axes.
     """
-    touched, finished = (
-        functools.reduce(np.multiply.outer, [_lengths(slices[axis]) for axis in grid.order])
-        for slices in ([axis.firsts() for axis in grid.axes], [axis.bricks() for axis in grid.axes])
-    )
-    return int(np.cumsum(touched - finished).max())
+    touched = _voxels([axis.firsts() for axis in grid.axes], grid.order)
+    return np.cumsum(touched - brick_voxels(grid))
 
 
-def _lengths(slices: Sequence[slice]) -> npt.NDArray[np.int64]:
-    return np.array([part.stop - part.start for part in slices], dtype=np.int64)
+def brick_voxels(grid: Grid) -> npt.NDArray[np.int64]:
+    """How many voxels each of the windows finishes."""
+    return _voxels([axis.bricks() for axis in grid.axes], grid.order)
+
+
+def _voxels(slices: Sequence[Sequence[slice]], order: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Of every combination of an x, a y and a z slice, in this order of the axes."""
+    lengths = ([part.stop - part.start for part in slices[axis]] for axis in order)
+    return functools.reduce(np.multiply.outer, map(np.array, lengths)).ravel()
 
 
 def plan_axis(size: int, window: int, overlap: float) -> Axis:

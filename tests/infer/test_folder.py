@@ -428,15 +428,15 @@ def test_a_case_that_a_gpu_never_holds_fails_after_two_tries(scans: Scans) -> No
     assert len(batches) == 2
 
 
-@pytest.mark.parametrize(("rough", "sums"), [(True, "float16"), (False, "float32")])
+@pytest.mark.parametrize(("short", "sums"), [(True, "float16"), (False, "float32")])
 def test_large_sums_are_short_where_logits_are(
-    scans: Scans, monkeypatch: pytest.MonkeyPatch, rough: bool, sums: str
+    scans: Scans, monkeypatch: pytest.MonkeyPatch, short: bool, sums: str
 ) -> None:
     monkeypatch.setattr("medfuse.infer.stitch.LARGE_SUMS", -1)
 
     def rounding(windows: Tensor) -> Tensor:
         logits = network(windows) * 1.2345678
-        return logits.bfloat16().float() if rough else logits
+        return logits.bfloat16() if short else logits
 
     assert scans.infer(network=rounding).failed == {}
     assert {entry["sums"] for entry in scans.manifest["cases"].values()} == {sums}

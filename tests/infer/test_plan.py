@@ -7,12 +7,14 @@ from math import prod
 
 import numpy as np
 import pytest
+import torch
 
 from medfuse.core.errors import MedfuseError
 from medfuse.core.geometry import Geometry
 from medfuse.core.prepared import Outlook
-from medfuse.infer.plan import CasePlan, Planner, Plans, Way, WindowCost
+from medfuse.infer.plan import FEED_BYTES, CasePlan, Planner, Plans, Way, WindowCost
 from medfuse.infer.settings import InferSettings
+from medfuse.infer.stitch import Stitcher
 from medfuse.infer.windows import plan_grid
 
 MIB = 2**20
@@ -33,6 +35,14 @@ def way(limit: int | None = None) -> Way:
 
 def test_without_a_limit_a_case_is_worked_on_as_asked() -> None:
     assert (way().batch_size, way().sums, way().on_disk) == (4, "float32", False)
+
+
+def test_large_sums_of_logits_of_16_bits_are_short_without_a_limit() -> None:
+    exact = planner(classes=200)
+    short = replace(exact, cost=replace(exact.cost, kept_bytes=2 * 200 * 64**3))
+    large, small = outlook(), outlook(shape=(64, 64, 128))
+    assert [plan.way.sums for plan in short.plan([large, small])] == ["float16", "float32"]
+    assert [plan.way.sums for plan in exact.plan([large, small])] == ["float32", "float32"]
 
 
 def test_windows_are_those_of_the_grid_and_take_their_time() -> None:
@@ -104,6 +114,20 @@ def test_a_smaller_way_halves_batches_and_then_takes_sums_off_the_gpu() -> None:
     while smaller := ways[-1].smaller():
         ways.append(smaller)
     assert [(w.batch_size, w.roomy) for w in ways] == [(4, True), (2, True), (1, True), (1, False)]
+
+
+def test_bricks_are_counted_with_the_sums_that_are_there_at_the_same_time() -> None:
+    """By hand: what is unfinished shrinks while the largest bricks, those of the last windows, are made."""
+    grid, bytes_each = plan_grid((200, 160, 300), (64, 64, 64), 0.5), 40 * 4
+    (plan,) = planner().plan([outlook()])
+    stitcher, sums, bricks = Stitcher(grid), [], []
+    for window in grid:
+        made = stitcher.add(torch.zeros(1, *(part.stop - part.start for part in window.where)))
+        sums.append(40 * stitcher.carried_bytes)
+        bricks.append(made.logits.numel() * bytes_each)
+    flying = [max(sum(bricks[max(0, n - 2) : n + 1]), FEED_BYTES) for n in range(len(bricks))]
+    most = max(a + b for a, b in zip(sums, flying))
+    assert plan.bytes["sums"] + plan.bytes["bricks"] == most < max(sums) + max(flying)
 
 
 def test_the_first_window_counts_where_it_takes_more_than_all_later_ones_and_their_sums() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medfuse.infer import stitch
-from medfuse.infer.stitch import LARGE_SUMS, Brick, Stitcher, carry_bytes, spare_memory
+from medfuse.infer.stitch import LARGE_SUMS, Brick, Stitcher, are_large, carry_bytes, spare_memory
 from medfuse.infer.windows import Grid, plan_grid
 
 GRIDS = [
@@ -150,13 +150,14 @@ def test_windows_are_not_changed() -> None:
     assert torch.equal(windows, answers(grid))
 
 
-@pytest.mark.parametrize(("itemsize", "large"), [(4, True), (2, False)])
+@pytest.mark.parametrize(("more", "large"), [(1, True), (0, False)])
 def test_freed_memory_goes_back_where_sums_are_large(
-    monkeypatch: pytest.MonkeyPatch, itemsize: int, large: bool
+    monkeypatch: pytest.MonkeyPatch, more: int, large: bool
 ) -> None:
     told: list[int] = []
     monkeypatch.setattr(stitch, "return_memory", lambda *, blocks: told.append(blocks))
     grid = plan_grid((200, 200, 300), (64, 64, 64), 0.5)
-    classes = LARGE_SUMS // carry_bytes(grid, 1, 4) + 1
-    assert spare_memory(grid, classes, itemsize) is large
+    classes = LARGE_SUMS // carry_bytes(grid, 1, 4) + more
+    spare_memory(grid, classes)
+    assert are_large(grid, classes) is large
     assert bool(told) is large

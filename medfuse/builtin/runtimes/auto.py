@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -34,11 +34,14 @@ class Auto(Runtime):
     the first windows. Of those that answer as plain fp32 does, the fastest is taken, and remembered for
     this machine and this structure of a network. What is remembered is held against fp32 again at each start.
 
-        runtime: {use: auto, candidates: [torch, torch_compile, openvino]}
+        runtime: {use: auto, candidates: [torch, torch_compile, openvino], precision: auto}
     """
 
     candidates: tuple[RuntimeField, ...] = Field(
         (), description="runtimes to choose from; empty: torch, and openvino on a CPU, onnxruntime on a GPU"
+    )
+    precision: Literal["auto", "fp32"] = Field(
+        "auto", description="fp32: candidates whose precision is auto run in nothing shorter"
     )
 
     @field_validator("candidates")
@@ -82,7 +85,8 @@ class Auto(Runtime):
                 yield candidate
                 continue
             offered = get_args(type(candidate).model_fields["precision"].annotation)
-            for kind in ("fp32", *half_precisions(device)):
+            halves = half_precisions(device) if self.precision == "auto" else ()
+            for kind in ("fp32", *halves):
                 if kind in offered:
                     yield candidate.model_copy(update={"precision": kind})
 

@@ -57,7 +57,7 @@ class Torch(Runtime):
 
 @dataclass(frozen=True)
 class Eager:
-    """Windows (batch, channels, *patch_size), any number of them → logits in fp32."""
+    """Windows (batch, channels, *patch_size), any number of them → logits in the kind that computed them."""
 
     model: Callable[[Tensor], Tensor]
     layout: torch.memory_format
@@ -69,7 +69,7 @@ class Eager:
         from medfuse.core.device import autocast
 
         with torch.inference_mode(), autocast(windows.device, self.kind):
-            return self.model(windows.contiguous(memory_format=self.layout)).float()
+            return self.model(windows.contiguous(memory_format=self.layout))
 
 
 def as_graph(run: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor]:

@@ -183,6 +183,20 @@ def test_without_bf16_units_only_fp32_is_tried(
     assert "bf16" not in caplog.text
 
 
+def test_in_fp32_nothing_shorter_is_tried(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from medfuse.core import device
+
+    monkeypatch.setattr(device, "_has_bf16", lambda _: True)
+    auto = registry.get(Runtime.group, "auto")(candidates=["torch"], precision="fp32")
+    assert isinstance(auto, Runtime)
+    logits = auto.prepare(network(), WINDOWS)(WINDOWS)
+    assert "torch in fp32 runs the network" in caplog.text
+    assert "bf16" not in caplog.text
+    assert logits.dtype == torch.float32
+
+
 def test_it_does_not_choose_itself() -> None:
     auto = registry.get(Runtime.group, "auto")
     with pytest.raises(ValidationError, match="leave it out"):

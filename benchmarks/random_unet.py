@@ -12,9 +12,19 @@ from medfuse.model.weights import save_weights
 
 
 def random_unet(
-    path: Path, *, levels: int, window: int, classes: int, channels: int = 32, spacing_mm: float = 1.0
+    path: Path,
+    *,
+    levels: int,
+    window: int,
+    classes: int,
+    channels: int = 32,
+    spacing_mm: float = 1.0,
+    background: float = 0.0,
 ) -> Path:
-    """`levels` levels of `channels`, twice as many, … at most 320 channels; cubic windows and voxels."""
+    """`levels` levels of `channels`, twice as many, … at most 320 channels; cubic windows and voxels.
+
+    background: added to the logits of class 0.
+    """
     model = {
         "backbones": {"encoder": {"use": "unet_encoder", "base_channels": channels, "stages": levels}},
         "fusion": {"decoded": {"use": "unet_decoder", "inputs": ["encoder.*"]}},
@@ -25,6 +35,8 @@ def random_unet(
     plan = DataPlan(spacing, size, 1, ("CT",), (Normalization("none"),), labels, {})
     torch.manual_seed(0)
     network = build_segmenter(plan_graph(ModelSettings.model_validate(model), plan.image, classes))
+    with torch.no_grad():
+        network.state_dict()["head.bias"][0] += background
     facts = {"medfuse": "", "name": "unet", "fold": None, "model": model, "watched": [], "infer": {}}
     save_weights(path, network, {**facts, "data": plan.to_json()})
     return path

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,7 @@ from medfuse.infer.probabilities import (
     probability_file,
 )
 from medfuse.infer.settings import InferSettings, PostprocessSettings
+from medfuse.infer.shelf import Shelf
 from medfuse.infer.sliding import Network, WindowCount, flip_combinations, predict_bricks
 from medfuse.infer.stitch import spare_memory
 from medfuse.infer.windows import AxisName, plan_grid
@@ -300,22 +301,24 @@ class _Line:
         job.sweep = grid.sweep
         self._writes.append((job.case, writing.submit(self._write, job)))
         try:
-            for brick in predict_bricks(
-                job.image,
-                self._networks,
-                **self._options,
-                overlap=self._recipe.settings.overlap,
-                batch_size=way.batch_size,
-                sums=torch.float16 if way.sums == "float16" else None,
-                sums_on=None if way.roomy else "cpu",
-                sweep=_AXES[job.sweep],
-                skip_air=self._recipe.settings.skip_air,
-                adaptive_overlap=self._recipe.settings.adaptive_overlap,
-                kind=self._recipe.kind,
-                count=job.count,
-                progress=lambda done, of: self._ledger.windows(job.case, done, of),
-            ):
-                job.feed.put(brick, brick.logits.nbytes)
+            with Shelf(self._output) if way.shelved else nullcontext() as shelf:
+                for brick in predict_bricks(
+                    job.image,
+                    self._networks,
+                    **self._options,
+                    overlap=self._recipe.settings.overlap,
+                    batch_size=way.batch_size,
+                    sums=torch.float16 if way.sums == "float16" else None,
+                    sums_on=None if way.roomy else "cpu",
+                    shelf=shelf,
+                    sweep=_AXES[job.sweep],
+                    skip_air=self._recipe.settings.skip_air,
+                    adaptive_overlap=self._recipe.settings.adaptive_overlap,
+                    kind=self._recipe.kind,
+                    count=job.count,
+                    progress=lambda done, of: self._ledger.windows(job.case, done, of),
+                ):
+                    job.feed.put(brick, brick.logits.nbytes)
         except Abandoned:  # the writer has failed, and its future says why
             self._settle(1)
             self._writes.pop()[1].result()

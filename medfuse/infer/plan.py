@@ -23,7 +23,7 @@ from medfuse.infer.probabilities import BOX_BYTES
 from medfuse.infer.settings import InferSettings
 from medfuse.infer.sliding import KNOWN_BYTES, Network, window_logits
 from medfuse.infer.stitch import are_large
-from medfuse.infer.windows import AxisName, Grid, brick_voxels, carried_voxels, plan_grid
+from medfuse.infer.windows import AxisName, Grid, brick_voxels, carried_voxels, hot_voxels, plan_grid
 
 FEED_BYTES = 64 * 2**20
 """How much may wait between the network and the writer, if it is more than one brick."""
@@ -36,13 +36,15 @@ _SLACK = 1.1  # what the allocator loses between blocks
 class Way:
     """How a case is worked on. `sweep`: the axis that rows of windows follow, chosen if None.
 
-    `roomy`: a GPU's memory is large enough for sums too.
+    `on_disk`: its image is. `shelved`: so are sums between two rows of windows. `roomy`: a GPU's memory is
+    large enough for sums too.
     """
 
     batch_size: int = 1
     sums: Literal["float32", "float16"] = "float32"
     sweep: AxisName | None = None
     on_disk: bool = False
+    shelved: bool = False
     roomy: bool = True
 
     def smaller(self) -> Way | None:
@@ -54,6 +56,7 @@ class Way:
     def __str__(self) -> str:
         where = "" if self.roomy else " in main memory"
         disk = ", its image on disk" if self.on_disk else ""
+        disk = ", its image and most sums on disk" if self.shelved else disk
         return f"batches of {self.batch_size}, {self.sums} sums{where}{disk}"
 
 
@@ -140,12 +143,13 @@ class Planner:
         """A plan for every case, each within `limit` bytes where there is one.
 
         A case is in memory together with the next one, which is read meanwhile. To fit, windows are taken in
-        smaller batches, then sums are kept in float16, then all images are kept on disk. Raises MedfuseError
-        with a line for each case that does not fit even so.
+        smaller batches, then sums are kept in float16, then all images are kept on disk, then most sums too.
+        Raises MedfuseError with a line for each case that does not fit even so.
         """
         following = [*outlooks[1:], None]
-        for on_disk in (False, True):
-            plans = [self._within(limit, on_disk, *two) for two in zip(outlooks, following)]
+        plain = Way(self.settings.batch_size)
+        for way in (plain, replace(plain, on_disk=True), replace(plain, on_disk=True, shelved=True)):
+            plans = [self._within(limit, way, *two) for two in zip(outlooks, following)]
             if limit is None or all(plan.need <= limit for plan in plans):
                 return plans
         assert limit is not None, "without a limit every plan fits"
@@ -158,18 +162,15 @@ class Planner:
             )
         )
 
-    def _within(
-        self, limit: int | None, on_disk: bool, outlook: Outlook, following: Outlook | None
-    ) -> CasePlan:
+    def _within(self, limit: int | None, first: Way, outlook: Outlook, following: Outlook | None) -> CasePlan:
         """The first way that fits, or else the one that needs least."""
-        ways = self._ways(on_disk)
+        ways = self._ways(first)
         plan = self._plan(outlook, following, next(ways))
         while limit is not None and plan.need > limit and (way := next(ways, None)):
             plan = self._plan(outlook, following, way)
         return plan
 
-    def _ways(self, on_disk: bool) -> Iterator[Way]:
-        way = Way(self.settings.batch_size, on_disk=on_disk)
+    def _ways(self, way: Way) -> Iterator[Way]:
         yield way
         while way.batch_size > 1:
             way = replace(way, batch_size=way.batch_size // 2)
@@ -201,13 +202,14 @@ class Planner:
         return first_pass(grid, self.settings.adaptive_overlap)
 
     def _bytes(self, outlook: Outlook, following: Outlook | None, way: Way, grid: Grid) -> dict[str, int]:
-        sums, bricks = _unfinished_bytes(grid, self.classes, itemsize=2 if way.sums == "float16" else 4)
+        sums, bricks = _unfinished_bytes(grid, self.classes, way)
+        known = max(0 if way.shelved else self.cost.kept_bytes, KNOWN_BYTES)
         images = [0 if way.on_disk else 4 * prod(case.shape) for case in (outlook, following) if case]
         reading = max(case.reading_bytes for case in (outlook, following) if case)
         return {
             "image": images[0],
             "reading": sum(images[1:]) + reading,
-            "network": self.cost.bytes * way.batch_size + max(self.cost.kept_bytes, KNOWN_BYTES),
+            "network": self.cost.bytes * way.batch_size + known,
             "sums": sums,
             "bricks": bricks,
             "export": _export_bytes(outlook, grid, self.classes),
@@ -216,12 +218,13 @@ class Planner:
         }
 
 
-def _unfinished_bytes(grid: Grid, classes: int, itemsize: int) -> tuple[int, int]:
+def _unfinished_bytes(grid: Grid, classes: int, way: Way) -> tuple[int, int]:
     """Sums, and bricks in flight, when both together take most.
 
     Of bricks there are three in a row (one made, one on its way, one being exported), or as many as may wait.
     """
-    sums = carried_voxels(grid) * classes * itemsize
+    voxels = hot_voxels(grid) if way.shelved else carried_voxels(grid)
+    sums = voxels * classes * (2 if way.sums == "float16" else 4)
     three = np.convolve(brick_voxels(grid), [1, 1, 1])[: len(sums)]  # those that end with each window's
     bricks = np.maximum(three * 4 * classes, FEED_BYTES)
     most = int(np.argmax(sums + bricks))

@@ -19,6 +19,7 @@ from medfuse.infer.air import Body, find_body
 from medfuse.infer.bricks import Brick
 from medfuse.infer.decide import Kind
 from medfuse.infer.draft import Draft, first_pass
+from medfuse.infer.shelf import Shelf
 from medfuse.infer.stitch import Stitcher, Where, are_large, carry_bytes
 from medfuse.infer.windows import AxisName, Grid, Window, plan_grid
 
@@ -99,6 +100,7 @@ def predict_bricks(
     device: torch.device | str = "cpu",
     sums: torch.dtype | None = None,
     sums_on: torch.device | str | None = None,
+    shelf: Shelf | None = None,
     sweep: AxisName | None = None,
     skip_air: bool = False,
     adaptive_overlap: float | None = None,
@@ -113,19 +115,19 @@ def predict_bricks(
     `sweep` (see `plan_grid`). What is unfinished is held as `sums` (see `Stitcher`); where that is not said
     in float32, but in float16 if it is large and the networks answer in 16 bits. It is held on the device
     `sums_on`; where that is not said on `device`, or in main memory if it would take more than half of what
-    is free.
+    is free. With a `shelf`, what no further window of a row touches lies there until the next row.
 
     Windows are weighted by a gaussian. Where `mirror` names axes (of "x", "y", "z") each window is seen in
-    every combination of flips; several networks are the folds of one model. Over flips and folds it is
-    logits that are averaged, as nnU-Net does: a mean is linear, so the order of averaging, stitching and
-    resampling does not matter. A `patch_size` of two numbers sends (x, y) slices through a 2-D network.
-    A forward pass takes at most `batch_size` windows, each flip of a window counted as one. A window whose
-    channels are constant is answered as an earlier one of the same constants; as many answers are kept as fit
-    into KNOWN_BYTES, and at least one. With `skip_air` the network is not asked about a window that has no
-    body within half a window of it (see `find_body`): its logits say class 0. With `adaptive_overlap`, which
-    is below `overlap`, windows that overlap by that much come first; the others are only asked about where
-    those decide differently on some voxel, by the largest logit or as `kind` says (see `Draft`), and
-    elsewhere say what they decided. An image that takes no fewer windows so is seen as without.
+    every combination of flips; several networks are the folds of one model. Over flips and folds it is logits
+    that are averaged, as nnU-Net does: a mean is linear, so the order of averaging, stitching and resampling
+    does not matter. A `patch_size` of two numbers sends (x, y) slices through a 2-D network. A forward pass
+    takes at most `batch_size` windows, each flip of a window counted as one. A window whose channels are
+    constant is answered as an earlier one of the same constants; as many answers are kept as fit into
+    KNOWN_BYTES, and at least one where there is no shelf. With `skip_air` the network is not asked about a
+    window that has no body within half a window of it (see `find_body`): its logits say class 0. With
+    `adaptive_overlap`, which is below `overlap`, windows that overlap by that much come first; the others are
+    only asked about where those decide differently on some voxel, by the largest logit or as `kind` says (see
+    `Draft`), and elsewhere say what they decided. An image that takes no fewer windows so is seen as without.
 
     `count` is kept up to date, and `progress` is told (windows done, windows in all).
 
@@ -139,10 +141,13 @@ def predict_bricks(
     reader = _Reader(image, grid, torch.device(device), find_body(image) if skip_air else None)
     dtype, free = sums or torch.float32, sums is None and are_large(grid, classes)
     held_on = sums_on or _roomy(reader.device, carry_bytes(grid, classes, dtype.itemsize))
-    stitcher = Stitcher(grid, device=held_on, dtype=dtype)
+    stitcher = Stitcher(grid, device=held_on, dtype=dtype, shelf=shelf)
     count = WindowCount() if count is None else count
     count.sums = dtype
     few, draft = first_pass(grid, adaptive_overlap), None
+    answers_of = partial(
+        _answers, reader=reader, ensemble=ensemble, count=count, least_known=0 if shelf else 1
+    )
     windows = len(few or ()) + len(grid)
 
     def tell(before: int, done: int) -> None:
@@ -156,9 +161,9 @@ def predict_bricks(
 
     if few is not None:
         draft = Draft(few, classes, kind)
-        for logits in _answers(few, reader, ensemble, count, partial(tell, 0)):
+        for logits in answers_of(few, progress=partial(tell, 0)):
             draft.add(_finite(logits))  # what it settles shows no NaN later
-    answers = _answers(grid, reader, ensemble, count, partial(tell, windows - len(grid)), draft)
+    answers = answers_of(grid, progress=partial(tell, windows - len(grid)), draft=draft)
     return map(reader.in_image, map(_checked_finite, map(stitched, answers)))
 
 
@@ -211,14 +216,17 @@ def _answers(
     count: WindowCount,
     progress: Callable[[int], None],
     draft: Draft | None = None,
+    *,
+    least_known: int = 1,
 ) -> Iterator[Tensor]:
     """Logits (classes, *window) of every window of the grid, in its order, `draft`'s where it settles them.
 
-    `progress` is told how many windows are done.
+    Of answers to constant windows at least `least_known` are kept. `progress` is told how many windows are
+    done.
     """
     background = ensemble.background(grid.window, reader.device)
     known: dict[tuple[float, ...] | None, _Answer] = {}
-    at_most = max(1, KNOWN_BYTES // (4 * ensemble.classes * math.prod(grid.window)))
+    at_most = max(least_known, KNOWN_BYTES // (4 * ensemble.classes * math.prod(grid.window)))
     asked: list[tuple[Voxels, _Answer]] = []
     waiting: list[_Answer] = []
     for number, window in enumerate(grid, 1):
@@ -234,7 +242,7 @@ def _answers(
             if constants in known:
                 count.reused += 1
             else:
-                asked.append((voxels, _Answer(kept=constants is not None)))
+                asked.append((voxels, _Answer(kept=constants is not None and at_most > 0)))
                 count.run += 1
             waiting.append(known[constants] if constants in known else asked[-1][1])
             if constants is not None:

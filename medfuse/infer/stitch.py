@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medfuse.core.device import return_memory
 from medfuse.infer.bricks import Brick
+from medfuse.infer.shelf import Laid, Shelf
 from medfuse.infer.windows import Axis, Grid, carried_voxels
 
 Where = tuple[slice, slice, slice]
@@ -33,7 +34,8 @@ class Stitcher:
 
     Sums are kept as `dtype`: float32, or float16 for half the memory, where each is computed in float32 and
     then rounded. Beyond what float16 can hold it is held at the largest; infinite values become NaN. `dtype`
-    may be set between two windows; blocks that there are stay as they are.
+    may be set between two windows; blocks that there are stay as they are. With a `shelf` blocks that no
+    window touches before the next row of windows lie there in the meantime.
     """
 
     def __init__(
@@ -42,20 +44,22 @@ class Stitcher:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        shelf: Shelf | None = None,
     ) -> None:
         self._grid = grid
+        self._shelf = shelf
         self._device = torch.device(device)
         self.dtype = dtype
         self._indices = grid.indices()
         self._weights = [torch.from_numpy(axis.weights).to(self._device) for axis in grid.axes]
         self._bricks = [axis.bricks() for axis in grid.axes]
         self._pieces = [_pieces(axis) for axis in grid.axes]
-        self._sums: dict[tuple[int, ...], Tensor] = {}
+        self._sums: dict[tuple[int, ...], Tensor | Laid] = {}
 
     @property
     def carried_bytes(self) -> int:
-        """What the unfinished sums take now."""
-        return sum(block.nbytes for block in self._sums.values())
+        """What the unfinished sums take of memory now."""
+        return sum(block.nbytes for block in self._sums.values() if isinstance(block, Tensor))
 
     @torch.no_grad()
     def add(self, logits: Tensor) -> Brick:
@@ -67,11 +71,13 @@ class Stitcher:
         pieces = [_three(piece) for piece in itertools.product(*(p[n] for p, n in zip(self._pieces, index)))]
         brick = _weighted(logits[_inside(done, window)], weight[_inside(done, window)[1:]])
         for piece in pieces:
-            if _lies_in(piece, done) and (sums := self._sums.pop(_corner(piece), None)) is not None:
+            if _lies_in(piece, done) and (sums := self._recall(piece)) is not None:
                 brick[_inside(piece, done)] += sums
         for piece in pieces:
             if not _lies_in(piece, done):
                 self._keep(piece, logits[_inside(piece, window)], weight[_inside(piece, window)[1:]])
+                if self._shelf and _lies_in(piece, done, self._grid.order[1:]):
+                    self._lay_aside(piece, self._shelf)
         return Brick(done, brick)
 
     def _weight(self, index: tuple[int, int, int]) -> Tensor:
@@ -81,14 +87,27 @@ class Stitcher:
 
     def _keep(self, piece: Where, logits: Tensor, weight: Tensor) -> None:
         """Add a weighted piece of a window to its block's sums, which begin with the first."""
-        before = self._sums.get(_corner(piece))
+        before = self._recall(piece)
         if before is not None and before.dtype == torch.float32:
-            before.addcmul_(logits.float(), weight)
+            self._sums[_corner(piece)] = before.addcmul_(logits.float(), weight)
             return
         exact = torch.mul(logits, weight)  # float32, as the weight is
         if before is not None:
             exact += before
         self._sums[_corner(piece)] = exact if self.dtype == torch.float32 else _half(exact)
+
+    def _recall(self, piece: Where) -> Tensor | None:
+        """The sums of a block, if it has any; no more among those that are carried."""
+        block = self._sums.pop(_corner(piece), None)
+        if isinstance(block, Laid):
+            assert self._shelf is not None
+            return self._shelf.take(block).to(self._device)
+        return block
+
+    def _lay_aside(self, piece: Where, shelf: Shelf) -> None:
+        block = self._sums[_corner(piece)]
+        assert isinstance(block, Tensor), "it has just been added to"
+        self._sums[_corner(piece)] = shelf.put(block)
 
 
 def carry_bytes(grid: Grid, classes: int, itemsize: int) -> int:
@@ -139,9 +158,9 @@ def _corner(where: Where) -> tuple[int, ...]:
     return tuple(part.start for part in where)
 
 
-def _lies_in(where: Where, outer: Where) -> bool:
-    """Whether it does; both begin within the same window, `outer` at its very start."""
-    return all(part.stop <= around.stop for part, around in zip(where, outer))
+def _lies_in(where: Where, outer: Where, axes: Iterable[int] = range(3)) -> bool:
+    """Whether it does, on these axes; both begin within the same window, `outer` at its very start."""
+    return all(where[axis].stop <= outer[axis].stop for axis in axes)
 
 
 def _inside(where: Where, outer: Where) -> tuple[slice, ...]:

@@ -114,6 +114,14 @@ def carried_voxels(grid: Grid) -> npt.NDArray[np.int64]:
     return np.cumsum(touched - brick_voxels(grid))
 
 
+def hot_voxels(grid: Grid) -> npt.NDArray[np.int64]:
+    """How many of `carried_voxels` a further window of the same row along `sweep` touches."""
+    second, third = ([axis.firsts(), axis.bricks()] for axis in (grid.axes[a] for a in grid.order[1:]))
+    touched, finished = (_voxels([second[n], third[n]], (0, 1)) for n in (0, 1))
+    row = grid.window[grid.sweep] * np.cumsum(touched - finished)
+    return np.tile(row, len(grid.axes[grid.sweep].starts))
+
+
 def brick_voxels(grid: Grid) -> npt.NDArray[np.int64]:
     """How many voxels each of the windows finishes."""
     return _voxels([axis.bricks() for axis in grid.axes], grid.order)

@@ -279,9 +279,15 @@ class _Text:
     def _augment(self) -> str:
         if not self._quick():
             return ""
-        reason = f"with fewer than {QUICK_STEPS:,} steps, mild changes teach more than strong ones"
+        reason = f"with fewer than {QUICK_STEPS:,} steps, many mild changes teach more than few strong ones"
         return _section(
-            "augment", ("rotate_degrees", 20, reason), ("blur", 0.1, ""), ("low_resolution", 0, "")
+            "augment",
+            ("rotate", 0.5, reason),
+            ("rotate_degrees", 20, ""),
+            ("scale", 0.5, ""),
+            ("scale_range", [0.8, 1.25], ""),
+            ("blur", 0.1, ""),
+            ("low_resolution", 0, ""),
         )
 
     def _model(self) -> str:

@@ -69,12 +69,14 @@ def ever_smaller(case: Outlook) -> list[CasePlan]:
 
 def test_a_plan_is_cut_in_one_order() -> None:
     ways = [plan.way for plan in ever_smaller(outlook())]
-    assert [(w.batch_size, w.sums, w.on_disk) for w in ways] == [
-        (4, "float32", False),
-        (2, "float32", False),
-        (1, "float32", False),
-        (1, "float16", False),
-        (1, "float16", True),
+    assert [(w.batch_size, w.sums, w.on_disk, w.shelved) for w in ways] == [
+        (4, "float32", False, False),
+        (2, "float32", False, False),
+        (1, "float32", False, False),
+        (1, "float16", False, False),
+        (1, "float16", True, False),
+        (1, "float32", True, True),
+        (1, "float16", True, True),
     ]
 
 

@@ -1,15 +1,19 @@
 """Bricks tile the volume, hold the weighted sum of all windows, and no voxel is held longer than it must."""
 
+import errno
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from medfuse.core.errors import OutputError
 from medfuse.infer import stitch
+from medfuse.infer.shelf import Shelf
 from medfuse.infer.stitch import LARGE_SUMS, Brick, Stitcher, are_large, carry_bytes, spare_memory
-from medfuse.infer.windows import Grid, plan_grid
+from medfuse.infer.windows import Grid, hot_voxels, plan_grid
 
 GRIDS = [
     ((9, 11, 6), (4, 4, 4), 0.5),
@@ -91,6 +95,51 @@ def test_the_carry_is_what_it_was_said_to_be(grid: Grid, dtype: torch.dtype) -> 
         peak = max(peak, stitcher.carried_bytes)
     assert peak == carry_bytes(grid, 3, dtype.itemsize)
     assert stitcher.carried_bytes == 0
+
+
+@every_grid
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_with_a_shelf_only_what_the_row_still_needs_is_in_memory(
+    grid: Grid, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    windows = answers(grid)
+    with Shelf(tmp_path) as shelf:
+        stitcher, bricks, carried = Stitcher(grid, dtype=dtype, shelf=shelf), [], []
+        for logits in windows:
+            bricks.append(stitcher.add(logits))
+            carried.append(stitcher.carried_bytes)
+        assert list(tmp_path.iterdir()) == []  # its file has no name
+    assert carried == (hot_voxels(grid) * 2 * dtype.itemsize).tolist()
+    for brick, other in zip(bricks, stitched(grid, windows, dtype), strict=True):
+        assert torch.equal(brick.logits, other.logits)
+
+
+def test_room_on_the_shelf_is_used_again(tmp_path: Path) -> None:
+    sizes = []
+    for length in (40, 400):
+        grid = plan_grid((length, 12, 12), (8, 8, 8), 0.5)
+        with Shelf(tmp_path) as shelf:
+            stitcher = Stitcher(grid, shelf=shelf)
+            for logits in answers(grid):
+                stitcher.add(logits)
+            sizes.append(shelf.size)
+    assert sizes[0] == sizes[1] > 0
+
+
+def test_a_full_disk_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def seek(self, place: int) -> None: ...
+
+        def write(self, numbers: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def close(self) -> None: ...
+
+    with Shelf(tmp_path) as shelf, monkeypatch.context() as patched:
+        patched.setattr(shelf, "_file", Full())
+        with pytest.raises(OutputError) as refused:
+            shelf.put(torch.zeros(3))
+    assert len(refused.value.lines) == 1
 
 
 def test_without_overlap_nothing_is_carried() -> None:

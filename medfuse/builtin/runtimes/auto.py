@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -32,7 +32,8 @@ class Auto(Runtime):
 
     Each candidate (one whose precision is `auto`: in each precision that the device has units for) answers
     the first windows. Of those that answer as plain fp32 does, the fastest is taken, and remembered for
-    this machine and this structure of a network. What is remembered is held against fp32 again at each start.
+    this machine and this structure of a network; where one was not right, for these weights. What is
+    remembered is held against fp32 again at each start.
 
         runtime: {use: auto, candidates: [torch, torch_compile, openvino], precision: auto}
     """
@@ -62,15 +63,16 @@ class Auto(Runtime):
             reference = model(example).float()
         options = {_label(option): option for option in self._options(example.device)}
         key = _key(model, example, options)
-        known = recall(_FILE, key)
-        if isinstance(known, dict) and known.get("choice") in options:
+        known, wrong = recall(_FILE, key), list[str]()
+        if isinstance(known, dict) and known.get("choice") in options and _still_holds(known, model):
             choice = known["choice"]
-            if run := _right(choice, options[choice], model, example, reference):
+            if run := _right(choice, options[choice], model, example, reference, wrong):
                 log.info("%s runs the network, as was found before: %s", choice, known.get("reason"))
                 return run
-        choice, run, why = _fastest(options, model, example, reference)
+        choice, run, why = _fastest(options, model, example, reference, wrong)
         log.info("%s runs the network: %s", choice, why)
-        remember(_FILE, key, {"choice": choice, "reason": why})
+        weights = {"weights": _digest(model)} if wrong else {}  # others may be right with others
+        remember(_FILE, key, {"choice": choice, "reason": why, **weights})
         return run
 
     def _options(self, device: torch.device) -> Iterator[Runtime]:
@@ -91,13 +93,19 @@ class Auto(Runtime):
                     yield candidate.model_copy(update={"precision": kind})
 
 
-def _right(choice: str, option: Runtime, model: nn.Module, example: Tensor, reference: Tensor) -> Run | None:
-    """`option`, prepared, where it answers `example` with `reference`; else None, and a line why."""
+def _right(
+    choice: str, option: Runtime, model: nn.Module, example: Tensor, reference: Tensor, wrong: list[str]
+) -> Run | None:
+    """`option`, prepared, where it answers `example` with `reference`; else None, and a line why.
+
+    One that answers otherwise is added to those that are `wrong`.
+    """
     from medfuse.core.device import disagreement
 
     try:
         run = option.prepare(model, example)
-        fault = disagreement(reference, run(example))
+        if fault := disagreement(reference, run(example)):
+            wrong.append(choice)
     except MedfuseError as error:  # not installed, or not for this device
         log.info("not %s: %s", choice, error)
         return None
@@ -109,7 +117,7 @@ def _right(choice: str, option: Runtime, model: nn.Module, example: Tensor, refe
 
 
 def _fastest(
-    options: dict[str, Runtime], model: nn.Module, example: Tensor, reference: Tensor
+    options: dict[str, Runtime], model: nn.Module, example: Tensor, reference: Tensor, wrong: list[str]
 ) -> tuple[str, Run, str]:
     """The name of the best option, the option prepared, and why it is that."""
     from medfuse.core.device import TURNS, seconds_of
@@ -117,7 +125,7 @@ def _fastest(
     runs: dict[str, Run] = {}
     seconds: dict[str, float] = {}
     for choice, option in options.items():
-        if run := _right(choice, option, model, example, reference):
+        if run := _right(choice, option, model, example, reference, wrong):
             runs[choice], seconds[choice] = run, seconds_of(run, example)
     if not runs:
         plain = registry.get(Runtime.group, "torch").model_validate({"precision": "fp32"})
@@ -131,6 +139,20 @@ def _fastest(
     ranks = sorted(seconds, key=lambda choice: seconds[choice])
     times = ", ".join(f"{choice} {seconds[choice]:.3g} s" for choice in ranks)
     return ranks[0], runs[ranks[0]], f"a batch of windows takes {times}"
+
+
+def _still_holds(known: dict[str, Any], model: nn.Module) -> bool:
+    """Whether nothing was left out for the answers that it gave with other weights."""
+    return known.get("weights") in (None, _digest(model))
+
+
+def _digest(model: nn.Module) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(dtype=torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _label(option: Runtime) -> str:

@@ -158,6 +158,18 @@ def test_a_cache_that_cannot_be_written_costs_a_line(
     assert "not remembered" in caplog.text
 
 
+def test_what_was_wrong_with_some_weights_is_tried_again_with_others() -> None:
+    model, other = network(), network()
+    with torch.no_grad():
+        other[0].weight.mul_(2)
+    tried = []
+    for each in (model, model, other):
+        Fake.prepared.clear()
+        prepared(SLOW, WRONG, model=each)
+        tried.append([*Fake.prepared])
+    assert tried == [["slow", "wrong"], ["slow"], ["slow", "wrong"]]
+
+
 def test_a_candidate_in_auto_precision_is_tried_in_each(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

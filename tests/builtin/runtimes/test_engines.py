@@ -116,7 +116,7 @@ def test_openvino_in_bf16_is_near_fp32() -> None:
     model = segmenter(3, UNET)
     logits = prepared("openvino", model, windows(1, 3), precision="bf16")(windows(1, 3))
     expected = in_torch(model, windows(1, 3))
-    assert logits.dtype == torch.float16
+    assert logits.dtype == torch.bfloat16
     assert (logits - expected).norm() < 0.05 * expected.norm()
 
 

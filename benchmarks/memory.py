@@ -49,7 +49,7 @@ def main() -> None:
             folder / "unet.safetensors",
             levels=2,
             channels=8,
-            background=1.2,
+            background=2.0,
             window=given.window,
             classes=given.classes,
             spacing_mm=SPACING_MM,

@@ -297,7 +297,8 @@ class _Line:
         began, before = time.perf_counter(), self._network_seconds
         self._feed = job.feed
         grid = plan_grid(job.shape, self._recipe.patch_size, self._recipe.settings.overlap, way.sweep)
-        spare_memory(grid, len(self._recipe.written))
+        if job.case.name not in self._ways:  # under a limit freed memory goes back more strictly
+            spare_memory(grid, len(self._recipe.written))
         job.sweep = grid.sweep
         self._writes.append((job.case, writing.submit(self._write, job)))
         try:

@@ -24,6 +24,7 @@ from medfuse.core.prepared import Prepared
 from medfuse.core.volumes import open_volume, read_geometry, read_labels, read_volume
 from medfuse.infer.folder import Recipe, infer_cases
 from medfuse.infer.manifest import Outcome, Progress
+from medfuse.infer.plan import Way
 from medfuse.infer.probabilities import ProbabilityFormat
 from medfuse.infer.settings import InferSettings
 
@@ -78,6 +79,7 @@ class Scans:
         output: Path | None = None,
         progress: Callable[[Progress], None] | None = None,
         probabilities: ProbabilityFormat | None = None,
+        way: Way | None = None,
     ) -> Outcome:
         labels = {"background": 0, "liver": 5}
         recipe = Recipe(
@@ -89,6 +91,7 @@ class Scans:
             networks=[network],
             recipe=recipe,
             output=output or self.output,
+            plan=lambda cases: {case.name: way for case in cases} if way else {},
             progress=progress or self.seen.append,
         )
 
@@ -440,6 +443,25 @@ def test_large_sums_are_short_where_logits_are(
 
     assert scans.infer(network=rounding).failed == {}
     assert {entry["sums"] for entry in scans.manifest["cases"].values()} == {sums}
+
+
+def test_under_a_limit_freed_memory_is_not_kept_again(scans: Scans, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr("medfuse.infer.stitch.LARGE_SUMS", -1)
+    monkeypatch.setattr("medfuse.infer.stitch.return_memory", lambda *, blocks: told.append(blocks))
+    assert scans.infer(output=scans.folder / "free").failed == {}
+    assert len(told) == 3
+    assert scans.infer(output=scans.folder / "kept", way=Way()).failed == {}
+    assert len(told) == 3
+
+
+def test_sums_on_disk_give_the_same_label_maps_and_leave_nothing(scans: Scans) -> None:
+    shelved = scans.folder / "shelved"
+    assert scans.infer().failed == scans.infer(output=shelved, way=Way(shelved=True)).failed == {}
+    assert sorted(p.name for p in shelved.iterdir()) == sorted(p.name for p in scans.output.iterdir())
+    for case in scans.cases:
+        one, other = (nib.load(out / f"{case.name}.nii.gz").dataobj for out in (scans.output, shelved))
+        np.testing.assert_array_equal(one, other)
 
 
 def test_what_killed_runs_have_left_is_removed(scans: Scans) -> None:

@@ -20,6 +20,7 @@ from monai.transforms.spatial.array import AffineGrid, RandFlip, RandSimulateLow
 from monai.transforms.utils import create_rotate
 from torch import Tensor
 
+from medfuse.core.sampling import labels_at
 from medfuse.data.plan import ANISOTROPIC, DataPlan
 from medfuse.data.settings import AugmentSettings
 
@@ -36,12 +37,15 @@ class Warp:
         return tuple(n + 2 * max(0, ceil(h - (n - 1) / 2)) for n, h in zip(size, half))
 
     def __call__(self, image: Tensor, label: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The patch of `size` out of a region of `reach(size)`: one interpolation, nearest for the label."""
+        """The patch of `size` out of a region of `reach(size)`, interpolated once, and linearly.
+
+        A voxel gets the label that has the largest share of it.
+        """
         with _plain_tensors():
             grid = AffineGrid(affine=self.matrix)(tuple(size))[0]
-            resample = Resample(padding_mode="zeros")
-            turned = resample(image, grid, mode="bilinear")
-            return turned, resample(label.float(), grid, mode="nearest").to(label.dtype)
+            turned = Resample(padding_mode="zeros")(image, grid, mode="bilinear")
+        region = torch.tensor(label.shape[1:]).view(-1, *(1,) * len(size))
+        return turned, labels_at(label[0], grid[: len(size)] + (region - 1) / 2)[None]
 
 
 class Augmentation:

@@ -32,7 +32,8 @@ class Normalization:
     """How one channel is scaled.
 
     `ct`: clip to lower … upper, then (v - mean) / std, with numbers of the whole dataset. `zscore`: mean and
-    standard deviation of each volume. `nonzero_zscore`: of its voxels other than 0, which stay 0.
+    standard deviation of each volume, without margins that are 0 in all its channels (nnU-Net crops them).
+    `nonzero_zscore`: of its voxels other than 0, which stay 0.
     """
 
     kind: Literal["ct", "zscore", "nonzero_zscore", "none"]

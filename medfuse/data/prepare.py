@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +110,37 @@ def measured(
     slabs: Iterable[tuple[int, int, Floats]], scales: Sequence[Normalization]
 ) -> tuple[Normalization, ...]:
     """The scales of the channels, with mean and deviation of their voxels where they are z-scores."""
-    known = [_Moments() for _ in scales]
-    for channel, _, slab in slabs:
+    known, box = [_Moments() for _ in scales], _Box()
+    for channel, first, slab in slabs:
+        filled = slab != 0
+        box.add(first, filled)
         if "zscore" in scales[channel].kind:
-            known[channel].add(slab[slab != 0] if scales[channel].kind == "nonzero_zscore" else slab)
+            known[channel].add(slab[filled])
+    for how, moments in zip(scales, known):
+        if how.kind == "zscore":
+            moments.merge(box.voxels - moments.count, 0.0, 0.0)
     return tuple(
         replace(how, mean=m.mean, std=m.std) if "zscore" in how.kind else how for how, m in zip(scales, known)
     )
+
+
+@dataclass
+class _Box:
+    """The smallest box around voxels that come in slabs (i, j, rows)."""
+
+    low: list[int] = field(default_factory=lambda: [sys.maxsize] * 3)
+    high: list[int] = field(default_factory=lambda: [-1] * 3)
+
+    def add(self, first: int, filled: npt.NDArray[np.bool_]) -> None:
+        for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
+            at = np.flatnonzero(filled.any(others)) + (first if axis == 2 else 0)
+            if at.size:
+                self.low[axis] = min(self.low[axis], int(at[0]))
+                self.high[axis] = max(self.high[axis], int(at[-1]))
+
+    @property
+    def voxels(self) -> int:
+        return prod(max(0, high - low + 1) for low, high in zip(self.low, self.high))
 
 
 @dataclass
@@ -126,12 +152,16 @@ class _Moments:
     squares: float = 0.0
 
     def add(self, part: Floats) -> None:
-        if not part.size:
+        if part.size:
+            self.merge(part.size, float(part.mean(dtype=np.float64)), float(part.var(dtype=np.float64)))
+
+    def merge(self, count: int, mean: float, variance: float) -> None:
+        """A part of which these are known."""
+        if not count:
             return
-        mean, variance = float(part.mean(dtype=np.float64)), float(part.var(dtype=np.float64))
-        total, shift = self.count + part.size, mean - self.mean
-        self.squares += part.size * variance + shift**2 * self.count * part.size / total
-        self.mean += shift * part.size / total
+        total, shift = self.count + count, mean - self.mean
+        self.squares += count * variance + shift**2 * self.count * count / total
+        self.mean += shift * count / total
         self.count = total
 
     @property

@@ -19,7 +19,7 @@ from medfuse.core.files import atomic, make_folder, write_text
 from medfuse.data.parallel import in_threads
 from medfuse.data.prepare import Preprocessor
 
-FORMAT = 2
+FORMAT = 3
 CHUNK, BLOCK = 64, 32
 """Voxels per axis. A read decompresses whole blocks: larger ones waste more, smaller ones cost more each."""
 VOXELS_PER_CLASS = 1000

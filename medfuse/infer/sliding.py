@@ -301,7 +301,7 @@ class _Ensemble:
         self._batch_size = batch_size
         self._flat = flat
         self.windows_at_once = max(1, batch_size // len(flips))
-        self.short = False  # whether the networks answer in 16 bits
+        self.short = False  # whether all networks answer in 16 bits
 
     def background(self, window: Sequence[int], device: torch.device) -> Tensor:
         """(classes, *window): class 0 to a softmax, none to a sigmoid; takes next to no memory."""
@@ -318,10 +318,11 @@ class _Ensemble:
         total: Tensor | None = None
         at_once = max(1, self._batch_size // len(windows))
         chunks = [self._flips[n : n + at_once] for n in range(0, len(self._flips), at_once)]
+        self.short = True
         for network, flips in itertools.product(self._networks, chunks):
             inputs = torch.cat([windows.flip(flip) for flip in flips]) if any(flips) else windows
             answers = _checked(network(inputs), inputs, self.classes)
-            self.short = answers.dtype.itemsize == 2
+            self.short &= answers.dtype.itemsize == 2
             if len(self._networks) * len(self._flips) == 1:
                 return answers
             for flip, answer in zip(flips, answers.split(len(windows))):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medfuse.core.sampling import labels_at
 from medfuse.train.pseudo import evaluating
 from medfuse.train.settings import GuidedSettings, RegionSettings
 
@@ -204,21 +205,21 @@ def taper(mask: Tensor, voxels: Sequence[float]) -> Tensor:
 
 
 def deform(image: Tensor, label: Tensor, field: Tensor) -> tuple[Tensor, Tensor]:
-    """What lies at each voxel + field (axes, *spatial): linear in the image, the nearest in the label.
+    """What lies at each voxel + field (axes, *spatial): linear in the image, the largest share in the label.
 
     Where the field is 0 both stay as they are, to the last bit.
     """
     size = image.shape[1:]
     axes = [torch.arange(n, device=field.device, dtype=field.dtype) for n in size]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij")) + field
-    last = torch.tensor([max(n - 1, 1) for n in size]).to(field).view(-1, *(1,) * len(size))
-    grid = (2 * places / last - 1).flip(0).movedim(0, -1)[None]  # torch counts axes from the last
-
-    def sample(patch: Tensor, mode: str) -> Tensor:
-        return functional.grid_sample(
-            patch[None], grid, mode=mode, padding_mode="border", align_corners=True
-        )[0]
-
+    last = torch.tensor([n - 1 for n in size]).to(field).view(-1, *(1,) * len(size))
+    places = torch.minimum(places.clamp(min=0), last)
+    grid = (
+        (2 * places / last.clamp(min=1) - 1).flip(0).movedim(0, -1)[None]
+    )  # torch counts axes from the last
+    warped = functional.grid_sample(
+        image[None], grid, mode="bilinear", padding_mode="border", align_corners=True
+    )[0]
     still = (field == 0).all(0)
-    warped, moved = sample(image, "bilinear"), sample(label.to(field.dtype), "nearest").to(label.dtype)
+    moved = labels_at(label[0], places)[None]
     return torch.where(still, image, warped), torch.where(still, label, moved)

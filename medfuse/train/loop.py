@@ -39,7 +39,7 @@ Validate = Callable[[nn.Module], Mapping[str, float]]
 Save = Callable[[str, nn.Module, Mapping[str, float]], None]
 """("best" or "last", the network, facts) → nothing; writes its weights."""
 
-_LOG_EVERY = 10  # steps
+_LOG_EVERY = 10  # steps; the weights of auxiliary heads at each
 _STATE_EVERY = 60.0  # seconds between two training states where `state_every` is not given
 
 
@@ -172,6 +172,7 @@ def fit(
 
             losses = {f"loss/{name}": part for name, part in parts.items()}
             extra = taught["weight/pseudo"] * taught["loss/pseudo"] if taught else 0.0
+            weighed = {f"weight/{name}": weight for name, weight in weights.items()}
             window.add({"loss": total + extra, **losses, **taught}, waited)
             if epoch_ends or window.steps == _LOG_EVERY:
                 row = window.row()
@@ -179,8 +180,10 @@ def fit(
                 window = _Window()
                 now = {"step": progress.step, "epoch": progress.step / settings.steps_per_epoch}
                 now |= {"seconds": clock.seconds(), "learning_rate": rate}
-                log.write({**now, **row, **{f"weight/{name}": weight for name, weight in weights.items()}})
+                log.write({**now, **row, **weighed})
                 loss = f"  loss {row['loss']:.3f}"
+            elif weighed:
+                log.write({"step": progress.step, **weighed})
             advance(int(1000 * done), f"step {progress.step}{loss}{dice}")
 
             if epoch_ends:

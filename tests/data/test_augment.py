@@ -93,7 +93,7 @@ def test_scaling_by_two_doubles_an_object(plan):
     warp = Augmentation(settings, plan).draw_warp(np.random.RandomState(0))
     label = torch.zeros((1, *SIZE), dtype=torch.long)
     label[0, 3:5, 3:5, 3:5] = 1
-    assert warp(label.float(), label, SIZE)[1].sum() == 4**3
+    assert warp(label.float(), label, SIZE)[1].sum() == 4**3 - 8  # of its corners less than half is inside
 
 
 def test_thick_slices_turn_only_in_their_plane(plan):

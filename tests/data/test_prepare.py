@@ -180,6 +180,30 @@ def test_zscore_has_mean_0_and_deviation_1():
     assert channel.std() == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.usefixtures("small_slabs")
+def test_zscore_leaves_out_margins_that_are_0_in_every_channel(make_case, plan, write):
+    random = np.random.default_rng(0)
+    case = make_case()
+    paths = [case.images[0], case.images[0].with_name("other.nii.gz")]
+    channels = np.zeros((2, 9, 10, 17), np.float32)
+    channels[0, 2:5, 3:9, 4:16] = random.normal(300, 40, (3, 6, 12))
+    channels[0, 3, 4:6, 5:9] = 0  # a hole, which counts
+    channels[1, 3:7, 2:6, 4:9] = random.normal(-3, 2, (4, 4, 5))
+    for path, channel in zip(paths, channels):
+        write(path, channel)
+    plan = dataclasses.replace(plan, channels=("T1", "T2"), normalization=(Normalization("zscore"),) * 2)
+    made = Preprocessor(plan).prepare(dataclasses.replace(case, images=tuple(paths))).image
+    box = channels[:, 2:7, 2:9, 4:16].reshape(2, -1).astype(np.float64)
+    mean, std = (m[:, None, None, None] for m in (box.mean(1), box.std(1)))
+    np.testing.assert_allclose(made, (channels - mean) / std, rtol=0, atol=1e-5)
+
+
+def test_zscore_of_an_empty_volume_is_0():
+    channel = np.zeros((3, 3, 3), np.float32)
+    normalize(channel, Normalization("zscore"))
+    assert not channel.any()
+
+
 def test_nonzero_zscore_leaves_zeros_alone():
     channel = np.array([[[0.0, 0.0, 10.0, 20.0]]], np.float32)
     normalize(channel, Normalization("nonzero_zscore"))

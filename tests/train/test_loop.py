@@ -161,9 +161,18 @@ def test_a_head_whose_weight_is_zero_is_not_computed(tmp_path):
 def test_auxiliary_losses_and_their_weights_are_logged(tmp_path):
     constant = registry.get("medfuse.aux_schedules", "constant")(weight=0.25)
     train(tmp_path, TwoHeads(), steps=10, objective=Objective(cross_entropy, ("inner",), constant))
-    row = read_rows(tmp_path / "metrics.jsonl")[0]
+    row = next(row for row in read_rows(tmp_path / "metrics.jsonl") if "loss" in row)
     assert row["weight/inner"] == 0.25
     assert row["loss"] == pytest.approx(row["loss/main"] + 0.25 * row["loss/inner"], rel=1e-5)
+
+
+def test_the_weights_of_each_step_are_logged(tmp_path):
+    decay = registry.get("medfuse.aux_schedules", "linear_decay")(start=1, end=0, until=1)
+    train(tmp_path, TwoHeads(), steps=14, objective=Objective(cross_entropy, ("inner",), decay))
+    rows = [row for row in read_rows(tmp_path / "metrics.jsonl") if "weight/inner" in row]
+    assert [row["step"] for row in rows] == [*range(1, 15)]
+    weights = [row["weight/inner"] for row in rows]
+    assert weights == sorted(set(weights), reverse=True)
 
 
 def uncertain() -> Objective:

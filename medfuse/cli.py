@@ -425,7 +425,9 @@ def _show_log() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     quiet = {"-q", "--quiet"} & set(sys.argv)
     logging.getLogger("medfuse").setLevel(logging.WARNING if quiet else logging.INFO)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(
+        logging.WARNING
+    )  # it sets its parent's
 
 
 def main() -> NoReturn:

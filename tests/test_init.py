@@ -48,6 +48,23 @@ def test_what_it_writes_passes_check(machine, tmp_path, dimensions):
     assert AGREES in check_pipeline(file)
 
 
+@pytest.mark.parametrize("cases", [2, 3])
+def test_a_few_cases_are_split_into_as_many_folds(machine, tmp_path, cases):
+    data, file = write_dataset(tmp_path / "cubes", cases=cases), tmp_path / "cubes.yaml"
+    (data / "splits_final.json").unlink()
+    planned(data, file)
+    split = load_pipeline(file)[0].split
+    assert (split.fold, split.folds) == (0, cases)
+
+
+def test_one_case_alone_is_refused_before_anything_is_measured(machine, tmp_path):
+    data = write_dataset(tmp_path / "cubes", cases=1)
+    (data / "splits_final.json").unlink()
+    with pytest.raises(MedfuseError, match="has 1 labelled cases; add some"):
+        planned(data, tmp_path / "cubes.yaml")
+    assert not machine
+
+
 def test_every_planned_value_stands_below_its_reason(machine, tmp_path):
     file = tmp_path / "cubes.yaml"
     planned(write_dataset(tmp_path / "cubes"), file, minutes=5)

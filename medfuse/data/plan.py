@@ -224,7 +224,7 @@ def patch_reason(patch: Sequence[int], shape: Sequence[int], limit: str) -> str:
     if all(p >= n for p, n in zip(patch, shape)):
         return f"covers the median case of {by(shape)} voxels; sides are multiples of what the network halves"
     share = prod(min(p, n) / n for p, n in zip(patch, shape))
-    return f"{share:.0%} of the median case of {by(shape)} voxels, cut to {limit}"
+    return f"{share:.{0 if share >= 0.01 else 1}%} of the median case of {by(shape)} voxels, cut to {limit}"
 
 
 def plan_batch(patch: Sequence[int], shape: Sequence[int], cases: int, most_voxels: float) -> tuple[int, str]:

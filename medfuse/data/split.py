@@ -41,9 +41,10 @@ def all_splits(
     patient_of = patients(info.cases, settings)
     if (units := len({*patient_of.values()})) < settings.folds:
         what = "labelled cases" if units == len(patient_of) else "patients with labelled cases"
+        fewer = f"write `split: {{folds: {units}}}`, or give `split.file`"
         raise DataError(
             f"split.folds is {settings.folds}, but the dataset has {units} {what}; "
-            "use fewer folds, or give `split.file`"
+            f"{fewer if units > 1 else 'add some: training needs one more at least, to judge by'}"
         )
     if settings.stratify or units < len(patient_of):
         strata = strata_of(facts, info) if settings.stratify else {}

@@ -40,6 +40,7 @@ Save = Callable[[str, nn.Module, Mapping[str, float]], None]
 """("best" or "last", the network, facts) → nothing; writes its weights."""
 
 _LOG_EVERY = 10  # steps; the weights of auxiliary heads at each
+_LOOKING_SHARE = 0.1  # most of the time of a budget in minutes that goes into validation, the last one aside
 _STATE_EVERY = 60.0  # seconds between two training states where `state_every` is not given
 
 
@@ -103,7 +104,8 @@ def fit(
     budget is in steps or epochs; with a budget in minutes the clock decides how many steps there are. So what
     a step draws by chance (dropout) depends on `seed` and the step alone.
     Where several processes train together, each calls this; the first writes and speaks for all.
-    Each epoch ends with `validate` and `save`. Raises MedfuseError where the loss stops being a number.
+    Each epoch ends with `validate` and `save`; with a budget in minutes `validate` is left out while it has
+    taken more than a tenth of the time. Raises MedfuseError where the loss stops being a number.
     """
     together, budget = Together(), Budget.of(settings)
     if not together.is_first:
@@ -132,7 +134,13 @@ def fit(
             return budget.progress(progress.step, 0.0)
         return together.first(lambda: budget.progress(progress.step, clock.seconds()))
 
-    stepping, waited_all = 0.0, 0.0
+    def may_look() -> bool:
+        """Whether validation has not had its share of the time yet, the same in all processes."""
+        if budget.seconds is None:
+            return True
+        return together.first(lambda: looked / clock.seconds()) <= _LOOKING_SHARE
+
+    stepping, waited_all, looked = 0.0, 0.0, 0.0
     saved = time.monotonic()
     with (
         closing(batches(progress.step)) as stream,
@@ -188,10 +196,14 @@ def fit(
 
             if epoch_ends:
                 judged = average.model if average else model
-                scores = _validate(judged, validate)
+                scores: dict[str, float] = {}
+                if done >= 1 or may_look():
+                    looking = time.perf_counter()
+                    scores = _validate(judged, validate)
+                    looked += time.perf_counter() - looking
                 by_part.enter(progress.step // settings.steps_per_epoch)
                 log.write({"step": progress.step, "seconds": clock.seconds(), **scores})
-                dice = f"  Dice {scores['dice']:.3f}" if "dice" in scores else ""
+                dice = f"  Dice {scores['dice']:.3f}" if "dice" in scores else dice
                 facts = {"step": progress.step, **scores}
                 if scores.get("dice", -math.inf) > progress.best:
                     progress.best, progress.best_step = scores["dice"], progress.step

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from medfuse.api import ImageInfo
+from medfuse.api import DatasetInfo, ImageInfo
 from medfuse.core.errors import MedfuseError
 from medfuse.core.files import write_text
 from medfuse.core.memory import bytes_text, total_memory
@@ -74,6 +74,7 @@ def init_pipeline(
     with reporter.track("looking at label maps", 1) as advance:
         found = detect(data, progress=lambda done, _: advance(0, f"{done}"))
     labelled = [case for case in found.info.cases if case.label]
+    _split(found.info)
     with reporter.track(f"checking {len(labelled)} cases", len(labelled)) as advance:
         fingerprint = take_fingerprint(
             labelled,
@@ -110,6 +111,20 @@ def init_pipeline(
 
 def _name(data: Path) -> str:
     return re.sub(r"\W+", "_", data.resolve().stem).strip("_").lower() or "pipeline"
+
+
+def _split(info: DatasetInfo) -> tuple[dict[str, int], str]:
+    """`split:` of the pipeline, and whose folds they are. Raises DataError where nothing can be held out."""
+    from medfuse.data.settings import SplitSettings
+    from medfuse.data.split import all_splits, patients
+
+    if info.splits:
+        return {"fold": 0}, "of the dataset's own folds"
+    usual = SplitSettings()
+    folds = max(2, min(usual.folds, len({*patients(info.cases, usual).values()})))
+    all_splits(info, SplitSettings(folds=folds))
+    drawn = f"of {folds} that medfuse draws"
+    return {"fold": 0, **({"folds": folds} if folds != usual.folds else {})}, drawn
 
 
 def _mm(spacing: Sequence[float]) -> str:
@@ -244,9 +259,15 @@ class _Text:
             key: os.path.relpath(Path(value).resolve(), folder) if key == "root" else value
             for key, value in self.found.settings.items()
         }
-        split = "of the dataset's own folds" if self.found.info.splits else "of 5 that medfuse draws"
+        split, whose = _split(self.found.info)
         return "\n".join(
-            [*_comment(self.found.reason), f"data: {_flow(values)}", "", f"split: {{fold: 0}}  # {split}", ""]
+            [
+                *_comment(self.found.reason),
+                f"data: {_flow(values)}",
+                "",
+                f"split: {_flow(split)}  # {whose}",
+                "",
+            ]
         )
 
     def _preprocess(self) -> str:

@@ -1,6 +1,7 @@
 """The loop, on a network of one convolution."""
 
 import math
+import time
 from collections.abc import Generator
 
 import pytest
@@ -136,6 +137,30 @@ def test_a_budget_in_minutes_ends(tmp_path, minutes):
     )
     assert result.seconds >= 60 * minutes
     assert result.step > 0
+
+
+def test_validation_takes_no_more_than_its_share_of_a_budget_in_minutes(tmp_path):
+    looks, saved = [], []
+
+    def validate(_):
+        time.sleep(0.1)
+        looks.append(len(saved))
+        return {"dice": 0.5}
+
+    result = fit(
+        network(),
+        fabric=Fabric(accelerator="cpu", devices=1),
+        settings=TrainSettings(minutes=0.025, steps_per_epoch=2),
+        objective=Objective(cross_entropy),
+        batches=batches,
+        validate=validate,
+        save=lambda kind, *_: saved.append(kind) if kind == "last" else None,
+        folder=tmp_path,
+        reporter=Reporter(quiet=True),
+    )
+    assert len(saved) == -(-result.step // 2) > 10
+    assert 2 <= len(looks) <= 4
+    assert looks[-1] == len(saved) - 1  # the last epoch is always looked at
 
 
 class TwoHeads(nn.Module):

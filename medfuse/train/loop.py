@@ -191,7 +191,7 @@ def fit(
                 log.write({**now, **row, **weighed})
                 loss = f"  loss {row['loss']:.3f}"
             elif weighed:
-                log.write({"step": progress.step, **weighed})
+                log.write({"step": progress.step, "seconds": clock.seconds(), **weighed})
             advance(int(1000 * done), f"step {progress.step}{loss}{dice}")
 
             if epoch_ends:

@@ -140,7 +140,9 @@ class TrainSettings(Section):
     compile: bool = Field(False, description="torch.compile the network; falls back, saying why")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
     validation_cases: Annotated[int, Field(ge=0)] = Field(
-        8, description="held-out cases looked at after each epoch; the final evaluation uses all"
+        8,
+        description="held-out cases looked at after each epoch, or as often as a tenth of `minutes` allows; the "
+        "final evaluation uses all",
     )
 
     @model_validator(mode="after")

@@ -134,13 +134,31 @@ def fit(
             return budget.progress(progress.step, 0.0)
         return together.first(lambda: budget.progress(progress.step, clock.seconds()))
 
+    stepping, waited_all, looked, dice, look = 0.0, 0.0, 0.0, "", True
+
     def may_look() -> bool:
         """Whether validation has not had its share of the time yet, the same in all processes."""
         if budget.seconds is None:
             return True
         return together.first(lambda: looked / clock.seconds()) <= _LOOKING_SHARE
 
-    stepping, waited_all, looked = 0.0, 0.0, 0.0
+    def end_epoch(look: bool, log: MetricsLog) -> None:
+        """Save the weights, judged by held-out cases where that is wanted."""
+        nonlocal looked, dice
+        judged = average.model if average else model
+        scores: dict[str, float] = {}
+        if look:
+            looking = time.perf_counter()
+            scores = _validate(judged, validate)
+            looked += time.perf_counter() - looking
+            dice = f"  Dice {scores['dice']:.3f}" if "dice" in scores else ""
+        log.write({"step": progress.step, "seconds": clock.seconds(), **scores})
+        facts = {"step": progress.step, **scores}
+        if scores.get("dice", -math.inf) > progress.best:
+            progress.best, progress.best_step = scores["dice"], progress.step
+            save("best", judged, facts)
+        save("last", judged, facts)
+
     saved = time.monotonic()
     with (
         closing(batches(progress.step)) as stream,
@@ -148,8 +166,8 @@ def fit(
         MetricsLog(folder if together.is_first else None, step=progress.step) as log,
         reporter.track("training", 1000) as advance,
     ):
-        window, loss, dice = _Window(), "", ""
-        while (done := spent()) < 1 or progress.step == 0:  # setting up may take all of the time
+        window, loss, done = _Window(), "", spent()
+        while done < 1 or progress.step == 0:  # setting up may take all of the time
             waiting = time.perf_counter()
             batch, unlabelled = next(stream), pseudo.draw(progress.step, done) if pseudo else None
             waited = time.perf_counter() - waiting
@@ -195,26 +213,18 @@ def fit(
             advance(int(1000 * done), f"step {progress.step}{loss}{dice}")
 
             if epoch_ends:
-                judged = average.model if average else model
-                scores: dict[str, float] = {}
-                if done >= 1 or may_look():
-                    looking = time.perf_counter()
-                    scores = _validate(judged, validate)
-                    looked += time.perf_counter() - looking
+                end_epoch(look := done >= 1 or may_look(), log)
                 by_part.enter(progress.step // settings.steps_per_epoch)
-                log.write({"step": progress.step, "seconds": clock.seconds(), **scores})
-                dice = f"  Dice {scores['dice']:.3f}" if "dice" in scores else dice
-                facts = {"step": progress.step, **scores}
-                if scores.get("dice", -math.inf) > progress.best:
-                    progress.best, progress.best_step = scores["dice"], progress.step
-                    save("best", judged, facts)
-                save("last", judged, facts)
-                window = _Window()
+                window, done = _Window(), spent()
             due = epoch_ends or _state_is_due(settings, progress.step, time.monotonic() - saved)
             if due and together.is_first:
                 progress.seconds = clock.seconds()
                 trained.keep(folder, progress)
                 saved = time.monotonic()
+        if not look:  # the time ran out while the weights were saved
+            end_epoch(True, log)
+            if together.is_first:
+                trained.keep(folder, progress)
     reporter.say(wait_advice(waited_all / max(stepping, 1e-9)))
     return progress
 

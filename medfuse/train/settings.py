@@ -141,8 +141,8 @@ class TrainSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
     validation_cases: Annotated[int, Field(ge=0)] = Field(
         8,
-        description="held-out cases looked at after each epoch, or as often as a tenth of `minutes` allows; the "
-        "final evaluation uses all",
+        description="held-out cases looked at after each epoch, or as often as a tenth of `minutes` allows; "
+        "the final evaluation uses all",
     )
 
     @model_validator(mode="after")

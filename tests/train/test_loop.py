@@ -158,9 +158,9 @@ def test_validation_takes_no_more_than_its_share_of_a_budget_in_minutes(tmp_path
         folder=tmp_path,
         reporter=Reporter(quiet=True),
     )
-    assert len(saved) == -(-result.step // 2) > 10
+    assert len(saved) > result.step // 4 > 2 * len(looks)
     assert 2 <= len(looks) <= 4
-    assert looks[-1] == len(saved) - 1  # the last epoch is always looked at
+    assert looks[-1] == len(saved) - 1  # the last weights are always looked at
 
 
 class TwoHeads(nn.Module):

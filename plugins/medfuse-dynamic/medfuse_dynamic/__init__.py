@@ -86,7 +86,7 @@ class ResidualEncoder(Backbone):
             nonlin=nn.LeakyReLU,
             nonlin_kwargs={"inplace": True},
         )
-        return network
+        return _for_any_size(network)
 
     def _strides(self, image: ImageInfo) -> list[Axes]:
         if self.strides != "auto":
@@ -114,3 +114,20 @@ class ResidualEncoder(Backbone):
         if self.blocks != "auto":
             return list(for_each("blocks", self.blocks, stages))
         return [BLOCKS[min(i, len(BLOCKS) - 1)] for i in range(stages)]
+
+
+def _for_any_size(network: nn.Module) -> nn.Module:
+    """The network, whose shortcuts were written for even sizes and as functions without a name.
+
+    Where a stride leaves a rest, convolutions round up and shortcuts, which pool, down: the two could
+    not be added. Even sizes give what they gave.
+    """
+    from torch import nn
+
+    for module in network.modules():
+        if isinstance(module, nn.AvgPool2d | nn.AvgPool3d):
+            module.ceil_mode = True
+        skip = getattr(module, "skip", None)
+        if skip is not None and not isinstance(skip, nn.Module):  # y = x, which does not pickle
+            module.skip = nn.Identity()
+    return network

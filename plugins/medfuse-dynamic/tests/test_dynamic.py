@@ -1,6 +1,9 @@
 """dynamic-network-architectures' encoder is what the plugin declares."""
 
+import sys
+
 import pytest
+import torch
 from medfuse_dynamic import ResidualEncoder
 from pydantic import ValidationError
 
@@ -31,6 +34,15 @@ def test_its_tensors_have_the_names_of_nnunets(dynamic):
     assert "stages.0.blocks.0.conv1.conv.weight" in names
 
 
+def test_on_even_sizes_it_is_what_the_package_makes(dynamic, monkeypatch):
+    ours = ResidualEncoder(base_channels=4).build(THICK)
+    monkeypatch.setattr("medfuse_dynamic._for_any_size", lambda network: network)
+    theirs = ResidualEncoder(base_channels=4).build(THICK)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(1, 2, *THICK.patch_size)
+    assert torch.equal(ours(x), theirs(x))
+
+
 def test_it_has_the_blocks_of_the_presets(dynamic):
     network = ResidualEncoder(base_channels=4).build(THICK)
     assert [len(stage.blocks) for stage in network.stages] == [1, 3, 4, 6]
@@ -57,6 +69,7 @@ def test_an_even_kernel_is_refused():
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "dynamic_network_architectures", None)
+    for name in ("dynamic_network_architectures", "dynamic_network_architectures.building_blocks"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(PluginError, match="pip install medfuse-dynamic"):
         ResidualEncoder().build(THICK)

@@ -425,9 +425,8 @@ def _show_log() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     quiet = {"-q", "--quiet"} & set(sys.argv)
     logging.getLogger("medfuse").setLevel(logging.WARNING if quiet else logging.INFO)
-    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(
-        logging.WARNING
-    )  # it sets its parent's
+    chatty = "lightning_fabric.utilities.rank_zero"  # its parent's level is set when it is imported
+    logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def main() -> NoReturn:

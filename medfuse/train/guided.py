@@ -214,9 +214,8 @@ def deform(image: Tensor, label: Tensor, field: Tensor) -> tuple[Tensor, Tensor]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij")) + field
     last = torch.tensor([n - 1 for n in size]).to(field).view(-1, *(1,) * len(size))
     places = torch.minimum(places.clamp(min=0), last)
-    grid = (
-        (2 * places / last.clamp(min=1) - 1).flip(0).movedim(0, -1)[None]
-    )  # torch counts axes from the last
+    scaled = 2 * places / last.clamp(min=1) - 1
+    grid = scaled.flip(0).movedim(0, -1)[None]  # torch counts axes from the last
     warped = functional.grid_sample(
         image[None], grid, mode="bilinear", padding_mode="border", align_corners=True
     )[0]

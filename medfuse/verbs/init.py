@@ -74,7 +74,7 @@ def init_pipeline(
     with reporter.track("looking at label maps", 1) as advance:
         found = detect(data, progress=lambda done, _: advance(0, f"{done}"))
     labelled = [case for case in found.info.cases if case.label]
-    _split(found.info)
+    _split(found.info)  # what cannot be split is refused before anything is measured
     with reporter.track(f"checking {len(labelled)} cases", len(labelled)) as advance:
         fingerprint = take_fingerprint(
             labelled,
@@ -260,15 +260,8 @@ class _Text:
             for key, value in self.found.settings.items()
         }
         split, whose = _split(self.found.info)
-        return "\n".join(
-            [
-                *_comment(self.found.reason),
-                f"data: {_flow(values)}",
-                "",
-                f"split: {_flow(split)}  # {whose}",
-                "",
-            ]
-        )
+        lines = [*_comment(self.found.reason), f"data: {_flow(values)}", ""]
+        return "\n".join([*lines, f"split: {_flow(split)}  # {whose}", ""])
 
     def _preprocess(self) -> str:
         reasons = [

@@ -481,7 +481,7 @@ def test_a_first_pass_that_agrees_is_the_label_map(scans: Scans) -> None:
 
 
 def test_probabilities_are_written_beside_the_label_map(scans: Scans) -> None:
-    zarr = pytest.importorskip("zarr")
+    zarr = pytest.importorskip("zarr", reason="zarr is an extra: pip install 'medfuse[features]'")
     assert scans.infer().done == ("a", "b", "c")
     assert scans.infer(probabilities="zarr").done == ("a", "b", "c")
     assert scans.infer(probabilities="zarr").skipped == ("a", "b", "c")

@@ -238,7 +238,8 @@ def medfuse_worker(given: argparse.Namespace, *, deterministic: bool = False) ->
 
     from medfuse import registry
     from medfuse.api import Loss
-    from medfuse.core.device import channels_last, lay_out, settle
+    from medfuse.core.device import settle
+    from medfuse.core.layout import channels_last, lay_out
     from medfuse.core.reporter import Reporter
     from medfuse.model.graph import plan_graph
     from medfuse.model.segmenter import build_segmenter

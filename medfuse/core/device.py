@@ -99,23 +99,6 @@ def _mallopt(**options: int) -> None:
         mallopt(numbers[name], value)
 
 
-def channels_last(axes: int) -> torch.memory_format:
-    """The layout with channels innermost, which most kernels prefer, for tensors of 4 or 5 axes."""
-    import torch
-
-    return torch.channels_last if axes == 4 else torch.channels_last_3d
-
-
-def lay_out(model: nn.Module, axes: int, layout: torch.memory_format) -> None:
-    """Reorder weights in place. `Module.to` would refuse a model with 2-D and 3-D convolutions."""
-    import torch
-
-    with torch.inference_mode(False):  # a weight that is made in inference mode cannot be trained again
-        for parameter in model.parameters():
-            if parameter.dim() == axes:
-                parameter.data = parameter.data.contiguous(memory_format=layout)
-
-
 def choose_precision(
     wanted: str, model: nn.Module, example: Tensor, *, backward: bool, deterministic: bool = False
 ) -> Precision:

@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from medfuse.core.device import channels_last, lay_out
+from medfuse.core.layout import channels_last, lay_out
 from medfuse.core.memory import memory_growth
 from medfuse.train.objective import Objective
 from medfuse.train.optimizer import make_optimizer

@@ -15,8 +15,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from medfuse.core.device import channels_last
 from medfuse.core.errors import CheckpointError, MedfuseError
+from medfuse.core.layout import channels_last
 from medfuse.core.reporter import Reporter
 from medfuse.train.budget import Budget
 from medfuse.train.doubts import Doubts, wait_advice

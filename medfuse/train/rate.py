@@ -12,8 +12,8 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import nn
 
-from medfuse.core.device import channels_last
 from medfuse.core.errors import MedfuseError
+from medfuse.core.layout import channels_last
 from medfuse.train.loop import Batches, step_of
 from medfuse.train.objective import Objective
 from medfuse.train.optimizer import make_optimizer

@@ -38,7 +38,8 @@ class Begun:
 
 def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
     """The network, its objective and its batches, on the device and in the precision of training."""
-    from medfuse.core.device import channels_last, lay_out, pick_device, settle
+    from medfuse.core.device import pick_device, settle
+    from medfuse.core.layout import channels_last, lay_out
     from medfuse.data.loader import training_batches
     from medfuse.model.segmenter import build_segmenter
     from medfuse.train.objective import ActivationTerm, Objective

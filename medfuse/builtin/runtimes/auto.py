@@ -39,7 +39,9 @@ class Auto(Runtime):
     """
 
     candidates: tuple[RuntimeField, ...] = Field(
-        (), description="runtimes to choose from; empty: torch, and openvino on a CPU, onnxruntime on a GPU"
+        (),
+        description="runtimes to choose from; empty: torch, and torch_winograd and openvino on a CPU, "
+        "onnxruntime on a GPU",
     )
     precision: Literal["auto", "fp32"] = Field(
         "auto", description="fp32: candidates whose precision is auto run in nothing shorter"
@@ -79,7 +81,7 @@ class Auto(Runtime):
         """Every candidate, in every precision that may be worth a try."""
         from medfuse.core.device import half_precisions
 
-        usual = ("torch", "openvino" if device.type == "cpu" else "onnxruntime")
+        usual = ("torch", *(("torch_winograd", "openvino") if device.type == "cpu" else ("onnxruntime",)))
         candidates = self.candidates or [registry.get(Runtime.group, name)() for name in usual]
         for candidate in candidates:
             assert isinstance(candidate, Runtime)

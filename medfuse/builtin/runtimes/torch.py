@@ -42,7 +42,8 @@ class Torch(Runtime):
         """The network operation by operation, in the precision and layout that suit it."""
         import torch
 
-        from medfuse.core.device import channels_last, choose_precision, lay_out
+        from medfuse.core.device import choose_precision
+        from medfuse.core.layout import channels_last, lay_out
 
         layout = channels_last(example.dim()) if self.channels_last else torch.contiguous_format
         model.eval()

@@ -31,6 +31,8 @@ def lay_out(model: nn.Module, axes: int, layout: torch.memory_format) -> None:
 class _KeepsLayout(nn.modules.instancenorm._InstanceNorm):
     """An instance norm that takes each image's statistics by a batch norm of that image alone, on a CPU.
 
+    Where it is compiled it is a group norm of a channel each.
+
     Torch's own reorders memory on the way in and again in the next convolution, which takes several times as
     long as the norm itself (pytorch#72341). With a batch of 1 it gives wrong gradients besides, where the
     gradient that comes in has its channels innermost: torch reads one of the two in the other's order.
@@ -41,8 +43,10 @@ class _KeepsLayout(nn.modules.instancenorm._InstanceNorm):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != self.axes or x.device.type != "cpu":
             return super().forward(x)
-        if torch.compiler.is_compiling() or is_tracing():  # they have an instance norm of their own
+        if is_tracing() or torch.compiler.is_exporting():  # other engines have an instance norm of their own
             return super().forward(x)
+        if torch.compiler.is_compiling() and self.running_mean is None:  # in the order that x has
+            return functional.group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
         alone = len(x) == 1
         if not alone and (self.running_mean is not None or not self._pays(x)):
             return super().forward(x)

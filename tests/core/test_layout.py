@@ -1,4 +1,4 @@
-"""Instance norms that keep channels innermost compute what torch's compute."""
+"""Layers that are quicker with channels innermost compute what torch's compute."""
 
 from copy import deepcopy
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medfuse.core.layout import channels_last, lay_out
+from medfuse.core import layout
+from medfuse.core.layout import blocks, channels_last, lay_out
 
 NORMS: dict[int, type[nn.Module]] = {4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
 
@@ -80,3 +81,46 @@ def test_names_of_weights_stay() -> None:
     plain = nn.Sequential(nn.InstanceNorm3d(4, affine=True))
     assert [*laid_out(plain, 5).state_dict()] == [*plain.state_dict()]
     assert isinstance(laid_out(plain, 5)[0], nn.InstanceNorm3d)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("factor", [(2, 3), (1, 2), (2, 2, 2), (1, 2, 3)])
+@pytest.mark.parametrize("bias", [True, False], ids=["", "no bias"])
+def test_a_product_of_matrices_is_a_transposed_convolution(factor: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(0)
+    kind: type[nn.Module] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[len(factor)]
+    plain = kind(5, 4, factor, stride=factor, bias=bias).double()
+    x = torch.randn(3, 5, *(4, 3, 6)[: len(factor)]).double()
+    made = blocks(x, plain.weight, plain.bias)  # type: ignore[arg-type]  # a parameter each
+    torch.testing.assert_close(made, plain(x))
+
+
+@pytest.mark.parametrize("axes", [4, 5])
+def test_it_is_taken_to_train_in_bf16_and_keeps_channels_innermost(
+    axes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    kind: type[nn.Module] = {4: nn.ConvTranspose2d, 5: nn.ConvTranspose3d}[axes]
+    plain = kind(16, 8, 2, stride=2)
+    shape = (2, 16, *(4, 5, 6)[: axes - 2])
+    x = torch.randn(shape).contiguous(memory_format=channels_last(axes))
+    gradient = torch.randn(2, 8, *(8, 10, 12)[: axes - 2])
+    wanted = results(deepcopy(plain).double(), x.double(), gradient.double())
+    quick, calls = laid_out(plain, axes), list[int]()
+    monkeypatch.setattr(layout, "blocks", lambda *given: calls.append(1) or blocks(*given))  # type: ignore[func-returns-value]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = results(quick, x, gradient.bfloat16())
+    assert calls == [1]
+    assert found[0].is_contiguous(memory_format=channels_last(axes))
+    for mine, exact in zip(found, wanted):
+        assert (mine.double() - exact).norm() < 0.02 * exact.norm()
+    with torch.no_grad():
+        torch.testing.assert_close(quick(x), plain(x))
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("options", [{"padding": 1}, {"stride": 1}, {"groups": 2}, {"dilation": 2}])
+def test_other_transposed_convolutions_stay_torchs(options: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    plain = nn.ConvTranspose3d(4, 4, 2, **{"stride": 2, **options})  # type: ignore[arg-type]  # any of its options
+    x = torch.randn(2, 4, 3, 4, 5).bfloat16()
+    assert torch.equal(laid_out(plain, 5).bfloat16()(x), plain.bfloat16()(x))

@@ -7,9 +7,13 @@ import torch
 from torch import nn
 
 from medfuse import registry
-from medfuse.api import Runtime
+from medfuse.api import ImageInfo, Runtime
 from medfuse.core.errors import MedfuseError
 from medfuse.model import winograd
+from medfuse.model.graph import plan_graph
+from medfuse.model.segmenter import build_segmenter
+from medfuse.model.settings import ModelSettings
+from medfuse.model.winograd import with_winograd
 from medfuse.testing import check_runtime
 
 WINDOWS = torch.randn((2, 1, 8, 8, 8), generator=torch.Generator().manual_seed(0))
@@ -64,6 +68,23 @@ def test_a_network_that_gains_nothing_runs_as_it_is(caplog: pytest.LogCaptureFix
     with torch.inference_mode():
         torch.testing.assert_close(runtime().prepare(model, WINDOWS)(WINDOWS), model(WINDOWS))
     assert "no 3-D convolution that gains" in caplog.text
+
+
+@pytest.mark.parametrize("taps", ["forward_hook", "sequential_truncation", "fx_graph"])
+def test_taps_work_in_the_copy(taps: str) -> None:
+    settings = {
+        "backbones": {"encoder": {"use": "unet_encoder", "base_channels": 16, "stages": 2}},
+        "taps": {"encoder": {"use": taps}},
+        "fusion": {"decoded": {"use": "unet_decoder", "inputs": ["encoder.*"]}},
+        "head": {"input": "decoded"},
+    }
+    image = ImageInfo(1, (8, 8, 8), (1.0, 1.0, 1.0))
+    model = build_segmenter(plan_graph(ModelSettings.model_validate(settings), image, 3)).eval()
+    quick = with_winograd(model)
+    assert quick is not None
+    for windows in (WINDOWS, 2 - WINDOWS):
+        with torch.inference_mode():
+            torch.testing.assert_close(quick(windows), model(windows), rtol=1e-3, atol=1e-3)
 
 
 def test_it_keeps_the_rules_of_runtimes() -> None:

@@ -57,11 +57,12 @@ def test_only_convolutions_that_gain_are_replaced() -> None:
         nn.Conv3d(32, 32, 3, padding=1, groups=2),
         nn.Conv3d(32, 32, 3, padding=1, padding_mode="replicate"),
         nn.Conv3d(32, 32, 3, padding="same"),
+        nn.Conv3d(32, 32, 3, padding=3),
         nn.Conv3d(32, 32, 3, dilation=2, padding=2),
     )
     quick = with_winograd(model)
     assert isinstance(quick, nn.Sequential)
-    assert [type(part) is not nn.Conv3d for part in quick] == [False, True] + 7 * [False]
+    assert [type(part) is not nn.Conv3d for part in quick] == [False, True] + 8 * [False]
     assert all(type(part) is nn.Conv3d for part in model)
     assert with_winograd(model[0]) is None
     x = torch.randn(1, 1, 12, 12, 12)

@@ -59,7 +59,7 @@ def _gains(convolution: nn.Conv3d) -> bool:
 
 
 class _Winograd(nn.Conv3d):
-    """A convolution of planes, channels innermost in memory, on its way from one map to the next."""
+    """A convolution that is computed plane by plane, with channels innermost in memory."""
 
     def transform_kernels(self) -> None:
         """To be called once, when the weights are there."""

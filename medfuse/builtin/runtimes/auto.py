@@ -81,7 +81,8 @@ class Auto(Runtime):
         """Every candidate, in every precision that may be worth a try."""
         from medfuse.core.device import half_precisions
 
-        usual = ("torch", *(("torch_winograd", "openvino") if device.type == "cpu" else ("onnxruntime",)))
+        on_cpu = device.type == "cpu"
+        usual = ("torch", "torch_winograd", "openvino") if on_cpu else ("torch", "onnxruntime")
         candidates = self.candidates or [registry.get(Runtime.group, name)() for name in usual]
         for candidate in candidates:
             assert isinstance(candidate, Runtime)

@@ -1,6 +1,7 @@
 """The torch_winograd runtime runs what gains by it, and says why it does not run the rest."""
 
 import logging
+from unittest.mock import create_autospec
 
 import pytest
 import torch
@@ -37,20 +38,15 @@ def runtime() -> Runtime:
 
 
 def test_it_gives_what_the_network_gives_for_any_number_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[int] = []
-    convolve = winograd._Winograd._convolve
-    monkeypatch.setattr(
-        winograd._Winograd,
-        "_convolve",
-        lambda *given: used.append(1) or convolve(*given),  # type: ignore[func-returns-value]
-    )
+    convolve = create_autospec(winograd._Winograd._convolve, side_effect=winograd._Winograd._convolve)
+    monkeypatch.setattr(winograd._Winograd, "_convolve", convolve)
     run = runtime().prepare(network(), WINDOWS)
-    used.clear()
+    convolve.reset_mock()
     with torch.inference_mode():
         expected = network().eval()(WINDOWS)
     for windows, wanted in ((WINDOWS, expected), (WINDOWS[:1], expected[:1])):
         torch.testing.assert_close(run(windows), wanted, rtol=1e-4, atol=1e-4)
-    assert len(used) == 3
+    assert convolve.call_count == 3
 
 
 def test_results_that_change_are_not_used(

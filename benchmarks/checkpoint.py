@@ -42,9 +42,9 @@ def compare(given: argparse.Namespace, folder: Path) -> None:
 
     from medfuse.core.reporter import Reporter
     from medfuse.core.volumes import read_volume
-    from medfuse.nnunet import read_plan
-    from medfuse.predictor import Predictor
-    from medfuse.trained import load_trained
+    from medfuse.imports.nnunet import read_plan
+    from medfuse.trained.loading import load_trained
+    from medfuse.trained.predictor import Predictor
     from medfuse.verbs.import_nnunet import import_nnunet
 
     here = Path(__file__).resolve().parent

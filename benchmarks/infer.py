@@ -131,7 +131,7 @@ def volumes(model: Path, given: argparse.Namespace) -> tuple[Volume, Volume]:
     from medfuse.core.volumes import read_volume
     from medfuse.data.plan import resampled_shape
     from medfuse.data.prepare import normalize, resample_image
-    from medfuse.trained import load_trained
+    from medfuse.trained.loading import load_trained
 
     plan = load_trained([model]).plan
     scan = read_volume(given.volume)
@@ -148,7 +148,7 @@ def network_facts(model: Path, given: argparse.Namespace) -> str:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from medfuse.trained import load_trained
+    from medfuse.trained.loading import load_trained
 
     trained = load_trained([model], device=given.device)
     size = trained.plan.patch_size
@@ -190,7 +190,7 @@ Program = tuple[Callable[[Volume], Labels], Callable[[], str]]
 
 def medfuse_(given: argparse.Namespace) -> Program:
     from medfuse import Predictor
-    from medfuse.trained import load_trained
+    from medfuse.trained.loading import load_trained
 
     said = chosen_runtime()
     fp32 = ["runtime.use=auto", "runtime.precision=fp32"] if given.precision == "fp32" else []
@@ -283,7 +283,7 @@ PROGRAMS: dict[str, Callable[[argparse.Namespace], Program]] = {
 
 def peer_network(given: argparse.Namespace) -> tuple[Any, Sequence[int], int]:
     """The network as torch has it, its window and how many classes it tells apart."""
-    from medfuse.trained import load_trained
+    from medfuse.trained.loading import load_trained
 
     trained = load_trained([given.model], device=given.device)
     return trained.networks[0], trained.plan.patch_size, len(trained.plan.labels)

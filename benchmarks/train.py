@@ -241,9 +241,9 @@ def medfuse_worker(given: argparse.Namespace, *, deterministic: bool = False) ->
     from medfuse.core.device import settle
     from medfuse.core.layout import channels_last, lay_out
     from medfuse.core.reporter import Reporter
+    from medfuse.imports.nnunet import read_plan
     from medfuse.model.graph import plan_graph
     from medfuse.model.segmenter import build_segmenter
-    from medfuse.nnunet import read_plan
     from medfuse.train.loop import fit
     from medfuse.train.objective import Objective
     from medfuse.train.settings import TrainSettings

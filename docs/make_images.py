@@ -7,7 +7,7 @@ from medfuse.model.graph import plan_graph
 from medfuse.pipeline import load_pipeline
 from medfuse.report.graph import draw_graph
 from medfuse.report.overlays import OverlayCase, draw_overlay
-from medfuse.verbs.run_judging import graph_nodes
+from medfuse.runs.judging import graph_nodes
 
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "runs" / "liver"

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         PluginError,
         ShapeError,
     )
-    from medfuse.predictor import Predictor
+    from medfuse.trained.predictor import Predictor
 
 __version__ = "0.1.0"
 
@@ -69,5 +69,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'medfuse' has no attribute {name!r}")
-    module = "core.errors" if name.endswith("Error") else "predictor" if name == "Predictor" else "api"
+    module = {"Predictor": "trained.predictor"}.get(name, "core.errors" if name.endswith("Error") else "api")
     return getattr(import_module(f"medfuse.{module}"), name)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medfuse.core.errors import CheckpointError
-from medfuse.trained import EXPORTED, load_trained
+from medfuse.trained.loading import EXPORTED, load_trained
 
 NEEDS = {"onnx": ["onnx", "onnxscript", "onnxruntime"], "openvino": ["openvino"], "torch": ["torch"]}
 

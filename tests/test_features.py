@@ -14,7 +14,7 @@ import torch
 from phantoms import write_case
 
 from medfuse.core.reporter import Reporter
-from medfuse.trained import load_trained
+from medfuse.trained.loading import load_trained
 from medfuse.verbs.run import run_pipeline
 
 ROOT = Path(__file__).parents[1]

@@ -8,10 +8,10 @@ from nnunet_model import write_model
 
 from medfuse.core.errors import CheckpointError, OutputError
 from medfuse.core.reporter import Reporter
+from medfuse.imports.nnunet import read_plan
 from medfuse.model.settings import TransferSettings
 from medfuse.model.transfer import transfer
-from medfuse.nnunet import read_plan
-from medfuse.trained import load_trained
+from medfuse.trained.loading import load_trained
 from medfuse.verbs.import_nnunet import import_nnunet
 
 

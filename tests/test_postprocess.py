@@ -10,8 +10,8 @@ import pytest
 from medfuse.core.reporter import Reporter
 from medfuse.infer.settings import PostprocessSettings
 from medfuse.report.evaluate import Pair
-from medfuse.verbs.folds import choose_together
-from medfuse.verbs.postprocess import choose, component_scores, said, write_choice
+from medfuse.runs.folds import choose_together
+from medfuse.runs.postprocess import choose, component_scores, said, write_choice
 from medfuse.verbs.run import run_pipeline
 
 LABELS = {"background": 0, "organ": 1}

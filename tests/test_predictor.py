@@ -12,7 +12,8 @@ import torch
 from phantoms import AFFINE, SHAPE
 
 from medfuse import DataError, Predictor
-from medfuse.trained import Prepared, load_trained
+from medfuse.trained.loading import load_trained
+from medfuse.trained.trained import Prepared
 
 SPACING = (1.5, 1.5, 2.0)
 

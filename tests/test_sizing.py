@@ -5,7 +5,7 @@ from math import prod
 import pytest
 
 from medfuse.core.errors import MedfuseError
-from medfuse.sizing import ENOUGH_STEPS, TRAINING_SHARE, Limits, size_network
+from medfuse.runs.sizing import ENOUGH_STEPS, TRAINING_SHARE, Limits, size_network
 from medfuse.train.cost import StepCost
 
 CT, SMALL = (512, 512, 300), (36, 50, 36)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from medfuse.core.device import disagreement
 from medfuse.core.errors import MedfuseError
 from medfuse.model.weights import load_weights
-from medfuse.trained import EXPORTED, load_trained, weights_file
+from medfuse.trained.loading import EXPORTED, load_trained, weights_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -19,7 +19,8 @@ from medfuse.infer.features import FeatureMap, Pool, feature_maps
 from medfuse.infer.folder import refuse_to_replace_images, work_through
 from medfuse.infer.manifest import size_of
 from medfuse.model.selection import select
-from medfuse.trained import Trained, case_progress, load_trained, weights_file
+from medfuse.trained.loading import load_trained, weights_file
+from medfuse.trained.trained import Trained, case_progress
 from medfuse.verbs.infer import Inferred, outcome_text
 
 

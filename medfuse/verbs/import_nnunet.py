@@ -45,10 +45,10 @@ def import_nnunet(
 
 def _import_fold(folder: Path, fold: Path, state: Any, path: Path) -> None:
     """One checkpoint as one weights file, which its own network has taken."""
+    from medfuse.imports.nnunet import read_plan
     from medfuse.model.graph import plan_graph
     from medfuse.model.segmenter import build_segmenter
     from medfuse.model.weights import load_into, save_weights
-    from medfuse.nnunet import read_plan
 
     if not isinstance(state, Mapping) or not isinstance(state.get("network_weights"), Mapping):
         raise CheckpointError(f"{fold}: its checkpoint holds no network_weights; it is not nnU-Net's")

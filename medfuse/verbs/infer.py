@@ -12,9 +12,10 @@ from medfuse.core.errors import MedfuseError
 from medfuse.core.memory import parse_bytes
 from medfuse.core.reporter import Reporter
 from medfuse.infer.settings import PostprocessSettings
-from medfuse.run_folder import fold_folders
-from medfuse.trained import Trained, load_trained, weights_file
-from medfuse.verbs.postprocess import steps_for
+from medfuse.runs.folder import fold_folders
+from medfuse.runs.postprocess import steps_for
+from medfuse.trained.loading import load_trained, weights_file
+from medfuse.trained.trained import Trained
 
 if TYPE_CHECKING:
     from medfuse.infer.manifest import Outcome

@@ -19,7 +19,7 @@ from medfuse.core.memory import bytes_text, total_memory
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import by
 from medfuse.core.topology import plan_kernels, plan_strides
-from medfuse.sizing import Limits, Size, size_network
+from medfuse.runs.sizing import Limits, Size, size_network
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,9 @@ from medfuse.core.errors import DataError, did_you_mean
 from medfuse.core.files import make_folder
 from medfuse.core.reporter import Reporter
 from medfuse.pipeline import Pipeline, load_pipeline
-from medfuse.verbs.run import Run, located, read_dataset
-from medfuse.verbs.run_training import begin, train
+from medfuse.runs.run import Run, located, open_run, read_dataset
+from medfuse.runs.stages import fill_store, prepare
+from medfuse.runs.training import begin, train
 
 if TYPE_CHECKING:
     from medfuse.train.rate import RateSweep
@@ -80,12 +81,12 @@ def probe_pipeline(
     with located(document), tempfile.TemporaryDirectory(dir=make_folder(runs), prefix=".probe-") as folder:
         info = read_dataset(pipeline)
         still = _still(pipeline, Path(folder).name, steps)
-        run = Run(still, document, info, runs, reporter, Together(), runs / still.name)
-        plan = run.prepare()
+        run = open_run(still, info, runs, runs / still.name, reporter, Together())
+        split, plan = prepare(run)
         graph = plan_network(still, plan.image, len(plan.classes))
-        chosen = _choose(case, run)
-        run.split = Split((chosen,), (chosen,))
-        store = run.fill_store(plan)
+        chosen = _choose(case, replace(run, split=split))
+        run = replace(run, split=Split((chosen,), (chosen,)))
+        store = fill_store(run, plan)
         begun = begin(run, plan, graph, store)
         reporter.say("sweeping the learning rate")
         sweep = sweep_rates(

@@ -21,7 +21,7 @@ from medfuse.data.plan import DataPlan, Normalization
 from medfuse.infer import folder, plan, export, sliding  # what is imported is not measured
 import medfuse.data.prepare, nibabel, SimpleITK, isal.igzip, zarr
 from medfuse.infer.settings import InferSettings
-from medfuse.trained import Trained
+from medfuse.trained.trained import Trained
 
 CLASSES, QUIET = 24, Reporter(quiet=True)
 steps = torch.linspace(-1, 1, CLASSES).view(1, -1, 1, 1, 1)

@@ -13,7 +13,7 @@ from medfuse.model.settings import ModelSettings
 from medfuse.train.guided import Guided, change_intensities, deform, displacement, high_regions, taper
 from medfuse.train.log import read_rows
 from medfuse.train.settings import GuidedSettings, RegionSettings
-from medfuse.trained import load_trained
+from medfuse.trained.loading import load_trained
 from medfuse.verbs.check import check_pipeline
 from medfuse.verbs.run import run_pipeline
 

@@ -4,58 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from medfuse import Backbone, FeatureInfo, ImageInfo
-from medfuse.core.section import Section
+from medfuse.builtin.nets.edits import Edit
 from medfuse.registry import BackboneField
 
 if TYPE_CHECKING:
     from torch import nn
-
-CLASS = r"^\w+(\.\w+)*[.:]\w+$"
-
-
-class Edit(Section):
-    """One change: `replace` … `by`, `remove`, or `insert_after` … `module`. Layers by path or glob."""
-
-    replace: str | None = Field(None, min_length=1, description="layers to exchange, such as `*.act`")
-    by: str | None = Field(None, pattern=CLASS, description="class of the new layers, such as torch.nn.SiLU")
-    remove: str | None = Field(None, min_length=1, description="layers that then pass on what they are given")
-    insert_after: str | None = Field(None, min_length=1, description="layers to add another one to")
-    module: str | None = Field(None, pattern=CLASS, description="class of the layers to add")
-    arguments: dict[str, Any] = Field(
-        default_factory=dict,
-        description="of that class; $channels stands for the channels of the layer that is named",
-    )
-
-    @model_validator(mode="after")
-    def _does_one_thing(self) -> Self:
-        given = [key for key in ("replace", "remove", "insert_after") if getattr(self, key) is not None]
-        if len(given) != 1:
-            raise ValueError("an edit does one thing: give one of replace, remove and insert_after")
-        needs = {"replace": "by", "insert_after": "module"}.get(given[0])
-        for key in ("by", "module"):
-            if key == needs and getattr(self, key) is None:
-                raise ValueError(f"`{given[0]}` needs `{key}:`, a class such as torch.nn.SiLU")
-            if key != needs and getattr(self, key) is not None:
-                raise ValueError(f"`{key}` does not go with `{given[0]}`; remove it")
-        if self.arguments and not needs:
-            raise ValueError("`arguments` are those of a new layer; `remove` makes none: take them out")
-        return self
-
-    @property
-    def where(self) -> str:
-        """The path or glob of the layers that change."""
-        return self.replace or self.remove or self.insert_after or ""
-
-    @property
-    def text(self) -> str:
-        """`replace *.act`."""
-        verb = "replace" if self.replace else "remove" if self.remove else "insert_after"
-        return f"{verb} {self.where}"
 
 
 class Edited(Backbone):

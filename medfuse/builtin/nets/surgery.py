@@ -17,7 +17,7 @@ from medfuse.core.features import FeatureInfo, ImageInfo
 from medfuse.model.trial import try_out
 
 if TYPE_CHECKING:
-    from medfuse.builtin.backbones.edited import Edit
+    from medfuse.builtin.nets.edits import Edit
 
 CHANNELS = "$channels"
 

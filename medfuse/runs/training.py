@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from medfuse.core.errors import CheckpointError
 from medfuse.core.files import write_json
 from medfuse.model.graph import GraphPlan
-from medfuse.run_folder import kept_precision
-from medfuse.trained import load_trained, weights_facts, weights_file
+from medfuse.runs.folder import kept_precision
+from medfuse.trained.loading import load_trained, weights_facts, weights_file
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from medfuse.data.plan import DataPlan
     from medfuse.data.store import Store
     from medfuse.model.segmenter import Segmenter
+    from medfuse.runs.run import Run
     from medfuse.train.objective import Objective
-    from medfuse.verbs.run import Run
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from medfuse.api import DatasetInfo
-from medfuse.core.errors import CheckpointError, Problem, did_you_mean
+from medfuse.core.errors import CheckpointError
 from medfuse.core.files import write_json
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import number
@@ -30,23 +29,6 @@ HALF = "threshold 0.5"
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
 """case → label → step → Dice; 1 where a label is in neither map, so that every mean is over all cases."""
-
-
-def postprocess_problems(settings: PostprocessSettings | str, info: DatasetInfo) -> list[Problem]:
-    """What `infer.postprocess` names and the dataset does not have."""
-    if isinstance(settings, str):
-        return []
-    path = ("infer", "postprocess")
-    names = [name for name in info.outputs if info.labels[name] != 0]
-    problems = [
-        Problem(path, f"there is no label {name!r}{did_you_mean(name, names)} ({', '.join(names)})")
-        for name in settings.unknown(names)
-    ]
-    if settings.threshold and not info.region_order:
-        problems.append(
-            Problem((*path, "threshold"), "only regions have a threshold; these labels exclude each other")
-        )
-    return problems
 
 
 def candidates(label: str) -> dict[str, PostprocessSettings]:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from medfuse.core.errors import DataError
 from medfuse.core.text import yaml_text
 from medfuse.model.graph import GraphPlan
-from medfuse.trained import load_trained
-from medfuse.verbs.postprocess import THRESHOLDS, choose, component_scores, dice, said, write_choice
+from medfuse.runs.postprocess import THRESHOLDS, choose, component_scores, dice, said, write_choice
+from medfuse.trained.loading import load_trained
 
 if TYPE_CHECKING:
     from medfuse.data.plan import DataPlan
     from medfuse.data.store import Store
     from medfuse.report.evaluate import Evaluation, Pair
     from medfuse.report.feature_maps import Picture
-    from medfuse.verbs.run import Run
+    from medfuse.runs.run import Run
 
 
 def predict_held_out(run: Run) -> None:
@@ -111,9 +111,9 @@ def draw_pictures(
 ) -> dict[str, list[Picture]]:
     """What the pipeline's `report` asks to see of the network, for the cases that the report shows."""
     from medfuse.data.prepare import Preprocessor
-    from medfuse.inside import CaseInside, Output, draw_inside
     from medfuse.model.selection import select
     from medfuse.report.html import chosen_cases
+    from medfuse.trained.inside import CaseInside, Output, draw_inside
 
     settings = run.pipeline.report
     maps, gradcam = select(graph, settings.maps), select(graph, settings.gradcam)

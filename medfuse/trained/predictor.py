@@ -16,7 +16,8 @@ from medfuse.core.memory import parse_bytes
 from medfuse.core.reporter import Reporter
 from medfuse.core.volumes import checked_geometry
 from medfuse.data.images import sheared
-from medfuse.trained import Trained, load_trained, weights_file
+from medfuse.trained.loading import load_trained, weights_file
+from medfuse.trained.trained import Trained
 
 if TYPE_CHECKING:
     from medfuse.infer.manifest import Outcome

@@ -1,0 +1,1 @@
+"""Others' models in medfuse's words; none of their code."""

@@ -1,0 +1,76 @@
+"""What settings of a pipeline name and its dataset, its graph or its parameters do not have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from medfuse.api import DatasetInfo
+from medfuse.core.errors import CheckpointError, DataError, Problem, did_you_mean
+from medfuse.infer.settings import PostprocessSettings
+from medfuse.model.graph import GraphPlan
+from medfuse.pipeline import Pipeline
+from medfuse.trained.loading import weights_file
+
+if TYPE_CHECKING:
+    from medfuse.model.verify import VerifiedFacts
+
+
+def pseudo_problems(pipeline: Pipeline, graph: GraphPlan, info: DatasetInfo) -> list[Problem]:
+    """What `train.pseudo_labels` names and is not there."""
+    from medfuse.train.pseudo import head_problems, unlabelled_cases
+
+    settings, path = pipeline.train.pseudo_labels, ("train", "pseudo_labels")
+    if settings is None:
+        return []
+    problems = head_problems(settings.heads, graph.aux)
+    if info.region_order:
+        problems.append(
+            Problem(path, "pseudo-labels are classes that exclude each other, and these labels are regions")
+        )
+    try:
+        unlabelled_cases(info, settings)
+    except DataError as error:
+        problems += [Problem((*path, "cases"), line) for line in error.lines]
+    try:
+        if settings.teacher != "self":
+            weights_file(settings.teacher, best=False)
+    except CheckpointError as error:
+        problems += [Problem((*path, "teacher"), line) for line in error.lines]
+    return problems
+
+
+def parameter_problems(pipeline: Pipeline, facts: VerifiedFacts, *, fresh: bool) -> list[Problem]:
+    """What settings say of parameters and is not so. Weights to start from matter to a `fresh` run alone."""
+    from medfuse.model.transfer import transfer_problems
+    from medfuse.train.parts import part_problems
+
+    problems = part_problems(pipeline.train.parts, facts.parameter_shapes)
+    return problems + (transfer_problems(pipeline.model, facts.parameter_shapes) if fresh else [])
+
+
+def report_problems(pipeline: Pipeline, graph: GraphPlan) -> list[Problem]:
+    """What the report is to show of the network and the graph does not have."""
+    from medfuse.model.selection import selection_problems
+
+    settings = pipeline.report
+    return [
+        *selection_problems(graph, settings.maps, ("report", "maps")),
+        *selection_problems(graph, settings.gradcam, ("report", "gradcam")),
+    ]
+
+
+def postprocess_problems(settings: PostprocessSettings | str, info: DatasetInfo) -> list[Problem]:
+    """What `infer.postprocess` names and the dataset does not have."""
+    if isinstance(settings, str):
+        return []
+    path = ("infer", "postprocess")
+    names = [name for name in info.outputs if info.labels[name] != 0]
+    problems = [
+        Problem(path, f"there is no label {name!r}{did_you_mean(name, names)} ({', '.join(names)})")
+        for name in settings.unknown(names)
+    ]
+    if settings.threshold and not info.region_order:
+        problems.append(
+            Problem((*path, "threshold"), "only regions have a threshold; these labels exclude each other")
+        )
+    return problems

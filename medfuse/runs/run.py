@@ -1,0 +1,95 @@
+"""One run as a value: its pipeline, its dataset, its split, its folders, and the processes that do it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medfuse.api import Case, DatasetInfo, Split
+from medfuse.core.document import Document
+from medfuse.core.errors import DataError, PipelineError
+from medfuse.core.files import make_folder
+from medfuse.core.reporter import Reporter
+from medfuse.pipeline import Pipeline
+from medfuse.runs.folder import refuse_another_pipeline, refuse_cross_validation
+
+if TYPE_CHECKING:
+    from medfuse.train.together import Together
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage of a run is given. `folder` is its own, others share `store_folder`."""
+
+    pipeline: Pipeline
+    info: DatasetInfo
+    split: Split
+    folder: Path
+    store_folder: Path
+    reporter: Reporter
+    together: Together
+
+    @property
+    def cases(self) -> dict[str, Case]:
+        """Every case of the dataset by its name."""
+        return {case.name: case for case in self.info.cases}
+
+    def is_fresh(self) -> bool:
+        """Whether nothing has been trained here yet."""
+        from medfuse.train.state import has_state
+
+        return not has_state(self.folder)
+
+    def unlabelled(self) -> tuple[Case, ...]:
+        """The cases that pseudo-labels are made for."""
+        from medfuse.train.pseudo import unlabelled_cases
+
+        settings = self.pipeline.train.pseudo_labels
+        return unlabelled_cases(self.info, settings) if settings else ()
+
+
+def open_run(
+    pipeline: Pipeline, info: DatasetInfo, runs: Path, folder: Path, reporter: Reporter, together: Together
+) -> Run:
+    """Claim `folder` for this pipeline. Raises MedfuseError where it holds something else."""
+    import torch
+
+    from medfuse.data.split import choose_split
+
+    def claim() -> None:
+        refuse_cross_validation(folder)
+        refuse_another_pipeline(folder, pipeline)
+        make_folder(folder)
+
+    split = choose_split(info, pipeline.split)
+    together.first(claim)
+    torch.set_flush_denormal(True)  # now, as threads that torch starts take it over and others do not
+    own = reporter if together.is_first else Reporter(quiet=True)
+    return Run(pipeline, info, split, folder, runs / "prepared" / info_name(pipeline), own, together)
+
+
+def info_name(pipeline: Pipeline) -> str:
+    """A folder name for a dataset's prepared cases: runs on the same dataset share it."""
+    import hashlib
+
+    source = f"{pipeline.data.root.resolve()} {pipeline.preprocess.model_dump_json()}"
+    return f"{pipeline.data.root.resolve().name}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+
+
+def read_dataset(pipeline: Pipeline) -> DatasetInfo:
+    info = pipeline.data.read()
+    if not any(case.label for case in info.cases):
+        raise DataError(f"{pipeline.data.root}: no case has a label; training needs some")
+    return info
+
+
+@contextmanager
+def located(document: Document) -> Iterator[None]:
+    """Add file, line and column to problems that are found after the file was read."""
+    try:
+        yield
+    except PipelineError as error:
+        raise document.located(error) from None

@@ -1,0 +1,176 @@
+"""JSON as strangers may have written it: read within limits, and refused in one line where it is faulty."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from medfuse.core.errors import DataError, MedfuseError, dotted
+
+MOST_BYTES = 64 * 2**20
+MOST_VALUES = 4_000_000
+DEEPEST = 100
+MOST_DIGITS = 20  # of a whole number: those of 64 bits
+
+T = TypeVar("T")
+
+
+def read_json(
+    path: Path,
+    *,
+    raises: type[MedfuseError] = DataError,
+    remedy: str = "mend it there or just before",
+    most_bytes: int = MOST_BYTES,
+) -> Any:
+    """What a JSON file holds. Raises `raises`, in one line that ends with `remedy`.
+
+    No NaN and no infinity, no key twice, nothing nested without end, no file larger than `most_bytes`, and
+    nothing but a plain file: pipes are not waited for.
+    """
+    return parse_json(
+        read_text(path, raises=raises, remedy=remedy, most_bytes=most_bytes),
+        str(path),
+        raises=raises,
+        remedy=remedy,
+        most_bytes=most_bytes,
+    )
+
+
+def read_text(
+    path: Path,
+    *,
+    raises: type[MedfuseError] = DataError,
+    remedy: str = "replace it",
+    most_bytes: int = MOST_BYTES,
+) -> str:
+    """The text of a plain file in UTF-8, with or without a mark of it. Raises `raises`."""
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise raises(f"{path}: is no plain file; {remedy}")
+        if about.st_size > most_bytes:
+            raise raises(f"{path}: is too large to be right ({_size(about.st_size)}); {remedy}")
+        return path.read_bytes().decode("utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError):
+        raise raises(f"{path}: no such file; {remedy}") from None
+    except UnicodeDecodeError as error:
+        raise raises(f"{path}: is no text in UTF-8 (byte {error.start}); {remedy}") from None
+    except (OSError, ValueError) as error:  # such as a name with a NUL
+        raise raises(f"{path}: cannot be read as a text file ({error}); {remedy}") from None
+
+
+def parse_json(
+    text: str | bytes,
+    where: str,
+    *,
+    raises: type[MedfuseError] = DataError,
+    remedy: str = "mend it there or just before",
+    most_bytes: int = MOST_BYTES,
+) -> Any:
+    """As `read_json`, of a text that stands at `where`."""
+    try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        if len(text) > most_bytes:
+            raise ValueError(f"it is too large to be right ({_size(len(text))})")
+        _refuse_nesting(text)
+        value = json.loads(
+            text,
+            object_pairs_hook=_no_key_twice,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_whole,
+        )
+        if _HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except json.JSONDecodeError as error:
+        place = f"{where}:{error.lineno}:{error.colno}"
+        raise raises(f"{place}: not valid JSON: {error.msg}; {remedy}") from None
+    except (ValueError, RecursionError) as error:
+        said = "it is no text in UTF-8" if isinstance(error, UnicodeError) else str(error)
+        raise raises(f"{where}: not valid JSON: {said}; {remedy}") from None
+
+
+def validated(
+    kind: type[T], value: Any, where: str, *, raises: type[MedfuseError] = DataError, remedy: str
+) -> T:
+    """`value` as a `kind`: a pydantic model, a dataclass, `dict[str, int]`. Raises `raises`, in one line."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise raises(f"{where}: {first_fault(error)}; {remedy}") from None
+    except RecursionError:
+        raise raises(f"{where}: is nested too deeply; {remedy}") from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """`data.spacing_mm[0]: input should be greater than 0, got 0`, and how many more there are."""
+    faults = error.errors(include_url=False)
+    first = faults[0]
+    place = dotted(first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    said = message[:1].lower() + message[1:]
+    if not isinstance(first["input"], dict | list):
+        said += f", got {shortened(repr(first['input']))}"
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return f"{place}: {said}{more}" if place else f"{said}{more}"
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """A text in one line of at most so many characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a character: two make one, and one alone cannot be written
+_OUTSIDE = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)', re.DOTALL)
+
+
+def _refuse_nesting(text: str) -> None:
+    """Before anything is made of it. Raises ValueError."""
+    depth = values = 0
+    for found in re.finditer(r"[\[{]+|[\]}]+|[,:]+", _OUTSIDE.sub("", text)):
+        sign, count = found[0][0], len(found[0])
+        depth += {"[": count, "{": count, "]": -count, "}": -count}.get(sign, 0)
+        values += count
+        if depth > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} deep")
+        if values > MOST_VALUES:
+            raise ValueError(f"it holds more than {MOST_VALUES:,} values")
+
+
+def _no_key_twice(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            raise ValueError(f"the key {shortened(key)!r} is given twice; keep one")
+        made[key] = value
+    return made
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{shortened(text, 30)} is too large a number")
+    return number
+
+
+def _whole(text: str) -> int:
+    if len(text.lstrip("-")) > MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(text)} digits is too large")
+    return int(text)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.0f} MiB"

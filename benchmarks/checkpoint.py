@@ -41,11 +41,11 @@ def compare(given: argparse.Namespace, folder: Path) -> None:
     import torch
 
     from medfuse.core.reporter import Reporter
-    from medfuse.core.volumes import read_volume
     from medfuse.imports.nnunet import read_plan
     from medfuse.trained.loading import load_trained
     from medfuse.trained.predictor import Predictor
     from medfuse.verbs.import_nnunet import import_nnunet
+    from medfuse.volumes.read import read_volume
 
     here = Path(__file__).resolve().parent
     paths = [here.parent, here, *stand_in_for_torchvision(given.nnunet_python, folder / "stand_in")]

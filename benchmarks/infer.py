@@ -128,10 +128,10 @@ def volumes(model: Path, given: argparse.Namespace) -> tuple[Volume, Volume]:
     if not given.volume:
         noise = np.random.default_rng(0).normal(size=(1, *given.shape)).astype(np.float32)
         return noise, noise
-    from medfuse.core.volumes import read_volume
     from medfuse.data.plan import resampled_shape
     from medfuse.data.prepare import normalize, resample_image
     from medfuse.trained.loading import load_trained
+    from medfuse.volumes.read import read_volume
 
     plan = load_trained([model]).plan
     scan = read_volume(given.volume)

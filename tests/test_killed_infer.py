@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medfuse.core.volumes import read_geometry, read_labels
+from medfuse.volumes.read import read_geometry, read_labels
 
 SLOWLY = """
 import sys, time

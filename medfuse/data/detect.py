@@ -17,9 +17,10 @@ import numpy as np
 from medfuse import registry
 from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError
-from medfuse.core.volumes import ending, read_labels, stem
 from medfuse.data.images import read_image
 from medfuse.data.parallel import in_threads
+from medfuse.volumes.endings import ending, stem
+from medfuse.volumes.read import read_labels
 
 IMAGE_FOLDERS = ("images", "imagesTr", "image", "img", "scans", "volumes")
 LABEL_FOLDERS = ("labels", "labelsTr", "label", "masks", "mask", "segmentations", "seg")

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from medfuse.api import Case
 from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry
-from medfuse.core.volumes import SlabReader, read_labels, slab_reader
+from medfuse.volumes.read import read_labels, slab_reader
+from medfuse.volumes.volume import SlabReader
 
 
 @dataclass(frozen=True, eq=False)

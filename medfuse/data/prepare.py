@@ -17,11 +17,11 @@ from torch.nn.functional import interpolate
 from medfuse.api import Case
 from medfuse.core.geometry import Geometry, Turn
 from medfuse.core.prepared import Outlook, Prepared
-from medfuse.core.volumes import slabs_of, smallest_integer
 from medfuse.data.disk import DiskImage
 from medfuse.data.images import open_image, read_case_labels
 from medfuse.data.plan import DataPlan, Normalization, resampled_shape
 from medfuse.data.resample import Floats, SlabResampler
+from medfuse.volumes.volume import slabs_of, smallest_integer
 
 Shape = tuple[int, int, int]
 Read = Callable[[], Iterator[tuple[int, int, Floats]]]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medfuse.core.geometry import Geometry
-from medfuse.core.volumes import rows_per_slab
+from medfuse.volumes.volume import rows_per_slab
 
 Floats = npt.NDArray[np.float32]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medfuse.api import Case
 from medfuse.core.errors import DataError
-from medfuse.core.volumes import ENDINGS, ending, stem
+from medfuse.volumes.endings import ENDINGS, ending, stem
 
 
 def find_inputs(paths: Sequence[Path], channels: Sequence[str]) -> list[Case]:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from medfuse.core.geometry import Geometry
-from medfuse.core.volumes import smallest_integer
 from medfuse.infer.bricks import Brick
 from medfuse.infer.decide import Kind, paint
 from medfuse.infer.probabilities import Box, boxes
 from medfuse.infer.seams import Seams
 from medfuse.infer.trilinear import Axis
+from medfuse.volumes.volume import smallest_integer
 
 Labels = npt.NDArray[np.unsignedinteger[Any]]
 

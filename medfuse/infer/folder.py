@@ -24,8 +24,6 @@ from medfuse.core.errors import OutputError
 from medfuse.core.geometry import Geometry
 from medfuse.core.labels import LabelValue, map_values, members, outputs
 from medfuse.core.prepared import Prepared
-from medfuse.core.slabs import Whole
-from medfuse.core.volumes import open_volume
 from medfuse.infer.bricks import Brick
 from medfuse.infer.cases import output_name
 from medfuse.infer.decide import Kind
@@ -46,6 +44,8 @@ from medfuse.infer.shelf import Shelf
 from medfuse.infer.sliding import Network, WindowCount, flip_combinations, predict_bricks
 from medfuse.infer.stitch import spare_memory
 from medfuse.infer.windows import AxisName, plan_grid
+from medfuse.volumes.slabs import Whole
+from medfuse.volumes.write import open_volume
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from torch import Tensor
 
 import medfuse
 from medfuse.core.geometry import Geometry
-from medfuse.core.volumes import open_maps
 from medfuse.infer.feature_files import new_folder, zarr_module
 from medfuse.infer.seams import Region
 from medfuse.infer.trilinear import Axis
+from medfuse.volumes.write import open_maps
 
 ProbabilityFormat = Literal["zarr", "nifti"]
 

@@ -13,8 +13,9 @@ import numpy as np
 from medfuse.core.errors import DataError, MedfuseError
 from medfuse.core.labels import LabelValue, map_values, members
 from medfuse.core.reporter import Reporter
-from medfuse.core.volumes import ENDINGS, ending, read_geometry, read_labels, stem
 from medfuse.report.metrics import NSD_TOLERANCE_MM, CaseMetrics, case_metrics, mean_foreground_dice
+from medfuse.volumes.endings import ENDINGS, ending, stem
+from medfuse.volumes.read import read_geometry, read_labels
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from medfuse.core.errors import DataError
 from medfuse.core.labels import LabelValue, mask_of, members
-from medfuse.core.volumes import Volume, read_labels, read_volume
 from medfuse.report.figures import INK, SOFT, colour, encode, literal, new_figure, save
+from medfuse.volumes.read import read_labels, read_volume
+from medfuse.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -54,8 +54,8 @@ def component_scores(
 ) -> Scores:
     """Dice of every candidate step of every label, each label by itself. Predictions must be there."""
     from medfuse.core.labels import mask_of
-    from medfuse.core.volumes import read_labels
     from medfuse.infer.postprocess import tidy
+    from medfuse.volumes.read import read_labels
 
     scores: dict[str, dict[str, dict[str, float]]] = {}
     with reporter.track("trying postprocessing", len(pairs)) as advance:

@@ -14,10 +14,10 @@ from medfuse.core.geometry import Geometry
 from medfuse.core.labels import LabelValue
 from medfuse.core.memory import parse_bytes
 from medfuse.core.reporter import Reporter
-from medfuse.core.volumes import checked_geometry
 from medfuse.data.images import sheared
 from medfuse.trained.loading import load_trained, weights_file
 from medfuse.trained.trained import Trained
+from medfuse.volumes.volume import checked_geometry
 
 if TYPE_CHECKING:
     from medfuse.infer.manifest import Outcome

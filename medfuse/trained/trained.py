@@ -92,10 +92,10 @@ class Trained:
 
     def label_map(self, voxels: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.unsignedinteger[Any]]:
         """The label map (i, j, k) of voxels (channels, i, j, k) in memory."""
-        from medfuse.core.slabs import Whole
         from medfuse.infer.sliding import predict_bricks
         from medfuse.infer.stitch import spare_memory
         from medfuse.infer.windows import plan_grid
+        from medfuse.volumes.slabs import Whole
 
         image = self._preprocessor.prepare_array(voxels, geometry)
         x, y, z = image.shape[1:]

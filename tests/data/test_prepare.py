@@ -9,10 +9,10 @@ from torch.nn.functional import interpolate
 
 from medfuse.api import Case
 from medfuse.core.errors import DataError
-from medfuse.core.volumes import read_volume
 from medfuse.data.images import read_image
 from medfuse.data.plan import Normalization, resampled_shape
 from medfuse.data.prepare import Preprocessor, normalize, resample_image, resample_labels
+from medfuse.volumes.read import read_volume
 
 SCALES = [
     Normalization("ct", lower=60, upper=140, mean=100, std=12),
@@ -35,7 +35,7 @@ def whole(preprocessor: Preprocessor, case: Case) -> np.ndarray:
 @pytest.fixture
 def small_slabs(monkeypatch):
     """Slabs of two or three rows, so that a small volume has many."""
-    monkeypatch.setattr("medfuse.core.volumes.SLAB_VOXELS", 200)
+    monkeypatch.setattr("medfuse.volumes.volume.SLAB_VOXELS", 200)
 
 
 TURNS = [*itertools.product(itertools.permutations(range(3)), itertools.product([1.0, -1.0], repeat=3))]

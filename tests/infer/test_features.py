@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from medfuse.core.errors import DataError, MedfuseError, OutputError, ShapeError
 from medfuse.core.features import FeatureInfo
 from medfuse.core.geometry import Geometry
-from medfuse.core.volumes import read_volume
 from medfuse.infer.feature_files import check_format, file_names, write_maps
 from medfuse.infer.features import (
     FeatureMap,
@@ -23,6 +22,7 @@ from medfuse.infer.features import (
     pooled,
     stitch_maps,
 )
+from medfuse.volumes.read import read_volume
 
 
 def image(*shape: int, seed: int = 0) -> Tensor:

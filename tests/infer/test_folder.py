@@ -21,12 +21,13 @@ import medfuse
 from medfuse.api import Case
 from medfuse.core.errors import DataError, OutputError, PipelineError
 from medfuse.core.prepared import Prepared
-from medfuse.core.volumes import open_volume, read_geometry, read_labels, read_volume
 from medfuse.infer.folder import Recipe, infer_cases
 from medfuse.infer.manifest import Outcome, Progress
 from medfuse.infer.plan import Way
 from medfuse.infer.probabilities import ProbabilityFormat
 from medfuse.infer.settings import InferSettings
+from medfuse.volumes.read import read_geometry, read_labels, read_volume
+from medfuse.volumes.write import open_volume
 
 AFFINE = np.diag([-10.0, 10.0, 10.0, 1.0])  # a voxel is one millilitre; the first axis runs right to left
 

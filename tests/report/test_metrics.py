@@ -3,7 +3,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medfuse.core.volumes import read_labels
 from medfuse.report.metrics import (
     CaseMetrics,
     case_metrics,
@@ -11,6 +10,7 @@ from medfuse.report.metrics import (
     dice_per_region,
     mean_foreground_dice,
 )
+from medfuse.volumes.read import read_labels
 
 MM = (1.0, 1.0, 1.0)
 

@@ -4,8 +4,8 @@ import pytest
 
 from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry
-from medfuse.core.volumes import Volume
 from medfuse.report.overlays import OverlayCase, Plane, cut, draw_overlay, overlay_png
+from medfuse.volumes.volume import Volume
 
 SHAPE = (7, 8, 6)
 AFFINE = np.diag([1.0, 1.5, 3.0, 1.0])

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError, did_you_mean
-from medfuse.core.volumes import stem
 from medfuse.data.listing import check_cases, parse_labels, splits_from_folds
+from medfuse.volumes.endings import stem
 
 CASE_COLUMNS = ("case", "subjectid", "name")
 

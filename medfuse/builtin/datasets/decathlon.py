@@ -8,7 +8,6 @@ from pydantic import Field
 
 from medfuse.api import Case, Dataset, DatasetInfo, Split
 from medfuse.core.errors import DataError
-from medfuse.core.volumes import stem
 from medfuse.data.listing import (
     JsonFile,
     check_cases,
@@ -17,6 +16,7 @@ from medfuse.data.listing import (
     splits_beside,
     splits_from_folds,
 )
+from medfuse.volumes.endings import stem
 
 
 class Decathlon(Dataset):

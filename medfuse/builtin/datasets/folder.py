@@ -8,8 +8,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError
-from medfuse.core.volumes import ENDINGS, ending, stem
 from medfuse.data.listing import check_cases, parse_labels, splits_beside
+from medfuse.volumes.endings import ENDINGS, ending, stem
 
 
 def _as_tuple(value: Any) -> Any:

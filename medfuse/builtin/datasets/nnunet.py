@@ -6,8 +6,8 @@ from pathlib import Path
 
 from medfuse.api import Case, Dataset, DatasetInfo, Split
 from medfuse.core.errors import DataError
-from medfuse.core.volumes import ENDINGS, ending, stem
 from medfuse.data.listing import JsonFile, check_cases, parse_channels, parse_labels, splits_beside
+from medfuse.volumes.endings import ENDINGS, ending, stem
 
 
 class NNUNet(Dataset):

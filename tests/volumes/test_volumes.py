@@ -15,17 +15,11 @@ import numpy.typing as npt
 import pytest
 import SimpleITK as sitk
 
-from medfuse.core import slabs as slabs_module
 from medfuse.core.errors import DataError, OutputError
-from medfuse.core.volumes import (
-    ending,
-    open_volume,
-    read_geometry,
-    read_labels,
-    read_volume,
-    stem,
-    write_volume,
-)
+from medfuse.volumes import slabs as slabs_module
+from medfuse.volumes.endings import ending, stem
+from medfuse.volumes.read import read_geometry, read_labels, read_volume
+from medfuse.volumes.write import open_volume, write_volume
 
 SHAPE = (5, 6, 7)
 NIFTI = [".nii", ".nii.gz"]

@@ -1,0 +1,1 @@
+"""Volumes on disk: one file per format, and a front that reads and writes any of them."""

@@ -71,3 +71,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'medfuse' has no attribute {name!r}")
     module = {"Predictor": "trained.predictor"}.get(name, "core.errors" if name.endswith("Error") else "api")
     return getattr(import_module(f"medfuse.{module}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

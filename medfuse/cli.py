@@ -9,17 +9,65 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
+from typer.core import TyperGroup
+
+ELSEWHERE = {
+    "convert": "import-nnunet",
+    "eval": "evaluate",
+    "find_best_configuration": "compare",
+    "fingerprint": "init",
+    "fit": "run",
+    "inference": "infer",
+    "plan": "init",
+    "plan_and_preprocess": "init",
+    "predict": "infer",
+    "prepare": "run",
+    "preprocess": "run",
+    "score": "evaluate",
+    "segment": "infer",
+    "test": "evaluate",
+    "train": "run",
+    "validate": "check",
+    "create": "new",  # of `medfuse plugins`
+    "info": "show",
+    "describe": "show",
+}
+"""Verbs of other tools, and what does that here."""
+
+
+class Verbs(TyperGroup):
+    """Commands that name the nearest one where there is none of a name."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in self.commands:
+            ctx.fail(f"no command {name!r}{self._hint(ctx, name)} (commands: {', '.join(self.commands)})")
+        return super().resolve_command(ctx, args)
+
+    def _hint(self, ctx: Any, name: str) -> str:
+        """What does here what `name`, or a word that is near to it, does elsewhere."""
+        from difflib import get_close_matches
+
+        elsewhere = {word: verb for word, verb in ELSEWHERE.items() if verb in self.commands}
+        wanted = name.lower().replace("-", "_")
+        if wanted in elsewhere:
+            return f"; `{ctx.command_path} {elsewhere[wanted]}` does that"
+        near = get_close_matches(wanted, [*self.commands, *elsewhere], n=1)
+        return f"; did you mean `{ctx.command_path} {elsewhere.get(near[0], near[0])}`?" if near else ""
+
 
 app = typer.Typer(
     name="medfuse",
+    cls=Verbs,
     help="Medical image segmentation from one YAML file, every part of it a plugin.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-plugins_app = typer.Typer(help="List and explain plugins.", rich_markup_mode=None, add_completion=False)
+plugins_app = typer.Typer(
+    cls=Verbs, help="List, explain and write plugins.", rich_markup_mode=None, add_completion=False
+)
 app.add_typer(plugins_app, name="plugins")
 
 PipelineFile = Annotated[
@@ -68,7 +116,7 @@ def run(
 
 @app.command()
 def check(file: PipelineFile, overrides: Overrides = None) -> None:
-    """Plan the graph of FILE, show its features and shapes, and verify them. Opens no image."""
+    """Plan FILE's graph, verify and show its shapes. Opens no image."""
     from medfuse.verbs.check import check_pipeline
 
     typer.echo(check_pipeline(file, overrides or ()))
@@ -93,7 +141,10 @@ def init(
     ] = "3",
     quiet: Quiet = False,
 ) -> None:
-    """Look at a dataset and write a commented pipeline, sized by training steps that are measured."""
+    """Write a pipeline for a dataset, sized by measured steps.
+
+    Every value stands below its reason.
+    """
     from medfuse.core.memory import parse_bytes
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.init import init_pipeline
@@ -122,7 +173,10 @@ def probe(
     runs: Annotated[Path, typer.Option(help="folder that holds the run folders")] = Path("runs"),
     quiet: Quiet = False,
 ) -> None:
-    """Find a learning rate, and see whether FILE's network can learn one case by heart. Keeps nothing."""
+    """Find a learning rate; try to learn one case by heart.
+
+    Where FILE's network cannot learn one case, data, network and loss do not fit together. Keeps nothing.
+    """
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.probe import probe_pipeline
 
@@ -140,7 +194,10 @@ def taps(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """List every layer of FILE's backbones: its map, its cost, and whether it is tapped. Opens no image."""
+    """List the layers of FILE's backbones, with map and cost.
+
+    It says which of them are tapped. Opens no image.
+    """
     from medfuse.verbs.taps import taps_table
 
     typer.echo(taps_table(file, overrides or (), backbone=backbone))
@@ -151,7 +208,7 @@ def infer(
     weights: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN_OR_WEIGHTS...", help="run folders, weights or exported files; several are averaged"
+            metavar="RUN_OR_WEIGHTS", help="run folders, weights or exported files; several are averaged"
         ),
     ],
     inputs: Annotated[
@@ -177,7 +234,7 @@ def infer(
         typer.Option("--set", metavar="a=b", help="override a value of `infer:`, such as overlap=0.25"),
     ] = None,
     best: Annotated[
-        bool, typer.Option(help="use a run's best weights on held-out cases instead of its last")
+        bool, typer.Option("--best", help="use a run's best weights on held-out cases instead of its last")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     quiet: Quiet = False,
@@ -211,7 +268,10 @@ def import_nnunet(
     ] = "checkpoint_final.pth",
     quiet: Quiet = False,
 ) -> None:
-    """Turn a model that nnU-Net trained into a run folder, to infer with or to start from."""
+    """Turn a model of nnU-Net into a run folder.
+
+    `medfuse infer` and every other verb take it, and a training can start from it.
+    """
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.import_nnunet import import_nnunet
 
@@ -227,10 +287,13 @@ def export(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="file, or folder for it")],
     best: Annotated[
-        bool, typer.Option(help="use a run's best weights on held-out cases instead of its last")
+        bool, typer.Option("--best", help="use a run's best weights on held-out cases instead of its last")
     ] = False,
 ) -> None:
-    """Write the network with all that `medfuse infer` needs to run it, for use without its plugins."""
+    """Write the network as ONNX, OpenVINO or torch .pt2 file.
+
+    `medfuse infer` runs such a file too, without the plugins that the network was built from.
+    """
     from medfuse.verbs.export import export_network
 
     typer.echo(export_network(weights, output, kind=kind, best=best))
@@ -260,17 +323,20 @@ def features(
         typer.Option("--set", metavar="a=b", help="override a value of `infer:`, such as overlap=0.25"),
     ] = None,
     best: Annotated[
-        bool, typer.Option(help="use a run's best weights on held-out cases instead of its last")
+        bool, typer.Option("--best", help="use a run's best weights on held-out cases instead of its last")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Write the activations of layers for every image. Finished cases are skipped when run again."""
     from medfuse.core.reporter import Reporter
+    from medfuse.trained.loading import weights_file
+
+    source = weights_file(weights, best=best)  # a mistyped path is told before torch is imported
     from medfuse.verbs.features import save_features
 
     done = save_features(
-        weights,
+        source,
         inputs,
         output,
         layers=[name.strip() for name in layers.split(",") if name.strip()],
@@ -304,7 +370,7 @@ def evaluate(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Dice, HD95, surface Dice and volume error of every case and label."""
+    """Judge label maps: Dice, HD95, NSD and volume error."""
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.evaluate import evaluate_label_maps
 
@@ -316,7 +382,7 @@ def evaluate(
 @app.command()
 def compare(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="FILE_OR_RUN...", help="pipeline files or finished run folders")
+        list[Path], typer.Argument(metavar="FILE_OR_RUN", help="pipeline files or finished run folders")
     ],
     seeds: Annotated[int, typer.Option(min=1, help="trainings per pipeline and fold: seeds 1 to N")] = 1,
     folds: Annotated[str, typer.Option(metavar="0,1,…", help="folds to train and judge on")] = "0",
@@ -325,7 +391,7 @@ def compare(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the result")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train pipelines the same way and tell whether one is really better than the first."""
+    """Train pipelines alike, and tell whether one is better."""
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.compare import compare_pipelines
 
@@ -343,7 +409,7 @@ def compare(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of pipeline files, for editors to complete from."""
+    """Print the JSON Schema of pipeline files, for editors."""
     import json
 
     from medfuse.pipeline import Pipeline
@@ -355,7 +421,8 @@ def schema() -> None:
 def plugins(
     context: typer.Context,
     describe: Annotated[
-        bool, typer.Option(help="import each plugin for the first line of its docstring")
+        bool,
+        typer.Option("--describe", help="import each plugin for the first line of its docstring"),
     ] = False,
 ) -> None:
     """List every installed plugin: kind, name, package, version."""
@@ -365,9 +432,39 @@ def plugins(
         typer.echo(listing(describe=describe))
 
 
+@plugins_app.command("list")
+def list_plugins(
+    describe: Annotated[
+        bool,
+        typer.Option("--describe", help="import each plugin for the first line of its docstring"),
+    ] = False,
+) -> None:
+    """List every installed plugin, as `medfuse plugins` alone does."""
+    from medfuse.verbs.plugins import listing
+
+    typer.echo(listing(describe=describe))
+
+
+def _plugin_names(incomplete: str) -> list[str]:
+    """The plugins that a shell can complete a name to."""
+    from medfuse import registry
+
+    found = {e.name for c in registry.CONTRACTS for e in registry.entries(c.group)}
+    return sorted(name for name in found if name.startswith(incomplete))
+
+
+def _kinds(incomplete: str) -> list[str]:
+    """The kinds of plugins that a shell can complete a word to."""
+    from medfuse.scaffold import KINDS
+
+    return [kind for kind in KINDS if kind.startswith(incomplete)]
+
+
 @plugins_app.command()
-def show(name: Annotated[str, typer.Argument(help="a plugin's name")]) -> None:
-    """Explain one plugin: its parameters with types, ranges and defaults, and a YAML example."""
+def show(
+    name: Annotated[str, typer.Argument(help="a plugin's name", autocompletion=_plugin_names)],
+) -> None:
+    """Explain one plugin: parameters, defaults, a YAML example."""
     from medfuse.verbs.plugins import page
 
     typer.echo(page(name))
@@ -379,6 +476,7 @@ def new(
         str,
         typer.Argument(
             metavar="KIND",
+            autocompletion=_kinds,
             help="backbone, tap_strategy, fusion_block, aux_schedule, loss, activation_loss, dataset "
             "or runtime",
         ),
@@ -388,7 +486,7 @@ def new(
         Path, typer.Option("--output", "-o", help="folder in which medfuse-NAME is made")
     ] = Path(),
 ) -> None:
-    """Write a package with one plugin, which passes its own tests as it stands."""
+    """Write a package with one plugin, and tests that pass."""
     from medfuse.scaffold import new_package
 
     typer.echo(f"{new_package(kind, name, output)}: run `pip install -e .` and `pytest` there")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+
+def medfuse_in_a_process(*arguments, **environment):
+    """What the command line says when a shell calls it."""
+    code = "import sys; sys.argv[0] = 'medfuse'; from medfuse.cli import main; main()"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
 
 
 @pytest.mark.parametrize("module", ["medfuse", "medfuse.cli"])
@@ -58,8 +66,73 @@ def test_the_schema_is_json(medfuse):
     assert json.loads(medfuse("schema").out)["title"] == "Pipeline"
 
 
-def test_an_unknown_command_exits_with_2(medfuse):
-    assert medfuse("trian").code == 2
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("train", "medfuse run"),
+        ("predict", "medfuse infer"),
+        ("trian", "medfuse run"),
+        ("evalaute", "medfuse evaluate"),
+        ("plan_and_preprocess", "medfuse init"),
+        ("PREDICT", "medfuse infer"),
+    ],
+)
+def test_a_verb_of_another_tool_is_answered_with_ours(typed, meant):
+    said = medfuse_in_a_process(typed)
+    assert said.returncode == 2
+    assert f"`{meant}`" in said.stderr
+
+
+@pytest.mark.parametrize("verb", ["", "plugins", *(f"{verb} " for verb in ("run", "infer", "compare"))])
+def test_help_of_80_columns_cuts_no_sentence(verb):
+    said = medfuse_in_a_process(*verb.split(), "--help", COLUMNS="80").stdout
+    commands = said.partition("Commands:")[2]
+    assert "..." not in commands
+    assert max(map(len, said.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("medfuse in", "infer"),
+        ("medfuse plugins show spp", "spp"),
+        ("medfuse plugins new fus", "fusion_block"),
+    ],
+)
+def test_a_shell_completes_verbs_and_plugins(typed, completed):
+    place = str(len(typed.split()) - 1)
+    asked = {"_MEDFUSE_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": place}
+    assert completed in medfuse_in_a_process(**asked).stdout.split()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "{missing}.yaml"),
+        ("run", "{missing}.yaml"),
+        ("taps", "{missing}.yaml"),
+        ("probe", "{missing}.yaml"),
+        ("infer", "{missing}", "-i", ".", "-o", "{missing}"),
+        ("features", "{missing}", "-l", "a", "-i", ".", "-o", "{missing}"),
+        ("export", "{missing}", "--format", "onnx", "-o", "{missing}"),
+        ("import-nnunet", "{missing}", "-o", "{missing}"),
+        ("evaluate", "{missing}", "{missing}"),
+    ],
+)
+def test_a_mistyped_path_is_told_before_torch_is_imported(arguments, tmp_path):
+    typed = [word.format(missing=tmp_path / "missing") for word in arguments]
+    code = (
+        "import sys; from medfuse.cli import main; sys.argv[1:] = %r\n"
+        "try: main()\n"
+        "except SystemExit as ended: assert ended.code == 2; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code % typed], check=True)
+
+
+def test_the_public_names_are_listed():
+    import medfuse
+
+    assert dir(medfuse) == sorted(medfuse.__all__)
 
 
 def test_the_reference_is_what_the_code_says():

@@ -82,9 +82,9 @@ def test_a_truncated_file_is_refused_in_a_line(exported, tmp_path):
 
 
 def test_nothing_is_left_of_an_export_that_differs(finished_run, monkeypatch, medfuse, tmp_path):
-    from medfuse.verbs import export
+    from medfuse.core import device
 
-    monkeypatch.setattr(export, "disagreement", lambda expected, given: "its results change")
+    monkeypatch.setattr(device, "disagreement", lambda expected, given: "its results change")
     said = medfuse("export", finished_run.folder, "--format", "torch", "-o", tmp_path / "new")
     assert (said.code, [*(tmp_path / "new").iterdir()]) == (2, [])
     assert "its results change" in said.err

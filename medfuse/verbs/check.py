@@ -19,9 +19,9 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
 
     Reads the dataset's text files, opens no image. Raises PipelineError with every problem located.
     """
-    from medfuse.model.verify import verify
-
     pipeline, document = load_pipeline(file, overrides)
+    from medfuse.model.verify import verify  # torch, which a mistake in the file does not wait for
+
     problems: list[Problem] = []
     info: DatasetInfo | None = None
     try:

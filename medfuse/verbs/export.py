@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from medfuse.core.device import disagreement
 from medfuse.core.errors import MedfuseError
-from medfuse.model.weights import load_weights
 from medfuse.trained.loading import EXPORTED, load_trained, weights_file
 
 if TYPE_CHECKING:
@@ -23,9 +21,11 @@ def export_network(weights: Path, output: Path, *, kind: Format, best: bool = Fa
     What was written is loaded again and held against the network on one window of noise; where it answers
     otherwise it is removed. Raises MedfuseError then, and OutputError where nothing can be written.
     """
+    source = weights_file(weights, best=best)
     import torch
 
-    source = weights_file(weights, best=best)
+    from medfuse.core.device import disagreement
+
     trained = load_trained([source], device="cpu")
     network, image = trained.segmenter(), trained.plan.image
     facts = _facts(source, trained.hashes[0])
@@ -43,6 +43,8 @@ def export_network(weights: Path, output: Path, *, kind: Format, best: bool = Fa
 
 def _facts(source: Path, digest: str) -> dict[str, Any]:
     """What the weights file says, without its runtime, which may be a plugin; and which weights they are."""
+    from medfuse.model.weights import load_weights
+
     _, facts = load_weights(source)
     return {**facts, "infer": {**facts["infer"], "runtime": None}, "weights": digest}
 

@@ -20,8 +20,6 @@ def import_nnunet(
     Returns what was written and how to go on. Raises CheckpointError where the network is another than
     medfuse has, and OutputError where weights are there already.
     """
-    from medfuse.model.checkpoints import read_checkpoint
-
     found = sorted(path.parent for path in folder.glob(f"fold_*/{checkpoint}"))
     if not found:
         raise CheckpointError(
@@ -30,6 +28,8 @@ def import_nnunet(
     targets = [output if len(found) == 1 else output / fold.name for fold in found]
     if there := [target for target in targets if (target / WEIGHTS).exists()]:
         raise OutputError(f"{there[0] / WEIGHTS}: is there already; choose another --output, or remove it")
+    from medfuse.model.checkpoints import read_checkpoint
+
     for fold, target in zip(found, targets):
         _import_fold(folder, fold, read_checkpoint(fold / checkpoint), target / WEIGHTS)
         reporter.say(f"  {fold.name}: {target / WEIGHTS}")

@@ -13,7 +13,7 @@ from medfuse.api import Split
 from medfuse.core.errors import DataError, did_you_mean
 from medfuse.core.files import make_folder
 from medfuse.core.reporter import Reporter
-from medfuse.pipeline import Pipeline, load_pipeline
+from medfuse.pipeline import Pipeline, load_pipeline, plan_network
 from medfuse.runs.run import Run, located, open_run, read_dataset
 from medfuse.runs.stages import fill_store, prepare
 from medfuse.runs.training import begin, train
@@ -71,13 +71,12 @@ def probe_pipeline(
 
     Prepared cases stay in `runs`, as a run finds them again; all else is removed.
     """
-    from medfuse.pipeline import plan_network
+    pipeline, document = load_pipeline(file, overrides)
     from medfuse.train.log import read_rows
     from medfuse.train.optimizer import peak_rate
     from medfuse.train.rate import sweep_rates
     from medfuse.train.together import Together
 
-    pipeline, document = load_pipeline(file, overrides)
     with located(document), tempfile.TemporaryDirectory(dir=make_folder(runs), prefix=".probe-") as folder:
         info = read_dataset(pipeline)
         still = _still(pipeline, Path(folder).name, steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medfuse import registry
 from medfuse.api import ImageInfo
@@ -11,9 +12,11 @@ from medfuse.core.errors import DataError, MedfuseError, PipelineError, Problem,
 from medfuse.core.text import aligned, by
 from medfuse.model.blame import placed
 from medfuse.model.graph import BackbonePlan, plan_graph
-from medfuse.model.layers import Layer, find_layers
 from medfuse.pipeline import Pipeline, load_pipeline
 from medfuse.verbs.check import nominal_image
+
+if TYPE_CHECKING:
+    from medfuse.model.layers import Layer
 
 COLUMNS = ("layer", "type", "channels", "size", "stride", "parameters", "compute", "")
 
@@ -52,6 +55,8 @@ def taps_table(file: Path, overrides: Iterable[str] = (), *, backbone: str | Non
 
 def _part(pipeline: Pipeline, name: str, image: ImageInfo, plan: BackbonePlan | None) -> str:
     """One backbone: a heading, a row for each layer, and what the numbers are."""
+    from medfuse.model.layers import find_layers
+
     plugin, strategy = pipeline.model.backbones[name], pipeline.model.taps.get(name)
     with placed(("model", "backbones", name), plugin):
         network, *layers = find_layers(lambda: plugin.build(image), image)

@@ -21,8 +21,10 @@ from torch import Tensor
 
 from medfuse.api import Case
 from medfuse.core.errors import OutputError
+from medfuse.core.files import make_folder
 from medfuse.core.geometry import Geometry
 from medfuse.core.labels import LabelValue, map_values, members, outputs
+from medfuse.core.lock import locked
 from medfuse.core.prepared import Prepared
 from medfuse.infer.bricks import Brick
 from medfuse.infer.cases import output_name
@@ -146,8 +148,8 @@ def infer_cases(
     `open_probabilities`).
 
     A case that is finished, from the same images and recipe, is skipped. One that fails is named with its
-    reason and the rest go on. Raises OutputError before any work where `output` cannot be written or a
-    label map would replace an image, and as soon as the disk is full.
+    reason and the rest go on. Raises OutputError before any work where `output` cannot be written, another
+    process works in it, or a label map would replace an image, and as soon as the disk is full.
 
     `prepare` runs in a thread of its own, one case ahead of the network; label maps are decided and written
     in another. The network waits where either is slower, so that no more than two images are in memory.
@@ -159,10 +161,11 @@ def infer_cases(
     flip_combinations(recipe.settings.mirror, len(recipe.patch_size))
     check_format(recipe.probabilities)
     refuse_to_replace_images(cases, lambda case: [output / name for name in recipe.files(case)])
-    ledger = Ledger(cases, recipe.facts(), output, progress)
-    cases = ledger.unfinished()
-    _Line(prepare, networks, recipe, output, device, plan(cases), ledger).run(cases)
-    return ledger.finish()
+    with locked(make_folder(output)):
+        ledger = Ledger(cases, recipe.facts(), output, progress)
+        cases = ledger.unfinished()
+        _Line(prepare, networks, recipe, output, device, plan(cases), ledger).run(cases)
+        return ledger.finish()
 
 
 def work_through(
@@ -174,22 +177,24 @@ def work_through(
 ) -> Outcome:
     """`work` on every case that `output`/manifest.json does not list as finished under the same `facts`.
 
-    A case that fails is named with its reason and the rest go on. Raises OutputError, as that concerns all.
+    A case that fails is named with its reason and the rest go on. Raises OutputError, as that concerns all,
+    also where another process works in `output`.
     """
-    ledger = Ledger(cases, facts, output, progress)
-    for case in ledger.unfinished():
-        ledger.windows(case)
-        began, inputs = time.monotonic(), files_now(case.images)
-        try:
-            entry = work(case, partial(ledger.windows, case))
-        except OutputError:  # a full disk concerns every case
-            raise
-        except Exception as error:
-            ledger.failed(case, error)
-        else:
-            seconds = round(time.monotonic() - began, 3)
-            ledger.done(case, {**entry, "inputs": inputs, "seconds": seconds})
-    return ledger.finish()
+    with locked(make_folder(output)):
+        ledger = Ledger(cases, facts, output, progress)
+        for case in ledger.unfinished():
+            ledger.windows(case)
+            began, inputs = time.monotonic(), files_now(case.images)
+            try:
+                entry = work(case, partial(ledger.windows, case))
+            except OutputError:  # a full disk concerns every case
+                raise
+            except Exception as error:
+                ledger.failed(case, error)
+            else:
+                seconds = round(time.monotonic() - began, 3)
+                ledger.done(case, {**entry, "inputs": inputs, "seconds": seconds})
+        return ledger.finish()
 
 
 _AXES: tuple[AxisName, ...] = ("x", "y", "z")

@@ -16,7 +16,7 @@ import torch
 import medfuse
 from medfuse.api import Case
 from medfuse.core.errors import MedfuseError, OutputError
-from medfuse.core.files import make_folder, remove_leftovers, write_json
+from medfuse.core.files import remove_leftovers, write_json
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Outcome:
 class Ledger:
     """The cases of one call, in the manifest of `output` and to `progress`. Any thread may tell it.
 
-    Raises OutputError where `output` cannot be written.
+    `output` is a folder that this process holds (see core.lock).
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Ledger:
         output: Path,
         progress: Callable[[Progress], None],
     ) -> None:
-        self._manifest = _Manifest(make_folder(output) / "manifest.json", facts)
+        self._manifest = _Manifest(output / "manifest.json", facts)
         remove_leftovers(output)
         self._progress = progress
         self._lock = threading.RLock()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from medfuse.api import Case, DatasetInfo, Split
 from medfuse.core.document import Document
 from medfuse.core.errors import DataError, PipelineError
 from medfuse.core.files import make_folder
+from medfuse.core.lock import locked
 from medfuse.core.reporter import Reporter
 from medfuse.pipeline import Pipeline
 from medfuse.runs.folder import refuse_another_pipeline, refuse_cross_validation
@@ -51,24 +52,29 @@ class Run:
         return unlabelled_cases(self.info, settings) if settings else ()
 
 
+@contextmanager
 def open_run(
     pipeline: Pipeline, info: DatasetInfo, runs: Path, folder: Path, reporter: Reporter, together: Together
-) -> Run:
-    """Claim `folder` for this pipeline. Raises MedfuseError where it holds something else."""
+) -> Iterator[Run]:
+    """Hold `folder` for this pipeline until the block ends; the first of several processes does.
+
+    Raises MedfuseError where it holds something else, or another training holds it.
+    """
     import torch
 
     from medfuse.data.split import choose_split
 
     def claim() -> None:
+        held.enter_context(locked(make_folder(folder), instead="give this run another name (--set name=…)"))
         refuse_cross_validation(folder)
         refuse_another_pipeline(folder, pipeline)
-        make_folder(folder)
 
     split = choose_split(info, pipeline.split)
-    together.first(claim)
-    torch.set_flush_denormal(True)  # now, as threads that torch starts take it over and others do not
-    own = reporter if together.is_first else Reporter(quiet=True)
-    return Run(pipeline, info, split, folder, runs / "prepared" / info_name(pipeline), own, together)
+    with ExitStack() as held:
+        together.first(claim)
+        torch.set_flush_denormal(True)  # now, as threads that torch starts take it over and others do not
+        own = reporter if together.is_first else Reporter(quiet=True)
+        yield Run(pipeline, info, split, folder, runs / "prepared" / info_name(pipeline), own, together)
 
 
 def info_name(pipeline: Pipeline) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medfuse.core.errors import DataError, MedfuseError
 from medfuse.core.files import make_folder, write_json
+from medfuse.core.lock import locked
 from medfuse.core.processes import processes
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import number
@@ -69,7 +71,8 @@ def run_folds(
         )
     pipeline, document = load_pipeline(file, overrides)
     folder = runs / pipeline.name
-    refuse_single_run(folder)
+    with _held(folder):
+        refuse_single_run(folder)
     with located(document):
         info = read_dataset(pipeline)
         count = pipeline.split.folds
@@ -78,19 +81,26 @@ def run_folds(
     chosen = range(count) if folds is None else sorted({*folds})
     if missing := [fold for fold in chosen if fold not in range(count)]:
         raise DataError(f"--folds {missing[0]}: there are {count} folds, counted from 0")
-    make_folder(folder)
     results: dict[int, RunResult] = {}
     for fold in chosen:
         reporter.say(f"fold {fold}:")
         own = [*overrides, f"split.fold={fold}"]
         results[fold] = run_pipeline(file, own, runs=runs, folder=folder / f"fold_{fold}", reporter=reporter)
-    summary = summarise_folds({fold: result.evaluation for fold, result in results.items()})
-    if pipeline.infer.postprocess == "auto":
-        choice = choose_together({fold: result.folder for fold, result in results.items()})
-        write_choice(folder, choice)
-        summary["notes"] += said(choice)
-    write_json(folder / "summary.json", summary)
+    with _held(folder):
+        summary = summarise_folds({fold: result.evaluation for fold, result in results.items()})
+        if pipeline.infer.postprocess == "auto":
+            choice = choose_together({fold: result.folder for fold, result in results.items()})
+            write_choice(folder, choice)
+            summary["notes"] += said(choice)
+        write_json(folder / "summary.json", summary)
     return CrossValidated(folder, summary)
+
+
+def _held(folder: Path) -> AbstractContextManager[None]:
+    """The folder of all folds, for a moment: folds may be trained side by side, each holds its own."""
+    return locked(
+        make_folder(folder), instead="give the cross-validation another name (--set name=…)", wait_s=30
+    )
 
 
 def _spread(dice: float | None, between: Mapping[str, Any]) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from medfuse.core.errors import CheckpointError, OutputError
+from medfuse.core.files import make_folder
+from medfuse.core.lock import locked
 from medfuse.core.reporter import Reporter
 
 WEIGHTS = "weights_last.safetensors"
@@ -26,13 +28,16 @@ def import_nnunet(
             f"{folder}: holds no fold_…/{checkpoint}; give a folder nnUNetTrainer__…, or another --checkpoint"
         )
     targets = [output if len(found) == 1 else output / fold.name for fold in found]
-    if there := [target for target in targets if (target / WEIGHTS).exists()]:
-        raise OutputError(f"{there[0] / WEIGHTS}: is there already; choose another --output, or remove it")
-    from medfuse.model.checkpoints import read_checkpoint
+    with locked(make_folder(output), instead="choose another --output"):
+        if there := [target for target in targets if (target / WEIGHTS).exists()]:
+            raise OutputError(
+                f"{there[0] / WEIGHTS}: is there already; choose another --output, or remove it"
+            )
+        from medfuse.model.checkpoints import read_checkpoint
 
-    for fold, target in zip(found, targets):
-        _import_fold(folder, fold, read_checkpoint(fold / checkpoint), target / WEIGHTS)
-        reporter.say(f"  {fold.name}: {target / WEIGHTS}")
+        for fold, target in zip(found, targets):
+            _import_fold(folder, fold, read_checkpoint(fold / checkpoint), target / WEIGHTS)
+            reporter.say(f"  {fold.name}: {target / WEIGHTS}")
     runs = " ".join(map(str, targets))
     lines = [
         f"{len(found)} of {folder.name}: {runs}",

@@ -80,23 +80,23 @@ def probe_pipeline(
     with located(document), tempfile.TemporaryDirectory(dir=make_folder(runs), prefix=".probe-") as folder:
         info = read_dataset(pipeline)
         still = _still(pipeline, Path(folder).name, steps)
-        run = open_run(still, info, runs, runs / still.name, reporter, Together())
-        split, plan = prepare(run)
-        graph = plan_network(still, plan.image, len(plan.classes))
-        chosen = _choose(case, replace(run, split=split))
-        run = replace(run, split=Split((chosen,), (chosen,)))
-        store = fill_store(run, plan)
-        begun = begin(run, plan, graph, store)
-        reporter.say("sweeping the learning rate")
-        sweep = sweep_rates(
-            begun.model,
-            fabric=begun.fabric,
-            settings=still.train,
-            objective=begun.objective,
-            batches=begun.batches,
-        )
-        train(run, plan, graph, store)
-        rows = read_rows(run.folder / "metrics.jsonl")
+        with open_run(still, info, runs, runs / still.name, reporter, Together()) as run:
+            split, plan = prepare(run)
+            graph = plan_network(still, plan.image, len(plan.classes))
+            chosen = _choose(case, replace(run, split=split))
+            run = replace(run, split=Split((chosen,), (chosen,)))
+            store = fill_store(run, plan)
+            begun = begin(run, plan, graph, store)
+            reporter.say("sweeping the learning rate")
+            sweep = sweep_rates(
+                begun.model,
+                fabric=begun.fabric,
+                settings=still.train,
+                objective=begun.objective,
+                batches=begun.batches,
+            )
+            train(run, plan, graph, store)
+            rows = read_rows(run.folder / "metrics.jsonl")
     losses = tuple(row["loss"] for row in rows if "loss" in row)
     dices = tuple(row["dice"] for row in rows if "dice" in row)
     return Probed(sweep, peak_rate(still.train), chosen, steps, losses, dices)

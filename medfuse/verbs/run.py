@@ -62,9 +62,12 @@ def run_pipeline(
     pipeline, document = load_pipeline(file, overrides)
     with located(document):
         info = read_dataset(pipeline)
-        with _together(pipeline) as together:
-            where = folder or runs / pipeline.name
-            judged = do_stages(open_run(pipeline, info, runs, where, reporter, together))
+        where = folder or runs / pipeline.name
+        with (
+            _together(pipeline) as together,
+            open_run(pipeline, info, runs, where, reporter, together) as run,
+        ):
+            judged = do_stages(run)
             return RunResult(where, judged.evaluation, judged.postprocess)
 
 

@@ -140,3 +140,10 @@ def test_the_reference_is_what_the_code_says():
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
     assert (ROOT / "docs" / "reference.md").read_text() == made.reference(), "run `make docs`"
+
+
+def test_a_folder_of_the_same_name_does_not_hide_the_package(tmp_path):
+    """As where Python is started beside a clone."""
+    (tmp_path / "medfuse").mkdir()
+    code = "from medfuse import Predictor"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

@@ -14,11 +14,11 @@ from torch import nn
 
 from medfuse.core.errors import MedfuseError
 from medfuse.core.layout import channels_last
-from medfuse.train.loop import Batches, step_of
 from medfuse.train.objective import Objective
 from medfuse.train.optimizer import make_optimizer
 from medfuse.train.parts import Parts, learned_group
 from medfuse.train.settings import TrainSettings
+from medfuse.train.step import Batches, follow
 
 LOWEST, HIGHEST = 1e-5, 1.0
 _DIVERGED = 4.0  # times the lowest loss
@@ -93,5 +93,5 @@ def _step(
     image = image.contiguous(memory_format=channels_last(image.ndim))
     total, _ = objective(network, image, label, objective.weights(0, 1))
     fabric.backward(total)
-    step_of(optimizer, settings, rate)
+    follow(optimizer, settings, rate)
     return float(total.detach())

@@ -153,7 +153,8 @@ class Clock:
 @pytest.mark.parametrize("saving", [0.0, 0.7])  # with 0.7 the time runs out while weights are saved
 def test_validation_takes_no_more_than_its_share_of_a_budget_in_minutes(tmp_path, monkeypatch, saving):
     clock, looks, saved = Clock(), [], []
-    monkeypatch.setattr("medfuse.train.loop.time", clock)
+    for place in ("course", "curve", "epoch", "kept"):
+        monkeypatch.setattr(f"medfuse.train.{place}.time", clock)
 
     def slow_batches(start):
         for batch in batches(start):

@@ -10,7 +10,8 @@ from torch import nn
 
 from medfuse import CheckpointError
 from medfuse.core.reporter import Reporter
-from medfuse.train.loop import Progress, fit
+from medfuse.train.course import Progress
+from medfuse.train.loop import fit
 from medfuse.train.objective import Objective
 from medfuse.train.settings import TrainSettings
 from medfuse.train.state import (
@@ -108,7 +109,7 @@ def test_what_a_step_draws_is_its_own(tmp_path, monkeypatch):
     whole = train(tmp_path / "whole")
     with pytest.raises(Killed):
         train(tmp_path / "parts", stop_before=5)
-    monkeypatch.setattr("medfuse.train.loop.seed_chance", lambda *_: None)
+    monkeypatch.setattr("medfuse.train.step.seed_chance", lambda *_: None)
     assert not equal(train(tmp_path / "parts"), whole)
 
 

@@ -1,0 +1,136 @@
+"""A step of training: what a batch teaches, and the weights that follow from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from medfuse.core.errors import MedfuseError
+from medfuse.core.layout import channels_last
+from medfuse.train.average import Average
+from medfuse.train.budget import Budget
+from medfuse.train.guided import Guided
+from medfuse.train.objective import Objective
+from medfuse.train.optimizer import peak_rate, rate_factor
+from medfuse.train.pseudo import IGNORED, PseudoLabels
+from medfuse.train.settings import TrainSettings
+from medfuse.train.state import seed_chance
+from medfuse.train.together import Together
+
+Batch = Mapping[str, Any]
+"""{"image": (b, c, *patch), "label": (b, 1, *patch), "case": b names}"""
+
+Batches = Callable[[int], Generator[Batch, None, None]]
+"""start step → endless batches."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A step that was taken: `losses` of its heads, unweighted, with the `weights` of the auxiliary ones.
+
+    `taught`: the numbers of what unlabelled patches taught. label: (batch, 1, *patch_size), class indices.
+    """
+
+    label: Tensor
+    loss: Tensor
+    losses: dict[str, Tensor]
+    weights: dict[str, float]
+    taught: dict[str, float | Tensor]
+    rate: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """Takes one step after the other with `model`, which is called as `network`.
+
+    What a step draws by chance (dropout) depends on `seed`, its number and the process alone.
+    """
+
+    model: nn.Module
+    network: Callable[..., Any]
+    optimizer: torch.optim.Optimizer
+    objective: Objective
+    learned: nn.Module
+    average: Average | None
+    fabric: Fabric
+    together: Together
+    settings: TrainSettings
+    budget: Budget
+    seed: int
+    guided: Guided | None
+    pseudo: PseudoLabels | None
+
+    def __call__(self, batch: Batch, unlabelled: Batch | None, number: int, done: float) -> Taken:
+        """Step `number`, at a share `done` of the budget. Raises MedfuseError where its loss is no number."""
+        seed_chance(self.seed, number, self.together.rank)
+        if self.guided and self.guided.is_due(number, done):
+            batch = self._changed(batch, self.guided, number)
+        taught: dict[str, float | Tensor] = {}
+        if self.pseudo and unlabelled:
+            taught = self._teach(self.pseudo, unlabelled, self.pseudo.weight(done))
+        weights = self.objective.weights(*self.budget.schedule_step(done))
+        image, label = self.fabric.to_device((batch["image"], batch["label"]))
+        image = image.contiguous(memory_format=channels_last(image.ndim))
+        label = self.together.gather(label)
+        total, losses = self.objective(self.together.whole(self.network), image, label, weights)
+        self.fabric.backward(total)
+        loss = total.detach()
+        self._stop_where_lost(loss, number + 1, batch)
+        self.together.add_up(self.model, self.learned)
+        rate = peak_rate(self.settings) * rate_factor(done, self.settings)
+        follow(self.optimizer, self.settings, rate)
+        if self.average:
+            self.average.update(self.model, number)
+        return Taken(label, loss, losses, weights, taught, rate)
+
+    def _changed(self, batch: Batch, guided: Guided, number: int) -> dict[str, Any]:
+        """The batch as the network's own maps have it changed."""
+        image, label = self.fabric.to_device((batch["image"], batch["label"]))
+        with self.fabric.autocast():
+            laid_out = image.contiguous(memory_format=channels_last(image.ndim))
+            activation = guided.look(self.model, laid_out)
+        image, label = guided.change(image, label, activation, number)
+        return {**batch, "image": image, "label": label}
+
+    def _teach(self, pseudo: PseudoLabels, batch: Batch, weight: float) -> dict[str, float | Tensor]:
+        """Adds the gradient of the loss on unlabelled patches to that of the step; numbers for the log.
+
+        Where the teacher is sure of nothing the network is not called, and so nothing in it changes.
+        """
+        teacher = pseudo.teacher or (self.average.model if self.average else self.model)
+        image, weak = self.fabric.to_device((batch["image"], batch["weak"]))
+        image, weak = (x.contiguous(memory_format=channels_last(x.ndim)) for x in (image, weak))
+        with self.fabric.autocast():
+            labels = self.together.gather(pseudo.labels(teacher, weak))
+        confident = float((labels != IGNORED).float().mean())
+        loss = torch.zeros(())
+        if confident:
+            loss = pseudo.loss(self.together.whole(self.network), image, labels)
+            self.fabric.backward(weight * loss)
+        return {"loss/pseudo": loss.detach(), "weight/pseudo": weight, "pseudo/confident": confident}
+
+    def _stop_where_lost(self, loss: Tensor, step: int, batch: Batch) -> None:
+        if not math.isfinite(float(loss)):  # in all processes, as the loss is that of the whole batch
+            shares = self.together.collect([*batch.get("case", ())])
+            cases = ", ".join(dict.fromkeys(name for share in shares for name in share))
+            raise MedfuseError(
+                f"training: the loss is not a number at step {step}{f' ({cases})' if cases else ''}; look at "
+                "these images, lower train.learning_rate, or set train.precision: fp32"
+            )
+
+
+def follow(optimizer: torch.optim.Optimizer, settings: TrainSettings, rate: float) -> None:
+    """Follow the gradients at a learning rate of `rate`, and forget them."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+    if settings.clip:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, settings.clip, foreach=True)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

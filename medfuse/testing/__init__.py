@@ -1,0 +1,28 @@
+"""The conformance suite for plugin authors: one call in a test runs every named check of a contract.
+
+    def test_gated_keeps_the_contract():
+        a, b = FeatureInfo("a", 8, (2, 2)), FeatureInfo("b", 4, (2, 2))
+        check_fusion_block(Gated(inputs=("a", "b")), [a, b])
+
+Every check that fails is reported, by name, in one AssertionError.
+"""
+
+from medfuse.testing.activation_losses import check_activation_loss
+from medfuse.testing.aux_schedules import check_aux_schedule
+from medfuse.testing.backbones import check_backbone
+from medfuse.testing.datasets import check_dataset
+from medfuse.testing.fusion_blocks import check_fusion_block
+from medfuse.testing.losses import check_loss
+from medfuse.testing.runtimes import check_runtime
+from medfuse.testing.tap_strategies import check_tap_strategy
+
+__all__ = [
+    "check_activation_loss",
+    "check_aux_schedule",
+    "check_backbone",
+    "check_dataset",
+    "check_fusion_block",
+    "check_loss",
+    "check_runtime",
+    "check_tap_strategy",
+]

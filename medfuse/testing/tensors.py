@@ -1,0 +1,103 @@
+"""Tensors that are the same at every call, and what modules make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medfuse.api import FeatureInfo
+
+Maps = dict[str, Tensor]
+
+
+def outputs_of(module: nn.Module, given: Sequence[Tensor]) -> Maps:
+    return tensors_in(module(*given))
+
+
+def tensors_in(output: Any) -> Maps:
+    """A tensor, or a list or mapping of tensors, by number or name. What is no tensor is left out."""
+    pairs = (
+        output.items()
+        if isinstance(output, Mapping)
+        else enumerate(output if isinstance(output, list | tuple) else [output])
+    )
+    return {str(name): x for name, x in pairs if isinstance(x, Tensor)}
+
+
+def by_name(tapped: nn.Module, given: Sequence[Tensor]) -> Maps:
+    made: Maps = tapped(*given)
+    return made
+
+
+def tapped(network: nn.Module, names: Sequence[str], x: Tensor) -> tuple[Maps, Any]:
+    """Real outputs of layers, by plain hooks: the truth that declarations are held against."""
+    made: Maps = {}
+    handles = [
+        network.get_submodule(name).register_forward_hook(
+            lambda _, __, output, name=name: made.__setitem__(name, output)
+        )
+        for name in names
+    ]
+    try:
+        output = network(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    missing = [name for name in names if name not in made]
+    assert not missing, f"{', '.join(missing)} did not run"
+    return {name: made[name] for name in names}, output
+
+
+def compare(feature: FeatureInfo, tensor: Any, size: Sequence[int], batch: int) -> None:
+    assert isinstance(tensor, Tensor), f"{feature.name} is a {type(tensor).__name__}, not a tensor"
+    batch_real, channels, *real = tensor.shape
+    assert batch_real == batch, f"{feature.name} has batch {batch_real} for a batch of {batch}"
+    assert channels == feature.channels, (
+        f"{feature.name} declares {feature.channels} channels, makes {channels}"
+    )
+    expected = feature.size(tuple(size))
+    fits = len(real) == feature.dims and all(
+        n // s <= m <= -(-n // s) for n, s, m in zip(size, feature.stride, real)
+    )
+    assert fits, f"{feature.name} declares {expected} for an image of {tuple(size)}, makes {tuple(real)}"
+
+
+def same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    assert list(ours) == list(theirs), f"{list(theirs)} in place of {list(ours)}"
+    differing = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert not differing, f"output {', '.join(differing)} differs"
+
+
+def finite_scalar(made: Any) -> Tensor:
+    assert isinstance(made, Tensor), f"makes a {type(made).__name__}, wanted is a tensor"
+    assert made.ndim == 0, f"makes a tensor of shape {tuple(made.shape)}, wanted is a scalar"
+    assert bool(torch.isfinite(made)), f"makes {float(made)}"
+    return made
+
+
+def even_size(maps: Sequence[FeatureInfo]) -> list[int]:
+    """Voxels of an image that every stride divides, some voxels being left."""
+    return [max(4, *strides) * 2 for strides in zip(*(x.stride for x in maps))]
+
+
+def maps_of(maps: Sequence[FeatureInfo], size: Sequence[int], batch: int) -> list[Tensor]:
+    return [random(batch, x.channels, *x.size(tuple(size)), seed=i) for i, x in enumerate(maps)]
+
+
+def random(*shape: int, seed: int = 1) -> Tensor:
+    """The same numbers at every call. The global seed is left alone, so that hidden randomness shows."""
+    return torch.randn(shape, generator=generator(seed))
+
+
+def generator(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def seeded(build: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    made = build()
+    assert isinstance(made, nn.Module), f"builds a {type(made).__name__}, wanted is a torch.nn.Module"
+    return made

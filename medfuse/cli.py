@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -493,10 +494,10 @@ def new(
 
 
 def _numbers(text: str) -> list[int]:
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r}: write numbers between commas, such as 0,1") from None
+    numbers = [number.strip() for number in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]{1,9}", number) for number in numbers):
+        raise typer.BadParameter(f"{text[:40]!r}: write numbers between commas, such as 0,1")
+    return [int(number) for number in numbers]
 
 
 def _version(wanted: bool) -> None:

@@ -12,6 +12,7 @@ from medfuse.core.document import Document
 from medfuse.core.errors import Path as KeyPath
 from medfuse.core.errors import PipelineError, Problem, did_you_mean
 from medfuse.core.features import ImageInfo
+from medfuse.core.json_text import shortened
 from medfuse.core.section import Section
 from medfuse.data.settings import AugmentSettings, PreprocessSettings, SampleSettings, SplitSettings
 from medfuse.infer.settings import InferSettings
@@ -56,7 +57,7 @@ def parse_pipeline(document: Document, *, default_name: str = "") -> Pipeline:
     try:
         pipeline = Pipeline.model_validate(document.data)
     except ValidationError as error:
-        raise document.located(PipelineError(list(problems_of(error, Pipeline)))) from None
+        raise document.located(PipelineError(problems_of(error, Pipeline, document.data))) from None
     return pipeline if pipeline.name else pipeline.model_copy(update={"name": default_name})
 
 
@@ -76,19 +77,20 @@ def plan_network(pipeline: Pipeline, image: ImageInfo, classes: int) -> GraphPla
     return plan_graph(pipeline.model, image, classes, watched_maps(pipeline))
 
 
-def problems_of(error: ValidationError, model: type[BaseModel]) -> Iterable[Problem]:
-    """What pydantic found, in words that say what was wanted and what to do."""
-    return _problems(error.errors(), (), model)
+def problems_of(error: ValidationError, model: type[BaseModel], data: Any) -> list[Problem]:
+    """What pydantic found in `data`, in words that say what was wanted and what to do."""
+    return [*_problems(error.errors(), (), model, data)]
 
 
 def _problems(
-    errors: Iterable[Mapping[str, Any]], prefix: KeyPath, model: type[BaseModel]
+    errors: Iterable[Mapping[str, Any]], prefix: KeyPath, model: type[BaseModel], data: Any
 ) -> Iterable[Problem]:
     for error in errors:
         context = error.get("ctx", {})
-        path = (*prefix, *_keys(error["loc"]))
+        inner = _keys(error["loc"], data, missing=error["type"] == "missing")
+        path = (*prefix, *inner)
         if error["type"] == "nested":
-            yield from _problems(context["errors"], path, context["model"])
+            yield from _problems(context["errors"], path, context["model"], _at(data, inner))
         elif error["type"] == "plugin_name":
             yield Problem((*path, "use"), _sentence(error))
         elif error["type"] == "extra_forbidden":
@@ -113,24 +115,43 @@ def _sentence(error: Mapping[str, Any]) -> str:
         given, dict | list | BaseModel
     ):
         return message
-    return f"{message}; got {str(given)!r}" if isinstance(given, str) else f"{message}; got {given!r}"
+    return f"{message}; got {shortened(repr(str(given) if isinstance(given, str) else given))}"
 
 
-def _keys(loc: tuple[str | int, ...]) -> KeyPath:
-    """A location without the tags that pydantic adds for the members of a union."""
-    return tuple(
-        part for part in loc if isinstance(part, int) or part.replace("_", "").replace(".", "").isalnum()
-    )
+def _keys(loc: Iterable[str | int], data: Any, *, missing: bool) -> KeyPath:
+    """A location without the tags that pydantic adds for the members of a union: the keys that `data` has.
+
+    Where the last of them is `missing`, with that one too.
+    """
+    parts = tuple(loc)
+    path: list[str | int] = []
+    for number, part in enumerate(parts, 1):
+        if _holds(data, part):
+            path.append(part)
+            data = data[part]
+        elif missing and number == len(parts):
+            path.append(part)
+    return tuple(path)
+
+
+def _holds(data: Any, part: str | int) -> bool:
+    if isinstance(data, Mapping):
+        return part in data
+    return isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)
+
+
+def _at(data: Any, path: KeyPath) -> Any:
+    for part in path:
+        data = data[part]
+    return data
 
 
 def _model_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> type[BaseModel] | None:
-    """The section whose keys stand at `loc`."""
+    """The section whose keys stand at `loc`, without the names of entries and members of unions."""
     found: type[BaseModel] | None = model
     for part in loc:
-        field = found.model_fields.get(str(part)) if found else None
-        found = (
-            next((t for t in _types(field.annotation) if issubclass(t, BaseModel)), None) if field else None
-        )
+        if found and (field := found.model_fields.get(str(part))):
+            found = next((t for t in _types(field.annotation) if issubclass(t, BaseModel)), None)
     return found
 
 

@@ -113,3 +113,32 @@ def test_reading_a_pipeline_file_imports_no_torch(file):
     code = f"import sys; from medfuse.pipeline import load_pipeline; from pathlib import Path; \
 load_pipeline(Path({str(file)!r})); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        (
+            "{epochs: 3, parts: {my-part: {rat: 1}}}",
+            ":11:38: train.parts.my-part.rat: unknown key; did you mean 'rate'",
+        ),
+        (
+            "{epochs: 3, parts: {my-part: {rate: x}}}",
+            ":11:44: train.parts.my-part.rate: input should be a valid number",
+        ),
+        ("{epochs: 3, clip: .inf}", ":11:26: train.clip: input should be a finite number; got inf"),
+        ("{epochs: 3, learning_rate: .nan}", ":11:35: train.learning_rate: input should be"),
+    ],
+)
+def test_values_below_names_of_ones_own_are_placed(file, train, said):
+    assert any(line.startswith(said) for line in problems(file, GOOD.replace("{epochs: 3}", train)))
+
+
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [("~no-such-user/x", "no home folder"), ("a" * 300, "too long"), ("a/" * 4000, "too long")],
+)
+def test_paths_that_no_system_takes_are_placed(file, root, said):
+    (line,) = problems(file, GOOD.replace("root: liver", f"root: {root}"))
+    assert line.startswith(":1:30: data.root: ")
+    assert said in line

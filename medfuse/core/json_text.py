@@ -57,11 +57,16 @@ def read_text(
             raise raises(f"{path}: is no plain file; {remedy}")
         if about.st_size > most_bytes:
             raise raises(f"{path}: is too large to be right ({_size(about.st_size)}); {remedy}")
-        return path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
+        return content.decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
         raise raises(f"{path}: no such file; {remedy}") from None
     except UnicodeDecodeError as error:
-        raise raises(f"{path}: is no text in UTF-8 (byte {error.start}); {remedy}") from None
+        before = content[: error.start]
+        place = f"{path}:{before.count(10) + 1}:{len(before) - before.rfind(10)}"
+        raise raises(
+            f"{place}: is no text in UTF-8 (byte {error.object[error.start]:#x}); {remedy}"
+        ) from None
     except (OSError, ValueError) as error:  # such as a name with a NUL
         raise raises(f"{path}: cannot be read as a text file ({error}); {remedy}") from None
 

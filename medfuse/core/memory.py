@@ -22,10 +22,11 @@ _BY_NAME = {name.strip().lower(): size for name, size in _UNITS.items()}
 
 def parse_bytes(text: str) -> int:
     """Bytes of `4GiB`, `500 MB`, `1024 B`. Raises MedfuseError, also where the unit is missing."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", text.lower())
+    match = re.fullmatch(r"\s*([0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})\s*([a-z]*)\s*", text.lower())
     size = _BY_NAME.get(match[2]) if match else None
     if match is None or size is None or float(match[1]) <= 0:
-        raise MedfuseError(f"{text!r} is no amount of memory; write a number and a unit, such as 4GiB")
+        said = repr(text if len(text) <= 40 else f"{text[:39]}…")
+        raise MedfuseError(f"{said} is no amount of memory; write a number and a unit, such as 4GiB")
     return int(float(match[1]) * size)
 
 

@@ -1,15 +1,18 @@
 """The base of everything that a pipeline file can say: frozen, typed, no unknown keys."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+MOST_BYTES, MOST_BYTES_OF_A_NAME = 4095, 255  # of a path, on most systems
+
 
 class Section(BaseModel):
     """A mapping in a pipeline file. Its fields are the keys, their descriptions the reference page."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 class PlacedStr(str):
@@ -25,9 +28,17 @@ class PlacedStr(str):
 
 
 def _resolve(value: Any) -> Any:
-    if isinstance(value, PlacedStr):
-        return Path(value.base, Path(value).expanduser())
-    return value
+    if not isinstance(value, PlacedStr):
+        return value
+    try:
+        path = Path(value.base, Path(value).expanduser())
+    except RuntimeError:  # of a user whom this machine does not know
+        raise ValueError(f"{value.partition('/')[0]} has no home folder here; write the path out") from None
+    if len(os.fsencode(path)) > MOST_BYTES or any(
+        len(os.fsencode(p)) > MOST_BYTES_OF_A_NAME for p in path.parts
+    ):
+        raise ValueError(f"a path of {len(value)} characters is too long; shorten it")
+    return path
 
 
 ConfigPath = Annotated[Path, BeforeValidator(_resolve)]

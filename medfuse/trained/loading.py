@@ -187,7 +187,7 @@ def _overridden(settings: InferSettings, overrides: Iterable[str]) -> InferSetti
     try:
         return InferSettings.model_validate(document.data)
     except ValidationError as error:
-        raise document.located(PipelineError(list(problems_of(error, InferSettings)))) from None
+        raise document.located(PipelineError(problems_of(error, InferSettings, document.data))) from None
 
 
 def weights_file(path: Path, *, best: bool) -> Path:

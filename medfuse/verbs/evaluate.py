@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from medfuse.core.errors import DataError, MedfuseError
 from medfuse.core.files import make_folder
+from medfuse.core.json_text import shortened
 from medfuse.core.labels import LabelValue
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import number
@@ -43,6 +45,8 @@ def evaluate_label_maps(
 def _label(text: str) -> tuple[str, LabelValue]:
     name, _, value = text.partition("=")
     numbers = value.split(",")
-    if not name or not all(number.isdigit() for number in numbers):
-        raise MedfuseError(f"--label {text}: write it as NAME=VALUE, such as liver=1, or tumour=1,2,3")
+    if not name.strip() or not all(re.fullmatch(r"[0-9]{1,10}", number) for number in numbers):
+        raise MedfuseError(
+            f"--label {shortened(text)}: write it as NAME=VALUE, such as liver=1, or tumour=1,2,3"
+        )
     return name, int(value) if len(numbers) == 1 else tuple(map(int, numbers))

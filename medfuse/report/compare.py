@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,14 +18,14 @@ from medfuse.report.figures import GRID, INK, SOFT, colour, encode, literal, new
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MEAN = "mean foreground"
-"""The name under which the mean over the labels of a case is compared."""
+MEAN = "mean foreground Dice"
+"""The mean of the labels' means over cases, as `summary.json` and every other place has it."""
 
-Verdict = Literal["better", "worse", "no significant difference"]
+Verdict = Literal["better", "worse", "no significant difference", "too few cases to tell"]
 
 _RESAMPLES = 10_000
 _LEVEL = 0.05
-_FEWEST = 6  # pairs: with fewer, no signed-rank test can reach p < 0.05
+_ROUNDING = 1e-9  # of means over trainings
 
 
 @dataclass(frozen=True)
@@ -44,31 +45,46 @@ class Candidate:
     steps: float | None = None
 
     def mean(self, label: str) -> float | None:
-        """Over cases, each of which is the mean over its trainings."""
-        values = [math.fsum(v) / len(v) for v in self.dice[label].values() if v]
-        return math.fsum(values) / len(values) if values else None
+        """Over cases, each the mean over its trainings; of MEAN, the mean of the labels' means."""
+        if label == MEAN:
+            return _mean([mean for name in self.dice if (mean := self.mean(name)) is not None])
+        return _mean([math.fsum(v) / len(v) for v in self.dice[label].values() if v])
+
+    def n(self, label: str) -> int:
+        """Over how many cases a mean is taken."""
+        labels = [*self.dice] if label == MEAN else [label]
+        return len({case for name in labels for case, values in self.dice[name].items() if values})
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A candidate's Dice minus the baseline's on the cases that both have, over `pairs` cases.
+    """A candidate's Dice minus the baseline's on the `pairs` cases that both have; `differing` of them do.
 
     `low` and `high` bound the mean difference (95 %, bootstrap over cases). `p` is Wilcoxon's signed-rank
-    test, two-sided; `p_corrected` is Holm's for all tests of the comparison. Trainings are averaged first, so
-    the interval tells of other cases, not of other seeds.
+    test, two-sided; `p_corrected` is Holm's for all tests of the comparison, and `p_smallest` what that could
+    have been at best with so many differing cases and tests. Trainings are averaged first, so the interval
+    tells of other cases, not of other seeds.
     """
 
     candidate: str
     label: str
     pairs: int
+    differing: int
     difference: float
     low: float
     high: float
     p: float
     p_corrected: float
+    p_smallest: float
 
     @property
     def verdict(self) -> Verdict:
+        if self.p_smallest >= _LEVEL:
+            return "too few cases to tell"
         if not (self.p_corrected < _LEVEL and (self.low > 0 or self.high < 0)):
             return "no significant difference"
         return "better" if self.difference > 0 else "worse"
@@ -90,7 +106,11 @@ class Comparison:
             "baseline": self.candidates[0].name,
             "labels": list(self.labels),
             "candidates": [
-                {**asdict(c), "mean": {label: c.mean(label) for label in self.labels}}
+                {
+                    **asdict(c),
+                    "mean": {label: c.mean(label) for label in self.labels},
+                    "n": {label: c.n(label) for label in self.labels},
+                }
                 for c in self.candidates
             ],
             "differences": [{**asdict(d), "verdict": d.verdict} for d in self.differences],
@@ -98,37 +118,69 @@ class Comparison:
 
 
 def compare(candidates: Sequence[Candidate]) -> Comparison:
-    """Every candidate against the first, per label and on the mean foreground.
+    """Every candidate against the first, on the mean foreground and per label.
 
     Raises ValueError where a pair of candidates has no case in common.
     """
-    labels = tuple(candidates[0].dice)
-    rows = [(c, label, *_differences(candidates[0], c, label)) for c in candidates[1:] for label in labels]
-    corrected = holm([p for *_, p in rows])
-    differences = tuple(
-        Difference(c.name, label, len(values), float(values.mean()), *interval(values), p, q)
-        for (c, label, values, p), q in zip(rows, corrected)
+    baseline, labels = candidates[0], (MEAN, *candidates[0].dice)
+    rows = [(c, label, differences_of(baseline, c, label)) for c in candidates[1:] for label in labels]
+    for c, label, values in rows:
+        if label == MEAN and not len(values):
+            raise ValueError(f"{baseline.name} and {c.name} have no judged case in common")
+    rows = [row for row in rows if len(row[2])]
+    p = [signed_rank(values) for *_, values in rows]
+    smallest = holm([smallest_p(_differing(values) or len(values)) for *_, values in rows])
+    made = (
+        Difference(c.name, label, len(v), _differing(v), float(v.mean()), *interval(v), *tests)
+        for (c, label, v), *tests in zip(rows, p, holm(p), smallest)
     )
-    return Comparison(tuple(candidates), labels, differences)
+    return Comparison(tuple(candidates), labels, tuple(made))
 
 
-def _differences(baseline: Candidate, other: Candidate, label: str) -> tuple[npt.NDArray[np.float64], float]:
-    """Per case, and the p of their signed ranks."""
-    ours, theirs = baseline.dice[label], other.dice[label]
-    cases = [case for case in ours if ours[case] and theirs.get(case)]
-    if not cases:
-        raise ValueError(f"{baseline.name} and {other.name} have no case with {label} in common")
-    values = np.array([np.mean(theirs[case]) - np.mean(ours[case]) for case in cases])
-    return values, signed_rank(values)
+def differences_of(baseline: Candidate, other: Candidate, label: str) -> npt.NDArray[np.float64]:
+    """What each case that both have adds to the difference, which is the mean of this.
+
+    Where not every case has every label, a case's part in MEAN, the mean of the labels' means, is
+    Σ_labels d · cases / (cases with that label) / labels. What rounding alone tells apart is 0.
+    """
+    names = [*baseline.dice] if label == MEAN else [label]
+    of = {name: _paired(baseline.dice[name], other.dice[name]) for name in names}
+    of = {name: found for name, found in of.items() if found}
+    cases = list(dict.fromkeys(case for found in of.values() for case in found))
+    parts = np.zeros(len(cases))
+    for found in of.values():
+        parts += [found.get(case, 0.0) * len(cases) / len(found) / len(of) for case in cases]
+    return np.where(abs(parts) > _ROUNDING, parts, 0.0)
+
+
+def _paired(ours: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Case → theirs minus ours, where both have one."""
+    both = [case for case in ours if ours[case] and theirs.get(case)]
+    return {case: float(np.mean(theirs[case]) - np.mean(ours[case])) for case in both}
+
+
+def _differing(values: npt.NDArray[np.float64]) -> int:
+    return int(np.count_nonzero(values))
 
 
 def signed_rank(values: npt.NDArray[np.float64]) -> float:
-    """Wilcoxon's two-sided p (1945). 1 where nothing differs, or where there are too few pairs to tell."""
+    """Wilcoxon's two-sided p (1945), without pairs that do not differ; 1 where none does."""
     from scipy.stats import wilcoxon
 
-    if len(values) < _FEWEST or not values.any():
+    values = values[values != 0]
+    if not len(values):
         return 1.0
-    return float(wilcoxon(values).pvalue)
+    return max(float(wilcoxon(values).pvalue), smallest_p(len(values)))
+
+
+def smallest_p(differing: int) -> float:
+    """The p of so many pairs that all differ to one side: 2 of 2^n orders of signs are as far from even."""
+    return min(1.0, 2.0 ** (1 - differing))
+
+
+def enough_cases(tests: int) -> int:
+    """With how many differing cases in each of `tests` a difference can be significant (6 for one test)."""
+    return next(n for n in itertools.count(1) if tests * smallest_p(n) < _LEVEL)
 
 
 def interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
@@ -152,14 +204,16 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def table(comparison: Comparison) -> str:
-    """Means and costs, then differences, as aligned text."""
-    return "\n\n".join(aligned(rows) for rows in (_means(comparison), _verdicts(comparison)) if len(rows) > 1)
+    """Means and costs, then differences, as aligned text, and what could not have been found."""
+    tables = [aligned(rows) for rows in (_means(comparison), _verdicts(comparison)) if len(rows) > 1]
+    return "\n\n".join([*tables, *_too_few(comparison)])
 
 
 def _means(comparison: Comparison) -> list[list[str]]:
-    rows = [["model", *comparison.labels, "trainings", "parameters", "GFLOP/patch", "steps", "minutes"]]
+    dice = [head for label in comparison.labels for head in (label, "cases")]
+    rows = [["model", *dice, "trainings", "parameters", "GFLOP/patch", "steps", "minutes"]]
     for c in comparison.candidates:
-        dice = [number(c.mean(label), 4) for label in comparison.labels]
+        dice = [cell for name in comparison.labels for cell in (number(c.mean(name), 4), str(c.n(name)))]
         parameters = "–" if c.parameters is None else f"{c.parameters:,}"
         minutes = None if c.seconds is None else c.seconds / 60
         cost = [parameters, number(c.gflops, 2), number(c.steps, 0), number(minutes, 1)]
@@ -172,18 +226,29 @@ def _verdicts(comparison: Comparison) -> list[list[str]]:
     rows = [[f"against {baseline}", "label", "difference", "95 % interval", "cases", "p (Holm)", "verdict"]]
     for d in comparison.differences:
         bounds = f"{d.low:+.4f} … {d.high:+.4f}"
+        cases = str(d.pairs) if d.differing == d.pairs else f"{d.pairs} ({d.differing} differ)"
         rows.append(
-            [
-                d.candidate,
-                d.label,
-                f"{d.difference:+.4f}",
-                bounds,
-                str(d.pairs),
-                f"{d.p_corrected:.3g}",
-                d.verdict,
-            ]
+            [d.candidate, d.label, f"{d.difference:+.4f}", bounds, cases, f"{d.p_corrected:.3g}", d.verdict]
         )
     return rows
+
+
+def _too_few(comparison: Comparison) -> list[str]:
+    """One line, where there are differences that could not be significant, whatever they were."""
+    rows = comparison.differences
+    few = [d for d in rows if d.verdict == "too few cases to tell"]
+    if not few:
+        return []
+    which = "no difference" if len(few) == len(rows) else f"{len(few)} of the {len(rows)} differences"
+    could = "could" if len(few) == len(rows) else "could not"
+    many = sorted({d.differing or d.pairs for d in few})
+    cases = f"{many[0]} to {many[-1]}" if len(many) > 1 else str(many[0])
+    tests = f"{len(rows)} tests" if len(rows) > 1 else "one test"
+    return [
+        f"too few cases to tell: {which} {could} be significant, however large, with {cases} cases that "
+        f"differ and {tests}; at least {enough_cases(len(rows))} have to differ, and more seeds do not help: "
+        "judge on more cases, for instance on all folds"
+    ]
 
 
 def picture(comparison: Comparison) -> Figure:
@@ -194,7 +259,7 @@ def picture(comparison: Comparison) -> Figure:
     labels = list(comparison.labels)
     for place, d in enumerate(reversed(rows)):
         shade = colour(labels.index(d.label))
-        alpha = 0.35 if d.verdict == "no significant difference" else 1.0
+        alpha = 1.0 if d.verdict in ("better", "worse") else 0.35
         axes.plot([d.low, d.high], [place, place], color=shade, alpha=alpha, linewidth=2.5)
         axes.plot([d.difference], [place], "o", color=shade, alpha=alpha)
     axes.axvline(0, color=INK, linewidth=1)
@@ -216,7 +281,7 @@ def page(comparison: Comparison, notes: Sequence[str] = ()) -> str:
     if comparison.differences:
         svg = encode(picture(comparison), "svg").decode()
         parts += [svg[svg.index("<svg") :], _html(_verdicts(comparison))]
-    parts += [f"<p>{escape(line)}</p>" for line in (*READING, *notes)]
+    parts += [f"<p>{escape(line)}</p>" for line in (*_too_few(comparison), *READING, *notes)]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>medfuse: comparison</title>'
         f"<style>{_STYLE}</style></head>\n<body><h1>Comparison</h1>\n{''.join(parts)}\n</body></html>\n"
@@ -224,10 +289,12 @@ def page(comparison: Comparison, notes: Sequence[str] = ()) -> str:
 
 
 READING = (
+    "A label's column is its mean Dice over so many cases; mean foreground Dice is the mean of these means.",
     "Dice per case is averaged over trainings first, then compared case by case with the first model's.",
     "Interval: 95 % of the mean difference over resampled cases; it tells of other cases, not seeds.",
     "Verdict: only where Wilcoxon's signed-rank test, corrected for all tests here (Holm), has p < 0.05 "
-    "and the interval leaves out 0. Everything else is no significant difference, whichever mean is higher.",
+    "and the interval leaves out 0. Where no p could be so low, the cases are too few to tell; everything "
+    "else is no significant difference, whichever mean is higher.",
 )
 
 _STYLE = (

@@ -101,7 +101,7 @@ def _headline(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
         f'<p class="big">{number(mean, 3)} <span>mean foreground Dice: {n} label{"s" * (n != 1)}, '
         f"{cases} case{'s' * (cases != 1)}</span></p>"
         f"{_lines('error', evaluation.errors)}{_lines('note', evaluation.notes)}"
-        '<div class="wide"><table><caption>Means over cases; n counts the cases that each Dice stands on'
+        '<div class="wide"><table><caption>Means over n cases, or over as many as a mean says'
         f"</caption><thead><tr>{heads}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
         f"<details><summary>What these words mean</summary><dl>{words}</dl></details>"
@@ -111,14 +111,12 @@ def _headline(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
 def _label_row(name: str, value: str, summary: Mapping[str, Any]) -> str:
     mean, outcomes = summary["mean"][value], summary["outcomes"][value]
     bar = f'<span class="bar" style="width:{4 * (mean["Dice"] or 0):.2f}em"></span>'
+    shown = {"IoU": 3, "HD95": 1, "NSD": 3, "absolute_volume_error_ml": 2}
     cells = [
         f"{bar}{number(mean['Dice'], 3)}",
         str(summary["n"][value]["Dice"]),
-        number(mean["IoU"], 3),
-        number(mean["HD95"], 1) + _of(summary, value, "HD95"),
-        number(mean["NSD"], 3),
-        number(mean["absolute_volume_error_ml"], 2),
-        number(mean["volume_error_ml"], 2, sign=True),
+        *(number(mean[key], digits) + _of(summary, value, key) for key, digits in shown.items()),
+        number(mean["volume_error_ml"], 2, sign=True) + _of(summary, value, "volume_error_ml"),
         *(str(outcomes[word]) for word in ("missed", "false alarm", "absent in both")),
     ]
     return f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medfuse.core.files import write_json
+from medfuse.core.text import number
 from medfuse.report.evaluate import EvaluatedCase, Evaluation
 from medfuse.report.metrics import CaseMetrics, Outcome
 
@@ -33,7 +34,8 @@ def definitions(nsd_tolerance_mm: float) -> dict[str, str]:
         "false alarm": "in the prediction, not in the reference: Dice, IoU and NSD are 0, HD95 and "
         "relative_volume_error are null",
         "mean": "per label, over the cases where the metric is defined; `n` counts them",
-        "foreground_mean": "the mean of the labels' means; `foreground_n` counts the labels that have one",
+        "foreground_mean": "the mean of the labels' means, which is called mean foreground Dice everywhere; "
+        "`foreground_n` counts the labels that have one",
     }
 
 
@@ -61,6 +63,13 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
         "errors": list(evaluation.errors),
         "notes": list(evaluation.notes),
     }
+
+
+def foreground_text(summary: Mapping[str, Any]) -> str:
+    """`0.8123 (3 labels, 5 cases)`, the mean foreground Dice and what it is a mean of."""
+    n, cases = summary["foreground_n"]["Dice"], summary["cases"]
+    of = f"{n} label{'s' * (n != 1)}, {cases} case{'s' * (cases != 1)}"
+    return f"{number(summary['foreground_mean']['Dice'])} ({of})"
 
 
 def write_summary(path: Path, evaluation: Evaluation) -> dict[str, Any]:

@@ -102,24 +102,28 @@ def _base(name: str) -> str:
 
 def _candidate(name: str, folders: Sequence[Path]) -> Candidate:
     """One model out of the folders of its trainings."""
-    from medfuse.report.compare import MEAN, Candidate
+    from medfuse.report.compare import Candidate
     from medfuse.train.log import read_rows
 
     summaries = [_summary(folder) for folder in folders]
-    labels = {label: str(value) for label, value in from_json(summaries[0]["labels"]).items()}
-    dice: dict[str, dict[str, list[float]]] = {MEAN: {}, **{label: {} for label in labels}}
-    for summary in summaries:
-        for case in summary["metric_per_case"]:
-            found = {label: case["metrics"][value]["Dice"] for label, value in labels.items()}
-            defined = {label: value for label, value in found.items() if value is not None}
-            if defined:
-                defined[MEAN] = sum(defined.values()) / len(defined)
-            for label, value in defined.items():
-                dice[label].setdefault(case["name"], []).append(value)
+    dice = dice_of_cases(summaries)
     ends = [_last(read_rows(folder / "metrics.jsonl")) for folder in folders]
     parameters, gflops = _cost(folders[0])
     mean = {key: sum(end[key] for end in ends) / len(ends) for key in ("seconds", "step")}
     return Candidate(name, dice, len(folders), parameters, gflops, mean["seconds"], mean["step"])
+
+
+def dice_of_cases(summaries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Label → case → its Dice in each training (the contents of a summary.json) where it is defined."""
+    labels = {label: str(value) for label, value in from_json(summaries[0]["labels"]).items()}
+    dice: dict[str, dict[str, list[float]]] = {label: {} for label in labels}
+    for summary in summaries:
+        for case in summary["metric_per_case"]:
+            for label, value in labels.items():
+                found = case["metrics"][value]["Dice"]
+                if found is not None:
+                    dice[label].setdefault(case["name"], []).append(found)
+    return dice
 
 
 def _summary(folder: Path) -> dict[str, Any]:

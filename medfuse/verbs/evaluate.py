@@ -11,7 +11,7 @@ from medfuse.core.files import make_folder
 from medfuse.core.json_text import shortened
 from medfuse.core.labels import LabelValue
 from medfuse.core.reporter import Reporter
-from medfuse.core.text import number
+from medfuse.core.text import aligned, number
 
 
 def evaluate_label_maps(
@@ -19,7 +19,7 @@ def evaluate_label_maps(
 ) -> str:
     """Judge a folder of label maps against another; write summary.json; return a table."""
     from medfuse.report.evaluate import evaluate_folders
-    from medfuse.report.summary import summarise, write_summary
+    from medfuse.report.summary import foreground_text, write_summary
 
     labels = dict(map(_label, names))
     ignore = labels.pop("ignore", None)
@@ -27,19 +27,15 @@ def evaluate_label_maps(
         raise MedfuseError("--label ignore=…: give the one value of voxels that are not to be judged")
     evaluation = evaluate_folders(predictions, references, labels or None, ignore=ignore, reporter=reporter)
     target = make_folder(output or predictions) / "summary.json"
-    write_summary(target, evaluation)
-    summary = summarise(evaluation)
-    rows = [f"{'label':<16}{'Dice':>9}{'HD95 mm':>9}{'NSD':>9}{'n':>5}"]
+    summary = write_summary(target, evaluation)
+    rows = [["label", "Dice (n)", "HD95 mm (n)", "NSD (n)"]]
     for name, value in evaluation.labels.items():
         mean, n = summary["mean"][str(value)], summary["n"][str(value)]
-        rows.append(
-            f"{name:<16}"
-            + "".join(f"{number(mean[k]):>9}" for k in ("Dice", "HD95", "NSD"))
-            + f"{n['Dice']:>5}"
-        )
+        rows.append([name, *(f"{number(mean[key])} ({n[key]})" for key in ("Dice", "HD95", "NSD"))])
+    lines = [*aligned(rows).splitlines(), f"mean foreground Dice: {foreground_text(summary)}"]
     if evaluation.errors:
-        raise DataError(*rows, *evaluation.errors, f"the other cases are in {target}")
-    return "\n".join([*rows, *evaluation.notes, str(target)])
+        raise DataError(*lines, *evaluation.errors, *evaluation.notes, f"the other cases are in {target}")
+    return "\n".join([*lines, *evaluation.notes, str(target)])
 
 
 def _label(text: str) -> tuple[str, LabelValue]:

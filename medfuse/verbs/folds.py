@@ -32,15 +32,15 @@ class CrossValidated:
     def text(self) -> str:
         """The last lines: Dice per label over all held-out cases, its spread between folds."""
         from medfuse.core.labels import from_json
+        from medfuse.report.summary import foreground_text
 
-        summary, folds = self.summary, self.summary["folds"]
+        summary, folds, between = self.summary, self.summary["folds"], self.summary["between_folds"]
         lines = [f"held-out cases: {summary['cases']} in {len(folds)} folds"]
         for name, value in from_json(summary["labels"]).items():
             dice, n = summary["mean"][str(value)]["Dice"], summary["n"][str(value)]["Dice"]
-            lines.append(f"  Dice {name}: {_spread(dice, summary['between_folds'][str(value)])} (n = {n})")
-        dice = _spread(summary["foreground_mean"]["Dice"], summary["between_folds"]["foreground_mean"])
+            lines.append(f"  Dice {name}: {number(dice)} (n = {n}){_spread(between[str(value)])}")
         lines += [
-            f"  mean foreground Dice: {dice}",
+            f"  mean foreground Dice: {foreground_text(summary)}{_spread(between['foreground_mean'])}",
             "  (mean over cases ± standard deviation between the folds' means)",
             *summary["notes"],
             f"summary:     {self.folder / 'summary.json'}",
@@ -103,6 +103,5 @@ def _held(folder: Path) -> AbstractContextManager[None]:
     )
 
 
-def _spread(dice: float | None, between: Mapping[str, Any]) -> str:
-    spread = "" if between["std"] is None else f" ± {number(between['std'])}"
-    return f"{number(dice)}{spread}"
+def _spread(between: Mapping[str, Any]) -> str:
+    return "" if between["std"] is None else f" ± {number(between['std'])} ({between['n']} folds)"

@@ -29,14 +29,14 @@ class RunResult:
 
     def text(self) -> str:
         """The last lines: Dice per label on the held-out cases, and where everything is."""
-        from medfuse.report.summary import summarise
+        from medfuse.report.summary import foreground_text, summarise
 
         summary = summarise(self.evaluation)
         lines = [f"held-out cases: {len(self.evaluation.cases)}"]
         for name, value in self.evaluation.labels.items():
             dice, n = summary["mean"][str(value)]["Dice"], summary["n"][str(value)]["Dice"]
             lines.append(f"  Dice {name}: {number(dice)} (n = {n})")
-        lines.append(f"  mean foreground Dice: {number(summary['foreground_mean']['Dice'])}")
+        lines.append(f"  mean foreground Dice: {foreground_text(summary)}")
         lines += [
             *self.postprocess,
             f"report:      {self.folder / 'report.html'}",

@@ -49,7 +49,8 @@ def draw_inside(
     """A montage of each of `maps`, and Grad-CAM of `labels` on each of `gradcam`.
 
     Each looks at one window, the one with most of the prediction (of the label, for Grad-CAM), and shows the
-    axial slice on which that has its largest area.
+    axial slice on which that has its largest area. Grad-CAM is of the voxels that the label map has, after
+    all that was done to it, so that of a region inside another it is of the inner voxels, and of both.
     """
     device = next(network.parameters()).device
     made = []
@@ -65,7 +66,8 @@ def draw_inside(
     for f in gradcam:
         seen = []
         for number, (label, view) in enumerate(zip(labels, views)):
-            heat = grad_cam(network, view.window.to(device), f.name, label.channel)
+            where = torch.from_numpy(view.inside).to(device)
+            heat = grad_cam(network, view.window.to(device), f.name, label.channel, where=where)
             stride = (f.stride[0], f.stride[1])
             seen.append(
                 Evidence(label.name, number, view.image, view.slice_of(heat, f.stride), stride, view.mask)
@@ -76,9 +78,13 @@ def draw_inside(
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """A `window` (channels, *patch_size), and the slice `at` of it: the image's first channel, and a mask."""
+    """A `window` (channels, *patch_size), what is `inside` of a mask there, and the slice `at` of both.
+
+    `image` is the slice of the first channel.
+    """
 
     window: Tensor
+    inside: npt.NDArray[np.bool_]
     at: int
     image: ImageSlice
     mask: npt.NDArray[np.bool_]
@@ -99,6 +105,7 @@ class _View:
         dx, dy = info.spacing_mm[:2]
         return cls(
             torch.from_numpy(window[..., 0] if flat else window),
+            inside[..., 0] if flat else inside,
             at,
             ImageSlice(window[0, :, :, at], (dx, dy)),
             inside[:, :, at],

@@ -65,3 +65,26 @@ def test_heat_is_on_the_grid_of_the_map_and_nothing_is_left_behind():
         assert heat.min() >= 0
     assert all(p.grad is None for p in model.parameters())
     assert not image.requires_grad
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_of_regions_the_sum_is_over_where_each_is_predicted_though_another_has_a_larger_logit(dims):
+    model, image = Linear(dims), torch.randn(2, *(6, 5, 4)[:dims])
+    with torch.no_grad():
+        model.head.bias[2] = 1e3  # the largest of all, everywhere
+    logits, _, maps = model(image[None], (), ("tap",))
+    for number in range(3):
+        heat = grad_cam(model, image, "tap", number, regions=True)
+        weighed = torch.einsum("k,k...->...", model.head.weight[number].flatten(), maps["tap"][0]).relu()
+        share = (logits[0, number] > 0).float().mean()
+        assert heat.numpy() == pytest.approx((share * weighed).detach().numpy(), abs=1e-5)
+        assert share > 0
+
+
+def test_the_voxels_may_be_given_as_the_label_map_has_them():
+    model, image = Linear(3), torch.randn(2, 6, 5, 4)
+    everywhere, half = torch.ones(6, 5, 4, dtype=torch.bool), torch.zeros(6, 5, 4, dtype=torch.bool)
+    half[:3] = True
+    whole, part, none = (grad_cam(model, image, "tap", 1, where=w) for w in (everywhere, half, half & False))
+    assert (0.5 * whole).numpy() == pytest.approx(part.numpy(), abs=1e-6)
+    assert none.abs().max() == 0

@@ -79,6 +79,10 @@ Overrides = Annotated[
     typer.Option("--set", metavar="a.b=c", help="override one value of the file; repeatable"),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print results only")]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="replace files that medfuse did not write, or that were changed since"),
+]
 
 
 @app.command()
@@ -238,6 +242,7 @@ def infer(
         bool, typer.Option("--best", help="use a run's best weights on held-out cases instead of its last")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a label map for every image. Finished cases are skipped when run again."""
@@ -252,7 +257,7 @@ def infer(
     if output is None:
         raise typer.BadParameter("name a folder for the label maps", param_hint="--output")
     reporter = Reporter(quiet=quiet)
-    done = infer_volumes(weights, inputs, output, **how, reporter=reporter)
+    done = infer_volumes(weights, inputs, output, **how, overwrite=overwrite, reporter=reporter)
     typer.echo(done.text)
     if done.failed:
         raise typer.Exit(2)
@@ -327,6 +332,7 @@ def features(
         bool, typer.Option("--best", help="use a run's best weights on held-out cases instead of its last")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Write the activations of layers for every image. Finished cases are skipped when run again."""
@@ -346,6 +352,7 @@ def features(
         overrides=overrides or (),
         best=best,
         device=device,
+        overwrite=overwrite,
         reporter=Reporter(quiet=quiet),
     )
     typer.echo(done.text)

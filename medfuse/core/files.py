@@ -19,6 +19,8 @@ try:
 except ImportError:  # Windows has none
     fcntl = None  # type: ignore[assignment]  # a module
 
+_DISK = (errno.EFBIG, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT)
+
 UNFINISHED = ".unfinished-"
 """How the name of a file begins that is being written."""
 
@@ -107,7 +109,9 @@ def reported(path: Path) -> Iterator[None]:
             remedy = "a file stands where a folder is needed, or the other way round; choose another path"
         elif error.errno == errno.ENAMETOOLONG:
             remedy = "the name is too long; choose a shorter one"
-        elif error.errno in (errno.EFBIG, errno.EIO):
+        elif error.errno == errno.ENOENT:
+            remedy = "its folder is not there, or has gone; see where it is, or choose another"
+        elif error.errno in _DISK:
             remedy = f"the disk refused it ({error.strerror}); choose another folder"
         else:
             raise

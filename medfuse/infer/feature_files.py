@@ -86,7 +86,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     One that stands there is replaced only if medfuse wrote it. Raises OutputError.
     """
-    if path.exists() and not _is_ours(path):
+    if path.exists() and not is_ours(path):
         raise OutputError(f"{path}: is not what medfuse wrote; move it away, or choose another output folder")
     token = secrets.token_hex(4)
     temporary, old = (path.with_name(f"{UNFINISHED}{token}{end}") for end in (path.suffix, ".old"))
@@ -103,7 +103,8 @@ def new_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
+    """Whether a folder says of itself that medfuse wrote it."""
     try:
         content = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -31,7 +31,8 @@ from medfuse.infer.cases import output_name
 from medfuse.infer.decide import Kind
 from medfuse.infer.export import Exporter
 from medfuse.infer.feed import Abandoned, Feed
-from medfuse.infer.manifest import Ledger, Outcome, Progress, files_now, size_of
+from medfuse.infer.ledger import Ledger, Outcome, Progress
+from medfuse.infer.manifest import files_now
 from medfuse.infer.plan import FEED_BYTES, Way
 from medfuse.infer.postprocess import logit_shifts, tidy
 from medfuse.infer.probabilities import (
@@ -51,9 +52,9 @@ from medfuse.volumes.write import open_volume
 
 log = logging.getLogger(__name__)
 
-Work = Callable[[Case, Callable[[int, int], None]], dict[str, Any]]
-"""Makes the files of a case, telling (windows done, windows in all); returns its entry in the manifest, with
-`windows`, and `file` and `bytes`, or `files`: names → bytes where there are several."""
+Work = Callable[[Case, Path, Callable[[int, int], None]], dict[str, Any]]
+"""Makes the files of a case in a folder, telling (windows done, windows in all); returns what the manifest is
+to say of it, with `windows`."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def infer_cases(
     device: torch.device | str = "cpu",
     plan: Callable[[Sequence[Case]], Mapping[str, Way]] = lambda _: {},
     progress: Callable[[Progress], None] = lambda _: None,
+    overwrite: bool = False,
 ) -> Outcome:
     """Write a label map for every case into `output`, with the geometry of its image, and manifest.json.
 
@@ -148,8 +150,10 @@ def infer_cases(
     `open_probabilities`).
 
     A case that is finished, from the same images and recipe, is skipped. One that fails is named with its
-    reason and the rest go on. Raises OutputError before any work where `output` cannot be written, another
-    process works in it, or a label map would replace an image, and as soon as the disk is full.
+    reason and the rest go on. One whose files medfuse did not write, or somebody changed, is left as it is
+    and named, unless `overwrite`. Raises OutputError before any work where `output` cannot be written,
+    another process works in it, or a label map would replace an image, and as soon as the disk is full or the
+    folder has gone.
 
     `prepare` runs in a thread of its own, one case ahead of the network; label maps are decided and written
     in another. The network waits where either is slower, so that no more than two images are in memory.
@@ -162,7 +166,7 @@ def infer_cases(
     check_format(recipe.probabilities)
     refuse_to_replace_images(cases, lambda case: [output / name for name in recipe.files(case)])
     with locked(make_folder(output)):
-        ledger = Ledger(cases, recipe.facts(), output, progress)
+        ledger = Ledger(cases, recipe.facts(), output, progress, recipe.files, overwrite=overwrite)
         cases = ledger.unfinished()
         _Line(prepare, networks, recipe, output, device, plan(cases), ledger).run(cases)
         return ledger.finish()
@@ -173,25 +177,25 @@ def work_through(
     work: Work,
     facts: Mapping[str, Any],
     output: Path,
+    files: Callable[[Case], Sequence[str]],
     progress: Callable[[Progress], None] = lambda _: None,
+    *,
+    overwrite: bool = False,
 ) -> Outcome:
     """`work` on every case that `output`/manifest.json does not list as finished under the same `facts`.
 
-    A case that fails is named with its reason and the rest go on. Raises OutputError, as that concerns all,
-    also where another process works in `output`.
+    `files`: the names of what it makes of a case. A case that fails, or whose files are not to be replaced,
+    is named with its reason and the rest go on. Raises OutputError, as that concerns all, also where another
+    process works in `output`.
     """
     with locked(make_folder(output)):
-        ledger = Ledger(cases, facts, output, progress)
+        ledger = Ledger(cases, facts, output, progress, files, overwrite=overwrite)
         for case in ledger.unfinished():
             ledger.windows(case)
             began, inputs = time.monotonic(), files_now(case.images)
-            try:
-                entry = work(case, partial(ledger.windows, case))
-            except OutputError:  # a full disk concerns every case
-                raise
-            except Exception as error:
-                ledger.failed(case, error)
-            else:
+            with _failures_of(case, ledger):
+                with ledger.staged(case) as folder:
+                    entry = work(case, folder, partial(ledger.windows, case))
                 seconds = round(time.monotonic() - began, 3)
                 ledger.done(case, {**entry, "inputs": inputs, "seconds": seconds})
         return ledger.finish()
@@ -344,22 +348,22 @@ class _Line:
     def _write(self, job: _Job) -> None:
         """The label map and its entry in the manifest, from bricks as they come."""
         try:
-            entry = self._written(job)
+            with self._ledger.staged(job.case) as folder:
+                entry = self._written(job, folder)
         except BaseException:
             job.feed.abandon()
             raise
         seconds = round(time.perf_counter() - job.began, 3)
         self._ledger.done(job.case, {**entry, "inputs": job.inputs, "seconds": seconds})
 
-    def _written(self, job: _Job) -> dict[str, Any]:
+    def _written(self, job: _Job, folder: Path) -> dict[str, Any]:
         recipe, began = self._recipe, time.perf_counter()
-        paths = [self._output / name for name in recipe.files(job.case)]
-        path = paths[0]
+        path, *more = (folder / name for name in recipe.files(job.case))
         with ExitStack() as opened:
             write = None
             if recipe.probabilities:
                 names = outputs(recipe.labels, recipe.region_order)
-                write = opened.enter_context(open_probabilities(paths[1], job.geometry, names, job.source))
+                write = opened.enter_context(open_probabilities(more[0], job.geometry, names, job.source))
             exporter = recipe.exporter(job.shape, job.geometry, sweep=job.sweep, probabilities=write)
             slabs = opened.enter_context(
                 open_volume(path, job.geometry.shape, exporter.dtype, like=job.source)
@@ -377,9 +381,6 @@ class _Line:
                 voxels = dict(zip(values.tolist(), counts.tolist()))
         job.seconds_in["writing"] = time.perf_counter() - began - job.feed.waited_seconds
         return {
-            "file": path.name,
-            "bytes": path.stat().st_size,
-            **({"files": {made.name: size_of(made) for made in paths}} if write else {}),
             "windows": job.count.run + job.count.reused + job.count.skipped,
             "windows_run": job.count.run,
             "windows_reused": job.count.reused,

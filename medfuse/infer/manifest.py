@@ -1,153 +1,206 @@
-"""manifest.json of an output folder, and what became of each case, told by any thread."""
+"""manifest.json of an output folder: what medfuse made there, by which weights and engines, from what."""
 
 from __future__ import annotations
 
-import json
-import logging
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
+from pydantic import BaseModel, ConfigDict
 
 import medfuse
 from medfuse.api import Case
 from medfuse.core.errors import MedfuseError, OutputError
-from medfuse.core.files import remove_leftovers, write_json
+from medfuse.core.files import write_json
+from medfuse.core.json_text import read_json, validated
+from medfuse.core.seal import Seal
+from medfuse.infer.feature_files import is_ours
 
-log = logging.getLogger(__name__)
+NAME = "manifest.json"
+_REMEDY = "move it away, or choose another output folder"
+_MOST_BYTES = 2**30  # of a folder with hundreds of thousands of cases
 
-
-@dataclass(frozen=True)
-class Progress:
-    """Where the work stands: case `number` of `cases` (from 1), and `windows_done` of its `windows`."""
-
-    case: str
-    number: int
-    cases: int
-    state: Literal["predicting", "done", "skipped", "failed"] = "predicting"
-    windows_done: int = 0
-    windows: int = 0
-    reason: str = ""
+Known = Seal | int
+"""By what a file that medfuse wrote is known again. Older versions kept its size, which is not enough."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of the cases, by name. `failed` holds the reasons."""
-
-    done: tuple[str, ...]
-    skipped: tuple[str, ...]
-    failed: Mapping[str, str]
-    manifest: Path
+class InTheWay(MedfuseError):
+    """What stands where a file is to be written was made or changed by somebody else, and stays."""
 
 
-class Ledger:
-    """The cases of one call, in the manifest of `output` and to `progress`. Any thread may tell it.
+class Manifest:
+    """What was made by which weights from what. It is written anew after every case.
 
-    `output` is a folder that this process holds (see core.lock).
-    """
-
-    def __init__(
-        self,
-        cases: Sequence[Case],
-        facts: Mapping[str, Any],
-        output: Path,
-        progress: Callable[[Progress], None],
-    ) -> None:
-        self._manifest = _Manifest(output / "manifest.json", facts)
-        remove_leftovers(output)
-        self._progress = progress
-        self._lock = threading.RLock()
-        self._last = {case.name: Progress(case.name, n, len(cases)) for n, case in enumerate(cases, 1)}
-        self._cases = cases
-
-    def unfinished(self) -> list[Case]:
-        """The cases that the manifest does not list as finished; the others are told to be skipped."""
-        left = []
-        for case in self._cases:
-            if self._manifest.has(case):
-                self._tell(case, state="skipped")
-            else:
-                left.append(case)
-        return left
-
-    def windows(self, case: Case, done: int = 0, of: int = 0) -> None:
-        """The work on a case has begun, or come so far."""
-        with self._lock:
-            if self._last[case.name].state == "predicting":
-                self._tell(case, windows_done=done, windows=of)
-
-    def done(self, case: Case, entry: Mapping[str, Any]) -> None:
-        """Its files are whole; `entry` is what the manifest says of it, with `windows`."""
-        with self._lock:
-            self._manifest.note(case, {**entry, "written": _now()})
-            self._tell(case, state="done", windows_done=entry["windows"], windows=entry["windows"])
-
-    def failed(self, case: Case, error: Exception) -> None:
-        with self._lock:
-            reason = _reason(case, error)
-            self._manifest.note_failure(case, reason)
-            self._tell(case, state="failed", reason=reason)
-
-    def finish(self) -> Outcome:
-        self._manifest.finish()
-        last = self._last.values()
-        return Outcome(
-            done=tuple(p.case for p in last if p.state == "done"),
-            skipped=tuple(p.case for p in last if p.state == "skipped"),
-            failed={p.case: p.reason for p in last if p.state == "failed"},
-            manifest=self._manifest.path,
-        )
-
-    def _tell(self, case: Case, **now: Any) -> None:
-        self._last[case.name] = replace(self._last[case.name], **now)
-        self._progress(self._last[case.name])
-
-
-class _Manifest:
-    """manifest.json: what was made by which weights from what. It is written anew after every case.
-
-    Entries of another recipe are dropped: every file that it lists belongs to the weights it names.
+    `cases` holds entries of one recipe alone: every file that it lists belongs to the weights it names.
+    `earlier` is by what files of other recipes are known as medfuse's own, and those that were about to be
+    put in their places.
+    Raises OutputError where there is a manifest that is not medfuse's, or is damaged.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
         self.path = path
         self._folder = path.parent
-        before = _read(path)
-        same = all(before.get(key) == value for key, value in facts.items())
-        cases = before["cases"] if same and "cases" in before else {}
-        self._content: dict[str, Any] = {
-            "medfuse": medfuse.__version__,
-            "started": _now(),
-            "finished": None,
-            **facts,
-            "cases": cases,
-            "failed": {},
-        }
+        before, content = read_manifest(path)
+        same = all(content.get(key) == value for key, value in facts.items())
+        self._cases: dict[str, Any] = dict(content.get("cases", {})) if same else {}
+        self._entries = before.cases if same else {}
+        self._listed: dict[str, Known] = {}
+        for entry in self._entries.values():
+            self._listed |= entry.known()
+        self._known = {name: k for name, k in before.files().items() if os.path.lexists(self._folder / name)}
+        self._content = {"medfuse": medfuse.__version__, "started": now(), "finished": None, **facts}
+        self._failed: dict[str, str] = {}
+        self._left: dict[str, str] = {}
 
-    def has(self, case: Case) -> bool:
-        """Whether the case's files are there, whole, and made from its images as they are now."""
-        entry = self._content["cases"].get(case.name)
-        if entry is None or entry["inputs"] != files_now(case.images) or not entry["inputs"]:
+    @property
+    def engines(self) -> Sequence[Mapping[str, Any]]:
+        """What ran the networks for the first of the cases that are listed; none where that is not told."""
+        return next((entry.engines for entry in self._entries.values() if entry.engines), [])
+
+    def has(self, case: Case, names: Sequence[str]) -> bool:
+        """Whether the case's files are there, untouched, and made from its images as they are now."""
+        entry = self._entries.get(case.name)
+        if entry is None or not entry.inputs or entry.inputs != files_now(case.images):
             return False
-        files = entry["files"] if "files" in entry else {entry["file"]: entry["bytes"]}
-        return all(size_of(self._folder / name) == size for name, size in files.items())
+        files = entry.known()
+        return all(name in files and _is_there(self._folder / name, files[name]) for name in names)
 
-    def note(self, case: Case, entry: Mapping[str, Any]) -> None:
-        self._content["cases"][case.name] = entry
-        write_json(self.path, self._content)
+    def refuse_to_replace(self, names: Sequence[str], *, overwrite: bool) -> None:
+        """Raises InTheWay where a file of these names would replace what medfuse did not write, or not so.
+
+        With `overwrite` what is of the same kind may be replaced.
+        """
+        reasons = (self._reason_to_stay(name, overwrite) for name in names)
+        if found := [reason for reason in reasons if reason]:
+            raise InTheWay("; ".join(found))
+
+    def _reason_to_stay(self, name: str, overwrite: bool) -> str:
+        path, known = self._folder / name, self._known.get(name, ())
+        kind, wanted = _kind(path), "folder" if name.endswith(".zarr") else "file"
+        if kind == "nothing" or (kind == "file" and path.stat().st_size == 0):  # nobody's work
+            return ""
+        if kind not in (wanted, "link"):
+            return f"{path}: is a {kind} where a {wanted} is to be written, and stays"
+        if any(isinstance(one, Seal) and one.holds(path) for one in known):
+            return ""
+        if overwrite and (kind != "folder" or is_ours(path)):
+            return ""
+        if not known:
+            why = "is not what medfuse wrote"
+        elif any(isinstance(one, Seal) for one in known):
+            why = "was changed since medfuse wrote it"
+        else:
+            why = "was written by an older medfuse, which noted no hash to know it by"
+        return f"{path}: {why}, and stays"
+
+    def announce(self, seals: Mapping[str, Seal]) -> None:
+        """What will be put in its place now: a process that is killed before `note` has still told of it."""
+        self._known |= {name: (*self._known.get(name, ()), found) for name, found in seals.items()}
+        self.write()
+
+    def note(self, case: Case, seals: Mapping[str, Seal], entry: Mapping[str, Any]) -> None:
+        """The case's files are whole, and in their places; `entry` is what else there is to say of it."""
+        self._forget(case)
+        self._known |= {name: (found,) for name, found in seals.items()}
+        self._listed |= seals
+        files = {name: asdict(found) for name, found in seals.items()}
+        self._cases[case.name] = {"file": next(iter(files)), "files": files, **entry, "written": now()}
+        self.write()
 
     def note_failure(self, case: Case, reason: str) -> None:
-        self._content["cases"].pop(case.name, None)
-        self._content["failed"][case.name] = reason
-        write_json(self.path, self._content)
+        self._forget(case)
+        self._failed[case.name] = reason
+        self.write()
+
+    def note_left(self, case: Case, reason: str) -> None:
+        """Written with the next case, or at the end."""
+        self._left[case.name] = reason
 
     def finish(self) -> None:
-        self._content["finished"] = _now()
-        write_json(self.path, self._content)
+        self._content["finished"] = now()
+        self.write()
+
+    def write(self) -> None:
+        others = {
+            name: [known for known in found if known != self._listed.get(name)]
+            for name, found in self._known.items()
+        }
+        earlier = {
+            name: [asdict(known) if isinstance(known, Seal) else known for known in found]
+            for name, found in others.items()
+            if found
+        }
+        more: dict[str, Any] = {"cases": self._cases, "failed": self._failed, "left": self._left}
+        write_json(self.path, {**self._content, **more, "earlier": earlier})
+
+    def _forget(self, case: Case) -> None:
+        """Its entry; its files are still known."""
+        for name in (self._cases.pop(case.name, None) or {}).get("files", ()):
+            self._listed.pop(name, None)
+        self._entries.pop(case.name, None)
+
+
+class Entry(BaseModel):
+    """What a manifest says of a case, as far as it is read again."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    inputs: list[dict[str, Any]] = []
+    file: str = ""
+    bytes: int = 0
+    files: dict[str, Known] = {}
+    engines: list[dict[str, Any]] = []
+
+    def known(self) -> Mapping[str, Known]:
+        """Its files. Older versions had none beside the label map."""
+        return self.files or ({self.file: self.bytes} if self.file else {})
+
+
+class Before(BaseModel):
+    """What a manifest of an earlier call says."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    medfuse: str = ""
+    cases: dict[str, Entry] = {}
+    earlier: dict[str, tuple[Known, ...]] = {}
+
+    def files(self) -> dict[str, tuple[Known, ...]]:
+        """All that medfuse wrote into the folder, or was about to."""
+        found = dict(self.earlier)
+        for entry in self.cases.values():
+            found |= {name: (*found.get(name, ()), known) for name, known in entry.known().items()}
+        return found
+
+
+def read_manifest(path: Path) -> tuple[Before, dict[str, Any]]:
+    """What is read of a manifest, and all of it; nothing where there is none. Raises OutputError."""
+    if not os.path.lexists(path):
+        return Before(), {}
+    content = read_json(path, raises=OutputError, remedy=_REMEDY, most_bytes=_MOST_BYTES)
+    if not isinstance(content, dict) or "medfuse" not in content:
+        raise OutputError(f"{path}: is not a manifest that medfuse wrote; {_REMEDY}")
+    return validated(Before, content, str(path), raises=OutputError, remedy=_REMEDY), content
+
+
+def _kind(path: Path) -> str:
+    """`nothing`, `file`, `folder`, `link` (one that leads nowhere) or `device` (a pipe, too)."""
+    if not os.path.lexists(path):
+        return "nothing"
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return "link"
+    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "device"
+
+
+def _is_there(path: Path, known: Known) -> bool:
+    """Whether a file is as it was written, as far as can be known."""
+    return known.holds(path) if isinstance(known, Seal) else size_of(path) == known
 
 
 def size_of(path: Path) -> int:
@@ -155,20 +208,6 @@ def size_of(path: Path) -> int:
     if path.is_dir():
         return sum(inner.stat().st_size for inner in path.rglob("*") if inner.is_file())
     return path.stat().st_size if path.is_file() else -1
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict) or "medfuse" not in content:
-        raise OutputError(
-            f"{path}: is not a manifest that medfuse wrote; move it away, or choose another output folder"
-        )
-    return content
 
 
 def files_now(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -182,14 +221,5 @@ def files_now(paths: Sequence[Path]) -> list[dict[str, Any]]:
         return []
 
 
-def _reason(case: Case, error: Exception) -> str:
-    if isinstance(error, MedfuseError):
-        return "; ".join(error.lines)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return "needs more memory than is free; close other programs, or use a machine with more"
-    log.error("case %s failed unexpectedly", case.name, exc_info=error)
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]} (please report it)"
-
-
-def _now() -> str:
+def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")

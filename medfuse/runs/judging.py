@@ -30,8 +30,9 @@ def predict_held_out(run: Run) -> None:
         settings=run.pipeline.infer,
     )
     outcome = model.infer(cases, run.folder / "predictions", run.reporter)
-    if outcome.failed:
-        raise DataError(*(f"{name}: {reason}" for name, reason in outcome.failed.items()))
+    left = {name: f"{reason}; move it away" for name, reason in outcome.left.items()}
+    if faults := {**outcome.failed, **left}:
+        raise DataError(*(f"{name}: {reason}" for name, reason in faults.items()))
 
 
 def evaluate(run: Run) -> Evaluation:

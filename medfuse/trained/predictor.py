@@ -20,7 +20,7 @@ from medfuse.trained.trained import Trained
 from medfuse.volumes.volume import checked_geometry
 
 if TYPE_CHECKING:
-    from medfuse.infer.manifest import Outcome
+    from medfuse.infer.ledger import Outcome
 
 
 class Predictor:
@@ -80,17 +80,20 @@ class Predictor:
         output: str | Path,
         *,
         max_memory: str | None = None,
+        overwrite: bool = False,
         quiet: bool = True,
     ) -> Outcome:
         """As `medfuse infer`: label maps of files and folders into `output`, and what became of each case.
 
-        Raises DataError and OutputError before any work; a case that fails is in the outcome.
+        What medfuse did not write into `output`, or somebody changed, stays as it is unless `overwrite`.
+        Raises DataError and OutputError before any work; a case that fails or is left is in the outcome.
         """
         from medfuse.infer.cases import find_inputs
 
         limit = parse_bytes(max_memory) if max_memory else None
         cases = find_inputs(_paths(inputs), self._trained.plan.channels)
-        return self._trained.infer(cases, Path(output), Reporter(quiet=quiet), max_memory=limit)
+        reporter = Reporter(quiet=quiet)
+        return self._trained.infer(cases, Path(output), reporter, max_memory=limit, overwrite=overwrite)
 
 
 def _paths(given: str | Path | Sequence[str | Path]) -> list[Path]:

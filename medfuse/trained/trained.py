@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from medfuse.data.plan import DataPlan
     from medfuse.data.prepare import Preprocessor
     from medfuse.infer.folder import Recipe
-    from medfuse.infer.manifest import Outcome, Progress
+    from medfuse.infer.ledger import Outcome, Progress
     from medfuse.infer.plan import Plans, Way, WindowCost
     from medfuse.infer.probabilities import ProbabilityFormat
     from medfuse.model.segmenter import Segmenter
@@ -57,8 +57,11 @@ class Trained:
         *,
         max_memory: int | None = None,
         probabilities: ProbabilityFormat | None = None,
+        overwrite: bool = False,
     ) -> Outcome:
         """Label maps of `cases` into `output`, probabilities too where wanted, and what became of each.
+
+        What medfuse did not write there, or somebody changed, stays unless `overwrite`.
 
         With `max_memory`, in bytes, main memory grows by no more than that above the loaded model. Raises
         MedfuseError before any work where a case cannot be done in it.
@@ -88,6 +91,7 @@ class Trained:
                 device=self.device,
                 plan=plan,
                 progress=case_progress(reporter, advance),
+                overwrite=overwrite,
             )
 
     def label_map(self, voxels: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.unsignedinteger[Any]]:
@@ -213,15 +217,15 @@ class Trained:
 
 
 def case_progress(reporter: Reporter, advance: Advance) -> Callable[[Progress], None]:
-    """Moves a bar of 100 units a case, and names those that fail."""
+    """Moves a bar of 100 units a case, and names those that fail or are left as they are."""
     parts: dict[str, float] = {}
 
     def progress(now: Progress) -> None:
         ended = now.state != "predicting"  # the network may be at the next case before one is written
         parts[now.case] = 1.0 if ended else now.windows_done / max(now.windows, 1)
         advance(int(100 * sum(parts.values())), now.case)
-        if now.state == "failed":
-            reporter.say(f"{now.case}: failed: {now.reason}")
+        if now.state in ("failed", "left"):
+            reporter.say(f"{now.case}: {now.state}: {now.reason}")
 
     return progress
 

@@ -17,7 +17,6 @@ from medfuse.infer.cases import find_inputs
 from medfuse.infer.feature_files import Format, check_format, file_names, write_maps
 from medfuse.infer.features import FeatureMap, Pool, feature_maps
 from medfuse.infer.folder import refuse_to_replace_images, work_through
-from medfuse.infer.manifest import size_of
 from medfuse.model.selection import select
 from medfuse.trained.loading import load_trained, weights_file
 from medfuse.trained.trained import Trained, case_progress
@@ -35,6 +34,7 @@ def save_features(
     overrides: Iterable[str] = (),
     best: bool = False,
     device: str = "auto",
+    overwrite: bool = False,
     reporter: Reporter,
 ) -> Inferred:
     """`layers` (names and globs) of every case in `inputs`, and manifest.json; finished cases are skipped.
@@ -52,9 +52,11 @@ def save_features(
     chosen = select(model.graph, layers)
     names = [f.name for f in chosen]
     cases = find_inputs(inputs, model.plan.channels)
-    refuse_to_replace_images(
-        cases, lambda case: [output / name for name in file_names(case.name, names, kind)], "feature map"
-    )
+
+    def files(case: Case) -> list[str]:
+        return file_names(case.name, names, kind)
+
+    refuse_to_replace_images(cases, lambda case: [output / name for name in files(case)], "feature map")
     settings = model.settings
     facts = {
         "weights": list(model.hashes),
@@ -64,9 +66,10 @@ def save_features(
         "patch_size": list(model.plan.patch_size),
         "overlap": settings.overlap,
     }
-    job = _Job(model, chosen, output, pool, kind)
+    job = _Job(model, chosen, pool, kind)
     with reporter.track(f"features of {len(cases)} cases", 100 * len(cases)) as advance:
-        outcome = work_through(cases, job.save, facts, output, case_progress(reporter, advance))
+        progress = case_progress(reporter, advance)
+        outcome = work_through(cases, job.save, facts, output, files, progress, overwrite=overwrite)
     return outcome_text(outcome, output)
 
 
@@ -76,12 +79,11 @@ class _Job:
 
     model: Trained
     layers: Sequence[FeatureInfo]
-    output: Path
     pool: Pool
     kind: Format
 
-    def save(self, case: Case, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        """Write the maps; return their entry in the manifest."""
+    def save(self, case: Case, folder: Path, progress: Callable[[int, int], None]) -> dict[str, Any]:
+        """Write the maps; return what the manifest says of them."""
         model, windows = self.model, 0
 
         def count(done: int, of: int) -> None:
@@ -100,9 +102,8 @@ class _Job:
             device=model.device,
             progress=count,
         )
-        names = write_maps(self.output, case.name, maps, self.kind)
-        files = {name: size_of(self.output / name) for name in names}
-        return {"files": files, "windows": windows, "layers": {m.name: _facts(m) for m in maps}}
+        write_maps(folder, case.name, maps, self.kind)
+        return {"windows": windows, "layers": {m.name: _facts(m) for m in maps}}
 
     def network(self, windows: Tensor) -> Mapping[str, Tensor]:
         made = self.model.segmenter()(windows, (), tuple(f.name for f in self.layers))

@@ -18,7 +18,7 @@ from medfuse.trained.loading import load_trained, weights_file
 from medfuse.trained.trained import Trained
 
 if TYPE_CHECKING:
-    from medfuse.infer.manifest import Outcome
+    from medfuse.infer.ledger import Outcome
     from medfuse.infer.probabilities import ProbabilityFormat
 
 
@@ -40,12 +40,18 @@ def infer_volumes(
     device: str = "auto",
     max_memory: str | None = None,
     probabilities: ProbabilityFormat | None = None,
+    overwrite: bool = False,
     reporter: Reporter,
 ) -> Inferred:
-    """Label maps of every volume in `inputs`, in `max_memory` (such as 4GiB) above the loaded model."""
+    """Label maps of every volume in `inputs`, in `max_memory` (such as 4GiB) above the loaded model.
+
+    What medfuse did not write into `output`, or somebody changed, stays unless `overwrite`.
+    """
     limit = parse_bytes(max_memory) if max_memory else None
     model, cases = _model_and_cases(weights, inputs, overrides, best, device, reporter)
-    outcome = model.infer(cases, output, reporter, max_memory=limit, probabilities=probabilities)
+    outcome = model.infer(
+        cases, output, reporter, max_memory=limit, probabilities=probabilities, overwrite=overwrite
+    )
     return outcome_text(outcome, output)
 
 
@@ -101,9 +107,12 @@ def _with_chosen_steps(model: Trained, weights: Sequence[Path], reporter: Report
 
 
 def outcome_text(outcome: Outcome, output: Path) -> Inferred:
-    """How many cases were written, were finished already, and failed, with the reasons."""
+    """How many cases were written, were finished already, failed, and were left, with the reasons."""
     lines = [f"{len(outcome.done)} written, {len(outcome.skipped)} were finished already: {output}"]
-    if outcome.failed:
-        lines += [f"{len(outcome.failed)} failed:"]
-        lines += [f"  {name}: {reason}" for name, reason in outcome.failed.items()]
-    return Inferred("\n".join(lines), bool(outcome.failed))
+    for cases, what in (
+        (outcome.failed, "failed"),
+        (outcome.left, "left as they are; move their files away, or --overwrite"),
+    ):
+        if cases:
+            lines += [f"{len(cases)} {what}:", *(f"  {name}: {reason}" for name, reason in cases.items())]
+    return Inferred("\n".join(lines), bool(outcome.failed or outcome.left))

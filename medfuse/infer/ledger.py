@@ -1,0 +1,204 @@
+"""The cases of one call: what became of each, told by any thread, and their files put in their places."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from medfuse.api import Case
+from medfuse.core.errors import MedfuseError, OutputError
+from medfuse.core.files import UNFINISHED, claimed, remove_leftovers, reported
+from medfuse.core.seal import Seal, seal
+from medfuse.infer.manifest import NAME, InTheWay, Manifest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the work stands: case `number` of `cases` (from 1), and `windows_done` of its `windows`."""
+
+    case: str
+    number: int
+    cases: int
+    state: Literal["predicting", "done", "skipped", "failed", "left"] = "predicting"
+    windows_done: int = 0
+    windows: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the cases, by name. `failed` and `left` hold the reasons.
+
+    left: cases whose files stayed as they are, because medfuse did not write them or somebody changed them.
+    """
+
+    done: tuple[str, ...]
+    skipped: tuple[str, ...]
+    failed: Mapping[str, str]
+    manifest: Path
+    left: Mapping[str, str]
+
+
+class Ledger:
+    """The cases of one call, in the manifest of `output` and to `progress`. Any thread may tell it.
+
+    `output` is a folder that this process holds (see core.lock). `files`: the names of what is written for a
+    case.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        facts: Mapping[str, Any],
+        output: Path,
+        progress: Callable[[Progress], None],
+        files: Callable[[Case], Sequence[str]],
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        self._manifest = Manifest(output / NAME, facts)
+        remove_leftovers(output)
+        self._output, self._place = output, _place(output)
+        self._files, self._overwrite = files, overwrite
+        self._progress = progress
+        self._lock = threading.RLock()
+        self._last = {case.name: Progress(case.name, n, len(cases)) for n, case in enumerate(cases, 1)}
+        self._cases = cases
+        self._seals: dict[str, dict[str, Seal]] = {}
+
+    def unfinished(self) -> list[Case]:
+        """The cases that are to be done. Others are told to be finished, or to be left as they are."""
+        left = []
+        for case in self._cases:
+            names = self._files(case)
+            if self._manifest.has(case, names):
+                self._tell(case, state="skipped")
+                continue
+            try:
+                self._manifest.refuse_to_replace(names, overwrite=self._overwrite)
+                left.append(case)
+            except InTheWay as reason:
+                self.failed(case, reason)
+        return left
+
+    def windows(self, case: Case, done: int = 0, of: int = 0) -> None:
+        """The work on a case has begun, or come so far."""
+        with self._lock:
+            if self._last[case.name].state == "predicting":
+                self._tell(case, windows_done=done, windows=of)
+
+    @contextmanager
+    def staged(self, case: Case) -> Iterator[Path]:
+        """A hidden folder for the files of a case, which go to their places when the block ends well.
+
+        By then the manifest knows them by their hash. Raises InTheWay where something has come to stand there
+        that is not to be replaced, and OutputError where nothing can be written, or the output folder has
+        gone.
+        """
+        staging = self._output / f"{UNFINISHED}{secrets.token_hex(4)}"
+        try:
+            self._refuse_to_wander()
+            with reported(self._output):
+                staging.mkdir()
+            with claimed(staging), _in_words_of(self._output, staging):
+                yield staging
+                seals = {name: seal(staging / name) for name in self._files(case)}
+                with self._lock:
+                    self._refuse_to_wander()
+                    self._manifest.refuse_to_replace([*seals], overwrite=self._overwrite)
+                    self._manifest.announce(seals)
+                for name in seals:
+                    _move(staging / name, self._output / name, staging)
+                self._seals[case.name] = {name: s.at(self._output / name) for name, s in seals.items()}
+        except Exception:
+            self._refuse_to_wander()  # which explains what went wrong
+            raise
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def done(self, case: Case, entry: Mapping[str, Any]) -> None:
+        """Its files are in their places; `entry` is what the manifest says of it, with `windows`."""
+        with self._lock:
+            self._manifest.note(case, self._seals.pop(case.name), entry)
+            self._tell(case, state="done", windows_done=entry["windows"], windows=entry["windows"])
+
+    def failed(self, case: Case, error: Exception) -> None:
+        """It cannot be done; or, of InTheWay, it is left as it is."""
+        with self._lock:
+            if isinstance(error, InTheWay):
+                self._manifest.note_left(case, str(error))
+                self._tell(case, state="left", reason=str(error))
+                return
+            reason = _reason(case, error)
+            self._manifest.note_failure(case, reason)
+            self._tell(case, state="failed", reason=reason)
+
+    def finish(self) -> Outcome:
+        self._manifest.finish()
+        last = self._last.values()
+        return Outcome(
+            done=tuple(p.case for p in last if p.state == "done"),
+            skipped=tuple(p.case for p in last if p.state == "skipped"),
+            failed={p.case: p.reason for p in last if p.state == "failed"},
+            manifest=self._manifest.path,
+            left={p.case: p.reason for p in last if p.state == "left"},
+        )
+
+    def _refuse_to_wander(self) -> None:
+        """An output folder that is deleted or unmounted is not made anew elsewhere."""
+        if _place(self._output) != self._place:
+            raise OutputError(
+                f"{self._output}: has gone while it was written into; see whether it was moved, deleted or "
+                "unmounted, and run the same command again"
+            )
+
+    def _tell(self, case: Case, **now: Any) -> None:
+        self._last[case.name] = replace(self._last[case.name], **now)
+        self._progress(self._last[case.name])
+
+
+def _place(folder: Path) -> tuple[int, int] | None:
+    """Which folder of which disk it is."""
+    try:
+        about = folder.stat()
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
+
+
+@contextmanager
+def _in_words_of(output: Path, staging: Path) -> Iterator[None]:
+    """Errors name the places that files were meant for."""
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(*(line.replace(str(staging), str(output)) for line in error.lines)) from error
+
+
+def _move(source: Path, target: Path, aside: Path) -> None:
+    """Put a file or folder in its place; a folder that stands there goes `aside` first."""
+    with reported(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir() and target.is_dir():
+            target.rename(aside / secrets.token_hex(4))
+        source.replace(target)
+
+
+def _reason(case: Case, error: Exception) -> str:
+    if isinstance(error, MedfuseError):
+        return "; ".join(error.lines)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return "needs more memory than is free; close other programs, or use a machine with more"
+    log.error("case %s failed unexpectedly", case.name, exc_info=error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]} (please report it)"

@@ -46,9 +46,15 @@ def draw_curves(path: Path, rows: Sequence[Row]) -> None:
     save(curves_figure(rows), path)
 
 
-def curves_svg(rows: Sequence[Row]) -> bytes | None:
-    """The picture, or None where the rows hold nothing to draw."""
-    return encode(curves_figure(rows), "svg") if _panels(rows) else None
+def curve_svgs(rows: Sequence[Row]) -> dict[str, bytes]:
+    """A picture for each quantity that the rows hold, by its title."""
+    pictures = {}
+    for panel, keys in _panels(rows):
+        figure = new_figure(5, 2.4)
+        figure.set_layout_engine("constrained")
+        _draw(figure.subplots(), panel, keys, rows)
+        pictures[panel.title] = encode(figure, "svg")
+    return pictures
 
 
 def series(rows: Sequence[Row], key: str) -> tuple[list[float], list[float]]:
@@ -85,6 +91,8 @@ def _panels(rows: Sequence[Row]) -> list[tuple[Panel, list[str]]]:
 
 
 def _draw(axes: Any, panel: Panel, keys: Sequence[str], rows: Sequence[Row]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for index, key in enumerate(keys):
         steps, values = series(rows, key)
         mean = key == "dice"
@@ -103,7 +111,14 @@ def _draw(axes: Any, panel: Panel, keys: Sequence[str], rows: Sequence[Row]) -> 
     axes.tick_params(labelsize=7.5, colors=SOFT, length=0)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.margins(x=0.01)
+    last = max((float(r["step"]) for r in rows if _finite(r.get("step"))), default=1)
+    axes.set_xlim(0, 1.02 * max(last, 1))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.ticklabel_format(axis="y", useOffset=False)
+    shown = {value for key in keys for value in series(rows, key)[1]}
+    if len(shown) == 1:  # or matplotlib would show a millionth around it
+        only = shown.pop()
+        axes.set_ylim(sorted((0, 2 * only)) if only else (-1, 1))
     for side in axes.spines.values():
         side.set_visible(False)
     if panel.limits:

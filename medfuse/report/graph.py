@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from medfuse.report.figures import INK, SOFT, encode, new_figure, save
+from medfuse.report.figures import EDGE, INK, SOFT, encode, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +33,8 @@ FILLS: Mapping[Kind, tuple[str, str]] = {
 
 TITLE_PT, TEXT_PT, LINE_PT = 9.0, 7.5, 10.5
 PAD_PT, GAP_X_PT, GAP_Y_PT, MARGIN_PT, LEGEND_PT = 8.0, 46.0, 14.0, 12.0, 26.0
-WRAP = 30
+GAP_DOWN_PT, FREE_PT = 26.0, 4.0
+WRAP, WRAP_DOWN = 30, 16
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,11 @@ class Box:
     width: float
     height: float
 
-    @property
-    def middle(self) -> float:
-        return self.y + self.height / 2
+    def span(self, down: bool) -> tuple[float, float, float]:
+        """Where it starts and ends along the graph's direction, and its middle across."""
+        if down:
+            return self.y, self.y + self.height, self.x + self.width / 2
+        return self.x, self.x + self.width, self.y + self.height / 2
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,9 @@ def draw_graph(path: Path, nodes: Sequence[GraphNode]) -> None:
     save(graph_figure(nodes), path)
 
 
-def graph_svg(nodes: Sequence[GraphNode]) -> bytes:
-    return encode(graph_figure(nodes), "svg")
+def graph_svg(nodes: Sequence[GraphNode], *, down: bool = False) -> bytes:
+    """From left to right, or from top to bottom for narrow screens."""
+    return encode(graph_figure(nodes, down=down), "svg")
 
 
 def graph_words(nodes: Sequence[GraphNode]) -> str:
@@ -88,33 +92,40 @@ def graph_words(nodes: Sequence[GraphNode]) -> str:
     )
 
 
-def lay_out(nodes: Sequence[GraphNode]) -> Layout:
-    """Place every node. Raises KeyError for an input that is no node, CycleError for a circle."""
+def lay_out(nodes: Sequence[GraphNode], *, down: bool = False) -> Layout:
+    """Place every node, columns from left to right, or as rows from top to bottom.
+
+    Raises KeyError for an input that is no node, CycleError for a circle.
+    """
     by_name = {node.name: node for node in nodes}
     column = _columns(by_name)
     routes = [_route(source, node.name, column) for node in nodes for source in node.inputs]
     layers = _ordered(by_name, column, routes)
-    lines = {name: _lines(node) for name, node in by_name.items()}
-    heights = {s: _height(lines.get(s, ())) for layer in layers for s in layer}
-    tops = _heights_to_tops(layers, heights, _neighbours(routes))
+    lines = {name: _lines(node, WRAP_DOWN if down else WRAP) for name, node in by_name.items()}
+    along, across = (_height, _width) if down else (_width, _height)
+    sizes = {s: across(lines[s]) if s in lines else FREE_PT for layer in layers for s in layer}
+    starts = _starts(layers, sizes, _neighbours(routes))
     boxes: dict[str, Box] = {}
-    x = MARGIN_PT
+    place = MARGIN_PT
     for layer in layers:
-        width = max(_width(lines[s]) for s in layer if s in by_name)
+        length = max(along(lines[s]) for s in layer if s in by_name)
         for s in layer:
-            boxes[s] = Box(by_name.get(s), lines.get(s, ()), x, tops[s], width, heights[s])
-        x += width + GAP_X_PT
+            x, y, width, height = place, starts[s], length, sizes[s]
+            if down:
+                x, y, width, height = y, x, height, width
+            boxes[s] = Box(by_name.get(s), lines.get(s, ()), x, y, width, height)
+        place += length + (GAP_DOWN_PT if down else GAP_X_PT)
     return Layout(
         boxes=tuple(boxes.values()),
         edges=tuple(tuple(boxes[stop] for stop in route) for route in routes),
-        width=x - GAP_X_PT + MARGIN_PT,
+        width=max(b.x + b.width for b in boxes.values()) + MARGIN_PT,
         height=max(b.y + b.height for b in boxes.values()) + MARGIN_PT + LEGEND_PT,
     )
 
 
-def graph_figure(nodes: Sequence[GraphNode]) -> Figure:
+def graph_figure(nodes: Sequence[GraphNode], *, down: bool = False) -> Figure:
     """The laid-out graph with a legend of kinds."""
-    layout = lay_out(nodes)
+    layout = lay_out(nodes, down=down)
     kinds = [kind for kind in FILLS if any(node.kind == kind for node in nodes)]
     width = max(layout.width, 2 * MARGIN_PT + 66 * len(kinds))
     figure = new_figure(width / 72, layout.height / 72)
@@ -123,7 +134,7 @@ def graph_figure(nodes: Sequence[GraphNode]) -> Figure:
     axes.set_xlim(0, width)
     axes.set_ylim(layout.height, 0)
     for edge in layout.edges:
-        _draw_edge(axes, edge)
+        _draw_edge(axes, edge, down)
     for box in layout.boxes:
         if box.node:
             _draw_box(axes, box, box.node.kind)
@@ -183,24 +194,24 @@ def _by_mean(layer: list[str], place: Mapping[str, int], near: Mapping[str, set[
     return [stop for _, stop in sorted(enumerate(layer), key=mean)]
 
 
-def _heights_to_tops(
-    layers: Sequence[Sequence[str]], heights: Mapping[str, float], near: Mapping[str, set[str]]
+def _starts(
+    layers: Sequence[Sequence[str]], sizes: Mapping[str, float], near: Mapping[str, set[str]]
 ) -> dict[str, float]:
-    """The upper edge of every stop: near the mean of its neighbours, never over the one above."""
+    """The upper (or left) edge of every stop: near the mean of its neighbours, never over the one before."""
     middle: dict[str, float] = {}
     for layer in layers:
         y = 0.0
         for stop in layer:
-            middle[stop] = y + heights[stop] / 2
-            y += heights[stop] + GAP_Y_PT
+            middle[stop] = y + sizes[stop] / 2
+            y += sizes[stop] + GAP_Y_PT
     for sweep in range(12):
         for layer in layers if sweep % 2 == 0 else reversed(layers):
             wanted = [
                 sum(middle[n] for n in near[s]) / len(near[s]) if near.get(s) else middle[s] for s in layer
             ]
-            middle.update(zip(layer, _apart(wanted, [heights[s] for s in layer])))
-    first = min(middle[s] - heights[s] / 2 for s in middle)
-    return {s: middle[s] - heights[s] / 2 - first + MARGIN_PT for s in middle}
+            middle.update(zip(layer, _apart(wanted, [sizes[s] for s in layer])))
+    first = min(middle[s] - sizes[s] / 2 for s in middle)
+    return {s: middle[s] - sizes[s] / 2 - first + MARGIN_PT for s in middle}
 
 
 def _apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
@@ -219,12 +230,12 @@ def _apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
     return [start + offset for start, offset in zip(starts, offsets)]
 
 
-def _lines(node: GraphNode) -> tuple[str, ...]:
-    return node.name, *(part for line in node.text.splitlines() for part in textwrap.wrap(line, WRAP))
+def _lines(node: GraphNode, wrap: int) -> tuple[str, ...]:
+    return node.name, *(part for line in node.text.splitlines() for part in textwrap.wrap(line, wrap))
 
 
 def _height(lines: Sequence[str]) -> float:
-    return LINE_PT * len(lines) + 2 * PAD_PT if lines else 4.0
+    return LINE_PT * len(lines) + 2 * PAD_PT
 
 
 def _width(lines: Sequence[str]) -> float:
@@ -270,28 +281,27 @@ def _draw_box(axes: Any, box: Box, kind: Kind) -> None:
         )
 
 
-def _draw_edge(axes: Any, stops: Sequence[Box]) -> None:
-    """A line that bends only between columns, where no box stands, with an arrow at its end."""
+def _draw_edge(axes: Any, stops: Sequence[Box], down: bool) -> None:
+    """A line that bends only between columns (or rows), where no box stands, with an arrow at its end."""
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path as Curve
 
-    first = stops[0]
-    points = [(first.x + first.width, first.middle)]
+    spans = [box.span(down) for box in stops]  # (start, end, middle)
+    points = [spans[0][1:]]
     codes = [Curve.MOVETO]
-    for left, right in pairwise(stops):
-        start, end = left.x + left.width, right.x
+    for (_, start, before), (end, past, after) in pairwise(spans):
         bend = (end - start) / 2
-        points += [(start + bend, left.middle), (end - bend, right.middle), (end, right.middle)]
-        codes += [Curve.CURVE4] * 3
-        if right is not stops[-1]:
-            points.append((right.x + right.width, right.middle))
-            codes.append(Curve.LINETO)
+        points += [(start + bend, before), (end - bend, after), (end, after), (past, after)]
+        codes += [Curve.CURVE4] * 3 + [Curve.LINETO]
+    points, codes = points[:-1], codes[:-1]  # an edge ends where its last box starts
+    if down:
+        points = [(y, x) for x, y in points]
     axes.add_patch(
         FancyArrowPatch(
             path=Curve(points, codes),
             arrowstyle="-|>",
             mutation_scale=8,
-            color="#7b8794",
+            color=EDGE,
             linewidth=0.9,
         )
     )

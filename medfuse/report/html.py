@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from medfuse.core.errors import DataError
 from medfuse.core.files import write_text
 from medfuse.core.text import number
-from medfuse.report.curves import Row, curves_svg
+from medfuse.report.curves import Row, curve_svgs
 from medfuse.report.evaluate import EvaluatedCase, Evaluation
 from medfuse.report.feature_maps import Picture
 from medfuse.report.graph import GraphNode, graph_svg, graph_words
@@ -64,9 +65,20 @@ def page(content: ReportContent) -> str:
         f'<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style></head>\n<body>\n"
-        f"<header><h1>{escape(content.name)}</h1><p>{escape(content.date)}</p></header>\n"
+        f"<header><h1>{escape(content.name)}</h1><p>{escape(readable(content.date))}</p></header>\n"
         f"<main>{''.join(parts)}</main>\n<script>{SORT}</script>\n</body></html>\n"
     )
+
+
+def readable(date: str) -> str:
+    """`2030-01-02T03:04:05+00:00` as `2 January 2030, 03:04 UTC`; what is no such time as it is."""
+    try:
+        time = datetime.fromisoformat(date)
+    except ValueError:
+        return date
+    day = f"{time.day} {time:%B %Y}"
+    clock = "" if len(date) <= len("2030-01-02") else f", {time:%H:%M} {time.tzname() or ''}".rstrip()
+    return f"{day}{clock}"
 
 
 def chosen_cases(cases: Sequence[EvaluatedCase]) -> list[tuple[str, EvaluatedCase]]:
@@ -119,7 +131,12 @@ def _label_row(name: str, value: str, summary: Mapping[str, Any]) -> str:
         number(mean["volume_error_ml"], 2, sign=True) + _of(summary, value, "volume_error_ml"),
         *(str(outcomes[word]) for word in ("missed", "false alarm", "absent in both")),
     ]
-    return f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+    return f'<tr><th scope="row">{escape(name)}</th>{_cells(MEANS[1:], cells)}</tr>'
+
+
+def _cells(heads: Sequence[str], cells: Sequence[str]) -> str:
+    """Cells that say what they are, for narrow screens, where a row is a card."""
+    return "".join(f'<td data-head="{head}">{cell}</td>' for head, cell in zip(heads, cells))
 
 
 def _of(summary: Mapping[str, Any], value: str, key: str) -> str:
@@ -130,15 +147,21 @@ def _of(summary: Mapping[str, Any], value: str, key: str) -> str:
 
 def _model(graph: Sequence[GraphNode]) -> str:
     words = f"The model as a graph, from image to logits: {graph_words(graph)}."
-    return f"<figure>{_image(graph_svg(graph), 'svg+xml', words)}</figure>"
+    narrow = _data(graph_svg(graph, down=True), "svg+xml")
+    return (
+        f'<figure><picture><source media="(max-width: 640px)" srcset="{narrow}">'
+        f"{_image(graph_svg(graph), 'svg+xml', words)}</picture></figure>"
+    )
 
 
 def _curves(rows: Sequence[Row]) -> str:
-    picture = curves_svg(rows)
-    if picture is None:
-        return ""
-    words = f"Curves of the loss and other quantities over {int(rows[-1].get('step', 0))} training steps."
-    return f"<figure>{_image(picture, 'svg+xml', words)}</figure>"
+    pictures = curve_svgs(rows)
+    steps = int(rows[-1].get("step", 0)) if rows else 0
+    figures = "".join(
+        f"<figure>{_image(svg, 'svg+xml', f'Curve over {steps} training steps: {title}.')}</figure>"
+        for title, svg in pictures.items()
+    )
+    return f'<div class="curves">{figures}</div>' if figures else ""
 
 
 def _overlays(content: ReportContent) -> str:
@@ -195,22 +218,23 @@ def _table(evaluation: Evaluation) -> str:
     found.sort(
         key=lambda row: (row[2].dice is None, row[2].dice or 0.0, -(row[2].hd95_mm or 0.0), row[0].name)
     )
+    heads = ("case", "label", "Dice", "HD95 (mm)", "NSD", "volume error (ml)", "outcome")
     rows = "".join(
-        f'<tr><th scope="row">{escape(case.name)}</th><td>{escape(name)}</td>'
-        + "".join(
-            f"<td>{cell}</td>"
-            for cell in (
+        f'<tr><th scope="row">{escape(case.name)}</th>'
+        + _cells(
+            heads[1:],
+            (
+                escape(name),
                 number(m.dice, 3),
                 number(m.hd95_mm, 1),
                 number(m.nsd, 3),
                 number(m.volume_error_ml, 2, sign=True),
                 m.outcome,
-            )
+            ),
         )
         + "</tr>"
         for case, name, m in found
     )
-    heads = ("case", "label", "Dice", "HD95 (mm)", "NSD", "volume error (ml)", "outcome")
     buttons = "".join(f'<th scope="col"><button type="button">{head}</button></th>' for head in heads)
     return (
         '<div class="wide tall"><table class="sortable"><caption>Every case and label, worst Dice first'
@@ -234,15 +258,18 @@ def _lines(kind: Literal["error", "note"], lines: Sequence[str]) -> str:
 
 
 def _image(data: bytes, kind: Literal["png", "svg+xml"], alt: str) -> str:
-    text = base64.b64encode(data).decode("ascii")
-    return f'<img alt="{escape(alt)}" src="data:image/{kind};base64,{text}">'
+    return f'<img alt="{escape(alt)}" src="{_data(data, kind)}">'
+
+
+def _data(data: bytes, kind: Literal["png", "svg+xml"]) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 STYLE = """
 :root { --ink: #1f2933; --soft: #616e7c; --line: #e4e7eb; --page: #f5f7fa; --card: #fff; --accent: #0072b2 }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #f5f7fa; --soft: #9aa5b1; --line: #3e4c59; --page: #1f2933; --card: #29333e;
-    --accent: #56b4e9 }
+  :root { color-scheme: dark; --ink: #f5f7fa; --soft: #9aa5b1; --line: #3e4c59; --page: #1f2933;
+    --card: #29333e; --accent: #56b4e9 }
 }
 * { box-sizing: border-box }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
@@ -252,9 +279,11 @@ h2 { margin: 0 0 .75rem; font-size: 1.2rem } h3 { margin: 1rem 0 .25rem; font-si
 section { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   margin: 1rem 0; padding: 1.25rem }
 .big { font-size: 2.4rem; font-weight: 700; margin: 0 0 .5rem; color: var(--accent) }
-.big span { font-size: 1rem; font-weight: 400; color: var(--soft) }
+.big span { font-size: 1rem; font-weight: 400; color: var(--soft); display: inline-block; line-height: 1.3 }
 figure { margin: 0 0 1rem; overflow-x: auto }
-figure img { max-width: 100%; background: #fff; border-radius: 4px; display: block }
+figure img { max-width: 100%; border-radius: 4px; display: block }
+.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(21rem, 100%), 1fr)); gap: 0 1rem }
+.curves img { width: 100% }
 figcaption, caption { color: var(--soft); font-size: .9rem; text-align: left; padding: .25rem 0 }
 .wide { overflow-x: auto } .tall { max-height: 40rem; overflow-y: auto }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
@@ -273,6 +302,17 @@ button::after { content: " \\2195"; opacity: .5 }
 .error li { color: #d55e00 } .note li { color: var(--soft) }
 dt { font-weight: 600 } dd { margin: 0 0 .4rem 1rem } summary { cursor: pointer; margin-top: .75rem }
 pre { background: var(--page); padding: .75rem; border-radius: 4px; overflow-x: auto; font-size: .85rem }
+@media (max-width: 640px) {
+  header, main { padding: 0 .5rem } section { padding: .75rem }
+  .wide thead { display: none } .tall { max-height: none }
+  .wide tr { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1rem; padding: .5rem 0;
+    border-bottom: 1px solid var(--line) }
+  .wide tbody th { grid-column: 1 / -1; font-weight: 700; white-space: normal; overflow-wrap: anywhere }
+  .wide th, .wide td { border: 0; padding: .1rem 0; white-space: normal }
+  .wide td { display: flex; justify-content: space-between; gap: .5rem }
+  .wide td::before { content: attr(data-head); color: var(--soft); font-size: .85rem; text-align: left }
+  .bar { display: none } dd { margin-left: 0 }
+}
 @media print {
   :root { --ink: #000; --soft: #444; --line: #ccc; --page: #fff; --card: #fff; --accent: #0072b2 }
   section { border: 0; padding: 0; break-inside: auto }

@@ -1,8 +1,9 @@
 import math
+import re
 
 import pytest
 
-from medfuse.report.curves import MOST_POINTS, curves_figure, curves_svg, series
+from medfuse.report.curves import MOST_POINTS, curve_svgs, curves_figure, series
 
 ROWS = [
     {"step": 1, "loss": 2.0, "loss/deep": 1.0, "weight/deep": 0.4, "learning_rate": 0.01},
@@ -35,11 +36,29 @@ def test_a_long_curve_is_averaged_down_and_keeps_its_mean():
 
 
 def test_no_rows_make_no_picture():
-    assert curves_svg([]) is None
-    assert curves_svg([{"step": 1}]) is None
+    assert curve_svgs([]) == {}
+    assert curve_svgs([{"step": 1}]) == {}
+
+
+def test_one_point_is_drawn_on_axes_that_begin_at_zero():
+    axes = curves_figure([{"step": 40, "loss": 0.7, "steps_per_second": 5.0}]).axes[0]
+    assert axes.get_xlim() == (0, pytest.approx(40, rel=0.05))
+    assert axes.get_ylim() == (0, pytest.approx(1.4))
+
+
+def test_steps_are_whole_numbers_on_their_axis():
+    ticks = curves_figure([{"step": n, "loss": 1.0} for n in (1, 2, 3)]).axes[0].get_xticks()
+    assert all(tick == int(tick) for tick in ticks)
 
 
 def test_label_names_are_drawn_as_they_are():
     legend = curves_figure(ROWS).axes[4].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["mean", r" _liver\$"]
-    assert b"<svg" in curves_svg(ROWS)
+    assert all(b"<svg" in picture for picture in curve_svgs(ROWS).values())
+
+
+def test_curves_turn_dark_with_the_page():
+    picture = curve_svgs(ROWS)["loss"].decode()
+    assert "@media (prefers-color-scheme: dark)" in picture
+    light = set(re.findall(r"#[0-9a-f]{6}", picture.partition("</style>")[2]))
+    assert {"#ffffff", "#1f2933", "#616e7c", "#e4e7eb"} <= light, "what the dark rules name is what is drawn"

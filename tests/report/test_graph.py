@@ -31,8 +31,9 @@ def apart(a: Box, b: Box) -> bool:
     return beside or a.y + a.height <= b.y or b.y + b.height <= a.y
 
 
-def test_no_box_and_no_passing_edge_lies_over_another():
-    boxes = lay_out(model()).boxes
+@pytest.mark.parametrize("down", [False, True])
+def test_no_box_and_no_passing_edge_lies_over_another(down):
+    boxes = lay_out(model(), down=down).boxes
     assert len([b for b in boxes if b.node]) == len(model()) == 19
     assert all(apart(a, b) for i, a in enumerate(boxes) for b in boxes[:i])
 
@@ -42,13 +43,19 @@ def test_every_edge_runs_from_left_to_right():
         assert all(a.x + a.width < b.x for a, b in itertools.pairwise(edge))
 
 
+def test_every_edge_runs_down_where_the_screen_is_narrow():
+    for edge in lay_out(model(), down=True).edges:
+        assert all(a.y + a.height < b.y for a, b in itertools.pairwise(edge))
+
+
 def test_every_input_is_an_edge():
     drawn = {(e[0].node.name, e[-1].node.name) for e in lay_out(model()).edges}
     assert drawn == {(source, node.name) for node in model() for source in node.inputs}
 
 
-def test_boxes_stay_inside_the_picture():
-    layout = lay_out(model())
+@pytest.mark.parametrize("down", [False, True])
+def test_boxes_stay_inside_the_picture(down):
+    layout = lay_out(model(), down=down)
     assert all(b.x > 0 and b.x + b.width < layout.width for b in layout.boxes)
     assert all(b.y > 0 and b.y + b.height < layout.height for b in layout.boxes)
 

@@ -8,11 +8,11 @@ import pytest
 
 from medfuse.report.evaluate import EvaluatedCase, Evaluation, Pair
 from medfuse.report.graph import GraphNode
-from medfuse.report.html import ReportContent, chosen_cases, page, write_report
+from medfuse.report.html import ReportContent, chosen_cases, page, readable, write_report
 from medfuse.report.metrics import case_metrics
 
 EVIL = "<script>alert(1)</script>"
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "source"}
 
 
 class Walk(HTMLParser):
@@ -92,13 +92,15 @@ def test_nothing_is_loaded_from_elsewhere(text):
 
 def test_every_picture_has_words(text):
     pictures = [attrs for tag, attrs in Walk(text).tags if tag == "img"]
-    assert len(pictures) == 5  # graph, curves, three cases
+    assert len(pictures) == 6  # graph, two curves, three cases
     assert all(len(attrs["alt"] or "") > 20 for attrs in pictures)
 
 
 def test_the_table_begins_with_the_worst_case(text):
     table = text.partition('class="sortable"')[2]
-    scores = [float(s) for s in re.findall(r"</td><td>(\d\.\d{3})</td><td>\d\.\d</td>", table)]
+    scores = [
+        float(s) for s in re.findall(r'"Dice">(\d\.\d{3})</td><td data-head="HD95 \(mm\)">\d\.\d</td>', table)
+    ]
     assert scores == sorted(scores)
     assert scores[0] == pytest.approx(2 * 16 / (16 + 64))
 
@@ -131,3 +133,21 @@ def test_a_missing_image_is_a_line_and_not_a_failure(content, tmp_path):
 def test_an_empty_evaluation_is_still_a_page(tmp_path):
     write_report(tmp_path / "report.html", ReportContent("run", "today", Evaluation((), {"liver": 1}, 2.0)))
     assert Walk((tmp_path / "report.html").read_text(encoding="utf-8")).open == []
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("2030-01-02T03:04:05+00:00", "2 January 2030, 03:04 UTC"),
+        ("2030-01-02", "2 January 2030"),
+        ("today", "today"),
+    ],
+)
+def test_dates_are_told_as_people_read_them(written, read):
+    assert readable(written) == read
+
+
+def test_a_cell_says_what_it_is_where_a_row_is_a_card(text):
+    rows = re.findall(r"<tbody>(.*?)</tbody>", text)
+    assert rows
+    assert all(cell.startswith(" data-head=") for row in rows for cell in row.split("<td")[1:])

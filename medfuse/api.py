@@ -10,7 +10,7 @@ its name. It imports torch inside `build` and the like, so that checking a pipel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -19,6 +19,7 @@ from pydantic import Field
 
 from medfuse.core.features import FeatureInfo, ImageInfo
 from medfuse.core.labels import LabelValue, outputs
+from medfuse.core.named import NamedCode
 from medfuse.core.section import ConfigPath, Section
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
     "FusionBlock",
     "ImageInfo",
     "Loss",
+    "NamedCode",
     "Plugin",
     "Runtime",
     "Split",
@@ -47,6 +49,15 @@ class Plugin(Section):
     """Anything that a pipeline names with `use:`. `group` is its entry-point group."""
 
     group: ClassVar[str]
+
+    def named_code(self) -> Iterable[NamedCode]:
+        """Classes and functions that the parameters name, `package.module:name`, as `module` does. None by
+        default, as most have no such parameter.
+
+        Whoever writes a parameter writes what is run. From a weights file, which may be a stranger's, a
+        network is made only where all of this is known to be harmless, or allowed by its user.
+        """
+        return ()
 
 
 class Backbone(Plugin):

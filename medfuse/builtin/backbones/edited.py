@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from pydantic import Field
 
 from medfuse import Backbone, FeatureInfo, ImageInfo
 from medfuse.builtin.nets.edits import Edit
+from medfuse.core.named import NamedCode
 from medfuse.registry import BackboneField
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ class Edited(Backbone):
 
     of: BackboneField = Field(description="the backbone to change: its `use:` and parameters")
     edits: tuple[Edit, ...] = Field(min_length=1, description="changes, made one after the other")
+
+    def named_code(self) -> Iterable[NamedCode]:
+        return (call for edit in self.edits for call in edit.named_code())
 
     def features(self, image: ImageInfo) -> Sequence[FeatureInfo]:
         from medfuse.builtin.nets.surgery import find_edited

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
-from medfuse import Loss, MedfuseError
+from medfuse import Loss, MedfuseError, PluginError
+from medfuse.core.named import NamedCode, call, named_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,6 +36,9 @@ class Monai(Loss):
     def looks_at_places(self) -> bool:
         return not self.name.startswith(("Dice", "Focal", "Generalized", "Tversky", "AsymmetricUnified"))
 
+    def named_code(self) -> Iterable[NamedCode]:
+        return [NamedCode(f"monai.losses:{self.name}", self.parameters), *named_in(self.parameters)]
+
     def build(self, classes: int) -> nn.Module:
         import monai.losses
 
@@ -41,14 +46,14 @@ class Monai(Loss):
 
         known = [n for n in dir(monai.losses) if n.endswith("Loss")]
         made = getattr(monai.losses, self.name, None)
-        if made is None:
+        if not isinstance(made, type):
             raise MedfuseError(
-                f"loss monai: monai.losses has no {self.name!r}{did_you_mean(self.name, known)}"
+                f"loss monai: monai.losses has no class {self.name!r}{did_you_mean(self.name, known)}"
             )
         takes = inspect.signature(made).parameters
         arguments = {k: v for k, v in {"softmax": True, "to_onehot_y": True}.items() if k in takes}
         try:
-            loss: nn.Module = made(**{**arguments, **self.parameters})
-        except (TypeError, ValueError) as error:
-            raise MedfuseError(f"loss monai: {self.name} refuses these parameters: {error}") from error
+            loss: nn.Module = call(f"monai.losses:{self.name}", {**arguments, **self.parameters})
+        except PluginError as error:
+            raise MedfuseError(f"loss monai: {error}") from error
         return loss

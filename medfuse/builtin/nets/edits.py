@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from medfuse.core.named import NamedCode, named_in, target_of
 from medfuse.core.section import Section
 
-CLASS = r"^\w+(\.\w+)*[.:]\w+$"
+CLASS = r"^[A-Za-z_]\w*(\.\w+)*[.:][A-Za-z_]\w*$"
 
 
 class Edit(Section):
     """One change: `replace` … `by`, `remove`, or `insert_after` … `module`. Layers by path or glob."""
 
     replace: str | None = Field(None, min_length=1, description="layers to exchange, such as `*.act`")
-    by: str | None = Field(None, pattern=CLASS, description="class of the new layers, such as torch.nn.SiLU")
+    by: str | None = Field(
+        None, pattern=CLASS, description="class or function that makes the new layers, such as torch.nn.SiLU"
+    )
     remove: str | None = Field(None, min_length=1, description="layers that then pass on what they are given")
     insert_after: str | None = Field(None, min_length=1, description="layers to add another one to")
-    module: str | None = Field(None, pattern=CLASS, description="class of the layers to add")
+    module: str | None = Field(
+        None, pattern=CLASS, description="class or function that makes the layers to add"
+    )
     arguments: dict[str, Any] = Field(
         default_factory=dict,
-        description="of that class; $channels stands for the channels of the layer that is named",
+        description="of that class; $channels stands for the channels of the layer that is named, and "
+        "`import:torch.nn.SiLU` for a class or function",
     )
 
     @model_validator(mode="after")
@@ -43,6 +50,12 @@ class Edit(Section):
     def where(self) -> str:
         """The path or glob of the layers that change."""
         return self.replace or self.remove or self.insert_after or ""
+
+    def named_code(self) -> Iterable[NamedCode]:
+        """The class of the new layers, and what its arguments name."""
+        if target := self.by or self.module:
+            yield NamedCode(target_of(target), self.arguments)
+        yield from named_in(self.arguments)
 
     @property
     def text(self) -> str:

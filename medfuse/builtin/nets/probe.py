@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from math import prod
 from typing import Any
 
+import torch
 from torch import nn
 
-from medfuse.core.errors import PluginError, did_you_mean
+from medfuse.core.errors import PluginError
 from medfuse.core.features import FeatureInfo, ImageInfo
+from medfuse.core.named import call
 from medfuse.model.layers import find_layers
 
 
 def construct(target: str, parameters: Mapping[str, Any]) -> nn.Module:
-    """`package.module:Class`, made with `parameters`. Raises PluginError where it is no network."""
-    path, _, name = target.partition(":")
+    """What `package.module:name`, a class or a function, makes of `parameters`.
+
+    Raises PluginError where that is no network. What is raised on the meta device alone is for `try_out`.
+    """
     try:
-        module = import_module(path)
-    except Exception as error:
+        made = call(target, parameters)
+    except PluginError as error:
+        if isinstance(error.__cause__, Exception) and torch.get_default_device().type == "meta":
+            raise error.__cause__ from None
+        raise
+    if not isinstance(made, nn.Module):
         raise PluginError(
-            f"target {target}: {path} cannot be imported ({type(error).__name__}: {error}); "
-            "install its package, or mend the name"
-        ) from error
-    made = getattr(module, name, None)
-    if made is None:
-        raise PluginError(f"target {target}: {path} has no {name!r}{did_you_mean(name, dir(module))}")
-    if not (isinstance(made, type) and issubclass(made, nn.Module)):
-        raise PluginError(f"target {target}: is not a subclass of torch.nn.Module; name a class that is")
-    try:
-        return made(**parameters)
-    except (TypeError, ValueError, AssertionError, KeyError) as error:
-        raise PluginError(
-            f"target {target}: refuses these parameters: {type(error).__name__}: {error}"
-        ) from error
+            f"target {target}: makes a {type(made).__qualname__} and no torch.nn.Module; "
+            "name a class or function that does"
+        )
+    return made
 
 
 def find_features(build: Callable[[], nn.Module], image: ImageInfo) -> list[FeatureInfo]:

@@ -14,6 +14,7 @@ from medfuse.builtin.nets.probe import construct, find_features
 from medfuse.builtin.nets.taps import layer
 from medfuse.core.errors import MedfuseError, PluginError, ShapeError
 from medfuse.core.features import FeatureInfo, ImageInfo
+from medfuse.core.named import target_of
 from medfuse.model.trial import try_out
 
 if TYPE_CHECKING:
@@ -82,8 +83,7 @@ def _new(edit: Edit, old: nn.Module) -> nn.Module:
     if target is None:
         return nn.Identity()
     arguments = {k: _channels(old, k) if v == CHANNELS else v for k, v in edit.arguments.items()}
-    path, _, name = target.replace(":", ".").rpartition(".")
-    return construct(f"{path}:{name}", arguments)
+    return construct(target_of(target), arguments)
 
 
 def _channels(old: nn.Module, argument: str) -> int:

@@ -7,6 +7,7 @@ from torch import nn
 from medfuse import registry
 from medfuse.api import Backbone, ImageInfo
 from medfuse.core.errors import PluginError, ShapeError
+from medfuse.core.named import NamedCode
 from medfuse.testing import check_backbone
 
 FLAT, DEEP = ImageInfo(2, (32, 32), (1.0, 1.0)), ImageInfo(1, (16, 16, 16), (1.0, 1.0, 1.0))
@@ -35,7 +36,50 @@ class Net(nn.Module):
         return self.numbers(self.coarse(self.fine(x))).flatten(1)
 
 
-THIS = f"{__name__}:Net"
+def small(width: int) -> nn.Module:
+    return Net(width)
+
+
+class Given(nn.Module):
+    """Takes a class somewhere in its arguments."""
+
+    def __init__(self, norm) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = (norm[0]["a"] if isinstance(norm, list) else norm)(4)
+
+    def forward(self, x):
+        return self.norm(self.conv(x))
+
+
+class Counted(nn.Module):
+    """Needs the value of a weight to be made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, int(torch.ones(3).sum().item()), 1)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+RAISED = {"width must be 8": "RuntimeError", "width\nmust be 8": "LookupError", "width": "ZeroDivisionError"}
+
+
+class Picky(nn.Module):
+    """Refuses by an exception of its author's choice."""
+
+    def __init__(self, how: str) -> None:
+        kinds = {
+            "RuntimeError": RuntimeError,
+            "LookupError": LookupError,
+            "ZeroDivisionError": ZeroDivisionError,
+        }
+        raise kinds[RAISED[how]](how)
+
+
+MODULE = __name__
+THIS, PICKY = f"{MODULE}:Net", f"{MODULE}:Picky"
 
 SAMPLES = {
     "unet_encoder": [({"base_channels": 4}, FLAT), ({"base_channels": 4, "convs": 1}, DEEP)],
@@ -182,13 +226,46 @@ def test_features_of_any_module_are_found_by_a_trial():
     [
         ("no.such:Net", {}, "no.such cannot be imported"),
         ("torch.nn:Conv2x", {}, "torch.nn has no 'Conv2x'; did you mean 'Conv2d'"),
-        ("math:pi", {}, "is not a subclass of torch.nn.Module"),
+        ("math:pi", {}, "is no class and no function"),
+        ("math:sqrt", {"x": 4}, "refuses these parameters: TypeError"),
+        ("fractions:Fraction", {}, "makes a Fraction and no torch.nn.Module"),
         ("torch.nn:Conv2d", {"width": 3}, "refuses these parameters: TypeError"),
+        ("torch.nn:Conv2d.no", {}, "torch.nn has no 'Conv2d.no'"),
+        *((PICKY, {"how": how}, f"refuses these parameters: {kind}: width") for how, kind in RAISED.items()),
+        (f"{MODULE}:Given", {"norm": "import:torch.nn.BatchNorm9d"}, "has no 'BatchNorm9d'; did you mean"),
+        (f"{MODULE}:Given", {"norm": "import:no_such.Norm"}, "no_such cannot be imported"),
     ],
 )
 def test_a_module_that_cannot_be_made_says_why(target, parameters, message):
-    with pytest.raises(PluginError, match=message):
+    with pytest.raises(PluginError, match=message) as caught:
         backbone("module", target=target, parameters=parameters).features(FLAT)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_function_makes_a_network_as_a_class_does():
+    of_class = backbone("module", target=THIS, parameters={"width": 3}).features(FLAT)
+    assert backbone("module", target=f"{MODULE}:small", parameters={"width": 3}).features(FLAT) == of_class
+    of_monai = backbone(
+        "module", target="monai.networks.nets:resnet18", parameters={"spatial_dims": 2, "n_input_channels": 2}
+    ).features(FLAT)
+    assert {"layer1", "layer2", "layer3", "layer4"} <= {f.name for f in of_monai}
+
+
+@pytest.mark.parametrize("path", ["torch.nn.InstanceNorm2d", "torch.nn:InstanceNorm2d"])
+def test_an_argument_may_be_a_class_wherever_it_stands(path):
+    plugin = backbone("module", target=f"{MODULE}:Given", parameters={"norm": [{"a": f"import:{path}"}]})
+    assert isinstance(plugin.build(FLAT).norm, nn.InstanceNorm2d)
+    assert {f.name for f in plugin.features(FLAT)} == {"conv", "norm"}
+
+
+def test_a_network_that_needs_real_numbers_to_be_made_is_made():
+    assert backbone("module", target=f"{MODULE}:Counted").features(FLAT)
+
+
+def test_what_a_module_names_is_listed():
+    parameters = {"a": [{"b": "import:x.y.Z"}], "c": "plain"}
+    named = [*backbone("module", target="p.q:R", parameters=parameters).named_code()]
+    assert named == [NamedCode("p.q:R", parameters), NamedCode("x.y:Z")]
 
 
 # ---- slices

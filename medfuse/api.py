@@ -101,11 +101,14 @@ class FusionBlock(Plugin):
 
     Where `aligns` is true (the default) the graph brings every input to one grid before the block sees
     it, so `plan` and `build` get inputs of equal stride. A decoder sets it to False and gets them as
-    they are.
+    they are. `adds_up` says that the result is the sum of the side outputs, brought to one grid linearly:
+    where the main head stands on it, an auxiliary head on a side output is that same head, so that what is
+    supervised is what is summed.
     """
 
     group: ClassVar[str] = "medfuse.fusion_blocks"
     aligns: ClassVar[bool] = True
+    adds_up: ClassVar[bool] = False
 
     inputs: tuple[str, ...] = Field(
         min_length=1,

@@ -117,6 +117,13 @@ def name_of(plugin: Plugin) -> str:
     return next((e.name for e in entries(plugin.group) if e.target == target), type(plugin).__name__)
 
 
+def blame(plugin: Plugin) -> str:
+    """`fusion block 'spp' (medfuse 0.1.0)`: whose fault it is."""
+    target = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
+    found = next((e for e in entries(plugin.group) if e.target == target), None)
+    return f"{noun(plugin.group)} {found or repr(type(plugin).__name__)}"
+
+
 class FromRegistry:
     """Marks a field as "a plugin of this contract": `use:` names it, the other keys are its parameters.
 

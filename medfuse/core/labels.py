@@ -36,3 +36,11 @@ def outputs(labels: Mapping[str, LabelValue], region_order: tuple[int, ...]) -> 
     if region_order:
         return tuple(name for name, value in labels.items() if value != 0)
     return tuple(sorted(labels, key=lambda name: members(labels[name])))
+
+
+def united(labels: Mapping[str, LabelValue], region_order: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """The class numbers that each region unites in a prepared label; empty where labels are no regions."""
+    if not region_order:
+        return ()
+    numbers = {value: number for number, value in enumerate(map_values(labels.values()))}
+    return tuple(tuple(numbers[v] for v in members(labels[name])) for name in outputs(labels, region_order))

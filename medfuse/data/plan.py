@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medfuse.api import DatasetInfo, ImageInfo
-from medfuse.core.labels import LabelValue, from_json, map_values, members, outputs
+from medfuse.core.labels import LabelValue, from_json, map_values, outputs, united
 from medfuse.core.text import by
 from medfuse.core.topology import SMALLEST, plan_strides, total_stride
 from medfuse.data.fingerprint import ChannelFacts, Fingerprint
@@ -77,10 +77,7 @@ class DataPlan:
     @property
     def regions(self) -> tuple[tuple[int, ...], ...]:
         """The numbers that each region unites in a prepared label; empty where classes exclude each other."""
-        if not self.region_order:
-            return ()
-        numbers = {value: number for number, value in enumerate(self.values)}
-        return tuple(tuple(numbers[v] for v in members(self.labels[name])) for name in self.classes)
+        return united(self.labels, self.region_order)
 
     @property
     def ignored(self) -> int | None:

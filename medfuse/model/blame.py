@@ -1,4 +1,4 @@
-"""Whose fault it is: a plugin by its name, package and version, and errors put at a place of the file."""
+"""Whose fault it is, and errors put at a place of the file."""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ from contextlib import contextmanager
 
 from medfuse.api import Plugin
 from medfuse.core.errors import MedfuseError, Path, PipelineError, Problem
-from medfuse.registry import entries, noun
+from medfuse.registry import blame
 
-
-def blame(plugin: Plugin) -> str:
-    """`fusion block 'spp' (medfuse 0.1.0)`."""
-    target = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
-    found = next((e for e in entries(plugin.group) if e.target == target), None)
-    return f"{noun(plugin.group)} {found or repr(type(plugin).__name__)}"
+__all__ = ["blame", "placed"]
 
 
 @contextmanager

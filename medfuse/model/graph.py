@@ -10,7 +10,15 @@ from math import prod
 from typing import Any, Literal
 
 from medfuse import registry
-from medfuse.api import ActivationLoss, Backbone, FeatureInfo, FusionBlock, ImageInfo, TapStrategy
+from medfuse.api import (
+    ActivationLoss,
+    AuxSchedule,
+    Backbone,
+    FeatureInfo,
+    FusionBlock,
+    ImageInfo,
+    TapStrategy,
+)
 from medfuse.core.errors import Path, PipelineError, Problem, did_you_mean
 from medfuse.core.text import aligned, by
 from medfuse.model.blame import blame, placed
@@ -83,6 +91,12 @@ class GraphPlan:
     aux: tuple[str, ...]
     activations: tuple[ActivationPlan, ...] = ()
     watched: tuple[str, ...] = ()
+
+    @property
+    def summed(self) -> frozenset[str]:
+        """Side outputs that the head's input is the sum of: the head makes a prediction of each."""
+        made = next((n for n in self.nodes if n.output.name == self.head and n.block.adds_up), None)
+        return frozenset(_names(made.sides)) if made else frozenset()
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per feature map: name, made_by, channels, stride, size, used_by."""
@@ -423,7 +437,25 @@ class _Planner:
                 if feature.name in names:
                     self._problem(path, f"{feature.name!r} has an auxiliary head already; remove one")
                 names.append(feature.name)
+        self._check_weights(names)
         return tuple(names)
+
+    def _check_weights(self, heads: Sequence[str]) -> None:
+        """Fixed weights of auxiliary heads must be as many as there are heads, or one more."""
+        aux, count = self.settings.aux, len(heads)
+        if aux is None or aux.weights is None or not heads:
+            return
+        if len(aux.weights) not in (count, 1 + count):
+            message = (
+                f"{len(aux.weights)} weights for {count} heads ({_listed(heads)}); give {count}, or "
+                f"{1 + count} with that of the main loss in front"
+            )
+            self._problem(("aux", "weights"), message)
+        elif not any(aux.fixed(count)):
+            self._problem(("aux", "weights"), "all are 0, and nothing would be learned; give one above 0")
+        if aux.schedule and type(aux.schedule).balance is not AuxSchedule.balance:
+            message = f"{blame(aux.schedule)} learns the weights; remove `weights`, or take another schedule"
+            self._problem(("aux", "weights"), message)
 
     def _activations(self) -> Iterable[ActivationPlan]:
         for name, loss in self.settings.activation_losses.items():

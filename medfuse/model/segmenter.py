@@ -51,9 +51,11 @@ class Segmenter(nn.Module):
             with placed(("model", "fusion", node.name), node.block):
                 self.fusion[node.name] = node.block.build(node.inputs)
         self.head = _classifier(plan, plan.head)
-        for name in plan.aux:
+        self._summed = plan.summed
+        own = [name for name in plan.aux if name not in self._summed]
+        for name in own:
             self.aux[_key(name)] = _classifier(plan, name)
-        assert len(self.aux) == len(plan.aux), "two auxiliary heads share a key"
+        assert len(self.aux) == len(own), "two auxiliary heads share a key"
         self._head_input = plan.head
         self._upsample: Literal["linear", "nearest"] = plan.upsample
         self._taps = {b.name: tuple(f"{b.name}.{tap.name}" for tap in b.taps) for b in plan.backbones}
@@ -75,8 +77,12 @@ class Segmenter(nn.Module):
         logits = resize(self.head(made[self._head_input]), image.shape[2:], self._upsample)
         if not aux and not maps:
             return logits
-        inner = {name: self.aux[_key(name)](made[name]) for name in aux}
+        inner = {name: self._aux_head(name)(made[name]) for name in aux}
         return (logits, inner, {name: made[name] for name in maps}) if maps else (logits, inner)
+
+    def _aux_head(self, name: str) -> nn.Module:
+        """The main head itself, where it stands on a sum that this map is a part of."""
+        return self.head if name in self._summed else self.aux[_key(name)]
 
     def _maps(self, image: Tensor, wanted: tuple[str, ...]) -> dict[str, Tensor]:
         """`wanted`, and all that is computed on the way to them."""

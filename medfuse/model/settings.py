@@ -1,6 +1,6 @@
 """What a pipeline file says of its model."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -51,8 +51,30 @@ class AuxSettings(Section):
     heads: tuple[str, ...] = Field(
         min_length=1, description="taps or nodes to supervise; NODE.* means its side outputs"
     )
-    schedule: AuxScheduleField = Field(description="their weights over time")
+    schedule: AuxScheduleField | None = Field(None, description="their weights over time")
+    weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="fixed weights, one for each head, or one more in front: that of the main loss, which is "
+        "1 where not given; times those of `schedule`, where there is one",
+    )
     loss: LossField | None = Field(None, description="their loss; that of the main head where not given")
+
+    @model_validator(mode="after")
+    def _weighed(self) -> "AuxSettings":
+        if self.schedule is None and self.weights is None:
+            raise ValueError(
+                "say what the heads weigh: give `schedule`, such as {use: constant}, or `weights`, a list"
+            )
+        if self.weights is not None and not any(self.weights):
+            raise ValueError("all of `weights` are 0, and nothing would be learned; give one above 0")
+        return self
+
+    def fixed(self, heads: int) -> tuple[float, ...]:
+        """The fixed weights of the main loss and of each head; empty where only the schedule weighs."""
+        if self.weights is None:
+            return ()
+        return self.weights if len(self.weights) == 1 + heads else (1.0, *self.weights)
 
 
 class ModelSettings(Section):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from medfuse.api import DatasetInfo
 from medfuse.core.errors import CheckpointError, DataError, Problem, did_you_mean
+from medfuse.core.labels import map_values, united
 from medfuse.infer.settings import PostprocessSettings
 from medfuse.model.graph import GraphPlan
 from medfuse.pipeline import Pipeline
@@ -36,6 +37,35 @@ def pseudo_problems(pipeline: Pipeline, graph: GraphPlan, info: DatasetInfo) -> 
             weights_file(settings.teacher, best=False)
     except CheckpointError as error:
         problems += [Problem((*path, "teacher"), line) for line in error.lines]
+    return problems
+
+
+def objective_problems(
+    pipeline: Pipeline, graph: GraphPlan, facts: VerifiedFacts, info: DatasetInfo, *, all_losses: bool
+) -> list[Problem]:
+    """What schedules and losses give that would silence a head or end training: all of them are tried out.
+
+    Losses that come with medfuse are tried where `all_losses` are asked for.
+    """
+    from medfuse.train.budget import Budget
+    from medfuse.train.held import Targets, activation_problems, loss_problems, schedule_problems
+
+    aux, values = pipeline.model.aux, map_values(info.labels.values())
+    ignored = None if info.ignore is None else len(values)
+    regions = united(info.labels, info.region_order)
+    targets = Targets(len(info.outputs), len(values), regions, ignored)
+    size = graph.image.patch_size
+    problems = loss_problems(pipeline.loss, targets, size, ("loss",), all_of_them=all_losses)
+    if aux and aux.schedule:
+        _, total = Budget.of(pipeline.train).schedule_step(0)
+        problems += schedule_problems(aux.schedule, total, len(graph.aux), ("model", "aux", "schedule"))
+    if aux and aux.loss:
+        coarsest = min((facts.sizes[name] for name in graph.aux if name in facts.sizes), default=size)
+        path = ("model", "aux", "loss")
+        problems += loss_problems(aux.loss, targets, coarsest, path, all_of_them=all_losses)
+    for a in graph.activations:
+        if all_losses or not a.loss.__module__.startswith("medfuse."):
+            problems += activation_problems(a.loss, a.maps, ("model", "activation_losses", a.name))
     return problems
 
 

@@ -18,7 +18,13 @@ from medfuse.runs.judging import (
     predict_held_out,
     write_run_report,
 )
-from medfuse.runs.problems import parameter_problems, postprocess_problems, pseudo_problems, report_problems
+from medfuse.runs.problems import (
+    objective_problems,
+    parameter_problems,
+    postprocess_problems,
+    pseudo_problems,
+    report_problems,
+)
 from medfuse.runs.run import Run
 from medfuse.runs.training import train
 
@@ -84,6 +90,7 @@ def prepare(run: Run) -> tuple[Split, DataPlan]:
     problems = parameter_problems(run.pipeline, facts, fresh=run.is_fresh())
     problems += postprocess_problems(run.pipeline.infer.postprocess, run.info)
     problems += pseudo_problems(run.pipeline, graph, run.info) + report_problems(run.pipeline, graph)
+    problems += objective_problems(run.pipeline, graph, facts, run.info, all_losses=True)
     if problems:
         raise PipelineError(problems)
     run.reporter.say(f"  network: {facts.parameters:,} parameters")

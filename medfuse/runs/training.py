@@ -80,11 +80,12 @@ def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
         graph.aux,
         aux.schedule if aux else None,
         targets(aux.loss) if aux and aux.loss else None,
-        aux.schedule.balance(len(graph.aux)) if aux else None,
+        aux.schedule.balance(len(graph.aux)) if aux and aux.schedule else None,
         tuple(
             ActivationTerm(a.name, tuple(m.name for m in a.maps), a.loss.weight, a.loss.build(a.maps))
             for a in graph.activations
         ),
+        aux.fixed(len(graph.aux)) if aux else (),
     )
 
     return Begun(model, fabric, objective, batches)

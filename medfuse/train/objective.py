@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from medfuse.api import AuxSchedule
+from medfuse.core.errors import MedfuseError
+from medfuse.train.held import balance_weights, head_weights, scalar
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -31,8 +32,9 @@ class Objective:
 
     The model is called as `model(image)` → logits, or `model(image, aux=names)` → (logits, {name: logits}),
     or with `maps=names` too → (logits, the same, {name: map}). What has a weight of 0 is not asked for, so
-    nothing is computed for it. Where the schedule learns its weights, `balance` adds up the losses of the
-    heads (AuxSchedule.balance).
+    nothing is computed for it. `fixed` are factors of the main loss and of each head, on top of the
+    schedule's; 1 where it is empty. Where the schedule learns its weights, `balance` adds up the losses of
+    all heads (AuxSchedule.balance).
     """
 
     loss: LossFunction
@@ -41,6 +43,7 @@ class Objective:
     aux_loss: LossFunction | None = None
     balance: nn.Module | None = None
     activations: tuple[ActivationTerm, ...] = ()
+    fixed: tuple[float, ...] = ()
 
     def learned(self) -> nn.Module:
         """What the objective itself learns, as one module."""
@@ -48,13 +51,14 @@ class Objective:
         return nn.ModuleList([*balance, *(term.loss for term in self.activations)])
 
     def weights(self, step: int, total_steps: int) -> dict[str, float]:
-        """The weight of each auxiliary head at `step`."""
-        if not self.heads or self.schedule is None:
-            return {}
+        """The weight of each auxiliary head at `step`. Raises PluginError where one is no weight."""
+        count = len(self.heads)
         if self.balance is not None:
-            learned: Any = self.balance  # its `weights` is a method, which a module's type does not say
-            return dict(zip(self.heads, learned.weights()[1:], strict=True))
-        return dict(zip(self.heads, self.schedule.weights(step, total_steps, len(self.heads)), strict=True))
+            return dict(zip(self.heads, balance_weights(self.balance, count)[1:], strict=True))
+        now = head_weights(self.schedule, step, total_steps, count) if self.schedule and count else ()
+        factors = self.fixed[1:]
+        together = [a * b for a, b in zip(now, factors)] if now and factors else now or factors
+        return dict(zip(self.heads, together, strict=True)) if together else {}
 
     def __call__(
         self, model: Callable[..., object], image: Tensor, label: Tensor, weights: dict[str, float]
@@ -63,21 +67,26 @@ class Objective:
 
         image: (batch, channels, *patch_size). label: (batch, 1, *patch_size), class indices.
         """
-        heads = tuple(name for name, weight in weights.items() if weight > 0)
+        heads = tuple(name for name, weight in weights.items() if weight > 0 or self.balance is not None)
         terms = [term for term in self.activations if term.weight > 0]
         maps = tuple(dict.fromkeys(name for term in terms for name in term.maps))
         logits, inner, made = _outputs(model, image, heads, maps)
-        parts = {"main": self.loss(logits, label)}
+        parts = {"main": scalar(self.loss(logits, label), "training: the loss")}
         for name in heads:
             target = shrink(label, inner[name].shape[2:])
-            parts[name] = (self.aux_loss or self.loss)(inner[name], target)
+            part = (self.aux_loss or self.loss)(inner[name], target)
+            parts[name] = scalar(part, f"training: the loss of auxiliary head {name}")
         if self.balance is not None:
-            total = self.balance(torch.stack([*parts.values()]))
+            total: Tensor = self.balance(torch.stack([*parts.values()]))
         else:
-            total = parts["main"] + sum(weights[name] * parts[name] for name in heads)
+            main = self.fixed[0] * parts["main"] if self.fixed else parts["main"]
+            total = main + sum(weights[name] * parts[name] for name in heads)
         for term in terms:
-            parts[term.name] = term.loss(*(made[name] for name in term.maps))
+            part = term.loss(*(made[name] for name in term.maps))
+            parts[term.name] = scalar(part, f"training: the activation loss {term.name}")
             total = total + term.weight * parts[term.name]
+        if not total.requires_grad:
+            raise MedfuseError("training: the loss has no gradient, so nothing would be learned from it")
         return total, {name: part.detach() for name, part in parts.items()}
 
 

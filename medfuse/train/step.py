@@ -81,7 +81,7 @@ class Step:
         total, losses = self.objective(self.together.whole(self.network), image, label, weights)
         self.fabric.backward(total)
         loss = total.detach()
-        self._stop_where_lost(loss, number + 1, batch)
+        self._stop_where_lost(loss, losses, number + 1, batch)
         self.together.add_up(self.model, self.learned)
         rate = peak_rate(self.settings) * rate_factor(done, self.settings)
         follow(self.optimizer, self.settings, rate)
@@ -115,13 +115,15 @@ class Step:
             self.fabric.backward(weight * loss)
         return {"loss/pseudo": loss.detach(), "weight/pseudo": weight, "pseudo/confident": confident}
 
-    def _stop_where_lost(self, loss: Tensor, step: int, batch: Batch) -> None:
+    def _stop_where_lost(self, loss: Tensor, losses: dict[str, Tensor], step: int, batch: Batch) -> None:
         if not math.isfinite(float(loss)):  # in all processes, as the loss is that of the whole batch
             shares = self.together.collect([*batch.get("case", ())])
             cases = ", ".join(dict.fromkeys(name for share in shares for name in share))
+            lost = [name for name, part in losses.items() if not math.isfinite(float(part))]
+            whose = f" of {', '.join(lost)}" if lost and len(losses) > 1 else ""
             raise MedfuseError(
-                f"training: the loss is not a number at step {step}{f' ({cases})' if cases else ''}; look at "
-                "these images, lower train.learning_rate, or set train.precision: fp32"
+                f"training: the loss{whose} is not a number at step {step}{f' ({cases})' if cases else ''}; "
+                "look at these images, lower train.learning_rate, or set train.precision: fp32"
             )
 
 

@@ -9,7 +9,13 @@ from medfuse.api import DatasetInfo, ImageInfo
 from medfuse.core.errors import DataError, PipelineError, Problem
 from medfuse.core.text import by
 from medfuse.pipeline import Pipeline, load_pipeline, plan_network
-from medfuse.runs.problems import parameter_problems, postprocess_problems, pseudo_problems, report_problems
+from medfuse.runs.problems import (
+    objective_problems,
+    parameter_problems,
+    postprocess_problems,
+    pseudo_problems,
+    report_problems,
+)
 
 CHECK_PATCH = 64  # voxels per axis that `check` assumes where patch_size is left to the data
 
@@ -37,6 +43,8 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
         if info:
             problems += pseudo_problems(pipeline, graph, info)
             problems += postprocess_problems(pipeline.infer.postprocess, info)
+        if info and facts:
+            problems += objective_problems(pipeline, graph, facts, info, all_losses=False)
     except PipelineError as error:
         problems += error.problems
     if problems:
@@ -46,12 +54,16 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
     assumed = (
         " (assumed: patch_size is planned from the data)" if pipeline.sample.patch_size == "auto" else ""
     )
+    aux = pipeline.model.aux
+    fixed = zip(("main", *graph.aux), aux.fixed(len(graph.aux)) if aux else ())
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in fixed)
     data = f"{len(info.cases)} cases, channels {', '.join(info.channels)}, labels {', '.join(info.labels)}"
     lines = [
         f"{file}: {data}",
         f"patch {by(image.patch_size)}{assumed}",
         "",
         graph.table(),
+        *(["", f"weights of losses: {weights}"] if weights else []),
         "",
         f"{facts.parameters:,} parameters; every declared shape agrees with the real one",
     ]

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import ValidationError
 
 from medfuse.api import FeatureInfo, FusionBlock, ImageInfo
 from medfuse.core.errors import PipelineError, Problem, ShapeError
@@ -22,7 +23,9 @@ class Refuses(FusionBlock):
         raise ShapeError("too odd for me")
 
 
-def plan(fusion=None, head="decoded", *, backbones=None, taps=None, aux=(), image=IMAGE) -> GraphPlan:
+def plan(
+    fusion=None, head="decoded", *, backbones=None, taps=None, aux=(), image=IMAGE, **weighed
+) -> GraphPlan:
     settings = {
         "backbones": backbones or {"encoder": UNET},
         "taps": taps or {},
@@ -30,7 +33,7 @@ def plan(fusion=None, head="decoded", *, backbones=None, taps=None, aux=(), imag
         "head": {"input": head},
     }
     if aux:
-        settings["aux"] = {"heads": list(aux), "schedule": {"use": "constant"}}
+        settings["aux"] = {"heads": list(aux), **(weighed or {"schedule": {"use": "constant"}})}
     return plan_graph(ModelSettings.model_validate(settings), image, 2)
 
 
@@ -74,6 +77,53 @@ def test_nodes_stand_in_the_order_of_computation():
 def test_only_named_features_are_tapped():
     made = plan({"fused": {"use": "concat", "inputs": ["encoder.stages.1"]}}, "fused")
     assert [tap.name for tap in made.backbones[0].taps] == ["stages.1"]
+
+
+SCORES = {"scores": {"use": "sum_of_logits", "inputs": ["encoder.*"], "channels": 4}}
+
+
+@pytest.mark.parametrize("weights", [[0.3, 0.2, 0.1], [1, 0.3, 0.2, 0.1]])
+def test_fixed_weights_are_those_of_the_heads_and_of_the_main_loss_in_front(weights):
+    made = plan(SCORES, "scores", aux=["scores.*"], weights=weights)
+    assert made.aux == ("scores.1", "scores.2", "scores.3")
+    settings = ModelSettings.model_validate(
+        {
+            "backbones": {"encoder": UNET},
+            "head": {"input": "image"},
+            "aux": {"heads": ["a"], "weights": weights},
+        }
+    )
+    assert settings.aux.fixed(3) == (1, 0.3, 0.2, 0.1)
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 0.3], [1, 0.3, 0.2, 0.1, 0.1]])
+def test_fixed_weights_of_another_number_are_placed(weights):
+    problem = the_problem(SCORES, "scores", aux=["scores.*"], weights=weights)
+    assert problem.path == ("model", "aux", "weights")
+    assert (
+        f"{len(weights)} weights for 3 heads (scores.1, scores.2, scores.3); give 3, or 4" in problem.message
+    )
+
+
+def test_learned_weights_are_not_fixed():
+    learned = {"use": "uncertainty"}
+    problem = the_problem(SCORES, "scores", aux=["scores.*"], weights=[1, 1, 1], schedule=learned)
+    assert problem.path == ("model", "aux", "weights")
+    assert "learns the weights; remove `weights`" in problem.message
+
+
+@pytest.mark.parametrize("aux", [{}, {"weights": [0, 0]}, {"weights": []}, {"weights": [1, -1]}])
+def test_heads_that_weigh_nothing_are_refused(aux):
+    settings = {"backbones": {"encoder": UNET}, "head": {"input": "image"}, "aux": {"heads": ["a"], **aux}}
+    with pytest.raises(ValidationError, match=r"aux"):
+        ModelSettings.model_validate(settings)
+
+
+def test_only_the_sum_under_the_head_is_made_of_predictions():
+    assert plan(SCORES, "scores").summed == {"scores.1", "scores.2", "scores.3"}
+    above = {**SCORES, "fused": {"use": "concat", "inputs": ["scores", "image"]}}
+    assert plan(above, "fused").summed == frozenset()
+    assert plan().summed == frozenset()
 
 
 def test_side_outputs_can_be_supervised_by_star():

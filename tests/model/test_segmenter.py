@@ -8,6 +8,7 @@ import torch
 
 from medfuse.api import ImageInfo
 from medfuse.model.graph import plan_graph
+from medfuse.model.resample import resize
 from medfuse.model.segmenter import Segmenter, build_segmenter
 from medfuse.model.settings import ModelSettings
 
@@ -41,6 +42,32 @@ def test_auxiliary_logits_stay_on_their_own_grid():
         "decoded.1": (1, 3, 9, 10),
         "encoder.stages.2": (1, 3, 5, 5),
     }
+
+
+@pytest.mark.parametrize("channels", [2, 3, 5])
+def test_the_predictions_that_are_summed_are_those_of_the_auxiliary_heads(channels):
+    """Up to the head's bias, which each of them has and their sum once."""
+    heads = ("scores.1", "scores.2", "scores.3")
+    fusion = {"scores": {"use": "sum_of_logits", "inputs": ["encoder.*"], "channels": channels}}
+    model = segmenter(fusion=fusion, head="scores", aux=heads)
+    logits, levels = model(torch.randn(2, 1, 16, 16), aux=heads)
+    bias = model.head.bias[:, None, None]
+    summed = sum(resize(level - bias, (16, 16)) for level in levels.values()) + bias
+    torch.testing.assert_close(summed, logits)
+    assert [tuple(level.shape[1:]) for level in levels.values()] == [(3, 16, 16), (3, 8, 8), (3, 4, 4)]
+    assert not [name for name in model.state_dict() if name.startswith("aux")]
+
+
+def test_scores_that_the_head_does_not_sum_have_heads_of_their_own():
+    fusion = {
+        "scores": {"use": "sum_of_logits", "inputs": ["encoder.*"], "channels": 4},
+        "fused": {"use": "concat", "inputs": ["scores", "image"]},
+    }
+    model = segmenter(fusion=fusion, head="fused", aux=("scores.1",))
+    assert [name for name in model.state_dict() if name.startswith("aux")] == [
+        "aux.scores__1.weight",
+        "aux.scores__1.bias",
+    ]
 
 
 def test_the_main_logits_do_not_depend_on_auxiliary_heads():

@@ -92,22 +92,24 @@ class Hypercolumn(nn.Module):
         initialize(self)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return torch.cat([*_upsampled(self.project, inputs)], dim=1)
+        return torch.cat([*_upsampled([project(x) for project, x in zip(self.project, inputs)])], dim=1)
 
 
 class SumOfLogits(nn.Module):
-    """Each map's scores on its own grid, upsampled and summed."""
+    """The sum of each map's scores, upsampled; then the scores on their own grids, in `order`."""
 
-    def __init__(self, channels_in: Sequence[int], channels: int, dims: int) -> None:
+    def __init__(self, channels_in: Sequence[int], channels: int, dims: int, order: Sequence[int]) -> None:
         super().__init__()
+        self.order = tuple(order)
         self.score = nn.ModuleList(CONVOLUTION[dims](c, channels, 1) for c in channels_in)
         initialize(self)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return reduce(torch.add, _upsampled(self.score, inputs))
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        scores = [score(x) for score, x in zip(self.score, inputs)]
+        return [reduce(torch.add, _upsampled(scores)), *(scores[index] for index in self.order)]
 
 
-def _upsampled(projections: nn.ModuleList, inputs: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Every map through its projection, then linearly to the finest size on each axis."""
-    size = [max(sizes) for sizes in zip(*(x.shape[2:] for x in inputs))]
-    return (resize(project(x), size) for project, x in zip(projections, inputs))
+def _upsampled(maps: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Every map, linearly, on the finest size on each axis."""
+    size = [max(sizes) for sizes in zip(*(x.shape[2:] for x in maps))]
+    return (resize(x, size) for x in maps)

@@ -135,7 +135,8 @@ def test_without_projection_a_hypercolumn_is_the_concatenation_of_upsampled_maps
 @pytest.mark.parametrize("name", ["hypercolumn", "sum_of_logits"])
 def test_the_grid_is_the_finest_on_each_axis(name):
     assert block(name, TALL, WIDE).plan([TALL, WIDE]).stride == (1, 1)
-    assert built(name, TALL, WIDE)(*maps(TALL, WIDE)).shape[2:] == (9, 8)
+    made = built(name, TALL, WIDE)(*maps(TALL, WIDE))
+    assert (made if name == "hypercolumn" else made[0]).shape[2:] == (9, 8)
 
 
 # ---- summed scores
@@ -148,7 +149,16 @@ def test_a_head_on_summed_scores_is_a_sum_of_one_linear_prediction_per_tap():
         resize(nn.functional.conv3d(score(x), head.weight), inputs[0].shape[2:])
         for score, x in zip(module.score, inputs, strict=True)
     ]
-    torch.testing.assert_close(head(module(*inputs)), sum(predictions) + head.bias[:, None, None, None])
+    torch.testing.assert_close(head(module(*inputs)[0]), sum(predictions) + head.bias[:, None, None, None])
+
+
+def test_the_scores_of_each_tap_are_published_on_their_own_grids_finest_first():
+    plugin, (f, h) = block("sum_of_logits", H, F), maps(F, H)
+    total, fine, coarse = built("sum_of_logits", H, F)(h, f)
+    assert [side.name for side in plugin.side_outputs([H, F])] == ["1", "2"]
+    assert fine.shape[2:] == f.shape[2:]
+    assert coarse.shape[2:] == h.shape[2:]
+    torch.testing.assert_close(total, fine + resize(coarse, f.shape[2:]))
 
 
 def test_with_scores_for_every_class_the_head_can_ask_for_any_prediction_per_tap():
@@ -160,4 +170,4 @@ def test_with_scores_for_every_class_the_head_can_ask_for_any_prediction_per_tap
         scores.weight.copy_(torch.einsum("ij,jc...->ic...", inverse, wanted.weight))
         scores.bias.copy_(inverse @ wanted.bias)
         module.score[1].weight.zero_()
-    torch.testing.assert_close(head(module(*inputs)), wanted(inputs[0]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(head(module(*inputs)[0]), wanted(inputs[0]), atol=1e-4, rtol=1e-4)

@@ -239,5 +239,5 @@ def test_fixed_weights_weigh_the_main_loss_and_are_multiplied_with_the_schedule(
         weights = objective.weights(0, 1)
         assert weights == {"a": pytest.approx(factor * 0.3), "b": 0}
         total, parts = objective(model, torch.ones(1, 2, 4, 4), torch.ones(1, 1, 4, 4), weights)
-        assert float(total) == pytest.approx(2 + factor * 0.3 * 10)
+        assert total.item() == pytest.approx(2 + factor * 0.3 * 10)
         assert [*parts] == ["main", "a"]

@@ -537,8 +537,11 @@ def _show_log() -> None:
 
 def main() -> NoReturn:
     """Run the command line; a user's mistake is a line on stderr and exit code 2, Ctrl-C is 130."""
+    from medfuse.core.offline import stay_offline
+
     code = 0
     _show_log()
+    stay_offline()
     try:
         app()
     except SystemExit as ended:

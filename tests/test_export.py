@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import json
 import zipfile
 from pathlib import Path
 
@@ -126,19 +127,86 @@ def trapped():
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda name, data: trapped() if "sample_inputs" in name else data,
-        lambda name, data: data.replace(b"torch.ops.aten.conv3d.default", b"torch.hub.load"),
-        lambda name, data: data.replace(b'"use_pickle": false', b'"use_pickle": true'),
-        lambda name, data: data.replace(b'"expr_str": "Symbol(', b'"expr_str": "exec('),
-    ],
-    ids=["pickle", "call", "pickled weights", "expression"],
-)
-def test_a_program_that_would_run_code_is_refused(program, tmp_path, change):
+ADDED = {
+    "library": "data/aotinductor/x/x.wrapper.so",
+    "library as a weight": "data/weights/weight_0.so",
+    "pickle among constants": "data/constants/custom_obj_0",
+    "opaque object": "data/constants/opaque_obj_0",
+    "pickled weights": "data/weights/model.pt",
+    "a second program": "models/other.json",
+    "a nested archive": "data/weights/inner.zip",
+    "a file outside": "../../outside",
+    "an absolute name": "/etc/outside",
+    "another slash": "data\\weights\\weight_0",
+    "another extra file": "extra/other.json",
+}
+
+
+@pytest.mark.parametrize("name", ADDED.values(), ids=ADDED)
+def test_a_program_with_any_other_member_is_refused(program, tmp_path, name):
+    path = rewritten(program, tmp_path / "trap.pt2", lambda _, data: data)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"archive/{name}", b"anything")
+    with pytest.raises(CheckpointError, match=r"trap\.pt2: .*is not loaded") as said:
+        load_trained([path])
+    assert len(said.value.lines) == 1
+
+
+CONTEXTS = {
+    "a module": {"__enum__": True, "fqn": "trap_module:X", "name": "x"},
+    "a factory": {"default_factory_module": "trap_module", "default_factory_name": "x", "dict_context": []},
+}
+
+
+def naming(context):
+    """A program whose inputs are of a type that torch finds by what `context` says."""
+
+    def change(name, data):
+        if not name.endswith("models/model.json"):
+            return data
+        program = json.loads(data)
+        signature = program["graph_module"]["module_call_graph"][0]["signature"]
+        version, spec = json.loads(signature["in_spec"])
+        spec["context"] = json.dumps(context)
+        signature["in_spec"] = json.dumps([version, spec])
+        return json.dumps(program).encode()
+
+    return change
+
+
+CALLS = {
+    "a function of torch": b"torch.hub.load",
+    "files that are read": b"torch.ops.aten.from_file.default",
+    "files that are written": b"torch.ops.aten.save.default",
+    "another library's operation": b"torch.ops.mine.conv3d.default",
+    "an operation that there is not": b"torch.ops.aten.conv3d.nothing",
+    "an extension": b"#mine:conv3d",
+}
+CHANGES = {
+    "pickle": lambda name, data: trapped() if "sample_inputs" in name else data,
+    "pickled weights": lambda name, data: data.replace(b'"use_pickle": false', b'"use_pickle": true'),
+    "expression": lambda name, data: data.replace(b'"expr_str": "Symbol(', b'"expr_str": "exec('),
+    "endless power": lambda name, data: data.replace(
+        b'"expr_str": "Symbol(', b'"expr_str": "Pow(Integer(9),Integer(99999999999)) (Symbol('
+    ),
+    "guards": lambda name, data: data.replace(b'"guards_code": []', b'"guards_code": ["exec(1)"]'),
+    "type of inputs": lambda name, data: data.replace(b"builtins.tuple", b"collections.defaultdict"),
+    **{f"inputs that name {what}": naming(context) for what, context in CONTEXTS.items()},
+    **{
+        what: lambda name, data, call=call: data.replace(b"torch.ops.aten.conv3d.default", call)
+        for what, call in CALLS.items()
+    },
+    "tensors without bytes": lambda name, data: b"" if name.endswith("weight_0") else data,
+    "a tensor elsewhere": lambda name, data: data.replace(b'"weight_0"', b'"../extra/medfuse.json"'),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_program_that_would_run_code_is_refused(program, tmp_path, monkeypatch, change):
     import builtins
 
+    (tmp_path / "trap_module.py").write_text("import builtins; builtins.sprung = True")
+    monkeypatch.syspath_prepend(tmp_path)
     path = rewritten(program, tmp_path / "trap.pt2", change)
     assert path.read_bytes() != program.read_bytes()
     with pytest.raises(CheckpointError, match="is not loaded"):
@@ -146,8 +214,40 @@ def test_a_program_that_would_run_code_is_refused(program, tmp_path, change):
     assert not hasattr(builtins, "sprung")
 
 
+DAMAGE = {
+    "empty": lambda data: b"",
+    "no archive": lambda data: b"PK" + bytes(1000),
+    "cut off": lambda data: data[: len(data) // 2],
+    "a flipped bit": lambda data: data[:2000] + bytes([data[2000] ^ 1]) + data[2001:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_program_is_one_line(program, tmp_path, damage):
+    path = tmp_path / "damaged.pt2"
+    path.write_bytes(damage(program.read_bytes()))
+    with pytest.raises(CheckpointError, match=r"damaged\.pt2") as said:
+        load_trained([path])
+    assert len(said.value.lines) == 1
+
+
+def test_a_program_holds_no_pickle_and_torch_reads_it(program):
+    with zipfile.ZipFile(program) as archive:
+        assert archive.read("archive/data/sample_inputs/model.pt") == b""
+    assert torch.export.load(program).module() is not None
+
+
+def test_a_compressed_program_is_refused(program, tmp_path):
+    path = tmp_path / "bomb.pt2"
+    with zipfile.ZipFile(program) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(CheckpointError, match="compressed"):
+        load_trained([path])
+
+
 def test_a_program_of_others_is_refused(tmp_path):
     path = tmp_path / "other.pt2"
     torch.export.save(torch.export.export(torch.nn.Conv2d(1, 2, 3), (torch.zeros(1, 1, 8, 8),)), path)
-    with pytest.raises(CheckpointError, match="not written by medfuse"):
+    with pytest.raises(CheckpointError, match="use a file of `medfuse export`"):
         load_trained([path])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from medfuse.core.errors import OutputError
+from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import write_json
 
 log = logging.getLogger(__name__)
@@ -18,42 +17,61 @@ _MOST = 1000  # entries of a file; the oldest are forgotten
 
 
 def cache_folder() -> Path:
-    """MEDFUSE_CACHE where it is set, or the folder `medfuse` where this system keeps caches."""
-    if chosen := os.environ.get("MEDFUSE_CACHE"):
-        return Path(chosen).expanduser()
+    """MEDFUSE_CACHE where it is set, or the folder `medfuse` where this system keeps caches.
+
+    Raises OutputError where there is no home folder either.
+    """
+    chosen = os.environ.get("MEDFUSE_CACHE")
     usual = {"darwin": "~/Library/Caches", "win32": "~/AppData/Local"}.get(sys.platform, "~/.cache")
-    return Path(os.environ.get("XDG_CACHE_HOME") or usual).expanduser() / "medfuse"
+    try:
+        if chosen:
+            return Path(chosen).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or usual).expanduser() / "medfuse"
+    except RuntimeError as error:  # a user without a home folder
+        raise OutputError(f"there is no folder for caches ({error}); set MEDFUSE_CACHE to one") from None
 
 
 def recall(name: str, key: str) -> Any:
     """What was remembered under `key` in the file `name`, or None. A damaged file is told of and ignored."""
-    path = cache_folder() / name
     try:
-        return _entries(path).get(key)
-    except (OSError, ValueError) as error:
-        log.warning("%s: cannot be read (%s) and is ignored", path, error)
+        return _entries(cache_folder() / name).get(key)
+    except (MedfuseError, OSError) as error:
+        _tell_once(f"what was found out before is not known: {error}")
         return None
 
 
 def remember(name: str, key: str, value: Any) -> None:
     """Keep a JSON value for `recall`. A folder that cannot be written is told of, and no more."""
-    path = cache_folder() / name
     try:
-        entries = _entries(path)
-    except (OSError, ValueError):
-        entries = {}  # damaged, as `recall` said: begin anew
-    entries.pop(key, None)
-    try:
+        path = cache_folder() / name
+        try:
+            entries = _entries(path)
+        except (MedfuseError, OSError):
+            entries = {}  # damaged, as `recall` said: begin anew
+        entries.pop(key, None)
         write_json(path, dict([*entries.items(), (key, value)][-_MOST:]))
-    except OutputError as error:
-        log.info("what was found out is not remembered: %s", error)
+    except (MedfuseError, OSError) as error:
+        _tell_once(f"what was found out is not remembered: {error}")
 
 
 def _entries(path: Path) -> dict[str, Any]:
-    """Raises OSError and ValueError for what is no JSON object."""
-    if not path.exists():
+    """Raises MedfuseError for what is no JSON object."""
+    from medfuse.core.json_text import read_json  # which takes half a second to import
+
+    remedy = "it is ignored, and written anew"
+    if not os.path.lexists(path):
         return {}
-    entries = json.loads(path.read_text(encoding="utf-8"))
+    entries = read_json(path, raises=OutputError, remedy=remedy)
     if not isinstance(entries, dict):
-        raise ValueError("it holds no JSON object")
+        raise OutputError(f"{path}: holds no JSON object; {remedy}")
     return entries
+
+
+def _tell_once(line: str) -> None:
+    """One line a process: a cache is no reason for more."""
+    if not _told:
+        _told.append(line)
+        log.warning("%s", line)
+
+
+_told: list[str] = []

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
 import urllib.request
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote, urlsplit
 
 from medfuse.core.errors import CheckpointError
 from medfuse.core.files import atomic, file_hash
+from medfuse.core.remembered import cache_folder
 
 log = logging.getLogger("medfuse")
 
@@ -28,13 +29,13 @@ Opener = Callable[[str], AbstractContextManager[IO[bytes]]]
 def fetch(name: str, *, cache: Path | None = None, opener: Opener | None = None) -> Path:
     """The file of `OWNER/REPO/FILE@SHA256`, or `https://…@SHA256`, from `cache` or the network.
 
-    `cache` is ~/.cache/medfuse, or the folder that MEDFUSE_CACHE names. Raises CheckpointError where it
-    cannot be had, or is another file.
+    `cache`: medfuse's own where none is given (see core.remembered). Raises CheckpointError where it cannot
+    be had, or is another file.
     """
     found = re.match(NAME, name)
     assert found, "validated by TransferSettings"
     url, wanted = _url(found["where"]), found["hash"]
-    folder = cache or Path(os.environ.get("MEDFUSE_CACHE", Path.home() / ".cache" / "medfuse"))
+    folder = cache or cache_folder()
     path = folder / f"{wanted}{Path(urlsplit(url).path).suffix}"
     if path.is_file() and file_hash(path) == wanted:
         return path
@@ -44,7 +45,7 @@ def fetch(name: str, *, cache: Path | None = None, opener: Opener | None = None)
             with open(temporary, "wb") as target:
                 shutil.copyfileobj(source, target)
             _check(temporary, wanted, name)
-    except OSError as error:
+    except (OSError, HTTPException, ValueError) as error:
         reason = str(getattr(error, "reason", error))
         raise CheckpointError(
             f"{name}: cannot be fetched ({reason}); without a network, copy {url} here and give its path as "

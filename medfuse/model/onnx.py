@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from medfuse.core.errors import CheckpointError, MedfuseError
 from medfuse.core.files import atomic
+from medfuse.core.offline import import_offline
 
 _FACTS = "medfuse"  # the one key of ours in a file's metadata
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
@@ -142,10 +143,8 @@ def _session(path: Path, providers: list[str]) -> Any:
 
 
 def _installed(package: str) -> Any:
-    import importlib
-
     try:
-        return importlib.import_module(package)
+        return import_offline(package)
     except ImportError as error:
         raise MedfuseError(
             f"runtime onnxruntime: {package} is not installed ({error}); pip install 'medfuse[onnx]'"

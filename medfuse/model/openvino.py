@@ -1,6 +1,6 @@
 """Networks in OpenVINO: converted from torch, run on a CPU, kept in files with their facts.
 
-Its `convert_model` is not used, as that reports to Intel over the network unless the user has objected.
+Its `convert_model` is not used, as that is made to report to Intel over the network.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from medfuse.core.batches import in_batches_of
 from medfuse.core.device import disagreement
 from medfuse.core.errors import CheckpointError, MedfuseError
 from medfuse.core.files import atomic
+from medfuse.core.offline import import_offline
 
 if TYPE_CHECKING:
     import openvino
@@ -150,9 +151,8 @@ def _core() -> Any:
 
 def _openvino() -> Any:
     try:
-        import openvino
+        return import_offline("openvino")
     except ImportError as error:
         raise MedfuseError(
             f"runtime openvino: it is not installed ({error}); pip install 'medfuse[openvino]'"
         ) from None
-    return openvino

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from medfuse.core.errors import OutputError
 from medfuse.core.files import atomic
+from medfuse.core.offline import import_offline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,6 +44,7 @@ def colour(index: int) -> str:
 
 def new_figure(width_in: float, height_in: float) -> Figure:
     """An empty figure with a canvas of its own."""
+    import_offline("matplotlib.font_manager")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

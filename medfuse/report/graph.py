@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from medfuse.core.offline import import_offline
 from medfuse.report.figures import EDGE, INK, SOFT, encode, new_figure, save
 
 if TYPE_CHECKING:
@@ -239,6 +240,7 @@ def _height(lines: Sequence[str]) -> float:
 
 
 def _width(lines: Sequence[str]) -> float:
+    import_offline("matplotlib.font_manager")
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 

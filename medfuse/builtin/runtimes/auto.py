@@ -66,11 +66,15 @@ class Auto(Runtime):
         options = {_label(option): option for option in self._options(example.device)}
         key = _key(model, example, options)
         known, wrong = recall(_FILE, key), list[str]()
-        if isinstance(known, dict) and known.get("choice") in options and _still_holds(known, model):
-            choice = known["choice"]
-            if run := _right(choice, options[choice], model, example, reference, wrong):
-                log.info("%s runs the network, as was found before: %s", choice, known.get("reason"))
-                return run
+        choice = known.get("choice") if isinstance(known, dict) else None
+        if (
+            isinstance(choice, str)
+            and choice in options
+            and _still_holds(known, model)
+            and (run := _right(choice, options[choice], model, example, reference, wrong))
+        ):
+            log.info("%s runs the network, as was found before: %s", choice, known.get("reason"))
+            return run
         choice, run, why = _fastest(options, model, example, reference, wrong)
         log.info("%s runs the network: %s", choice, why)
         weights = {"weights": _digest(model)} if wrong else {}  # others may be right with others

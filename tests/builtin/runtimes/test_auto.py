@@ -53,6 +53,7 @@ WRONG, BROKEN, MISSING = Fake(name="wrong", factor=-1), Fake(error="broken"), Fa
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Path:
     """Where it remembers, still empty."""
     monkeypatch.setenv("MEDFUSE_CACHE", str(tmp_path))
+    monkeypatch.setattr("medfuse.core.remembered._told", [])  # a line a process
     caplog.set_level(logging.INFO, logger="medfuse")
     Fake.prepared.clear()
     return tmp_path / "runtimes.json"
@@ -136,6 +137,14 @@ def test_a_hopeless_candidate_is_timed_once() -> None:
     prepared(Counted(name="hopeless", seconds=0.5), Counted(name="quick"))
     assert passes.count("hopeless") == 2  # is it right, and how long does it take
     assert passes.count("quick") > 2
+
+
+def test_what_somebody_else_remembered_chooses_nothing_that_is_not_offered(cache: Path) -> None:
+    prepared(SLOW, QUICK)
+    (key,) = json.loads(cache.read_text())
+    for foreign in (5, [], {}, {"choice": 5}, {"choice": ["quick"]}, {"choice": {}}, {"choice": "os.system"}):
+        cache.write_text(json.dumps({key: foreign}))
+        assert prepared(SLOW, QUICK)(WINDOWS).shape == (2, 3, 8, 8)
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", "null", '{"a": '])

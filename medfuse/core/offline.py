@@ -1,0 +1,86 @@
+"""Others' libraries, imported so that they report to nobody and leave nothing in the home folder."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from types import ModuleType
+
+from medfuse.core.errors import OutputError
+from medfuse.core.remembered import cache_folder
+
+_TELEMETRY = ("openvino_telemetry",)
+"""Packages that report to their makers. OpenVINO asks for this one when it is imported, and has an empty one
+of its own in its stead."""
+
+_REFUSALS = {"ORT_DISABLE_TELEMETRY": "1"}
+"""What tells ONNX Runtime, before it is imported, to send nothing and to keep no name for this machine in
+~/.cache/Microsoft. Who has set it otherwise has asked for that."""
+
+
+def stay_offline() -> None:
+    """For a process of medfuse's own: what libraries import by themselves is told the same."""
+    for name, value in {**_REFUSALS, **_folders()}.items():
+        os.environ.setdefault(name, value)
+
+
+def import_offline(package: str) -> ModuleType:
+    """Import `package`. Raises ImportError. What is imported already stays as it is.
+
+    The caches of matplotlib go where medfuse has its own.
+    """
+    for name, value in _REFUSALS.items():
+        os.environ.setdefault(name, value)
+    with _hidden(_TELEMETRY), _environment(_folders()):
+        return importlib.import_module(package)
+
+
+@contextmanager
+def _hidden(packages: tuple[str, ...]) -> Iterator[None]:
+    """Imports of these packages fail, as if they were not installed."""
+    before = {name: sys.modules.get(name) for name in packages}
+    sys.modules.update(dict.fromkeys(packages))  # type: ignore[arg-type]  # None: import fails
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                sys.modules.pop(name, None)
+            else:
+                sys.modules[name] = module
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the environment, where they have none, for as long as the block takes."""
+    fresh = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(fresh)
+    try:
+        yield
+    finally:
+        for name in fresh:
+            del os.environ[name]
+
+
+def _folders() -> dict[str, str]:
+    return {"MPLCONFIGDIR": _folder_for("matplotlib")}
+
+
+@cache
+def _folder_for(package: str) -> str:
+    """Where a library may keep things; a folder that is gone with this process where there is no other."""
+    with suppress(OutputError, OSError):
+        folder = cache_folder() / package
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+            return str(folder)
+    temporary = tempfile.mkdtemp(prefix="medfuse-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return temporary

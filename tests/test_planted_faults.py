@@ -82,7 +82,7 @@ class Block(FusionBlock):
         return FeatureInfo("block", self.channels, inputs[0].stride)
 
     def build(self, inputs):
-        return nn.Conv2d(3, self.channels, 1)
+        return nn.Conv2d(inputs[0].channels, self.channels, 1)
 
 
 SHARED = nn.Conv2d(3, 3, 1)
@@ -239,15 +239,16 @@ class Network(Backbone):
         return [FeatureInfo("fine", 4, (1, 1)), FeatureInfo("coarse", 8, (2, 2))]
 
     def build(self, image):
-        return two_layers(in_turn)
+        return two_layers(in_turn, image.channels)
 
 
 def in_turn(module, x):
     return module.coarse(module.fine(x))
 
 
-def two_layers(forward):
-    return Module(forward, fine=nn.Conv2d(1, 4, 3, padding=1), coarse=nn.Conv2d(4, 8, 3, stride=2, padding=1))
+def two_layers(forward, channels=1):
+    fine, coarse = nn.Conv2d(channels, 4, 3, padding=1), nn.Conv2d(4, 8, 3, stride=2, padding=1)
+    return Module(forward, fine=fine, coarse=coarse)
 
 
 def declaring(*features: FeatureInfo) -> type:
@@ -384,15 +385,15 @@ CALLS = itertools.count()
 
 
 class Balance(nn.Module):
-    def __init__(self, forward):
+    def __init__(self, forward, heads):
         super().__init__()
-        self.scale, self.run = nn.Parameter(torch.ones(())), forward
+        self.scale, self.run, self.heads = nn.Parameter(torch.ones(())), forward, heads
 
     def forward(self, losses):
         return self.run(self.scale, losses)
 
     def weights(self):
-        return [1.0, 0.5, 0.5]
+        return [1.0] + [0.5] * self.heads
 
 
 def scaled(scale, losses):
@@ -404,7 +405,7 @@ def weighed_by(weights) -> dict[str, Any]:
 
 
 def balanced_by(forward) -> dict[str, Any]:
-    return {"balance": lambda self, heads: Balance(forward)}
+    return {"balance": lambda self, heads: Balance(forward, heads)}
 
 
 @pytest.mark.parametrize(

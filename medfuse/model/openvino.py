@@ -112,7 +112,8 @@ def _compiled(network: openvino.Model, example: Tensor, precision: str) -> Calla
 
     def run(windows: Tensor) -> Tensor:
         logits = torch.empty(shape, dtype=dtype)  # OpenVINO writes into it, so that nothing is copied
-        request.set_input_tensor(ov.Tensor(windows.float().contiguous().numpy(), shared_memory=True))
+        given = windows.float().contiguous()  # held until the answer is there: OpenVINO does not hold it
+        request.set_input_tensor(ov.Tensor(given.numpy(), shared_memory=True))
         if dtype == torch.bfloat16:  # which numpy does not know
             bits = logits.view(torch.int16).numpy()
             request.set_output_tensor(ov.Tensor(bits, ov.Shape(shape), ov.Type.bf16))

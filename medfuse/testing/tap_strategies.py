@@ -1,66 +1,72 @@
-"""What a tap strategy keeps."""
+"""What a tap strategy keeps: a tapped network gives its inner maps, and trains as if nobody listened."""
 
 from __future__ import annotations
 
+import contextlib
 import weakref
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from medfuse.api import FeatureInfo, ImageInfo, TapStrategy
-from medfuse.testing.modules import ModuleLaws
-from medfuse.testing.report import report
-from medfuse.testing.tensors import (
-    by_name,
-    random,
-    same,
-    seeded,
-    tapped,
-)
+from medfuse.testing import calls, gradients
+from medfuse.testing.modules import module_laws
+from medfuse.testing.report import for_each, report
+from medfuse.testing.tensors import Maps, by_name, random, same, seeded, tapped
+from medfuse.testing.tested import Tested
+
+NAMES = ["0", "4"]
+_CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+_NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 def check_tap_strategy(plugin: TapStrategy) -> None:
-    """Taps of a small chain of layers against its real intermediate outputs."""
-    convolution: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
-    names = ["0", "2"]
+    """Taps of a small chain of layers against its real intermediate outputs, in evaluation and training."""
 
-    def network(dims: int) -> nn.Module:
-        conv = convolution[dims]
-        return nn.Sequential(
-            conv(1, 4, 3, padding=1),
-            nn.Tanh(),
-            conv(4, 6, 3, stride=2, padding=1),
-            nn.ReLU(),  # not in place: what follows a tap may still need it
-            conv(6, 2, 1),
-        )
+    def attached(dims: int = 2, names: Sequence[str] = NAMES, channels: int = 1) -> nn.Module:
+        strides = {"0": (1,) * dims, "4": (2,) * dims}
+        taps = [FeatureInfo(name, {"0": 4, "4": 6}[name], strides[name]) for name in names]
+        image = ImageInfo(channels, (8,) * dims, (1.0,) * dims)
+        return plugin.attach(_chain(dims, channels), taps, image)
 
-    def attached(dims: int = 2) -> nn.Module:
-        image = ImageInfo(1, (8,) * dims, (1.0,) * dims)
-        taps = [FeatureInfo("0", 4, (1,) * dims), FeatureInfo("2", 6, (2,) * dims)]
-        return plugin.attach(seeded(partial(network, dims)), taps, image)
-
-    def images(*size: int, batch: int = 2) -> list[Tensor]:
-        return [random(batch, 1, *size)]
+    def given(batch: int, *, seed: int = 1, odd: bool = False) -> list[Tensor]:
+        return [seed * _images(*((7, 9) if odd else (8, 8)), batch=batch)[0] + (seed - 1)]
 
     def has_the_names() -> None:
-        found = sorted(module.tried.outputs)
-        assert found == names, f"makes {found}, wanted were {names}"
+        for names in (NAMES, NAMES[::-1], NAMES[:1], NAMES[1:]):
+            found = sorted(by_name(attached(names=names), given(2)))
+            assert found == sorted(names), f"makes {found}, wanted were {names}"
 
-    def equals_the_real_ones(*size: int) -> None:
-        real, _ = tapped(seeded(partial(network, len(size))), names, *images(*size))
-        same(real, by_name(attached(len(size)), images(*size)))
+    def equals_the_real_ones(*size: int, channels: int = 1) -> None:
+        images = _images(*size, channels=channels)
+        real, _ = tapped(_chain(len(size), channels).eval(), NAMES, *images)
+        made = by_name(attached(len(size), channels=channels).eval(), images)
+        same(real, {name: made[name] for name in NAMES if name in made}, "from what the layers make")
 
-    def gradients_are_alive() -> None:
-        dead = [name for name, x in module.tried.outputs.items() if not x.requires_grad]
-        assert not dead, f"{', '.join(dead)} is detached"
+    def trains_as_without(names: Sequence[str]) -> None:
+        """The same maps, gradients and running means, after two steps from the same seed."""
+        plain = _chain(2, 1)
+        network = _chain(2, 1)
+        taps = [FeatureInfo("0", 4, (1, 1)), FeatureInfo("4", 6, (2, 2))]
+        wanted = [tap for tap in taps if tap.name in names]
+        module = plugin.attach(network, wanted, ImageInfo(1, (8, 8), (1.0, 1.0)))
+        real = _trained(plain.train(), lambda x: tapped(plain, names, x)[0])
+        ours = _trained(module.train(), lambda x: by_name(module, [x]))
+        same(real, {name: ours.get(name, torch.zeros(0)) for name in real}, "in training, from the same seed")
+        theirs = _learned(plain)
+        kept = _learned(module)
+        for name, x in theirs.items():
+            if not name.startswith(("6", "7")) and (names != ["0"] or name.startswith("0")):
+                alike = any(y.shape == x.shape and torch.allclose(x, y, atol=1e-6) for y in kept.values())
+                assert alike, (
+                    f"{name} is not what it is without taps after two steps of training; run the network "
+                    "once a call, in the mode that it is in, with gradients"
+                )
 
-    def nothing_is_kept() -> None:
-        tapped = attached()
-        held = [weakref.ref(tensor) for tensor in tapped(*images(8, 8)).values()]
-        assert not any(ref() is not None for ref in held), "outputs are still held after the forward pass"
-
-    module = ModuleLaws(attached, lambda batch: images(8, 8, batch=batch), by_name, ["the image"])
+    tested = Tested(attached, given, by_name, ["the image"])
     report(
         plugin,
         {
@@ -68,9 +74,65 @@ def check_tap_strategy(plugin: TapStrategy) -> None:
             "equals the real outputs": partial(equals_the_real_ones, 8, 8),
             "equals the real outputs at odd sizes": partial(equals_the_real_ones, 7, 9),
             "equals the real outputs in 3-D": partial(equals_the_real_ones, 8, 8, 8),
-            "any batch": module.takes_any_batch,
-            "gradients are alive": gradients_are_alive,
-            "nothing is kept": nothing_is_kept,
-            **module.laws("tapped networks"),
+            "equals the real outputs of two channels": partial(equals_the_real_ones, 8, 8, channels=2),
+            "trains as without taps": for_each(trains_as_without, NAMES, ["0"]),
+            "recovers from an image that fails": partial(_recovers, tested),
+            "any batch": partial(calls.take_any_batch, tested),
+            "gradients are alive": partial(gradients.are_alive, tested),
+            "nothing is kept": partial(_nothing_is_kept, tested),
+            **module_laws(tested, "tapped networks"),
         },
     )
+
+
+def _network(dims: int, channels: int) -> nn.Module:
+    conv, norm = _CONVOLUTION[dims], _NORM[dims]
+    return nn.Sequential(
+        conv(channels, 4, 3, padding=1),
+        norm(4),
+        nn.Tanh(),
+        nn.Dropout(0.2),
+        conv(4, 6, 3, stride=2, padding=1),
+        nn.ReLU(),  # not in place: what follows a tap may still need it
+        conv(6, 2, 1),
+    )
+
+
+def _chain(dims: int, channels: int) -> nn.Module:
+    """With the same weights each time; the seed outside stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        return seeded(partial(_network, dims, channels))
+
+
+def _images(*size: int, batch: int = 2, channels: int = 1) -> list[Tensor]:
+    return [random(batch, channels, *size)]
+
+
+def _trained(module: nn.Module, run: Any) -> Maps:
+    """The maps of the second of two steps, which leave gradients and running means behind."""
+    made: Maps = {}
+    torch.manual_seed(7)
+    for seed in (1, 2):
+        made = run(seed * _images(8, 8)[0])
+        torch.stack([x.square().mean() for x in made.values()]).sum().backward()
+    return made
+
+
+def _learned(module: nn.Module) -> dict[str, Tensor]:
+    """Gradients and buffers by name; a strategy may rename them."""
+    learned = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+    return {**learned, **{n: b for n, b in module.named_buffers() if b.is_floating_point()}}
+
+
+def _nothing_is_kept(tested: Tested) -> None:
+    module = tested.fresh()
+    held = [weakref.ref(tensor) for tensor in module(*tested.given(2)).values()]
+    assert not any(ref() is not None for ref in held), "outputs are still held after the forward pass"
+
+
+def _recovers(tested: Tested) -> None:
+    """An image of too many channels fails; the next one is answered as if that had not happened."""
+    module = tested.fresh()
+    with contextlib.suppress(Exception):
+        module(random(2, 5, 8, 8))
+    same(tested.tried.outputs, tested.run(module, tested.given(2)), "after an image that failed")

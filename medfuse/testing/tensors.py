@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,22 @@ def tapped(network: nn.Module, names: Sequence[str], x: Tensor) -> tuple[Maps, A
     return {name: made[name] for name in names}, output
 
 
+def compare_names(features: Sequence[FeatureInfo]) -> None:
+    twice = [name for name, times in Counter(f.name for f in features).items() if times > 1]
+    assert not twice, f"{', '.join(twice)} is declared more than once"
+
+
+def whole_numbers(feature: FeatureInfo, dims: int) -> None:
+    """Channels and strides are integers: 8 / 2 is 4.0, and no layer takes 4.0 channels."""
+    numbers = [feature.channels, *feature.stride]
+    odd = [n for n in numbers if type(n) is not int or n < 1]
+    assert not odd, (
+        f"{feature.name} declares {odd[0]!r}; channels and strides are whole numbers from 1 (use //)"
+    )
+    assert isinstance(feature.stride, tuple), f"the stride of {feature.name} is no tuple: {feature.stride!r}"
+    assert feature.dims == dims, f"{feature.name} has a stride of {feature.dims} axes for {dims}-D inputs"
+
+
 def compare(feature: FeatureInfo, tensor: Any, size: Sequence[int], batch: int) -> None:
     assert isinstance(tensor, Tensor), f"{feature.name} is a {type(tensor).__name__}, not a tensor"
     batch_real, channels, *real = tensor.shape
@@ -65,16 +82,31 @@ def compare(feature: FeatureInfo, tensor: Any, size: Sequence[int], batch: int) 
     assert fits, f"{feature.name} declares {expected} for an image of {tuple(size)}, makes {tuple(real)}"
 
 
-def same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-    assert list(ours) == list(theirs), f"{list(theirs)} in place of {list(ours)}"
-    differing = [name for name in ours if not torch.equal(ours[name], theirs[name])]
-    assert not differing, f"output {', '.join(differing)} differs"
+def same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], when: str) -> None:
+    """Equal to the last bit. `when` says what was done in between."""
+    assert list(ours) == list(theirs), f"makes {list(theirs)} in place of {list(ours)} {when}"
+    differing = [f"{n} (by {distance(ours[n], theirs[n]):.1%})" for n in ours if _unequal(ours[n], theirs[n])]
+    assert not differing, f"output {', '.join(differing)} differs {when}"
+
+
+def _unequal(ours: Tensor, theirs: Tensor) -> bool:
+    return ours.dtype != theirs.dtype or not torch.equal(ours, theirs)
+
+
+def distance(ours: Tensor, theirs: Tensor) -> float:
+    """How far tensors lie apart, as a share of their size; infinite where their shapes differ."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    ours, theirs = ours.detach().double(), theirs.detach().double()
+    gap, size = (ours - theirs).norm(), ours.norm()
+    return float(gap / size.clamp_min(1e-12))
 
 
 def finite_scalar(made: Any) -> Tensor:
     assert isinstance(made, Tensor), f"makes a {type(made).__name__}, wanted is a tensor"
     assert made.ndim == 0, f"makes a tensor of shape {tuple(made.shape)}, wanted is a scalar"
-    assert bool(torch.isfinite(made)), f"makes {float(made)}"
+    assert made.is_floating_point(), f"makes {made.dtype}, wanted is a floating-point number"
+    assert bool(torch.isfinite(made)), f"makes {made.item()}, wanted is a finite number"
     return made
 
 
@@ -83,8 +115,12 @@ def even_size(maps: Sequence[FeatureInfo]) -> list[int]:
     return [max(4, *strides) * 2 for strides in zip(*(x.stride for x in maps))]
 
 
-def maps_of(maps: Sequence[FeatureInfo], size: Sequence[int], batch: int) -> list[Tensor]:
-    return [random(batch, x.channels, *x.size(tuple(size)), seed=i) for i, x in enumerate(maps)]
+def maps_of(maps: Sequence[FeatureInfo], size: Sequence[int], batch: int, seed: int = 1) -> list[Tensor]:
+    """One random tensor for each of `maps`, for an image of `size`. Another seed stretches them."""
+    return [
+        seed * random(batch, x.channels, *x.size(tuple(size)), seed=100 * seed + i) + (seed - 1)
+        for i, x in enumerate(maps)
+    ]
 
 
 def random(*shape: int, seed: int = 1) -> Tensor:

@@ -92,6 +92,12 @@ def test_logits_outlive_the_next_windows(engine: str) -> None:
     assert torch.equal(first, kept)
 
 
+def test_windows_may_lie_in_memory_in_any_order(engine: str) -> None:
+    run = prepared(engine, model := segmenter(2, UNET), windows(2, 2))
+    given = (windows(2, 2) + 1).transpose(2, 3)
+    torch.testing.assert_close(run(given).float(), in_torch(model, given), rtol=0.05, atol=0.05)
+
+
 def test_it_keeps_the_contract(engine: str) -> None:
     check_runtime(registry.get(Runtime.group, engine)())
 

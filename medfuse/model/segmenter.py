@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from medfuse.model.blame import placed
 from medfuse.model.graph import IMAGE, GraphPlan
 from medfuse.model.resample import resize
+from medfuse.model.trial import settled
 
 
 class Parts(nn.ModuleDict):
@@ -44,7 +45,7 @@ class Segmenter(nn.Module):
         self.backbones, self.fusion, self.aux = Parts(), Parts(), Parts()
         for b in plan.backbones:
             with placed(("model", "backbones", b.name), b.backbone):
-                network = b.backbone.build(plan.image)
+                network = settled(b.backbone.build(plan.image), plan.image)
             with placed(("model", "taps", b.name), b.strategy):
                 self.backbones[b.name] = b.strategy.attach(network, b.taps, plan.image)
         for node in plan.nodes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Average:
@@ -22,6 +22,10 @@ class Average:
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         decay = min(self._decay, (1 + step) / (10 + step))
-        mine = [p for p in self.model.state_dict().values() if p.is_floating_point()]
-        theirs = [p for p in model.state_dict().values() if p.is_floating_point()]
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        torch._foreach_lerp_(_floats(self.model), _floats(model), 1 - decay)
+
+
+def _floats(model: nn.Module) -> list[Tensor]:
+    """Weights and statistics, each once, though a layer may have two names."""
+    named = {t.data_ptr(): t for t in model.state_dict().values() if t.is_floating_point() and t.numel()}
+    return [*named.values()]

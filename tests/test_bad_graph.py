@@ -79,7 +79,7 @@ FAULTS = {
         "other: {use: unet_encoder, base_channels: 6, stages: 3}\n  taps:",
         f"other: {IDLE}\n  taps:\n    other: {{use: forward_hook, layers: [idle]}}",
         "idle]}",
-        ["no layer 'idle'", "it has: first"],
+        ["layer 'idle' of backbone 'other' never runs", "it has: first"],
         ("other.stages.0]", "other.idle]"),
     ),
     "a schedule that is negative": (

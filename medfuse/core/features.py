@@ -25,11 +25,16 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class FeatureInfo:
-    """A feature map: its name, its channels, and its stride per axis relative to the network's input."""
+    """A feature map: its name, its channels, and its stride per axis relative to the network's input.
+
+    `channels_last`: the layer makes (batch, *spatial, channels), as transformers do. A tap strategy hands
+    such a map on with its channels first, so that in the graph every map is (batch, channels, *spatial).
+    """
 
     name: str
     channels: int
     stride: tuple[int, ...]
+    channels_last: bool = False
 
     @property
     def dims(self) -> int:
@@ -37,6 +42,10 @@ class FeatureInfo:
 
     def named(self, name: str) -> "FeatureInfo":
         return replace(self, name=name)
+
+    def in_graph(self, backbone: str) -> "FeatureInfo":
+        """What a tap hands on to the graph, by its name there: BACKBONE.LAYER."""
+        return replace(self, name=f"{backbone}.{self.name}", channels_last=False)
 
     def size(self, image_size: tuple[int, ...]) -> tuple[int, ...]:
         """Voxels per axis for an input of `image_size`: rounded up, as padded convolutions do."""

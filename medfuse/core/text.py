@@ -9,6 +9,12 @@ def by(numbers: Iterable[int]) -> str:
     return "×".join(map(str, numbers))
 
 
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """`a, b, c`, and how many there are beyond the first `most`."""
+    more = f", … {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def number(value: float | None, digits: int = 4, *, sign: bool = False) -> str:
     """A number with so many digits behind its point; a dash where it is undefined."""
     return "–" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from math import prod
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from medfuse import registry
 from medfuse.api import (
@@ -20,9 +19,13 @@ from medfuse.api import (
     TapStrategy,
 )
 from medfuse.core.errors import Path, PipelineError, Problem, did_you_mean
-from medfuse.core.text import aligned, by
+from medfuse.core.names import is_part, matches
+from medfuse.core.text import aligned, by, listed
 from medfuse.model.blame import blame, placed
 from medfuse.model.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from medfuse.model.layers import Layer
 
 IMAGE = "image"
 
@@ -174,6 +177,8 @@ class _Planner:
         self.image = image
         self.problems: list[Problem] = []
         self.declared: dict[str, tuple[FeatureInfo, ...]] = {}  # of each backbone that could be asked
+        self.called_for: dict[str, dict[str, FeatureInfo]] = {name: {} for name in settings.backbones}
+        self.surveys: dict[str, Sequence[Layer]] = {}
         self.nodes: dict[str, NodePlan | None] = {}  # None where it could not be planned
         self.underway: list[str] = []
 
@@ -209,9 +214,12 @@ class _Planner:
         features = {IMAGE: self._image()}
         backbones = []
         for name, backbone in self.settings.backbones.items():
-            taps = tuple(f for f in self.declared[name] if f"{name}.{f.name}" in used)
+            offered = sorted(
+                (*self.declared[name], *self.called_for[name].values()), key=lambda f: prod(f.stride)
+            )
+            taps = tuple(f for f in offered if f"{name}.{f.name}" in used)
             backbones.append(BackbonePlan(name, backbone, strategies[name], taps))
-            features |= {f"{name}.{tap.name}": tap.named(f"{name}.{tap.name}") for tap in taps}
+            features |= {f.name: f for f in (tap.in_graph(name) for tap in taps)}
         for node in nodes:
             features |= {f.name: f for f in (node.output, *node.sides)}
         upsample = self.settings.head.upsample
@@ -272,45 +280,57 @@ class _Planner:
             if name not in self.settings.backbones:
                 known = self.settings.backbones
                 near = did_you_mean(name, known)
-                self._problem(("taps", name), f"no backbone is named {name!r}{near} ({_listed([*known])})")
+                self._problem(("taps", name), f"no backbone is named {name!r}{near} ({listed([*known])})")
             elif name in self.declared and strategy.layers:
                 self._narrow(name, strategy.layers)
         return {name: self.settings.taps.get(name, default) for name in self.settings.backbones}
 
     def _narrow(self, name: str, layers: Sequence[str]) -> None:
         """Keep what a strategy lists: declared features or, where it lists no such, layers of any depth."""
-        declared, others = self.declared[name], self._undeclared(name, layers)
-        picked: dict[str, FeatureInfo] = {}
+        declared, picked = self.declared[name], dict[str, FeatureInfo]()
         for index, layer in enumerate(layers):
-            found = _matching(declared, layer) or _matching(others, layer)
+            found = _matching(declared, layer) or _matching(self._undeclared(name, layer), layer)
             if not found:
-                known = _names(declared)
-                near = did_you_mean(layer, [*known, *_names(others)])
-                message = (
-                    f"backbone {name!r} has no layer {layer!r}{near} (it has: {_listed(known)}; "
-                    "`medfuse taps FILE` lists every layer)"
-                )
-                self._problem(("taps", name, "layers", index), message)
+                self._problem(("taps", name, "layers", index), self._no_layer(name, layer))
             picked |= {f.name: f for f in found}
         if picked:
             self.declared[name] = tuple(sorted(picked.values(), key=lambda f: prod(f.stride)))
         else:
             del self.declared[name]  # or every reference to it would be a problem too
 
-    def _undeclared(self, name: str, layers: Sequence[str]) -> tuple[FeatureInfo, ...]:
-        """The other layers that make maps, where one of `layers` is no declared feature: found by a trial."""
-        declared, backbone = self.declared[name], self.settings.backbones[name]
-        if all(_matching(declared, layer) for layer in layers):
-            return ()  # planning then needs no torch
-        from medfuse.model.layers import find_layers
+    def _undeclared(self, name: str, layer: str) -> list[FeatureInfo]:
+        """What can be tapped besides declared features; another path of a layer only where it is named."""
+        found = [(other, f) for other in self._survey(name) if other.name and (f := other.feature())]
+        return [f for other, f in found if not other.same_as or other.name == layer]
 
-        try:
-            with placed(("model", "backbones", name), backbone):
-                found = find_layers(lambda: backbone.build(self.image), self.image)
-        except PipelineError as error:
-            self.problems += error.problems
-            return ()
-        return tuple(f for layer in found if layer.name and (f := layer.feature()))
+    def _survey(self, name: str) -> Sequence[Layer]:
+        """Every layer of a backbone, found by trials the first time that somebody asks."""
+        if name not in self.surveys:
+            from medfuse.model.layers import find_layers  # planning what is declared needs no torch
+
+            backbone, self.surveys[name] = self.settings.backbones[name], ()
+            try:
+                with placed(("model", "backbones", name), backbone):
+                    made = find_layers(lambda: backbone.build(self.image), self.image, partial=True)
+                    self.surveys[name] = made
+            except PipelineError as error:
+                self.problems += error.problems
+        return self.surveys[name]
+
+    def _no_layer(self, name: str, layer: str) -> str:
+        known = [f.name for f in self.declared[name] if not is_part(f.name)]
+        if why := self._why_not(name, layer):
+            return f"{why} (it has: {listed(known)})"
+        near = did_you_mean(layer, [*known, *(other.name for other in self._survey(name))])
+        return (
+            f"backbone {name!r} has no layer {layer!r}{near} (it has: {listed(known)}; "
+            "`medfuse taps FILE` lists every layer)"
+        )
+
+    def _why_not(self, name: str, layer: str) -> str:
+        """Why a layer that there is cannot be tapped."""
+        reasons = [other.reason for other in self._survey(name) if other.name == layer and other.reason]
+        return f"layer {layer!r} of backbone {name!r} {reasons[0]}" if reasons else ""
 
     # ---- names → feature maps
 
@@ -335,21 +355,31 @@ class _Planner:
     def _resolve_tap(self, owner: str, layer: str, path: Path) -> list[FeatureInfo] | None:
         if owner not in self.declared:
             return None  # said at the backbone
-        features = [f.named(f"{owner}.{f.name}") for f in self.declared[owner]]
+        features = [f.in_graph(owner) for f in (*self.declared[owner], *self.called_for[owner].values())]
         if not layer:
-            self._problem(path, f"{owner!r} is a backbone; name a feature of it: {_listed(_names(features))}")
+            self._problem(path, f"{owner!r} is a backbone; name a feature of it: {listed(_names(features))}")
             return None
         strategy = self.settings.taps.get(owner)
         limited = f", as model.taps.{owner}.layers limits it," if strategy and strategy.layers else ""
-        return self._pick(f"{owner}.{layer}", features, path, f"backbone {owner!r}{limited}")
+        what = f"backbone {owner!r}{limited}"
+        if limited or "*" in layer or any(matches(f.name, f"{owner}.{layer}") for f in features):
+            return self._pick(f"{owner}.{layer}", features, path, what)
+        found = [f for f in self._undeclared(owner, layer) if f.name == layer]
+        if found:
+            self.called_for[owner][layer] = found[0]
+            return [found[0].in_graph(owner)]
+        if reason := self._why_not(owner, layer):
+            self._problem(path, reason)
+            return None
+        return self._pick(f"{owner}.{layer}", features, path, what)
 
     def _pick(
         self, reference: str, features: Sequence[FeatureInfo], path: Path, what: str
     ) -> list[FeatureInfo] | None:
-        found = [f for f in features if fnmatchcase(f.name, reference)]
+        found = [f for f in features if matches(f.name, reference)]
         if not found:
             names = _names(features)
-            has = f"it has: {_listed(names)}" if names else "it has none"
+            has = f"it has: {listed(names)}" if names else "it has none"
             near = did_you_mean(reference, names)
             self._problem(path, f"{what} has no feature map {reference!r}{near} ({has})")
         return found or None
@@ -416,7 +446,7 @@ class _Planner:
             return (names.index(wanted),) * self.image.dims
         known = ["finest", "coarsest", *names]
         near = did_you_mean(wanted, known)
-        message = f"{wanted!r} is not an input of this node{near} (known: {_listed(known)})"
+        message = f"{wanted!r} is not an input of this node{near} (known: {listed(known)})"
         self._problem(("fusion", name, "resample_to"), message)
         return None
 
@@ -426,7 +456,7 @@ class _Planner:
         path = ("head", "input")
         found = self._resolve(self.settings.head.input, path)
         if found and len(found) > 1:
-            self._problem(path, f"the head takes one map; choose one of {_listed(_names(found))}")
+            self._problem(path, f"the head takes one map; choose one of {listed(_names(found))}")
         return found[0].name if found else ""
 
     def _aux(self) -> tuple[str, ...]:
@@ -478,7 +508,7 @@ class _Planner:
             before = len(self.problems)
             found = self._resolve(reference, ())
             if found and len(found) > 1:
-                self._problem((), f"one map is looked at; choose one of {_listed(_names(found))}")
+                self._problem((), f"one map is looked at; choose one of {listed(_names(found))}")
             self.problems[before:] = [replace(p, path=path) for p in self.problems[before:]]
             names += _names(found or ())
         return tuple(names)
@@ -497,15 +527,16 @@ class _Planner:
                 )
                 self._problem(("fusion", node.name), message)
         for name, features in self.declared.items():
-            used = [f.name for f in features if f"{name}.{f.name}" in wanted]
+            offered = (*features, *self.called_for[name].values())
+            used = [f.name for f in offered if f"{name}.{f.name}" in wanted]
             if not used:
-                known = _listed([f"{name}.{f.name}" for f in features])
+                known = listed([f"{name}.{f.name}" for f in features])
                 message = f"nothing uses this backbone; remove it, or use one of {known}"
                 self._problem(("backbones", name), message)
                 continue
             strategy = self.settings.taps.get(name)
             for index, layer in enumerate(strategy.layers if strategy else ()):
-                if not any(fnmatchcase(u, layer) for u in used):
+                if not any(matches(u, layer) for u in used):
                     message = f"{layer!r} is tapped and never used; remove it, or use {name}.{layer}"
                     self._problem(("taps", name, "layers", index), message)
 
@@ -516,16 +547,11 @@ def _on_grid(inputs: Sequence[FeatureInfo], reference: tuple[int, ...]) -> list[
 
 
 def _matching(features: Iterable[FeatureInfo], pattern: str) -> list[FeatureInfo]:
-    return [f for f in features if fnmatchcase(f.name, pattern)]
+    return [f for f in features if matches(f.name, pattern)]
 
 
 def _names(features: Iterable[FeatureInfo]) -> list[str]:
     return [f.name for f in features]
-
-
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    more = f", … {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _channels(feature: FeatureInfo) -> str:

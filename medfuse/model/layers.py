@@ -1,26 +1,36 @@
-"""Every layer of a network, as one trial shows it: its map, its parameters, its share of the compute."""
+"""Every layer of a network, as trials show it: its map, its parameters, its share of the compute."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
-from math import prod
+from math import inf, prod
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from medfuse.core.errors import ShapeError
 from medfuse.core.features import FeatureInfo, ImageInfo
-from medfuse.model.trial import BATCH, spatial, trial, try_out
+from medfuse.core.names import is_part
+from medfuse.core.text import listed
+from medfuse.model.address import Address, Place, tensors_in
+from medfuse.model.maps import MapFacts, Shown, Size, other_sizes, read_map
+from medfuse.model.provenance import Provenance, channel_axis
+from medfuse.model.trial import BATCH, settled, trial, try_out
+
+MOST_REAL_VOXELS = 2**21  # of a further trial with real numbers: 128³
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A module of a network, the modules inside it included.
+    """A module of a network, the modules inside it included; or one of its calls, an element of its output.
 
-    `map_size` is (channels, *spatial) of its last output, empty where that is no map of the image. `flops`
-    are of one patch, two for each multiplication and addition in convolutions and linear layers.
+    `map_size` is (channels, *spatial) of its last output, empty where that is no map of the image, for a
+    `reason`. `flops` are of one patch, two for each multiplication and addition in convolutions and linear
+    layers.
     """
 
     name: str
@@ -31,57 +41,184 @@ class Layer:
     flops: int
     runs: int
     order: int  # among the layers that ran, by the end of the last time; -1 where it did not
+    channels_last: bool = False
+    reason: str = ""
+    same_as: str = ""  # the first path of a layer that the network has at several
 
     def feature(self) -> FeatureInfo | None:
         """What can be tapped here; None where the output is no map at a whole stride."""
-        return FeatureInfo(self.name, self.map_size[0], self.stride) if self.stride else None
+        if not self.stride:
+            return None
+        return FeatureInfo(self.name, self.map_size[0], self.stride, self.channels_last)
 
 
-def find_layers(build: Callable[[], nn.Module], image: ImageInfo) -> list[Layer]:
-    """The network itself, by the name of "", then its layers in the order in which they are registered."""
-    return try_out(build, lambda network: _Survey(network, image).layers)
+def find_layers(build: Callable[[], nn.Module], image: ImageInfo, *, partial: bool = False) -> list[Layer]:
+    """The network itself, by the name of "", then its layers in the order in which they are registered.
+
+    After a layer that runs more than once come its calls, and after one that makes a tuple or dict its
+    elements. Raises ShapeError where the network cannot run on such an image; with `partial` only where not
+    one layer can.
+    """
+    return try_out(build, lambda network: _Survey(settled(network, image), image, partial).layers())
+
+
+@dataclass
+class _Seen:
+    """What one trial shows: layers that ran, by the end of the last time, and all tensors of each call."""
+
+    image: Size
+    calls: dict[str, list[dict[Place, Shown]]] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
+    flops: dict[str, int] = field(default_factory=dict)
+    failure: ShapeError | None = None
 
 
 class _Survey:
-    """One trial of a network with a hook on every layer."""
+    """Trials of a network with a hook on every layer: in both modes, and on an image of another size."""
 
-    def __init__(self, network: nn.Module, image: ImageInfo) -> None:
-        self._start()
+    def __init__(self, network: nn.Module, image: ImageInfo, partial_: bool) -> None:
+        self.network, self.image, self.partial = network, image, partial_
+        self.seen = _Seen(image.patch_size)
         network.register_forward_pre_hook(self._start)
         for name, module in network.named_modules():
             module.register_forward_hook(partial(self._note, name))
-        trial(network, image)
-        order = {name: place for place, name in enumerate(self.made)}
-        self.layers = [
-            self._layer(name, module, image, order.get(name, -1)) for name, module in network.named_modules()
-        ]
 
-    def _start(self, *_: Any) -> None:
-        self.runs: dict[str, int] = {}  # a trial may need a second pass
-        self.made: dict[str, Any] = {}
-        self.flops: dict[str, int] = {}
+    def layers(self) -> list[Layer]:
+        self.training = self._look(self.image, training=True)
+        self.trials: list[_Seen] = [self._look(self.image, training=False)]
+        self._look_at_another_size()
+        found = [*self._all()]
+        if any("first or last" in layer.reason for layer in found):
+            self.trials[0] = self._look(self.image, training=False, traced=True)
+            found = [*self._all()]
+        if self.training.failure and not any(layer.runs for layer in found):
+            raise self.training.failure
+        return found
+
+    def _look(self, image: ImageInfo, *, training: bool, traced: bool = False) -> _Seen:
+        failure = None
+        try:
+            trial(self.network, image, training=training, within=Provenance if traced else nullcontext)
+        except ShapeError as error:
+            if not self.partial or not self.seen.calls:
+                raise
+            failure = error
+        self.seen.failure = failure
+        return self.seen
+
+    def _look_at_another_size(self) -> None:
+        """A trial on the first other size that the network takes, if there is one."""
+        real = any(not p.is_meta for p in self.network.parameters())
+        for size in other_sizes(self.image.patch_size, MOST_REAL_VOXELS if real else inf):
+            try:
+                seen = self._look(replace(self.image, patch_size=size), training=False)
+            except Exception:  # a network may ask for any size, in any way
+                continue
+            if not seen.failure:
+                self.trials.append(seen)
+                return
+
+    def _start(self, _: nn.Module, given: Any) -> None:
+        self.seen = _Seen(tuple(given[0].shape[2:]))  # a trial may need a second pass
 
     def _note(self, name: str, module: nn.Module, given: Any, output: Any) -> None:
-        self.runs[name] = self.runs.get(name, 0) + 1
-        self.made.pop(name, None)  # so that its place is that of the last time
-        self.made[name] = output
+        calls = self.seen.calls.pop(name, [])
+        self.seen.calls[name] = calls  # so that its place is that of the last time
+        calls.append(
+            {
+                place: Shown(tuple(x.shape), self.seen.image, channel_axis(x))
+                for place, x in tensors_in(output)
+            }
+        )
+        self.seen.kinds[name] = type(output).__name__
         if flops := _flops(module, given, output):
             for path in _around(name):
-                self.flops[path] = self.flops.get(path, 0) + flops
+                self.seen.flops[path] = self.seen.flops.get(path, 0) + flops
 
-    def _layer(self, name: str, module: nn.Module, image: ImageInfo, order: int) -> Layer:
-        made: Any = self.made.get(name)
-        map_size: tuple[int, ...] = tuple(made.shape[1:]) if spatial(made, image.dims) else ()
-        return Layer(
-            name,
-            type(module).__name__,
-            map_size,
-            _stride(image.patch_size, map_size[1:]),
-            sum(p.numel() for p in module.parameters()),
-            self.flops.get(name, 0) // BATCH,
-            self.runs.get(name, 0),
-            order,
-        )
+    def _all(self) -> Iterator[Layer]:
+        order = {name: place for place, name in enumerate(self.training.calls)}
+        others: dict[nn.Module, list[str]] = {}
+        first = {module: name for name, module in self.network.named_modules()}
+        for path, module in self.network.named_modules(remove_duplicate=False):
+            if path != first[module]:
+                others.setdefault(module, []).append(path)
+        for name, module in self.network.named_modules():
+            runs = len(self.training.calls.get(name, ()))
+            facts = self._facts(Address(name))
+            layer = Layer(
+                name,
+                type(module).__name__,
+                facts.map_size,
+                facts.stride,
+                sum(p.numel() for p in module.parameters()),
+                self.training.flops.get(name, 0) // BATCH,
+                runs,
+                order.get(name, -1),
+                facts.channels_last,
+                facts.reason,
+            )
+            yield layer
+            yield from (replace(layer, name=path, same_as=name) for path in others.get(module, ()))
+            for address in self._parts(name, runs) if name else ():
+                facts = self._facts(address)
+                if facts.stride:
+                    yield replace(
+                        layer,
+                        name=address.text,
+                        map_size=facts.map_size,
+                        stride=facts.stride,
+                        parameters=0,
+                        flops=0,
+                        channels_last=facts.channels_last,
+                        reason="",
+                    )
+
+    def _parts(self, name: str, runs: int) -> Iterator[Address]:
+        """The elements of what a layer makes, then its calls, and their elements."""
+        for call in (None, *range(1, runs + 1)) if runs > 1 else (None,) * bool(runs):
+            made = self.training.calls[name][(call or runs) - 1]
+            if call:
+                yield Address(name, call)
+            yield from (Address(name, call, place) for place in made if place)
+
+    def _facts(self, address: Address) -> MapFacts:
+        """What can be known of a layer's output, or of one call and element of it."""
+        training, *trials = (_shown(seen, address) for seen in (self.training, *self.trials))
+        failure = self.training.failure or self.trials[0].failure
+        if training is None and trials[0] is None:
+            if failure and address.path not in self.training.calls:
+                return MapFacts(reason=f"is not reached: the network {failure}")
+            return MapFacts(reason=self._no_tensor(address))
+        if training is None or trials[0] is None:
+            if failure:
+                return MapFacts(reason=f"is not reached: the network {failure}")
+            mode = "inference" if training is None else "training"
+            return MapFacts(reason=f"makes a map in {mode} only, and what is tapped is needed in both")
+        if training.shape != trials[0].shape:
+            return MapFacts(reason="makes a map of another shape in training than in inference")
+        return read_map([shown for shown in trials if shown])
+
+    def _no_tensor(self, address: Address) -> str:
+        calls = self.training.calls.get(address.path) or self.trials[0].calls.get(address.path)
+        if not calls:
+            return "never runs in the network's forward pass"
+        kind, places = self.training.kinds.get(address.path, "object"), [p for p in calls[-1] if p]
+        if not places:
+            return f"makes a {kind}, in which there is no tensor"
+        names = [replace(address, place=place).text for place in places]
+        return f"makes a {kind}; name an element of it: {listed(names)}"
+
+
+def _shown(seen: _Seen, address: Address) -> Shown | None:
+    calls = seen.calls.get(address.path, [])
+    if not calls or (address.call or 1) > len(calls):
+        return None
+    return calls[(address.call or len(calls)) - 1].get(address.place)
+
+
+def whole_layers(layers: list[Layer]) -> list[Layer]:
+    """Those that are modules, each once: without single calls, elements, and further paths."""
+    return [layer for layer in layers if not is_part(layer.name) and not layer.same_as]
 
 
 def _flops(module: nn.Module, given: Any, output: Any) -> int:
@@ -101,9 +238,3 @@ def _around(name: str) -> list[str]:
     """A layer's path, and those of all that it lies in, "" included."""
     parts = name.split(".") if name else []
     return [".".join(parts[:end]) for end in range(len(parts) + 1)]
-
-
-def _stride(image: tuple[int, ...], size: tuple[int, ...]) -> tuple[int, ...]:
-    """Voxels of the image per voxel of a map, or nothing where that is no whole number."""
-    stride = tuple(max(1, round(n / m)) for n, m in zip(image, size))
-    return stride if all(n // s <= m <= -(-n // s) for n, m, s in zip(image, size, stride)) else ()

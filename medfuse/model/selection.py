@@ -9,6 +9,7 @@ from math import prod
 
 from medfuse.core.errors import MedfuseError, Path, Problem, did_you_mean
 from medfuse.core.features import FeatureInfo
+from medfuse.core.names import matches
 from medfuse.model.blame import placed
 from medfuse.model.graph import IMAGE, BackbonePlan, GraphPlan
 from medfuse.model.layers import find_layers
@@ -56,7 +57,7 @@ def matching(plan: GraphPlan, reference: str) -> list[FeatureInfo]:
     """The maps that a name or a glob stands for; the image only by its name."""
     if reference in plan.features:
         return [plan.features[reference]]
-    return [f for name, f in plan.features.items() if name != IMAGE and fnmatchcase(name, reference)]
+    return [f for name, f in plan.features.items() if name != IMAGE and matches(name, reference)]
 
 
 def _untapped(plan: GraphPlan, backbone: BackbonePlan, reference: str) -> list[FeatureInfo]:
@@ -65,8 +66,10 @@ def _untapped(plan: GraphPlan, backbone: BackbonePlan, reference: str) -> list[F
         return []
     with placed(("model", "backbones", backbone.name), backbone.backbone):
         layers = find_layers(lambda: backbone.backbone.build(plan.image), plan.image)
-    features = [f for layer in layers if layer.name and (f := layer.feature())]
-    return [f for f in features if fnmatchcase(f"{backbone.name}.{f.name}", reference)]
+    named = reference.partition(".")[2]
+    layers = [layer for layer in layers if layer.name and (not layer.same_as or layer.name == named)]
+    features = [f for layer in layers if (f := layer.feature())]
+    return [f for f in features if matches(f"{backbone.name}.{f.name}", reference)]
 
 
 def _with_taps(plan: GraphPlan, further: dict[str, list[FeatureInfo]]) -> GraphPlan:
@@ -75,7 +78,7 @@ def _with_taps(plan: GraphPlan, further: dict[str, list[FeatureInfo]]) -> GraphP
         taps = {tap.name: tap for tap in (*b.taps, *further[b.name])}
         finest_first = tuple(sorted(taps.values(), key=lambda f: prod(f.stride)))
         backbones.append(replace(b, taps=finest_first))
-        features |= {f"{b.name}.{f.name}": f.named(f"{b.name}.{f.name}") for f in further[b.name]}
+        features |= {f.name: f for f in (tap.in_graph(b.name) for tap in further[b.name])}
     return replace(plan, backbones=tuple(backbones), features=features)
 
 

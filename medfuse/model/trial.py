@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -43,13 +44,14 @@ def trial(
     *arguments: Any,
     training: bool | None = None,
     batch: int = BATCH,
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Any:
     """`module` on a batch of `image`, in the mode it is in or, by `training`, in that one.
 
     It is left as it was: weights, statistics, attributes, mode, hooks, and chance. On the meta device; where
     that fails and the module has real weights, on the CPU. Hooks fire as ever, in each of the two passes.
     Raises ShapeError where the network cannot run on such an image; what a module whose weights are on the
-    meta device raises is let through, as a real one may do better.
+    meta device raises is let through, as a real one may do better. `within` makes what each pass runs inside.
     """
     shape = (batch, image.channels, *image.patch_size)
 
@@ -57,7 +59,8 @@ def trial(
         with torch.no_grad(), borrowed(module, stand_in):
             if training is not None:
                 module.train(training)
-            return module(example(), *arguments)
+            with within():
+                return module(example(), *arguments)
 
     try:
         with torch.device("meta"), ShapesOnly():
@@ -75,28 +78,31 @@ def trial(
         raise ShapeError(said) from error
 
 
+@contextmanager
+def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """`module` in training or evaluation mode; afterwards each of its modules is in the mode that it had."""
+    modes = {inner: inner.training for inner in module.modules()}
+    try:
+        module.train(training)
+        yield
+    finally:
+        for inner, mode in modes.items():
+            inner.training = mode
+
+
 def settled(module: Module, image: ImageInfo) -> Module:
     """`module`, whose lazy layers have learned the sizes of their weights from one pass over `image`."""
     if not any(is_lazy(t) for t in tensors_of(module)):
         return module
-    modes = {m: m.training for m in module.modules()}
     try:
-        with torch.no_grad():
-            module.eval()(torch.zeros(BATCH, image.channels, *image.patch_size))
+        with torch.no_grad(), in_mode(module, False):
+            module(torch.zeros(BATCH, image.channels, *image.patch_size))
     except MedfuseError:
         raise
     except Exception as error:
         reason = (str(error) or "no reason given").partition("\n")[0]
         raise ShapeError(f"its lazy layers cannot be set up: {type(error).__name__}: {reason}") from error
-    finally:
-        for inner, mode in modes.items():
-            inner.training = mode
     return module
-
-
-def spatial(output: Any, dims: int) -> bool:
-    """Whether a module's output in a trial may be a feature map: a batch of `dims` axes and channels."""
-    return isinstance(output, Tensor) and output.ndim == dims + 2 and output.shape[0] == BATCH
 
 
 def _without_data(tensor: Tensor) -> Tensor:

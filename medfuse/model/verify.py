@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from medfuse.api import FeatureInfo, Plugin
 from medfuse.core.errors import Path, PipelineError, Problem
 from medfuse.core.text import by
 from medfuse.model.blame import blame
 from medfuse.model.graph import GraphPlan
+from medfuse.model.maps import other_sizes
 from medfuse.model.segmenter import Segmenter, build_segmenter
 from medfuse.model.trial import trial, try_out
+
+MOST_REAL_VOXELS = 2**18  # of a trial on another size, with real numbers: 64³
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,9 @@ class _Witness:
         self.at: tuple[Path, Plugin] | None = None  # the part that is running
         self.sizes: dict[str, tuple[int, ...]] = {}
         self.problems: dict[Problem, None] = {}  # in order, each once
+        self.handles: list[RemovableHandle] = []
         for b in plan.backbones:
-            taps = [tap.named(f"{b.name}.{tap.name}") for tap in b.taps]
+            taps = [tap.in_graph(b.name) for tap in b.taps]
             self._watch(model.backbones[b.name], ("model", "backbones", b.name), b.backbone, taps)
         for node in plan.nodes:
             maps = [node.output, *node.sides]
@@ -67,6 +73,11 @@ class _Witness:
             raise PipelineError([Problem(path, f"{blame(plugin)} {error}")]) from error
         if self.problems:
             raise PipelineError(list(self.problems))
+        for handle in self.handles:
+            handle.remove()
+        self._look_at_another_size()
+        if self.problems:
+            raise PipelineError(list(self.problems))
         logits = made[0] if self.plan.aux else made
         assert tuple(logits.shape[1:]) == (self.plan.classes, *self.plan.image.patch_size)
         parts = {**self.model.backbones, **self.model.fusion, "head": self.model.head, "aux": self.model.aux}
@@ -74,9 +85,35 @@ class _Witness:
         shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
         return VerifiedFacts(_count(self.model), by_part, self.sizes, shapes)
 
+    def _look_at_another_size(self) -> None:
+        """Taps of an image of another size have the declared channels too.
+
+        Of one size alone, a layer that makes (batch, 8, 8, 8, 8) does not tell where its channels are.
+        """
+        for b in self.plan.backbones:
+            network = self.model.backbones[b.name]
+            real = any(not p.is_meta for p in network.parameters())
+            for size in other_sizes(self.plan.image.patch_size, MOST_REAL_VOXELS if real else inf):
+                try:
+                    made = trial(network, replace(self.plan.image, patch_size=size), training=False)
+                except Exception:  # a network may ask for any size, in any way
+                    continue
+                for tap, tensor in zip(b.taps, _listed(made)):
+                    if isinstance(tensor, Tensor) and tensor.shape[1] != tap.channels:
+                        fault = (
+                            f"declares {tap.channels} channels for {b.name}.{tap.name} but makes "
+                            f"{by(tensor.shape[1:])} of an image of {by(size)} voxels; where a layer puts "
+                            "its channels last, declare FeatureInfo(…, channels_last=True)"
+                        )
+                        path = ("model", "backbones", b.name)
+                        self.problems[Problem(path, f"{blame(b.backbone)} {fault}")] = None
+                break
+
     def _watch(self, module: nn.Module, path: Path, plugin: Plugin, declared: Sequence[FeatureInfo]) -> None:
-        module.register_forward_pre_hook(partial(self._enter, path, plugin))
-        module.register_forward_hook(partial(self._compare, path, plugin, declared))
+        self.handles += [
+            module.register_forward_pre_hook(partial(self._enter, path, plugin)),
+            module.register_forward_hook(partial(self._compare, path, plugin, declared)),
+        ]
 
     def _enter(self, path: Path, plugin: Plugin, *_: Any) -> None:
         self.at = (path, plugin)

@@ -55,16 +55,17 @@ def taps_table(file: Path, overrides: Iterable[str] = (), *, backbone: str | Non
 
 def _part(pipeline: Pipeline, name: str, image: ImageInfo, plan: BackbonePlan | None) -> str:
     """One backbone: a heading, a row for each layer, and what the numbers are."""
-    from medfuse.model.layers import find_layers
+    from medfuse.model.layers import find_layers, whole_layers
 
     plugin, strategy = pipeline.model.backbones[name], pipeline.model.taps.get(name)
     with placed(("model", "backbones", name), plugin):
-        network, *layers = find_layers(lambda: plugin.build(image), image)
+        network, *found = find_layers(lambda: plugin.build(image), image, partial=True)
     tapped = {tap.name for tap in plan.taps} if plan else set()
+    layers = [layer for layer in found if _is_shown(layer, tapped)]
     how = registry.name_of(strategy) if strategy else "forward_hook"
     heading = (
         f"{name}: {registry.name_of(plugin)} on a patch of {by(image.patch_size)}, {len(tapped)} of "
-        f"{len(layers)} layers tapped by {how}"
+        f"{len(whole_layers(found))} layers tapped by {how}"
     )
     rows = [_row(layer, network.flops, _notes(layer, layers, tapped)) for layer in layers]
     facts = (
@@ -74,14 +75,21 @@ def _part(pipeline: Pipeline, name: str, image: ImageInfo, plan: BackbonePlan | 
     return "\n".join([heading, "", aligned([COLUMNS, *rows]), "", facts])
 
 
+def _is_shown(layer: Layer, tapped: Collection[str]) -> bool:
+    """All but single calls and further paths, as those that nobody taps only repeat a layer."""
+    return layer.name in tapped or not (layer.same_as or "#" in layer.name)
+
+
 def _notes(layer: Layer, layers: Sequence[Layer], tapped: Collection[str]) -> str:
     notes = ["tapped"] if layer.name in tapped else []
-    if layer.runs > 1:
-        notes.append(f"runs {layer.runs} times")
-    elif not layer.runs and not any(
-        inner.runs for inner in layers if inner.name.startswith(f"{layer.name}.")
-    ):
-        notes.append("never runs")  # a list of layers does not run itself, but they do
+    if layer.channels_last:
+        notes.append("channels last")
+    if layer.runs > 1 and "#" not in layer.name:
+        notes.append(f"runs {layer.runs} times, the last counts; {layer.name}#1 is the first")
+    elif not layer.runs and any(inner.runs for inner in layers if inner.name.startswith(f"{layer.name}.")):
+        return ""  # a list of layers does not run itself, but they do
+    elif layer.reason:
+        notes.append(layer.reason.partition(";")[0])
     return ", ".join(notes)
 
 

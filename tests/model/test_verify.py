@@ -87,6 +87,33 @@ def test_wrong_channels_are_blamed_on_the_block():
     )
 
 
+class Misread(Backbone):
+    """Channels last, declared as if they came first: 4 at 4×4 voxels, so that one size tells nothing."""
+
+    known: bool = False
+
+    def features(self, image):
+        return [FeatureInfo("1", 4, (4, 4), channels_last=self.known)]
+
+    def build(self, image):
+        return Last()
+
+
+class Last(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(1, 4, 4, stride=4), nn.LayerNorm(4))
+
+    def forward(self, x):
+        return self[1](self[0](x).movedim(1, -1))
+
+
+def test_channels_that_are_declared_in_the_wrong_place_are_found_at_another_size():
+    text = message(Misread())
+    assert "backbone 'Misread' declares 4 channels for encoder.1 but makes" in text
+    assert "channels_last=True" in text
+    assert verify(graph(Misread(known=True))).sizes == {"encoder.1": (4, 4)}
+
+
 def test_a_network_that_cannot_run_is_blamed():
     text = message(Declares(wanted=20))
     assert text.startswith("model.taps.encoder: fails on a batch of 2×1×16×16: RuntimeError")

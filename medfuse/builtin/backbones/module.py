@@ -41,7 +41,7 @@ class Module(Backbone):
     def features(self, image: ImageInfo) -> Sequence[FeatureInfo]:
         from medfuse.builtin.nets.probe import find_features
 
-        return find_features(lambda: self.build(image), image)
+        return find_features(lambda: self.build(image), image, partial=True)
 
     def build(self, image: ImageInfo) -> nn.Module:
         from medfuse.builtin.nets.probe import construct

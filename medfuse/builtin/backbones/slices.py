@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -31,13 +30,14 @@ class Slices(Backbone):
     neighbours: int = Field(1, ge=0, description="slices that are seen on each side of one")
 
     def features(self, image: ImageInfo) -> Sequence[FeatureInfo]:
-        return [replace(f, stride=(*f.stride, 1)) for f in self.of.features(self._slice(image))]
+        inner = self.of.features(self._slice(image))
+        return [FeatureInfo(f.name, f.channels, (*f.stride, 1)) for f in inner]
 
     def build(self, image: ImageInfo) -> nn.Module:
         from medfuse.builtin.nets.slices import Slices as Network
 
-        names = [f.name for f in self.features(image)]
-        return Network(self.of.build(self._slice(image)), names, self.neighbours)
+        seen = self._slice(image)
+        return Network(self.of.build(seen), self.of.features(seen), self.neighbours)
 
     def _slice(self, image: ImageInfo) -> ImageInfo:
         """What the 2-D backbone is given. Raises ShapeError."""

@@ -41,7 +41,11 @@ class View(Backbone):
 
     def features(self, image: ImageInfo) -> Sequence[FeatureInfo]:
         inner = self.of.features(self._seen(image))
-        found = [f.named(_path(view, f.name)) for f in inner for view in self._views(image)]
+        found = [
+            FeatureInfo(_path(view, f.name), f.channels, f.stride)
+            for f in inner
+            for view in self._views(image)
+        ]
         return sorted(found, key=lambda f: prod(f.stride))
 
     def build(self, image: ImageInfo) -> nn.Module:

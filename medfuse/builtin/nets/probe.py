@@ -34,8 +34,14 @@ def construct(target: str, parameters: Mapping[str, Any]) -> nn.Module:
     return made
 
 
-def find_features(build: Callable[[], nn.Module], image: ImageInfo) -> list[FeatureInfo]:
-    """Every layer's output that is a map of `image` at a whole stride, finest first, then as they run."""
-    layers = sorted(find_layers(build, image), key=lambda layer: layer.order)
-    features = [feature for layer in layers if layer.name and (feature := layer.feature())]
+def find_features(
+    build: Callable[[], nn.Module], image: ImageInfo, *, partial: bool = False
+) -> list[FeatureInfo]:
+    """Every layer's output that is a map of `image` at a whole stride, finest first, then as they run.
+
+    With `partial`, of a network that cannot run to its end on such an image: those of the layers that can.
+    """
+    layers = sorted(find_layers(build, image, partial=partial), key=lambda layer: layer.order)
+    layers = [layer for layer in layers if layer.name and not layer.same_as]
+    features = [feature for layer in layers if (feature := layer.feature())]
     return sorted(features, key=lambda feature: prod(feature.stride))

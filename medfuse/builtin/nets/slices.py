@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from medfuse.builtin.nets.taps import Hooked
 from medfuse.builtin.nets.view import place
+from medfuse.core.features import FeatureInfo
 
 
 class Slices(nn.Module):
@@ -18,12 +19,12 @@ class Slices(nn.Module):
     ends of the volume its last slice stands in for those beyond.
     """
 
-    def __init__(self, network: nn.Module, names: Sequence[str], neighbours: int) -> None:
+    def __init__(self, network: nn.Module, features: Sequence[FeatureInfo], neighbours: int) -> None:
         super().__init__()
-        self.inner = Hooked(network, names)
+        self.inner = Hooked(network, features)
         self._neighbours = neighbours
-        for name in names:
-            place(self, name)
+        for feature in features:
+            place(self, feature.name)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         batch, channels, *size, depth = x.shape

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from medfuse.builtin.nets.observed import layer
 from medfuse.builtin.nets.probe import construct, find_features
-from medfuse.builtin.nets.taps import layer
 from medfuse.core.errors import MedfuseError, PluginError, ShapeError
 from medfuse.core.features import FeatureInfo, ImageInfo
 from medfuse.core.named import target_of

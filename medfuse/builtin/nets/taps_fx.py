@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from torch.fx import Graph, GraphModule, Interpreter, Node, Proxy, Tracer
 from torch.overrides import _get_current_function_mode, _pop_mode_temporarily
 from torch.utils._pytree import tree_leaves
 
-from medfuse.builtin.nets.taps import Observer, check_taps, layer
+from medfuse.builtin.nets.observed import Observer, Tap, check_taps, find_taps
 from medfuse.core.errors import ShapeError
-from medfuse.core.features import ImageInfo
-from medfuse.model.trial import trial
+from medfuse.core.features import FeatureInfo, ImageInfo
+from medfuse.model.address import element
+from medfuse.model.trial import in_mode, trial
 
 REMEDY = "tap it with forward_hook instead"
 ANOTHER_WAY = f"the network is traced along another way than it runs, so its graph would be wrong; {REMEDY}"
@@ -36,7 +38,7 @@ class Whole(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Tap:
+class _Traced:
     """The node whose value is tapped, and the last node that ran before its layer returned it."""
 
     value: Node
@@ -51,12 +53,12 @@ class _Tracer(Tracer):
     """Symbolic tracing up to the last tap, which notes what each layer returns and when."""
 
     def __init__(self, runs: Mapping[str, int] | None = None) -> None:
-        """`runs` is how often each tapped layer runs; none where an unpickled graph is traced again."""
+        """`runs`: up to what call each tapped layer counts; none where an unpickled graph is traced again."""
         super().__init__()
         self.left = dict(runs or {})
         self.ran: list[str] = []
         self.opaque: set[str] = set()
-        self.returned: dict[str, tuple[Any, Node]] = {}
+        self.returned: dict[str, list[tuple[Any, Node]]] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         holds_tap = any(path.startswith(f"{_own(module_qualified_name)}.") for path in self.left)
@@ -71,54 +73,61 @@ class _Tracer(Tracer):
         if self.is_leaf_module(m, whole_path):
             self.opaque.add(path)
         self.ran.append(path)
-        self.returned[path] = made, _last(self.graph)
+        self.returned.setdefault(path, []).append((made, _last(self.graph)))
         if path in self.left:
             self.left[path] -= 1
-            if not any(self.left.values()):
+            if not any(left > 0 for left in self.left.values()):
                 raise _AllMade
         return made
 
 
-def reduce(backbone: nn.Module, names: Sequence[str], image: ImageInfo) -> GraphModule:
-    """x → {name: Tensor}, computing what the taps `names` need and holding those layers alone.
+def reduce(backbone: nn.Module, taps: Sequence[FeatureInfo], image: ImageInfo) -> GraphModule:
+    """x → {name: Tensor}, computing what `taps` need and holding those layers alone.
 
-    Raises ShapeError where the network cannot be traced, or where its graph is not what it runs.
+    What lies behind the last tap need not run on such an image. Raises ShapeError where the network cannot be
+    traced, or where its graph is not what it runs.
     """
-    modules = {module: path for path, module in backbone.named_modules()}  # each by its first name
-    paths = {name: modules[layer(backbone, name)] for name in names}
-    layers = [path for path in modules.values() if path]
-    training = backbone.training
-    seen = Observer(backbone, layers, image)
-    check_taps(seen, [*paths.values()])
-    reduced = _reduced(backbone, paths, image, seen)
-    try:
-        other = Observer(backbone.train(not training), layers, image)
-        same = all(other.ran.count(path) == seen.ran.count(path) for path in paths.values())
-        same = same and _reduced(backbone, paths, image, other).code == reduced.code
-    finally:
-        backbone.train(training)
-    if not same:
+    found = find_taps(backbone, taps)
+    layers = [path for path, _ in backbone.named_modules() if path]
+    training, inference = (
+        Observer(backbone, layers, image, training=mode, enough=found) for mode in (True, False)
+    )
+    check_taps(found, training, inference)
+    same = all(training.times(tap.path) == inference.times(tap.path) for tap in found)
+    graphs = {}
+    for mode, seen in ((True, training), (False, inference)):
+        with in_mode(backbone, mode):
+            graphs[mode] = _reduced(backbone, found, image, seen)
+    if not same or graphs[True].code != graphs[False].code:
         raise ShapeError(
             "the network makes its taps otherwise in training than in inference, by code outside of its "
             f"layers, and a graph has one way only; {REMEDY}"
         )
-    return reduced.train(training)
+    made, own = graphs[backbone.training], {*backbone.modules()}
+    for module in made.modules():
+        if module not in own:
+            module.training = backbone.training
+    return made
 
 
-def _reduced(backbone: nn.Module, paths: Mapping[str, str], image: ImageInfo, seen: Observer) -> GraphModule:
+def _reduced(backbone: nn.Module, taps: Sequence[Tap], image: ImageInfo, seen: Observer) -> GraphModule:
     """The graph in the mode that the network is in, held against what was seen of a real pass."""
     whole = Whole(backbone)
-    tracer = _Tracer({path: seen.ran.count(path) for path in paths.values()})
+    whole.training = backbone.training
+    calls: dict[str, int] = {}
+    for tap in taps:
+        calls[tap.path] = max(calls.get(tap.path, 0), tap.call or seen.times(tap.path))
+    tracer = _Tracer(calls)
     graph = _traced(tracer, whole)
-    taps = {name: _tap(tracer, path) for name, path in paths.items()}
-    graph.output({name: tap.value for name, tap in taps.items()})
+    traced = {tap: _tap(tracer, tap) for tap in taps}
+    graph.output({tap.name: made.value for tap, made in traced.items()})
     full = GraphModule(whole, graph)
     try:
         pass_ = _Pass(full, image)
     except ShapeError as error:
         raise ShapeError(ANOTHER_WAY) from error
-    _hold_against(seen, tracer, pass_, {paths[name]: tap.value for name, tap in taps.items()})
-    _cut(graph, taps, pass_)
+    _hold_against(seen, tracer, pass_, traced)
+    _cut(graph, traced, pass_)
     return GraphModule(full, graph, class_name="Reduced")  # takes only the layers that the graph names
 
 
@@ -160,20 +169,35 @@ def _no_modes() -> Iterator[None]:
         yield
 
 
-def _tap(tracer: _Tracer, path: str) -> _Tap:
-    made, at = tracer.returned[path]
+def _tap(tracer: _Tracer, tap: Tap) -> _Traced:
+    calls = tracer.returned.get(tap.path, [])
+    number = tap.call or len(calls)
+    if not 0 < number <= len(calls):
+        raise ShapeError(ANOTHER_WAY)
+    made, at = calls[number - 1]
+    if tap.place and isinstance(made, Proxy):  # of a layer whose inside is not traced
+        node = made.node
+        for key in tap.place:
+            with tracer.graph.inserting_after(at):
+                at = node = tracer.graph.call_function(operator.getitem, (node, key))
+        return _Traced(node, at)
+    try:
+        made = element(made, tap.place)
+    except LookupError as error:
+        raise ShapeError(ANOTHER_WAY) from error
     if not isinstance(made, Proxy):
-        raise ShapeError(f"layer {path!r} makes nothing that tracing can follow; {REMEDY}")
-    return _Tap(made.node, at)
+        raise ShapeError(f"layer {tap.name!r} makes nothing that tracing can follow; {REMEDY}")
+    return _Traced(made.node, at)
 
 
-def _hold_against(seen: Observer, tracer: _Tracer, pass_: _Pass, taps: Mapping[str, Node]) -> None:
+def _hold_against(seen: Observer, tracer: _Tracer, pass_: _Pass, taps: Mapping[Tap, _Traced]) -> None:
     """Tracing can take another branch than tensors do: compare the layers that ran, and the taps' shapes."""
     visible = [p for p in seen.ran if not any(p.startswith(f"{o}.") for o in tracer.opaque)]
-    shapes = {path: pass_.values[node].shape for path, node in taps.items()}
-    if visible[: len(tracer.ran)] != tracer.ran or any(
-        shape != seen.made[path][0].shape for path, shape in shapes.items()
-    ):
+    same = visible[: len(tracer.ran)] == tracer.ran
+    for tap, made in taps.items():
+        real, ours = seen.tensor(tap), pass_.values[made.value]
+        same = same and real is not None and isinstance(ours, Tensor) and ours.shape == real.shape
+    if not same:
         raise ShapeError(ANOTHER_WAY)
 
 
@@ -215,7 +239,7 @@ def _memory(x: Tensor) -> int:
     return x.untyped_storage()._cdata
 
 
-def _cut(graph: Graph, taps: Mapping[str, _Tap], pass_: _Pass) -> None:
+def _cut(graph: Graph, taps: Mapping[Tap, _Traced], pass_: _Pass) -> None:
     """Make the taps the graph's outputs, and erase every node that they do not need.
 
     A node that overwrites memory counts even where nobody uses its result. A tap that is overwritten after
@@ -224,20 +248,23 @@ def _cut(graph: Graph, taps: Mapping[str, _Tap], pass_: _Pass) -> None:
     nodes = [node for node in graph.nodes if node.op != "output"]
     needed = _needed(nodes, list(taps.values()), pass_)
     outputs: dict[str, Node] = {}
-    for name, tap in taps.items():
-        later = nodes[nodes.index(tap.at) + 1 :]
-        outputs[name] = tap.value
-        if any(node in needed and pass_.writes[node] & pass_.makes[tap.value] for node in later):
-            with graph.inserting_after(tap.at):
-                outputs[name] = graph.call_method("clone", (tap.value,))
+    for tap, made in taps.items():
+        later = nodes[nodes.index(made.at) + 1 :]
+        outputs[tap.name] = made.value
+        if any(node in needed and pass_.writes[node] & pass_.makes[made.value] for node in later):
+            with graph.inserting_after(made.at):
+                outputs[tap.name] = graph.call_method("clone", (made.value,))
     graph.erase_node(_last(graph))
+    for tap in taps:
+        if tap.channels_last:
+            outputs[tap.name] = graph.call_method("movedim", (outputs[tap.name], -1, 1))
     graph.output(outputs)
     for node in reversed(nodes):
         if node not in needed:
             graph.erase_node(node)
 
 
-def _needed(nodes: Sequence[Node], taps: Sequence[_Tap], pass_: _Pass) -> set[Node]:
+def _needed(nodes: Sequence[Node], taps: Sequence[_Traced], pass_: _Pass) -> set[Node]:
     needed: set[Node] = set()
     wanted: set[Node] = set()
     read: set[int] = set()  # memory that is read later on

@@ -2,96 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from medfuse.builtin.nets.taps import Observer, layer
+from medfuse.builtin.nets.observed import Observer, Tap, check_taps, find_taps
 from medfuse.core.errors import ShapeError
-from medfuse.core.features import ImageInfo
+from medfuse.core.features import FeatureInfo, ImageInfo
+from medfuse.core.text import listed
+from medfuse.model.address import Place, element, tensors_in
 
 REMEDY = "tap it with forward_hook instead"
-
-Place = tuple[str | int, ...]
-"""Keys and indices into what a network returns; empty where it returns one tensor."""
 
 
 class Returned(nn.Module):
     """x → {name: Tensor}, picked from the network's own output; nothing is hooked and nothing copied."""
 
-    def __init__(self, backbone: nn.Module, places: Mapping[str, Place]) -> None:
+    def __init__(self, backbone: nn.Module, places: Mapping[Tap, Place]) -> None:
         super().__init__()
         self.backbone = backbone
         self.places = dict(places)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         made = self.backbone(x)
-        return {name: _at(made, place) for name, place in self.places.items()}
+        return {tap.name: tap.handed_on(_at(made, place)) for tap, place in self.places.items()}
 
 
-def find_returned(backbone: nn.Module, names: Sequence[str], image: ImageInfo) -> Returned:
+def find_returned(backbone: nn.Module, taps: Sequence[FeatureInfo], image: ImageInfo) -> Returned:
     """Find each tap in what the network returns, in training and in inference.
 
     A returned tensor is a layer's output where it is the very object, and was not overwritten since. Raises
     ShapeError with the taps that are not returned, and with those that are.
     """
-    paths = {module: path for path, module in backbone.named_modules()}
-    wanted = {name: paths[layer(backbone, name)] for name in names}
-    training = backbone.training
-    try:
-        other = _returned(backbone.train(not training), list(paths.values()), image)
-        places = _returned(backbone.train(training), list(paths.values()), image)
-    finally:
-        backbone.train(training)
-    missing = [name for name, path in wanted.items() if path not in places]
+    found = find_taps(backbone, taps)
+    paths = [path for path, _ in backbone.named_modules()]
+    training, inference = (
+        Observer(backbone, [path for path in paths if path], image, training=mode) for mode in (True, False)
+    )
+    places = {tap: place for tap in found if (place := _place(inference, tap)) is not None}
+    missing = [tap.name for tap in found if tap not in places]
     if missing:
-        raise ShapeError(f"the network does not return {', '.join(missing)}; {_offer(places)}; {REMEDY}")
-    if any(other.get(path) != places[path] for path in wanted.values()):
+        raise ShapeError(
+            f"the network does not return {', '.join(missing)}; {_offer(inference, paths)}; {REMEDY}"
+        )
+    if any(_place(training, tap) != place for tap, place in places.items()):
         raise ShapeError(f"the network returns other maps in training than in inference; {REMEDY}")
-    return Returned(backbone, {name: places[path] for name, path in wanted.items()})
+    check_taps([tap for tap in found if tap.path], training, inference)
+    return Returned(backbone, places)
 
 
-def _returned(backbone: nn.Module, paths: Sequence[str], image: ImageInfo) -> dict[str, Place]:
-    """Where in the network's output each layer's output is, outermost layers first."""
-    seen = Observer(backbone, [path for path in paths if path], image)
-    found: dict[str, Place] = {}
-    for place, tensor in _tensors(seen.returned, ()):
-        for path in paths:
-            if path in seen.made and seen.made[path][0] is tensor and not seen.overwritten(path):
-                found.setdefault(path, place)
-    return found
+def _place(seen: Observer, tap: Tap) -> Place | None:
+    """Where in the network's output a tap is, if it is returned as it was made."""
+    if not tap.path and not tap.call:  # the network itself
+        places = [place for place, _ in tensors_in(seen.returned)]
+        return tap.place if tap.place in places else None
+    made = seen.tensor(tap)
+    if made is None or seen.overwritten(tap):
+        return None
+    return next((place for place, tensor in tensors_in(seen.returned) if tensor is made), None)
 
 
-def _tensors(made: Any, place: Place) -> Iterator[tuple[Place, Tensor]]:
-    if isinstance(made, Tensor):
-        yield place, made
-    elif isinstance(made, Mapping):
-        for key, inner in made.items():
-            yield from _tensors(inner, (*place, key))
-    elif isinstance(made, list | tuple):
-        for index, inner in enumerate(made):
-            yield from _tensors(inner, (*place, index))
-
-
-def _offer(places: Mapping[str, Place]) -> str:
+def _offer(seen: Observer, paths: Sequence[str]) -> str:
     """What is returned: for each map the outermost of the layers whose output it is."""
     makers: dict[Place, str] = {}
-    for path, place in places.items():
-        makers.setdefault(place, path)
-    return f"it returns {', '.join(makers.values())}" if makers else "no layer's output is returned as it is"
+    for path in (path for path in paths if path):
+        place = _place(seen, Tap(path, path))
+        if place is not None:
+            makers.setdefault(place, path)
+    if not makers:
+        return "no layer's output is returned as it is"
+    return f"it returns {listed([*makers.values()])}"
 
 
 def _at(made: Any, place: Place) -> Tensor:
-    inner = made
-    for key in place:
-        sequence = isinstance(inner, list | tuple) and isinstance(key, int) and key < len(inner)
-        if not (sequence or (isinstance(inner, Mapping) and key in inner)):
-            raise ShapeError(
-                f"the network returned a {type(made).__name__} without {list(place)}, where a tap was found "
-                f"when it was tried out; {REMEDY}"
-            )
-        inner = inner[key]
+    try:
+        inner = element(made, place)
+    except LookupError as error:
+        raise ShapeError(
+            f"the network returned a {type(made).__name__} without {list(place)}, where a tap was found "
+            f"when it was tried out; {REMEDY}"
+        ) from error
     if not isinstance(inner, Tensor):
         raise ShapeError(f"the network returned a {type(inner).__name__} in place of a tap; {REMEDY}")
     return inner

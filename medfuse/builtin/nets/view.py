@@ -27,7 +27,7 @@ class View(nn.Module):
         crop: Sequence[int] | None,
     ) -> None:
         super().__init__()
-        self.inner = Hooked(network, [f.name for f in features])
+        self.inner = Hooked(network, features)
         self._views = {name: list(channels) for name, channels in views.items()}
         self._strides = {f.name: f.stride for f in features}
         self._crop = tuple(crop) if crop else None

@@ -24,4 +24,4 @@ class ForwardHook(TapStrategy):
     def attach(self, backbone: nn.Module, taps: Sequence[FeatureInfo], image: ImageInfo) -> nn.Module:
         from medfuse.builtin.nets.taps import hook
 
-        return hook(backbone, [tap.name for tap in taps], image)
+        return hook(backbone, taps, image)

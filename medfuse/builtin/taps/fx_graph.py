@@ -24,4 +24,4 @@ class FxGraph(TapStrategy):
     def attach(self, backbone: nn.Module, taps: Sequence[FeatureInfo], image: ImageInfo) -> nn.Module:
         from medfuse.builtin.nets.taps_fx import reduce
 
-        return reduce(backbone, [tap.name for tap in taps], image)
+        return reduce(backbone, taps, image)

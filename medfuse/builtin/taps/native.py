@@ -24,4 +24,4 @@ class Native(TapStrategy):
     def attach(self, backbone: nn.Module, taps: Sequence[FeatureInfo], image: ImageInfo) -> nn.Module:
         from medfuse.builtin.nets.taps_native import find_returned
 
-        return find_returned(backbone, [tap.name for tap in taps], image)
+        return find_returned(backbone, taps, image)

@@ -22,6 +22,6 @@ class SequentialTruncation(TapStrategy):
     """
 
     def attach(self, backbone: nn.Module, taps: Sequence[FeatureInfo], image: ImageInfo) -> nn.Module:
-        from medfuse.builtin.nets.taps import truncate
+        from medfuse.builtin.nets.taps_chain import truncate
 
-        return truncate(backbone, [tap.name for tap in taps], image)
+        return truncate(backbone, taps, image)

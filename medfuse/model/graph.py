@@ -477,7 +477,7 @@ class _Planner:
             return
         if len(aux.weights) not in (count, 1 + count):
             message = (
-                f"{len(aux.weights)} weights for {count} heads ({_listed(heads)}); give {count}, or "
+                f"{len(aux.weights)} weights for {count} heads ({listed(heads)}); give {count}, or "
                 f"{1 + count} with that of the main loss in front"
             )
             self._problem(("aux", "weights"), message)

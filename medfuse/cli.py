@@ -79,6 +79,12 @@ Overrides = Annotated[
     typer.Option("--set", metavar="a.b=c", help="override one value of the file; repeatable"),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print results only")]
+Trusted = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust", metavar="PACKAGE", help="let weights that were not trained here name its code; repeatable"
+    ),
+]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="replace files that medfuse did not write, or that were changed since"),
@@ -243,13 +249,14 @@ def infer(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     overwrite: Overwrite = False,
+    trust: Trusted = None,
     quiet: Quiet = False,
 ) -> None:
     """Write a label map for every image. Finished cases are skipped when run again."""
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.infer import explain_volumes, infer_volumes
 
-    how: dict[str, Any] = {"best": best, "device": device, "max_memory": max_memory}
+    how: dict[str, Any] = {"best": best, "device": device, "max_memory": max_memory, "trust": trust or ()}
     how |= {"overrides": overrides or (), "probabilities": probabilities}
     if explain:
         typer.echo(explain_volumes(weights, inputs, **how))
@@ -295,6 +302,7 @@ def export(
     best: Annotated[
         bool, typer.Option("--best", help="use a run's best weights on held-out cases instead of its last")
     ] = False,
+    trust: Trusted = None,
 ) -> None:
     """Write the network as ONNX, OpenVINO or torch .pt2 file.
 
@@ -302,7 +310,7 @@ def export(
     """
     from medfuse.verbs.export import export_network
 
-    typer.echo(export_network(weights, output, kind=kind, best=best))
+    typer.echo(export_network(weights, output, kind=kind, best=best, trust=trust or ()))
 
 
 @app.command()
@@ -333,6 +341,7 @@ def features(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     overwrite: Overwrite = False,
+    trust: Trusted = None,
     quiet: Quiet = False,
 ) -> None:
     """Write the activations of layers for every image. Finished cases are skipped when run again."""
@@ -353,6 +362,7 @@ def features(
         best=best,
         device=device,
         overwrite=overwrite,
+        trust=trust or (),
         reporter=Reporter(quiet=quiet),
     )
     typer.echo(done.text)
@@ -397,6 +407,7 @@ def compare(
     overrides: Overrides = None,
     runs: Annotated[Path, typer.Option(help="folder that holds the run folders")] = Path("runs"),
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the result")] = None,
+    trust: Trusted = None,
     quiet: Quiet = False,
 ) -> None:
     """Train pipelines alike, and tell whether one is better."""
@@ -410,6 +421,7 @@ def compare(
         overrides=overrides or (),
         runs=runs,
         output=output,
+        trust=trust or (),
         reporter=Reporter(quiet=quiet),
     )
     typer.echo(compared.text)

@@ -106,9 +106,9 @@ def parse_json(
 def validated(
     kind: type[T], value: Any, where: str, *, raises: type[MedfuseError] = DataError, remedy: str
 ) -> T:
-    """`value` as a `kind`: a pydantic model, a dataclass, `dict[str, int]`. Raises `raises`, in one line."""
+    """A JSON value as a `kind`: a pydantic model, a dataclass, `dict[str, int]`. Raises `raises`."""
     try:
-        return TypeAdapter(kind).validate_python(value)
+        return TypeAdapter(kind).validate_json(json.dumps(value))  # in which a list is a tuple, strictly too
     except ValidationError as error:
         raise raises(f"{where}: {first_fault(error)}; {remedy}") from None
     except RecursionError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from medfuse.core.errors import CheckpointError
+from medfuse.core.errors import CheckpointError, reason
+from medfuse.core.json_text import shortened
+
+MOST_HEADER = 16 * 2**20  # bytes of a safetensors file: names, shapes and facts of a hundred thousand tensors
+_DEEPEST = 20
 
 
 def read_checkpoint(path: Path) -> Any:
@@ -19,20 +24,60 @@ def read_checkpoint(path: Path) -> Any:
     Beside tensors and plain values, a file may hold numpy's numbers, as nnU-Net's checkpoints do.
     """
     try:
+        refuse_odd_file(path, header=path.suffix == ".safetensors")
         if path.suffix == ".safetensors":
             return load_file(path)
         with torch.serialization.safe_globals(_numbers()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            read = torch.load(path, map_location="cpu", weights_only=True)
+        if fault := _fault(read):
+            raise ValueError(fault)
+        return read
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        raise CheckpointError(
+            f"{path}: cannot be read as weights ({shortened(reason(error), 120)}); it must hold tensors "
+            "alone, as torch.save(model.state_dict(), …) or safetensors write them"
+        ) from error
+
+
+def refuse_odd_file(path: Path, *, header: bool) -> None:
+    """Before a file of weights is opened: pipes, folders, and a `header`, where it has one, that cannot be.
+
+    Raises CheckpointError.
+    """
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise CheckpointError(f"{path}: is no plain file; give a file of weights")
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
     except FileNotFoundError:
         raise CheckpointError(
-            f"{path}: no such file; give a .safetensors, .pt or .pth file, or make it first"
+            f"{path}: no such file; give a file of weights, or make it first, such as "
+            "runs/liver/weights_last.safetensors"
         ) from None
-    except Exception as error:  # whatever a damaged file makes its reader raise
-        reason = str(error).partition("\n")[0]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as weights ({error}); copy it again") from None
+    if header and not 2 <= length <= min(MOST_HEADER, about.st_size - 8):
         raise CheckpointError(
-            f"{path}: cannot be read as weights ({reason[:120]}); it must hold tensors alone, as "
-            "torch.save(model.state_dict(), …) or safetensors write them"
-        ) from error
+            f"{path}: cannot be read as weights (its header is said to have {length:,} bytes); it is "
+            "truncated or no safetensors file: copy it again, or train again"
+        )
+
+
+def _fault(value: Any, depth: int = 0) -> str:
+    """What is wrong with what was read: nesting, and tensors that claim more than the file has of them."""
+    if depth > _DEEPEST:
+        return f"it is nested more than {_DEEPEST} deep"
+    if isinstance(value, torch.Tensor):
+        if value.layout != torch.strided or value.device.type != "cpu":
+            return f"a tensor is {value.layout} on {value.device.type}"
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            return f"a tensor of {value.numel():,} numbers has {value.untyped_storage().nbytes():,} bytes"
+        return ""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return next(filter(None, (_fault(item, depth + 1) for item in inner)), "")
 
 
 def _numbers() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medfuse.core.errors import CheckpointError
 from medfuse.core.files import atomic
+from medfuse.core.json_text import parse_json, shortened
 from medfuse.core.text import by
+from medfuse.model.checkpoints import refuse_odd_file
 
 _FACTS = "medfuse"  # the one metadata key: of several, safetensors would write now one first, now another
 _HASH = "sha256"  # the last of the facts
@@ -32,6 +35,7 @@ def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None
         if tensor.data_ptr() in seen:
             state[name] = tensor.clone()  # the format has no shared tensors
         seen.add(tensor.data_ptr())
+    facts = _finite(dict(facts))
     hashed = {**facts, _HASH: _content_hash(state, facts)}
     with atomic(path) as temporary:
         save_file(state, temporary, metadata={_FACTS: json.dumps(hashed)})
@@ -42,28 +46,29 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises CheckpointError.
     """
+    refuse_odd_file(path, header=True)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             names = list(file.keys())
             state = {name: file.get_tensor(name) for name in names}
-    except FileNotFoundError:
+    except Exception as error:  # a damaged file's reader has many ways to refuse it
         raise CheckpointError(
-            f"{path}: no such file; give a weights file such as runs/liver/weights_last.safetensors"
-        ) from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as weights ({error}); it is truncated or no safetensors file: "
-            "copy it again, or train again"
+            f"{path}: cannot be read as weights ({shortened(str(error), 200)}); it is truncated or no "
+            "safetensors file: copy it again, or train again"
         ) from error
-    try:
-        facts = json.loads(metadata[_FACTS])
-    except (KeyError, json.JSONDecodeError):
+    if _FACTS not in metadata:
         raise CheckpointError(
             f"{path}: holds tensors without what medfuse writes beside them; use weights that medfuse trained"
-        ) from None
+        )
+    remedy = "use weights that medfuse trained, or copy them again"
+    facts = parse_json(
+        metadata[_FACTS], f"{path}: what it says of its model", raises=CheckpointError, remedy=remedy
+    )
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"{path}: what it says of its model is no mapping; {remedy}")
     said = facts.pop(_HASH, None)
-    if said is not None and said != _content_hash(state, facts):
+    if said is not None and said != _hash_of_read(state, facts):
         raise CheckpointError(
             f"{path}: is damaged (its hash is not that of its content); copy it again, or run its pipeline "
             "again, which writes it anew"
@@ -92,6 +97,15 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None
     model.load_state_dict(dict(state))
 
 
+def _finite(value: Any) -> Any:
+    """Without NaN and infinity, which JSON has not: null in their place."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _content_hash(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(dict(facts)).encode())
     for name in sorted(state):
@@ -99,6 +113,13 @@ def _content_hash(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _hash_of_read(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    try:
+        return _content_hash(state, facts)
+    except Exception:  # tensors of a kind that has no bytes, which nothing here writes
+        return ""
 
 
 def _shape(tensor: Tensor) -> str:

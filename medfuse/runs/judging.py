@@ -28,6 +28,7 @@ def predict_held_out(run: Run) -> None:
         [run.folder / "weights_last.safetensors"],
         device=run.pipeline.train.device,
         settings=run.pipeline.infer,
+        own=run.pipeline.model,
     )
     outcome = model.infer(cases, run.folder / "predictions", run.reporter)
     left = {name: f"{reason}; move it away" for name, reason in outcome.left.items()}
@@ -81,6 +82,7 @@ def _threshold_scores(run: Run, plan: DataPlan, store: Store) -> dict[str, dict[
         [run.folder / "weights_last.safetensors"],
         device=run.pipeline.train.device,
         settings=run.pipeline.infer,
+        own=run.pipeline.model,
     )
     scores = {}
     with run.reporter.track("trying thresholds", len(run.split.validation)) as advance:
@@ -121,7 +123,7 @@ def draw_pictures(
     if not maps and not gradcam:
         return {}
     path = run.folder / "weights_last.safetensors"
-    network = load_trained([path], device=run.pipeline.train.device).segmenter()
+    network = load_trained([path], device=run.pipeline.train.device, own=run.pipeline.model).segmenter()
     preprocessor = Preprocessor(plan, run.pipeline.preprocess.tolerance_mm)
     chosen = [judged for _, judged in chosen_cases(evaluation.cases)]
     numbers = plan.regions or tuple((number,) for number in range(len(plan.classes)))

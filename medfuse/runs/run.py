@@ -16,6 +16,7 @@ from medfuse.core.lock import locked
 from medfuse.core.reporter import Reporter
 from medfuse.pipeline import Pipeline
 from medfuse.runs.folder import refuse_another_pipeline, refuse_cross_validation
+from medfuse.trained.trust import remember_own
 
 if TYPE_CHECKING:
     from medfuse.train.together import Together
@@ -68,6 +69,7 @@ def open_run(
         held.enter_context(locked(make_folder(folder), instead="give this run another name (--set name=…)"))
         refuse_cross_validation(folder)
         refuse_another_pipeline(folder, pipeline)
+        remember_own(pipeline.model)
 
     split = choose_split(info, pipeline.split)
     with ExitStack() as held:

@@ -185,7 +185,7 @@ def _teacher(run: Run, plan: DataPlan) -> Segmenter | None:
     if settings is None or settings.teacher == "self":
         return None
     path = weights_file(settings.teacher, best=False)
-    trained = load_trained([path], device=run.pipeline.train.device)
+    trained = load_trained([path], device=run.pipeline.train.device, trust=settings.trust or ())
     differing = [
         what
         for what in ("labels", "region_order", "channels", "spacing_mm", "normalization")

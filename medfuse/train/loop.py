@@ -27,7 +27,7 @@ from medfuse.train.optimizer import make_optimizer
 from medfuse.train.parts import Parts, learned_group
 from medfuse.train.pseudo import PseudoLabels
 from medfuse.train.settings import TrainSettings
-from medfuse.train.state import read_state
+from medfuse.train.state import read_state, spent
 from medfuse.train.step import Batches, Step
 from medfuse.train.together import Together
 
@@ -131,8 +131,8 @@ def is_finished(folder: Path, settings: TrainSettings) -> bool:
     state = read_state(folder)
     if state is None:
         return False
-    done = state["progress"]
-    return Budget.of(settings).progress(done["step"], done["seconds"]) >= 1
+    done = spent(folder, state)
+    return Budget.of(settings).progress(done.step, done.seconds) >= 1
 
 
 def _set_up(

@@ -28,6 +28,9 @@ class PseudoLabelSettings(Section):
         description="self: the running mean of the weights where `average` is on, else the network as it is; "
         "or the folder of another run, or its weights",
     )
+    trust: tuple[str, ...] | None = Field(
+        None, description="packages of which a teacher that was not trained here may name code, as `--trust`"
+    )
     cases: Literal["test", "unlabelled", "both"] = Field(
         "both", description="the dataset's test cases, its training cases without a label, or both"
     )

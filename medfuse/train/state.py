@@ -7,14 +7,17 @@ import io
 import os
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 
-from medfuse.core.errors import CheckpointError
+from medfuse.core.errors import CheckpointError, reason
 from medfuse.core.files import atomic, file_hash
+from medfuse.core.json_text import first_fault, shortened
 
 _DIGEST = hashlib.sha256().digest_size  # bytes at the end of the file
 
@@ -70,6 +73,27 @@ def read_state(folder: Path, say: Callable[[str], None] = lambda line: None) -> 
     return None
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What a training has used of its budget."""
+
+    step: Annotated[int, Field(ge=0, strict=True)]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+
+
+def spent(folder: Path, state: Mapping[str, Any]) -> Spent:
+    """How far the training of `state` has come. Raises CheckpointError where it does not say."""
+    remedy = "delete it to train again from the start"
+    progress = state.get("progress")
+    known = {key: progress.get(key) for key in ("step", "seconds")} if isinstance(progress, dict) else None
+    try:
+        return TypeAdapter(Spent).validate_python(known)
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{newest_state(folder)}: does not say how far training came ({first_fault(error)}); {remedy}"
+        ) from None
+
+
 def seed_chance(*numbers: int) -> None:
     """Start every random generator of this process from `numbers`, such as a seed and a step."""
     python, numpy, of_torch = np.random.SeedSequence(numbers).generate_state(3).tolist()
@@ -93,5 +117,12 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path}: cannot be read (its hash is not that of its content); it is damaged, or of another "
             "version of medfuse: delete it to train again from the start"
         )
-    state: dict[str, Any] = torch.load(io.BytesIO(data[:-_DIGEST]), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(data[:-_DIGEST]), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has many ways to refuse a file
+        raise CheckpointError(
+            f"{path}: cannot be read ({shortened(reason(error), 120)}); delete it to train again"
+        ) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: is no training state; delete it to train again from the start")
     return state

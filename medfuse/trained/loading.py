@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import medfuse
 from medfuse.core.document import Document
-from medfuse.core.errors import CheckpointError, PipelineError
+from medfuse.core.errors import CheckpointError, MedfuseError, PipelineError, reason
 from medfuse.core.files import file_hash
+from medfuse.core.json_text import shortened
 from medfuse.infer.settings import InferSettings
 from medfuse.model.graph import GraphPlan, plan_graph
 from medfuse.model.settings import ModelSettings
 from medfuse.pipeline import Pipeline, problems_of, resolved, watched_maps
+from medfuse.trained.facts import REMEDY, Facts, read_facts
 from medfuse.trained.trained import Prepared, Trained
+from medfuse.trained.trust import Trust
 
 if TYPE_CHECKING:
     import torch
@@ -50,8 +53,13 @@ def load_trained(
     settings: InferSettings | None = None,
     overrides: Iterable[str] = (),
     maps: Sequence[str] = (),
+    trust: str | Iterable[str] = (),
+    own: ModelSettings | None = None,
 ) -> Trained:
     """Load weights or exported files, which must be folds of one model. Raises CheckpointError.
+
+    Code that weights name is called where it is harmless, where `own`, the user's pipeline, or one that was
+    run here names it, and where it is of a package in `trust`.
 
     `maps` are names and globs of the maps that the networks must be able to hand out; layers that the graph
     does not tap are tapped for them. Raises MedfuseError for one that there is not.
@@ -60,7 +68,8 @@ def load_trained(
 
     where = _device(paths, device)
     settle(where)
-    loaded = [_load(path, where, maps) for path in paths]
+    allowed = Trust.of(trust, own)
+    loaded = [_load(path, where, maps, allowed) for path in paths]
     plans = [one.plan for one in loaded]
     for path, plan in zip(paths, plans):
         if (plan.labels, plan.region_order, plan.channels, plan.spacing_mm, plan.patch_size) != (
@@ -94,9 +103,9 @@ class _Loaded:
     settings: InferSettings
 
 
-def _load(path: Path, where: torch.device, maps: Sequence[str]) -> _Loaded:
+def _load(path: Path, where: torch.device, maps: Sequence[str], trust: Trust) -> _Loaded:
     if path.suffix not in EXPORTED.values():
-        return _from_weights(path, where, maps)
+        return _from_weights(path, where, maps, trust)
     if maps:
         raise CheckpointError(
             f"{path}: was exported, and hands out logits only; give the run, or its weights"
@@ -104,26 +113,58 @@ def _load(path: Path, where: torch.device, maps: Sequence[str]) -> _Loaded:
     return _from_export(path, where)
 
 
-def _from_weights(path: Path, where: torch.device, maps: Sequence[str]) -> _Loaded:
+def graph_of(path: Path, trust: str | Iterable[str] = ()) -> GraphPlan:
+    """The graph of a weights file, without its network. Raises CheckpointError."""
+    from medfuse.model.weights import load_weights
+
+    state, said = load_weights(path)
+    return _planned(path, read_facts(path, said), state, Trust.of(trust))
+
+
+def _planned(path: Path, facts: Facts, state: Mapping[str, Tensor], trust: Trust) -> GraphPlan:
+    """The graph that a weights file describes, planned within limits. Raises CheckpointError."""
+    from medfuse.model.bounded import Bounded
+
+    trust.check(path, facts.model, facts.said)
+    with _named(path), Bounded(state.values()):
+        return plan_graph(
+            facts.model, facts.plan.image, len(facts.plan.classes), dict.fromkeys(facts.watched, ())
+        )
+
+
+def _from_weights(path: Path, where: torch.device, maps: Sequence[str], trust: Trust) -> _Loaded:
+    from medfuse.model.bounded import Bounded
     from medfuse.model.segmenter import build_segmenter
     from medfuse.model.selection import tap_further
     from medfuse.model.weights import load_into, load_weights
 
-    state, facts = load_weights(path)
-    with _written_by_this_version(path, facts):
-        plan, settings = _said(facts)
-        model = ModelSettings.model_validate(facts["model"])
-        watched = dict.fromkeys(facts.get("watched", ()), ())
-        graph = plan_graph(model, plan.image, len(plan.classes), watched)
-    graph = tap_further(graph, maps)
-    network = build_segmenter(graph)
+    state, said = load_weights(path)
+    facts = read_facts(path, said)
+    graph = tap_further(_planned(path, facts, state, trust), maps)
+    with _named(path), Bounded(state.values()):
+        network = build_segmenter(graph)
     if maps and (untrained := [name for name in network.state_dict() if name not in state]):
         raise CheckpointError(
             f"{path}: has no weights for {', '.join(untrained[:2])}, …, which {', '.join(maps)} would "
             "need; choose layers up to the deepest that the run tapped"
         )
     load_into(network, state, path)
-    return _Loaded(network.to(where).eval(), graph, plan, settings)
+    return _Loaded(network.to(where).eval(), graph, facts.plan, facts.settings)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What is raised while a file's network is made is said of that file, whoever raised it."""
+    try:
+        yield
+    except MedfuseError as error:
+        first, *others = error.lines
+        more = f" (and {len(others)} more)" if others else ""
+        raise CheckpointError(f"{path}: {first.removeprefix(f'{path}: ')}{more}; {REMEDY}") from error
+    except Exception as error:  # of what the file chose to be made
+        raise CheckpointError(
+            f"{path}: its network cannot be made ({shortened(reason(error), 200)}); {REMEDY}"
+        ) from error
 
 
 def _from_export(path: Path, where: torch.device) -> _Loaded:
@@ -143,25 +184,8 @@ def _from_export(path: Path, where: torch.device) -> _Loaded:
 
         model, facts = openvino.load(path)
         network = Prepared(lambda example: openvino.runner(model, example, "auto"))
-    with _written_by_this_version(path, facts):
-        return _Loaded(network, None, *_said(facts))
-
-
-def _said(facts: Mapping[str, Any]) -> tuple[DataPlan, InferSettings]:
-    from medfuse.data.plan import DataPlan
-
-    return DataPlan.from_json(facts["data"]), InferSettings.model_validate(facts["infer"])
-
-
-@contextmanager
-def _written_by_this_version(path: Path, facts: Mapping[str, Any]) -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: was not written by this version of medfuse ({error}); train again, or install "
-            f"medfuse {facts.get('medfuse', 'of its time')}"
-        ) from error
+    read = read_facts(path, facts)
+    return _Loaded(network, None, read.plan, read.settings)
 
 
 def _device(paths: Sequence[Path], wanted: str) -> torch.device:

@@ -43,14 +43,16 @@ class Predictor:
         device: str = "auto",
         best: bool = False,
         overrides: Iterable[str] = (),
+        trust: str | Iterable[str] = (),
     ) -> Predictor:
         """Load a run folder, a weights file or what `medfuse export` wrote; several are averaged.
 
         device: "auto", "cpu" or "cuda". `best`: a run's best weights on held-out cases instead of its last.
-        `overrides`: of the settings of `infer:`, such as "overlap=0.25". Raises CheckpointError.
+        `overrides`: of the settings of `infer:`, such as "overlap=0.25". `trust`: packages of which weights
+        that were not trained here may name code. Raises CheckpointError.
         """
         files = [weights_file(path, best=best) for path in _paths(paths)]
-        return cls(load_trained(files, device=device, overrides=overrides))
+        return cls(load_trained(files, device=device, overrides=overrides, trust=trust))
 
     @property
     def labels(self) -> dict[str, LabelValue]:

@@ -36,6 +36,7 @@ def compare_pipelines(
     overrides: Iterable[str] = (),
     runs: Path = Path("runs"),
     output: Path | None = None,
+    trust: str | Iterable[str] = (),
     reporter: Reporter,
 ) -> Compared:
     """Train every pipeline file with each seed and fold, read every run folder, compare with the first.
@@ -66,7 +67,7 @@ def compare_pipelines(
             "different pipelines"
         )
     try:
-        comparison = report.compare([_candidate(name, folders) for name, folders in runs_of.items()])
+        comparison = report.compare([_candidate(name, folders, trust) for name, folders in runs_of.items()])
     except (ValueError, KeyError) as error:
         raise DataError(f"cannot be compared: {error}; give runs on the same cases and labels") from error
     folder = output or runs / "comparisons" / "-against-".join([*runs_of][:4])
@@ -100,7 +101,7 @@ def _base(name: str) -> str:
     return re.sub(r"-fold\d+-seed\d+$", "", name)
 
 
-def _candidate(name: str, folders: Sequence[Path]) -> Candidate:
+def _candidate(name: str, folders: Sequence[Path], trust: str | Iterable[str]) -> Candidate:
     """One model out of the folders of its trainings."""
     from medfuse.report.compare import Candidate
     from medfuse.train.log import read_rows
@@ -108,7 +109,7 @@ def _candidate(name: str, folders: Sequence[Path]) -> Candidate:
     summaries = [_summary(folder) for folder in folders]
     dice = dice_of_cases(summaries)
     ends = [_last(read_rows(folder / "metrics.jsonl")) for folder in folders]
-    parameters, gflops = _cost(folders[0])
+    parameters, gflops = _cost(folders[0], trust)
     mean = {key: sum(end[key] for end in ends) / len(ends) for key in ("seconds", "step")}
     return Candidate(name, dice, len(folders), parameters, gflops, mean["seconds"], mean["step"])
 
@@ -141,17 +142,12 @@ def _last(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return next((row for row in reversed(rows) if "seconds" in row), {"seconds": 0.0, "step": 0})
 
 
-def _cost(folder: Path) -> tuple[int, float]:
+def _cost(folder: Path, trust: str | Iterable[str]) -> tuple[int, float]:
     """Parameters, and GFLOP of one patch without auxiliary heads."""
-    from medfuse.data.plan import DataPlan
-    from medfuse.model.graph import plan_graph
     from medfuse.model.layers import find_layers
     from medfuse.model.segmenter import build_segmenter
-    from medfuse.model.settings import ModelSettings
-    from medfuse.model.weights import load_weights
+    from medfuse.trained.loading import graph_of
 
-    _, facts = load_weights(folder / "weights_last.safetensors")
-    plan = DataPlan.from_json(facts["data"])
-    graph = plan_graph(ModelSettings.model_validate(facts["model"]), plan.image, len(plan.classes))
-    network = find_layers(lambda: build_segmenter(graph), plan.image)[0]
+    graph = graph_of(folder / "weights_last.safetensors", trust)
+    network = find_layers(lambda: build_segmenter(graph), graph.image)[0]
     return network.parameters, network.flops / 1e9

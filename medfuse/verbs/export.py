@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 Format = Literal["onnx", "openvino", "torch"]
 
 
-def export_network(weights: Path, output: Path, *, kind: Format, best: bool = False) -> str:
+def export_network(
+    weights: Path, output: Path, *, kind: Format, best: bool = False, trust: str | Iterable[str] = ()
+) -> str:
     """Write `output` (a file with the format's ending, or a folder) and say so.
 
     What was written is loaded again and held against the network on one window of noise; where it answers
@@ -26,7 +28,7 @@ def export_network(weights: Path, output: Path, *, kind: Format, best: bool = Fa
 
     from medfuse.core.device import disagreement
 
-    trained = load_trained([source], device="cpu")
+    trained = load_trained([source], device="cpu", trust=trust)
     network, image = trained.segmenter(), trained.plan.image
     facts = _facts(source, trained.hashes[0])
     path = _file(output, kind, str(facts["name"]))

@@ -35,6 +35,7 @@ def save_features(
     best: bool = False,
     device: str = "auto",
     overwrite: bool = False,
+    trust: str | Iterable[str] = (),
     reporter: Reporter,
 ) -> Inferred:
     """`layers` (names and globs) of every case in `inputs`, and manifest.json; finished cases are skipped.
@@ -47,7 +48,9 @@ def save_features(
     if kind == "nifti" and pool != "none":
         raise MedfuseError(f"--format nifti: is for whole maps; leave out --pool {pool}, or use --format npz")
     check_format(kind)
-    model = load_trained([weights_file(weights, best=best)], device=device, overrides=overrides, maps=layers)
+    model = load_trained(
+        [weights_file(weights, best=best)], device=device, overrides=overrides, maps=layers, trust=trust
+    )
     assert model.graph is not None, "what was exported is refused where maps are wanted"
     chosen = select(model.graph, layers)
     names = [f.name for f in chosen]

@@ -41,6 +41,7 @@ def infer_volumes(
     max_memory: str | None = None,
     probabilities: ProbabilityFormat | None = None,
     overwrite: bool = False,
+    trust: str | Iterable[str] = (),
     reporter: Reporter,
 ) -> Inferred:
     """Label maps of every volume in `inputs`, in `max_memory` (such as 4GiB) above the loaded model.
@@ -48,7 +49,7 @@ def infer_volumes(
     What medfuse did not write into `output`, or somebody changed, stays unless `overwrite`.
     """
     limit = parse_bytes(max_memory) if max_memory else None
-    model, cases = _model_and_cases(weights, inputs, overrides, best, device, reporter)
+    model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, reporter)
     outcome = model.infer(
         cases, output, reporter, max_memory=limit, probabilities=probabilities, overwrite=overwrite
     )
@@ -64,10 +65,11 @@ def explain_volumes(
     device: str = "auto",
     max_memory: str | None = None,
     probabilities: ProbabilityFormat | None = None,
+    trust: str | Iterable[str] = (),
 ) -> str:
     """What `infer_volumes` would take: windows, time and memory of every case. Writes nothing."""
     limit = parse_bytes(max_memory) if max_memory else None
-    model, cases = _model_and_cases(weights, inputs, overrides, best, device, Reporter(quiet=True))
+    model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, Reporter(quiet=True))
     return model.plans(cases, limit, probabilities=probabilities is not None).text()
 
 
@@ -77,6 +79,7 @@ def _model_and_cases(
     overrides: Iterable[str],
     best: bool,
     device: str,
+    trust: str | Iterable[str],
     reporter: Reporter,
 ) -> tuple[Trained, list[Case]]:
     from medfuse.infer.cases import find_inputs
@@ -85,7 +88,7 @@ def _model_and_cases(
     files = [weights_file(run, best=best) for run in runs]
     if len(files) > len(weights):
         reporter.say(f"the mean of {len(files)} folds")
-    model = load_trained(files, device=device, overrides=overrides)
+    model = load_trained(files, device=device, overrides=overrides, trust=trust)
     model = _with_chosen_steps(model, weights, reporter)
     return model, find_inputs(inputs, model.plan.channels)
 

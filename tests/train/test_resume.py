@@ -1,5 +1,7 @@
 """A run that is stopped and started again is the run that was never stopped, to the last bit."""
 
+import hashlib
+import io
 import random
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch import nn
 from medfuse import CheckpointError
 from medfuse.core.reporter import Reporter
 from medfuse.train.course import Progress
-from medfuse.train.loop import fit
+from medfuse.train.loop import fit, is_finished
 from medfuse.train.objective import Objective
 from medfuse.train.settings import TrainSettings
 from medfuse.train.state import (
@@ -165,3 +167,40 @@ def test_a_state_is_never_absent_while_the_next_is_written(tmp_path, monkeypatch
     assert newest_state(tmp_path).exists()
     assert previous_state(tmp_path).exists()
     assert read_state(tmp_path) == {"step": 1}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        [1, 2],
+        3,
+        None,
+        {},
+        {"progress": 5},
+        {"progress": {"step": 1}},
+        {"progress": {"step": "1", "seconds": 0.0}},
+        {"progress": {"step": -1, "seconds": 0.0}},
+        {"progress": {"step": 1, "seconds": float("nan")}},
+    ],
+)
+def test_a_state_with_the_right_hash_that_is_none_is_one_line(tmp_path, state):
+    content = io.BytesIO()
+    torch.save(state, content)
+    data = content.getvalue()
+    newest_state(tmp_path).write_bytes(data + hashlib.sha256(data).digest())
+    with pytest.raises(CheckpointError, match=r"training_state\.pt: "):
+        is_finished(tmp_path, TrainSettings(steps=3))
+
+
+def test_code_in_a_state_is_not_run(tmp_path):
+    class Runs:
+        def __reduce__(self):
+            return open, (str(tmp_path / "trace"), "w")
+
+    content = io.BytesIO()
+    torch.save({"progress": Runs()}, content)
+    data = content.getvalue()
+    newest_state(tmp_path).write_bytes(data + hashlib.sha256(data).digest())
+    with pytest.raises(CheckpointError, match=r"training_state\.pt: cannot be read"):
+        read_state(tmp_path)
+    assert not (tmp_path / "trace").exists()

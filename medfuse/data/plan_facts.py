@@ -1,0 +1,85 @@
+"""A data plan out of a file that may be anybody's: typed, within limits, and in itself consistent."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from medfuse.core.errors import MedfuseError
+from medfuse.core.json_text import validated
+from medfuse.core.labels import members
+from medfuse.data.plan import DataPlan
+
+MOST_PATCH_VOXELS = 2**25  # 320³
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Spacing = Annotated[float, Field(gt=0, le=10_000)]
+Side = Annotated[int, Field(ge=1, le=2**16)]
+Value = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class _Strict(BaseModel):
+    """No text for a number, no NaN."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+
+class NormalizationFacts(_Strict):
+    """See `data.plan.Normalization`."""
+
+    kind: Literal["ct", "zscore", "nonzero_zscore", "none"]
+    lower: float = 0.0
+    upper: float = 0.0
+    mean: float = 0.0
+    std: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> NormalizationFacts:
+        if self.lower > self.upper:
+            raise ValueError(f"lower {self.lower} is above upper {self.upper}")
+        return self
+
+
+class PlanFacts(_Strict):
+    """See `data.plan.DataPlan`."""
+
+    spacing_mm: tuple[Spacing, Spacing, Spacing]
+    patch_size: Annotated[tuple[Side, ...], Field(min_length=2, max_length=3)]
+    batch_size: int = Field(ge=1, le=10**6)
+    channels: Annotated[tuple[Name, ...], Field(min_length=1, max_length=1000)]
+    normalization: Annotated[tuple[NormalizationFacts, ...], Field(max_length=1000)]
+    labels: Annotated[
+        dict[Name, Value | Annotated[tuple[Value, ...], Field(min_length=1, max_length=10_000)]],
+        Field(min_length=2, max_length=10_000),
+    ]
+    reasons: Annotated[dict[Name, Annotated[str, Field(max_length=1000)]], Field(max_length=2000)]
+    region_order: Annotated[tuple[Value, ...], Field(max_length=10_000)] = ()
+    ignore: Value | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PlanFacts:
+        if prod(self.patch_size) > MOST_PATCH_VOXELS:
+            raise ValueError(f"a patch of {prod(self.patch_size):,} voxels is too large")
+        if len(self.normalization) != len(self.channels):
+            raise ValueError(f"{len(self.normalization)} normalizations for {len(self.channels)} channels")
+        regions = [value for value in self.labels.values() if value != 0]
+        if len(regions) == len(self.labels):
+            raise ValueError("no label has the value 0, the background's")
+        if self.region_order:
+            if [value not in members(region) for value, region in zip(self.region_order, regions)] != [
+                False
+            ] * len(regions) or len(self.region_order) != len(regions):
+                raise ValueError("region_order does not name a value of each region")
+        elif len({*self.labels.values()}) < len(self.labels) or any(isinstance(v, tuple) for v in regions):
+            raise ValueError("two labels share a value, or one has several, and there is no region_order")
+        if self.ignore is not None and self.ignore <= max(max(members(v)) for v in self.labels.values()):
+            raise ValueError(f"ignore {self.ignore} is not above every label")
+        return self
+
+
+def read_plan(data: Any, where: str, *, raises: type[MedfuseError], remedy: str) -> DataPlan:
+    """The plan that a file's JSON value is. Raises `raises`, in one line that begins with `where`."""
+    validated(PlanFacts, data, where, raises=raises, remedy=remedy)
+    return DataPlan.from_json(data)

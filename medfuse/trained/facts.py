@@ -1,0 +1,97 @@
+"""What a weights file or an exported one says of its network: typed, within limits, whoever wrote it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medfuse.core.errors import CheckpointError
+from medfuse.core.json_text import shortened, validated
+from medfuse.infer.settings import InferSettings
+from medfuse.model.settings import ModelSettings
+from medfuse.pipeline import problems_of
+
+if TYPE_CHECKING:
+    from medfuse.data.plan import DataPlan
+
+LARGEST = 2**16  # of any number that describes a network
+MOST_VALUES = 20_000  # of a network's description
+REMEDY = "use a file that this version of medfuse wrote, or train again"
+
+Word = Annotated[str, Field(max_length=200)]
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+    medfuse: Word = ""
+    name: str = Field("", pattern=r"^[^/\\\x00-\x1f]{0,200}$")
+    fold: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    model: dict[str, Any]
+    watched: Annotated[tuple[Word, ...], Field(max_length=100)] = ()
+    infer: dict[str, Any]
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What inference needs beside the tensors. `said` is the model as the file says it."""
+
+    name: str
+    model: ModelSettings
+    said: dict[str, Any]
+    watched: tuple[str, ...]
+    settings: InferSettings
+    plan: DataPlan
+
+
+def read_facts(path: Path, facts: Any) -> Facts:
+    """The facts of `path`, out of their JSON. Makes nothing of what they name. Raises CheckpointError."""
+    from medfuse.data.plan_facts import read_plan
+
+    where = f"{path}: what it says of its model"
+    read = validated(_Facts, facts, where, raises=CheckpointError, remedy=REMEDY)
+    said = json.loads(json.dumps(read.model))
+    _refuse_extremes(path, said)
+    plan = read_plan(read.data, f"{path}: data", raises=CheckpointError, remedy=REMEDY)
+    return Facts(
+        read.name,
+        _section(path, "model", ModelSettings, said),
+        said,
+        read.watched,
+        _section(path, "infer", InferSettings, read.infer),
+        plan,
+    )
+
+
+def _section(path: Path, name: str, kind: Any, value: Any) -> Any:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        problems = problems_of(error, kind, value)
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise CheckpointError(f"{path}: {name}.{shortened(str(problems[0]), 300)}{more}; {REMEDY}") from error
+    except Exception as error:  # a plugin's own validator
+        raise CheckpointError(f"{path}: {name}: {shortened(str(error), 300)}; {REMEDY}") from error
+
+
+def _refuse_extremes(path: Path, said: Any) -> None:
+    """Numbers, texts and lists of a size that no network needs. Raises CheckpointError."""
+    left, count = [said], 0
+    while left:
+        value = left.pop()
+        count += 1
+        if count > MOST_VALUES:
+            raise CheckpointError(f"{path}: more than {MOST_VALUES:,} values describe its model; {REMEDY}")
+        if isinstance(value, dict):
+            left += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            left += value
+        elif (isinstance(value, int | float) and abs(value) > LARGEST) or (
+            isinstance(value, str) and len(value) > 2000
+        ):
+            raise CheckpointError(f"{path}: {shortened(repr(value), 60)} is of no use in a network; {REMEDY}")

@@ -129,6 +129,24 @@ def test_a_mistyped_path_is_told_before_torch_is_imported(arguments, tmp_path):
     subprocess.run([sys.executable, "-c", code % typed], check=True)
 
 
+def test_a_mistyped_dataset_is_told_before_torch_is_imported(tmp_path):
+    text = (ROOT / "pipelines" / "liver.yaml").read_text().replace("../sample_data", "nowhere")
+    (tmp_path / "liver.yaml").write_text(text)
+    for verb in ("check", "run"):
+        code = (
+            "import sys; from medfuse.cli import main; sys.argv[1:] = %r\n"
+            "try: main()\n"
+            "except SystemExit as ended: assert ended.code == 2; assert 'torch' not in sys.modules"
+        )
+        said = subprocess.run(
+            [sys.executable, "-c", code % [verb, str(tmp_path / "liver.yaml")]],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert "liver.yaml:8:30: data.root: " in said.stderr
+
+
 def test_the_public_names_are_listed():
     import medfuse
 

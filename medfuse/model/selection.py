@@ -12,7 +12,6 @@ from medfuse.core.features import FeatureInfo
 from medfuse.core.names import matches
 from medfuse.model.blame import placed
 from medfuse.model.graph import IMAGE, BackbonePlan, GraphPlan
-from medfuse.model.layers import find_layers
 
 MOST_NAMES = 20
 
@@ -62,6 +61,8 @@ def matching(plan: GraphPlan, reference: str) -> list[FeatureInfo]:
 
 def _untapped(plan: GraphPlan, backbone: BackbonePlan, reference: str) -> list[FeatureInfo]:
     """Layers of a backbone, of any depth, that make maps and that a reference means: found by a trial."""
+    from medfuse.model.layers import find_layers
+
     if not fnmatchcase(backbone.name, reference.partition(".")[0]):
         return []
     with placed(("model", "backbones", backbone.name), backbone.backbone):

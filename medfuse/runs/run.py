@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from medfuse.api import Case, DatasetInfo, Split
 from medfuse.core.document import Document
-from medfuse.core.errors import DataError, PipelineError
+from medfuse.core.errors import DataError, PipelineError, Problem
 from medfuse.core.files import make_folder
 from medfuse.core.lock import locked
 from medfuse.core.reporter import Reporter
@@ -88,9 +88,14 @@ def info_name(pipeline: Pipeline) -> str:
 
 
 def read_dataset(pipeline: Pipeline) -> DatasetInfo:
-    info = pipeline.data.read()
+    """The dataset of a pipeline. Raises PipelineError where it is faulty or unlabelled."""
+    where = ("data", "root")
+    try:
+        info = pipeline.data.read()
+    except DataError as error:
+        raise PipelineError([Problem(where, line) for line in error.lines]) from None
     if not any(case.label for case in info.cases):
-        raise DataError(f"{pipeline.data.root}: no case has a label; training needs some")
+        raise PipelineError([Problem(where, "no case has a label; training needs some")])
     return info
 
 

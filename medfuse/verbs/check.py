@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medfuse.api import DatasetInfo, ImageInfo
 from medfuse.core.errors import DataError, PipelineError, Problem
 from medfuse.core.text import by
+from medfuse.model.graph import GraphPlan
 from medfuse.pipeline import Pipeline, load_pipeline, plan_network
 from medfuse.runs.problems import (
     objective_problems,
@@ -16,6 +18,9 @@ from medfuse.runs.problems import (
     pseudo_problems,
     report_problems,
 )
+
+if TYPE_CHECKING:
+    from medfuse.model.verify import VerifiedFacts
 
 CHECK_PATCH = 64  # voxels per axis that `check` assumes where patch_size is left to the data
 
@@ -26,8 +31,6 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
     Reads the dataset's text files, opens no image. Raises PipelineError with every problem located.
     """
     pipeline, document = load_pipeline(file, overrides)
-    from medfuse.model.verify import verify  # torch, which a mistake in the file does not wait for
-
     problems: list[Problem] = []
     info: DatasetInfo | None = None
     try:
@@ -38,7 +41,7 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
     try:
         graph = plan_network(pipeline, image, len(info.outputs) if info else 2)
         problems += report_problems(pipeline, graph)
-        facts = verify(graph) if not problems else None
+        facts = _verified(graph) if not problems else None
         problems += parameter_problems(pipeline, facts, fresh=True) if facts else []
         if info:
             problems += pseudo_problems(pipeline, graph, info)
@@ -68,6 +71,12 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
         f"{facts.parameters:,} parameters; every declared shape agrees with the real one",
     ]
     return "\n".join(lines)
+
+
+def _verified(graph: GraphPlan) -> VerifiedFacts:
+    from medfuse.model.verify import verify  # and torch, which a mistake in the file does not wait for
+
+    return verify(graph)
 
 
 def nominal_image(pipeline: Pipeline, info: DatasetInfo | None) -> ImageInfo:

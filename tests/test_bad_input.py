@@ -278,7 +278,7 @@ def test_a_checkpoint_of_another_model_is_named(finished_run, medfuse, tmp_path)
 STAGES = {
     "checking": "medfuse.data.fingerprint.take_fingerprint",
     "preparing": "medfuse.data.store.Store.build",
-    "training": "medfuse.train.loop.step_of",
+    "training": "medfuse.train.step.follow",
     "predicting": "medfuse.infer.folder.predict_bricks",
     "evaluating": "medfuse.report.evaluate.evaluate_pairs",
     "reporting": "medfuse.report.html.write_report",

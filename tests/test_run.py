@@ -198,7 +198,7 @@ def test_folds_are_averaged_and_overrides_reach_inference(finished_run, medfuse,
 def test_evaluate_works_on_any_two_folders(finished_run, medfuse, tmp_path):
     labels = finished_run.data / "labelsTr"
     said = medfuse("evaluate", labels, labels, "-o", tmp_path, "-q")
-    assert said.out.splitlines()[1].split() == ["1", "1.0000", "0.0000", "1.0000", "4"]
+    assert said.out.splitlines()[1].split() == ["1", "1.0000", "(4)", "0.0000", "(4)", "1.0000", "(4)"]
     assert json.loads((tmp_path / "summary.json").read_text())["foreground_mean"]["Dice"] == 1
 
 

@@ -109,7 +109,7 @@ def reported(path: Path) -> Iterator[None]:
             remedy = "a file stands where a folder is needed, or the other way round; choose another path"
         elif error.errno == errno.ENAMETOOLONG:
             remedy = "the name is too long; choose a shorter one"
-        elif error.errno == errno.ENOENT:
+        elif error.errno == errno.ENOENT and not path.parent.exists():
             remedy = "its folder is not there, or has gone; see where it is, or choose another"
         elif error.errno in _DISK:
             remedy = f"the disk refused it ({error.strerror}); choose another folder"

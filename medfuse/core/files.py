@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -116,6 +117,17 @@ def reported(path: Path) -> Iterator[None]:
         else:
             raise
         raise OutputError(f"{path}: {remedy}") from error
+
+
+def no_file(path: Path) -> str:
+    """`a named pipe`, `a device` or `a socket`, which would be waited for; empty for files and folders."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # which those tell that open it
+        return ""
+    kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+    kinds |= dict.fromkeys((stat.S_IFCHR, stat.S_IFBLK), "a device")
+    return kinds.get(stat.S_IFMT(mode), "")
 
 
 def file_hash(path: Path) -> str:

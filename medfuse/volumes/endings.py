@@ -3,8 +3,9 @@
 from pathlib import Path
 
 NIFTI = (".nii.gz", ".nii")
-ITK = (".nrrd", ".mha", ".mhd")
-ENDINGS = (*NIFTI, *ITK)
+METAIMAGE = (".mha", ".mhd")
+NRRD = (".nrrd", ".nhdr")
+ENDINGS = (*NIFTI, *NRRD, *METAIMAGE)
 
 
 def ending(path: Path) -> str | None:

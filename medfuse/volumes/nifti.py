@@ -1,111 +1,133 @@
-"""NIfTI: read whole or slab by slab, written in parts with the header of its source."""
+"""NIfTI-1 and NIfTI-2: what their headers say, and the header of a file that overlays another."""
 
 from __future__ import annotations
 
-import gzip
-import itertools
-import math
-import zlib
-from collections.abc import Callable, Iterator
+import logging
+from dataclasses import dataclass
 from io import BytesIO
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from medfuse.core.geometry import Geometry
-from medfuse.volumes import volume
-from medfuse.volumes.faults import broken
-from medfuse.volumes.volume import Slab, SlabReader, Volume, checked_geometry, native, rows_per_slab
+from medfuse.core.errors import DataError
+from medfuse.volumes.faults import broken, check_is_file
+from medfuse.volumes.inflate import Damaged, Piece, opened
+from medfuse.volumes.stored import Stored
+from medfuse.volumes.volume import checked_geometry, with_third_axis
+
+_MM = {1: 1000.0, 3: 1e-3}
+"""Millimetres in the units that a header may name, by its code; others stand for millimetres."""
+_MOST_TOO_LONG = 1e-3  # of a quaternion that float32 or a few digits rounded
+_QUIET = logging.getLogger(f"{__name__}.nibabel")
+_QUIET.disabled = True  # what it mends is of no concern, or an error of ours
 
 
-def geometry_of(path: Path) -> Geometry:
-    return _open(path)[1]
-
-
-def read(path: Path) -> Volume:
-    from isal import isal_zlib
-    from nibabel.arrayproxy import ArrayProxy
-
-    damaged: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub names an instance
-    image, geometry = _open(path)
-    stored = image.dataobj
-    layout = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
-    try:
-        with _opener(path)(path, "rb") as file:
-            array = np.asanyarray(ArrayProxy(file, layout, mmap=False))
-    except damaged as error:
-        raise broken(path, EOFError()) from error
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise broken(path, error) from error
-    channels = tuple(n for n in array.shape[3:] if n > 1)
-    return Volume(native(path, array.reshape(array.shape[:3] + channels)), geometry)
-
-
-def slab_reader(path: Path) -> SlabReader:
-    image, geometry = _open(path)
-    channels = math.prod(image.shape[3:])
-    plane = math.prod(geometry.shape[:2])
-    return SlabReader(
-        path, geometry, channels, 32 * max(plane, volume.SLAB_VOXELS), lambda: _slabs(path, image, channels)
+def stored(path: Path) -> Stored:
+    """Raises DataError."""
+    header = _Header.read(path)
+    affine = header.affine.copy()
+    affine[:3] *= header.mm
+    return Stored(
+        path,
+        checked_geometry(path, header.shape, affine),
+        prod(header.shape[3:]),
+        header.mended.get_data_dtype(),
+        (Piece(path),),
+        "gzip" if _compressed(path) else "raw",
+        header.offset,
+        *header.scaling,
     )
 
 
-def _slabs(path: Path, image: Any, channels: int) -> Iterator[Slab]:
-    """The file read once from its beginning to its end, which is all that gzip can do."""
-    from isal import isal_zlib
-    from nibabel.volumeutils import apply_read_scaling
-
-    damaged: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub names an instance
-    proxy, (i, j, k) = image.dataobj, image.shape[:3]
-    stored = image.header.get_data_dtype()
-    step = rows_per_slab(image.shape)
-    try:
-        with _opener(path)(path, "rb") as file:
-            file.seek(proxy.offset)
-            for channel, first in itertools.product(range(channels), range(0, k, step)):
-                rows = min(step, k - first)
-                raw = np.empty(i * j * rows, stored)
-                if file.readinto(raw.data.cast("B")) < raw.nbytes:
-                    raise EOFError
-                slab = raw.reshape((i, j, rows), order="F")
-                scaled = apply_read_scaling(slab, np.float64(proxy.slope), np.float64(proxy.inter))
-                yield channel, first, native(path, scaled)
-    except damaged as error:
-        raise broken(path, EOFError()) from error
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise broken(path, error) from error
+def _compressed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
 
 
-def _opener(path: Path) -> Callable[[Path, str], Any]:
-    if not path.name.lower().endswith(".gz"):
-        return open
-    from isal import igzip  # several times faster than Python's own
+@dataclass(frozen=True, eq=False)
+class _Header:
+    """A header as nibabel mends it, and its affine in the units of the file, of which each has `mm`."""
 
-    return igzip.open
+    mended: Any
+    shape: tuple[int, ...]
+    affine: npt.NDArray[np.float64]
+    mm: float
+    offset: int
+    scaling: tuple[float, float]
+
+    @classmethod
+    def read(cls, path: Path) -> _Header:
+        check_is_file(path)
+        try:
+            with opened((Piece(path),), "gzip" if _compressed(path) else "raw") as file:
+                begin = file.read(540)
+            return _parsed(path, begin)
+        except (OSError, Damaged) as error:
+            raise broken(path, error) from error
+        except DataError:
+            raise
+        except Exception as error:  # nibabel's, of many types
+            raise broken(path, error) from error
 
 
-def _open(path: Path) -> tuple[Any, Geometry]:
-    """The image, its voxels not yet read, and its grid."""
+def _parsed(path: Path, begin: bytes) -> _Header:
     import nibabel
-    from nibabel.openers import ImageOpener
 
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    try:
-        with opener(path, "rb") as file:  # Python's own, as isal calls a short text a truncated file
-            file.read(4)  # says "no such file", "a folder", "not a gzip file" more clearly than nibabel
-        image = nibabel.load(path, mmap=False)  # a mapped file could change under our feet
-        with ImageOpener(path) as file:
-            raw = type(image.header).from_fileobj(
-                file, check=False
-            )  # nibabel's check puts 1 for a spacing of 0
-        shape, affine = tuple(int(n) for n in image.shape), np.array(image.affine, dtype=np.float64)
-    except Exception as error:
-        raise broken(path, error) from error
-    if not (raw["pixdim"][1:4] != 0).all():
-        affine[:] = 0
-    return image, checked_geometry(path, shape, affine)
+    sizes = {int.from_bytes(begin[:4], "little"), int.from_bytes(begin[:4], "big")}
+    kind = nibabel.Nifti2Header if 540 in sizes else nibabel.Nifti1Header
+    size = 540 if 540 in sizes else 348
+    if size not in sizes or len(begin) < size:
+        raise ValueError("it does not begin with a NIfTI header")
+    raw, mended = (kind(begin[:size], check=False) for _ in range(2))
+    magic = bytes(raw["magic"].tobytes())[:3]
+    if magic not in (b"n+1", b"n+2"):
+        raise ValueError("its header is not that of a NIfTI file in one piece")
+    mended.check_fix(logger=_QUIET, error_level=40)
+    if mended["sform_code"] > 0:
+        _keep_spacing(raw, mended)
+    elif mended["qform_code"] > 0:
+        _shorten_quaternion(path, mended)
+    shape = tuple(int(n) for n in mended.get_data_shape())
+    affine = np.array(mended.get_best_affine(), np.float64)
+    if mended["sform_code"] <= 0 and (
+        zero := [i for i in range(1, min(len(shape), 3) + 1) if raw["pixdim"][i] == 0]
+    ):
+        raise DataError(
+            f"{path}: a spacing of 0 (pixdim[{zero[0]}]), and no sform that says another; mend its header"
+        )
+    if len(shape) == 2:
+        affine = with_third_axis(affine)
+    offset = mended.get_data_offset()
+    if not 0 <= offset < 2**62:
+        raise ValueError(f"its voxels are said to begin at byte {offset}")
+    slope, inter = mended.get_slope_inter()
+    scaling = 1.0 if slope is None else float(slope), 0.0 if inter is None else float(inter)
+    mended.get_data_dtype()  # which is not there for every code
+    return _Header(mended, shape, affine, _MM.get(int(mended["xyzt_units"]) & 7, 1.0), offset, scaling)
+
+
+def _keep_spacing(raw: Any, mended: Any) -> None:
+    """Where pixdim has no spacing, the sform's counts."""
+    lengths = np.linalg.norm(mended.get_sform()[:3, :3], axis=0)
+    for axis in range(3):
+        if raw["pixdim"][1 + axis] == 0 and np.isfinite(lengths[axis]) and lengths[axis] > 0:
+            mended["pixdim"][1 + axis] = lengths[axis]
+
+
+def _shorten_quaternion(path: Path, header: Any) -> None:
+    """A quaternion of length 1 may be a rounding longer. Raises DataError where it is much longer."""
+    names = ("quatern_b", "quatern_c", "quatern_d")
+    length = float(np.linalg.norm([float(header[name]) for name in names]))
+    if not np.isfinite(length) or length > 1 + _MOST_TOO_LONG:
+        raise DataError(
+            f"{path}: the quaternion of its qform has length {length:.7g}, and 1 at most is a rotation; "
+            "mend its header"
+        )
+    if length > 1:
+        for name in names:
+            header[name] = float(header[name]) / length
 
 
 def header_like(shape: tuple[int, ...], dtype: np.dtype[Any], like: Path) -> tuple[bytes, np.dtype[Any]]:
@@ -113,13 +135,17 @@ def header_like(shape: tuple[int, ...], dtype: np.dtype[Any], like: Path) -> tup
 
     The header of the NIfTI file `like` is kept: affine, codes, units.
     """
-    source, _ = _open(like)
-    header = source.header.copy()
+    import nibabel
+
+    source = _Header.read(like)
+    header = source.mended.copy()
+    if len(header.get_data_shape()) == 2 and shape[2:] == (1,):
+        shape = shape[:2]
     header.set_data_dtype(dtype)
     header.set_intent("none")
     header["cal_max"], header["cal_min"] = 0, 0
-    header.extensions.clear()  # they speak of the source's voxels
-    return _header_of(type(source)(np.broadcast_to(np.zeros((), dtype), shape), source.affine, header))
+    kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+    return _header_of(kind(np.broadcast_to(np.zeros((), dtype), shape), header.get_best_affine(), header))
 
 
 def header_at(

@@ -3,54 +3,74 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry
-from medfuse.volumes import itk, nifti
-from medfuse.volumes.endings import ENDINGS, NIFTI, ending
+from medfuse.volumes import metaimage, nifti, nrrd, stored
+from medfuse.volumes.endings import ENDINGS, METAIMAGE, NIFTI, ending
 from medfuse.volumes.volume import SlabReader, Volume
 
 
 def read_geometry(path: Path) -> Geometry:
     """The grid of a file from its header. Raises DataError."""
-    geometry: Geometry = _format(path).geometry_of(path)
-    return geometry
+    return slab_reader(path).geometry
 
 
 def read_volume(path: Path) -> Volume:
     """Voxels and grid of a file, after the header's scaling. Raises DataError that names the file."""
-    volume: Volume = _format(path).read(path)
-    return volume
+    return slab_reader(path).whole()
 
 
 def slab_reader(path: Path) -> SlabReader:
     """The header of a file, and a way to read its voxels in little memory. Raises DataError.
 
-    Only a NIfTI file is read in parts; of another format the whole volume is in memory while it is read.
+    Where the channels of a voxel stand together, the whole file is in memory while it is read.
     """
-    reader: SlabReader = _format(path).slab_reader(path)
-    return reader
+    header = nifti if is_nifti(path) else metaimage if ending(path) in METAIMAGE else nrrd
+    return stored.slab_reader(header.stored(path))
 
 
 def read_labels(path: Path) -> Volume:
-    """A label map as integers. Raises DataError where a voxel is not a whole number, or the file not 3-D."""
+    """A label map as integers from 0 on. Raises DataError where a voxel is no such, or the file not 3-D.
+
+    What lies within a rounding of a whole number, as scaled integers and resampling leave it, is that number.
+    """
     volume = read_volume(path)
     array = volume.array
     if array.ndim != 3:
         raise DataError(
             f"{path}: a label map has 3 axes, this file has shape {array.shape}; store one volume per file"
         )
-    if array.dtype.kind in "ui":
-        return volume
-    if not np.isfinite(array).all() or (array != np.rint(array)).any():
+    if array.dtype.kind == "f":
+        array = _rounded(path, array)
+    if array.dtype.kind == "i" and (least := int(array.min())) < 0:
         raise DataError(
-            f"{path}: holds values that are not whole numbers; a label map has one integer per voxel"
+            f"{path}: holds {least} ({int((array < 0).sum())} voxels are below 0); renumber them, as the "
+            "values of a label map are 0 or more"
         )
-    whole = np.result_type(*(np.min_scalar_type(int(bound)) for bound in (array.min(), array.max())))
-    return Volume(array.astype(whole), volume.geometry)
+    return Volume(array, volume.geometry)
+
+
+_ROUNDING = 1e-3
+_EXACT = 2.0**53  # beyond it, floats leave whole numbers out
+
+
+def _rounded(path: Path, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    with np.errstate(invalid="ignore"):
+        whole = np.rint(array)
+        wrong = ~(np.abs(array - whole) <= _ROUNDING) | (np.abs(whole) > _EXACT)
+    if wrong.any():
+        first = np.unravel_index(int(wrong.argmax()), array.shape)
+        raise DataError(
+            f"{path}: {int(wrong.sum())} voxels are not whole numbers, such as {array[first]:.7g} at "
+            f"{tuple(map(int, first))}; a label map has one integer per voxel: round it, or give another file"
+        )
+    bounds = (np.min_scalar_type(int(bound)) for bound in (whole.min(), whole.max()))
+    return whole.astype(np.result_type(*bounds))
 
 
 def is_nifti(path: Path) -> bool:
@@ -59,7 +79,3 @@ def is_nifti(path: Path) -> bool:
     if found is None:
         raise DataError(f"{path}: unknown ending; medfuse reads {', '.join(ENDINGS)}")
     return found in NIFTI
-
-
-def _format(path: Path) -> ModuleType:
-    return nifti if is_nifti(path) else itk

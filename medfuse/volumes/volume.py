@@ -1,9 +1,10 @@
-"""A volume as its file has it, whole or slab by slab, and what makes one."""
+"""A volume as its file has it, whole or slab by slab."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,32 @@ Slab = tuple[int, int, npt.NDArray[Any]]
 class SlabReader:
     """An image file whose header is read, and whose voxels come slab by slab, in the order of the file.
 
-    `slab_bytes`: about the most that reading takes, whatever the slabs are used for.
+    `dtype`: of the slabs. `slab_bytes`: about the most that reading takes, whatever the slabs are used for.
     """
 
     path: Path
     geometry: Geometry
     channels: int
+    dtype: np.dtype[Any]
     slab_bytes: int
     read: Callable[[], Iterator[Slab]]
-    """All rows k of channel 0, then those of channel 1, …; raises DataError as `read_volume` does."""
+    """All rows k of channel 0, then those of channel 1, …; raises DataError as `read_volume` does.
+
+    Whether the file is whole is known when the last slab has been taken, and another is asked for.
+    """
+
+    @property
+    def voxel_bytes(self) -> int:
+        """What all voxels take in memory."""
+        return prod(self.geometry.shape) * self.channels * self.dtype.itemsize
+
+    def whole(self) -> Volume:
+        """All of it in memory; axes of one channel are left out."""
+        pages = bytearray(self.voxel_bytes)  # numpy's own are huge ones, which a virtual machine is slow to give
+        array = np.ndarray((*self.geometry.shape, self.channels), self.dtype, pages, order="F")
+        for channel, first, slab in self.read():
+            array[:, :, first : first + slab.shape[2], channel] = slab
+        return Volume(array if self.channels > 1 else array[..., 0], self.geometry)
 
 
 SLAB_VOXELS = 2**21
@@ -62,28 +80,38 @@ def smallest_integer(largest: int) -> npt.DTypeLike:
     return np.min_scalar_type(largest)
 
 
-def native(path: Path, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Voxels in this machine's byte order. Raises DataError where they are not plain numbers."""
-    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
-        kind = "colours" if array.dtype.names else f"{array.dtype} numbers"
+def plain_numbers(path: Path, stored: np.dtype[Any]) -> None:
+    """Raises DataError where voxels are not integers or floats of 8 bytes at most."""
+    if stored.kind not in "iuf" or stored.itemsize > 8:
+        kind = "colours" if stored.names else f"{stored} numbers"
         raise DataError(f"{path}: its voxels are {kind}; convert them to integers, float32 or float64")
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def checked_geometry(path: Path, shape: tuple[int, ...], affine: npt.NDArray[np.float64]) -> Geometry:
-    """The grid of a file with such a header. Raises DataError."""
-    if len(shape) == 2:
-        raise DataError(
-            f"{path}: has 2 axes {shape}; a volume has 3 (one slice is written as a third axis of 1)"
-        )
-    if len(shape) < 3 or sum(n != 1 for n in shape[3:]) > 1 or 0 in shape:
+    """The grid of a file with such a header, of one slice where it has 2 axes. Raises DataError."""
+    if len(shape) < 2 or sum(n != 1 for n in shape[3:]) > 1 or min(shape) < 1:
         raise DataError(
             f"{path}: has shape {shape}; a volume has 3 axes, or 4 with channels last, none of them empty"
         )
     axes = affine[:3, :3]
-    lengths = np.linalg.norm(axes, axis=0)
-    if not np.isfinite(affine).all() or not lengths.all() or abs(np.linalg.det(axes / lengths)) < 1e-6:
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(axes, axis=0)
+        flat = not np.isfinite(lengths).all() or not lengths.all() or not np.isfinite(affine).all()
+        flat = flat or abs(np.linalg.det(axes / lengths)) < 1e-6
+    if flat:
         raise DataError(
             f"{path}: its affine is not invertible (a spacing of 0 or not a number); mend its header"
         )
-    return Geometry((shape[0], shape[1], shape[2]), affine)
+    i, j, k = (*shape, 1)[:3]
+    return Geometry((i, j, k), affine)
+
+
+def with_third_axis(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The affine of an image of 2 axes: its slice stands on them, and is as thick as a pixel is wide."""
+    i, j = affine[:3, 0], affine[:3, 1]
+    normal = np.cross(i, j)
+    with np.errstate(all="ignore"):
+        thickness = np.sqrt(np.linalg.norm(normal))  # of a square pixel with the same area
+        affine = affine.copy()
+        affine[:3, 2] = normal / thickness
+    return affine

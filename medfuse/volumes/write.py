@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from medfuse.core.errors import OutputError
 from medfuse.core.files import atomic
-from medfuse.volumes import itk, nifti
-from medfuse.volumes.endings import ending, stem
+from medfuse.volumes import itk, metaimage, nifti, nrrd
+from medfuse.volumes.endings import METAIMAGE, ending, stem
+from medfuse.volumes.headers import Grid
 from medfuse.volumes.read import is_nifti, read_geometry
 from medfuse.volumes.slabs import Fill, Slabs, Whole, scattered, stream
 
@@ -47,7 +48,7 @@ def open_volume(path: Path, shape: tuple[int, int, int], dtype: npt.DTypeLike, l
         ):
             yield slabs
     else:
-        grid = itk.grid_at(read_geometry(like).affine) if is_nifti(like) else itk.grid_of(like)
+        grid = _grid(like)
         whole = Whole(shape, dtype)
         yield whole
         itk.write(path, whole.voxels, grid)
@@ -66,6 +67,12 @@ def open_maps(path: Path, shape: tuple[int, int, int, int], like: Path) -> Itera
         scattered(temporary, header, shape, stored, compressed=compressed) as fill,
     ):
         yield fill
+
+
+def _grid(like: Path) -> Grid:
+    if is_nifti(like):
+        return Grid.at(read_geometry(like).affine)
+    return (metaimage if ending(like) in METAIMAGE else nrrd).grid(like)
 
 
 def _nifti_header(shape: tuple[int, ...], dtype: np.dtype[Any], like: Path) -> tuple[bytes, np.dtype[Any]]:

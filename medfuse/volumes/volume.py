@@ -52,7 +52,7 @@ class SlabReader:
 
     def whole(self) -> Volume:
         """All of it in memory; axes of one channel are left out."""
-        pages = bytearray(self.voxel_bytes)  # numpy's own are huge ones, which a virtual machine is slow to give
+        pages = bytearray(self.voxel_bytes)  # numpy asks for huge pages, of which some machines are slow
         array = np.ndarray((*self.geometry.shape, self.channels), self.dtype, pages, order="F")
         for channel, first, slab in self.read():
             array[:, :, first : first + slab.shape[2], channel] = slab

@@ -95,7 +95,8 @@ def _parsed(path: Path, begin: bytes) -> _Header:
         zero := [i for i in range(1, min(len(shape), 3) + 1) if raw["pixdim"][i] == 0]
     ):
         raise DataError(
-            f"{path}: a spacing of 0 (pixdim[{zero[0]}]), and no sform that says another; mend its header"
+            f"{path}: its affine is not invertible: a spacing of 0 (pixdim[{zero[0]}]), and no sform that "
+            "says another; mend its header"
         )
     if len(shape) == 2:
         affine = with_third_axis(affine)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medfuse.api import (
         ActivationLoss,
+        Augmentation,
         AuxSchedule,
         Backbone,
         Case,
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ActivationLoss",
+    "Augmentation",
     "AuxSchedule",
     "Backbone",
     "Case",

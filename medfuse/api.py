@@ -23,10 +23,14 @@ from medfuse.core.named import NamedCode
 from medfuse.core.section import ConfigPath, Section
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor, nn
+
+    Change = Callable[[Tensor, Tensor, np.random.RandomState], tuple[Tensor, Tensor]]
 
 __all__ = [
     "ActivationLoss",
+    "Augmentation",
     "AuxSchedule",
     "Backbone",
     "Case",
@@ -176,6 +180,26 @@ class Loss(Plugin):
         Such a loss gets batches whole; what nobody annotated is background in them, predicted with certainty.
         """
         return False
+
+
+class Augmentation(Plugin):
+    """A random change to training patches."""
+
+    group: ClassVar[str] = "medfuse.augmentations"
+
+    def moves_voxels(self) -> bool:
+        """Whether the label changes with the image. False by default: then the label stays as it is."""
+        return False
+
+    def build(self, image: ImageInfo) -> Change:
+        """A callable (image, label, random) → (image, label), of patches as `image` says.
+
+        image: (channels, *patch_size) float32, label: (1, *patch_size) class indices, both of one patch and
+        on the CPU; they keep their shapes. All chance comes from `random`, so that a patch is a function of
+        the run's seed and its number. A label gets no value that it did not have: take the nearest voxel's.
+        Raises ShapeError where it cannot work on `image`. It is pickled where loader processes are spawned.
+        """
+        raise NotImplementedError  # each plugin has its own
 
 
 class ActivationLoss(Plugin):

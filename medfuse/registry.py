@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from medfuse.api import (
     ActivationLoss,
+    Augmentation,
     AuxSchedule,
     Backbone,
     Dataset,
@@ -32,10 +33,11 @@ CONTRACTS: tuple[type[Plugin], ...] = (
     AuxSchedule,
     Loss,
     ActivationLoss,
+    Augmentation,
     Dataset,
     Runtime,
 )
-"""The eight contracts, one per entry-point group."""
+"""The nine contracts, one per entry-point group."""
 
 
 @dataclass(frozen=True)
@@ -209,5 +211,6 @@ FusionBlockField = Annotated[FusionBlock, FromRegistry(FusionBlock)]
 AuxScheduleField = Annotated[AuxSchedule, FromRegistry(AuxSchedule)]
 LossField = Annotated[Loss, FromRegistry(Loss)]
 ActivationLossField = Annotated[ActivationLoss, FromRegistry(ActivationLoss)]
+AugmentationField = Annotated[Augmentation, FromRegistry(Augmentation)]
 DatasetField = Annotated[Dataset, FromRegistry(Dataset)]
 RuntimeField = Annotated[Runtime, FromRegistry(Runtime)]

@@ -1,26 +1,19 @@
 """Random changes to training patches, after nnU-Net, by MONAI's array transforms."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, radians
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.data.meta_obj import get_track_meta, set_track_meta
-from monai.transforms.intensity.array import (
-    RandAdjustContrast,
-    RandGaussianNoise,
-    RandGaussianSmooth,
-    RandScaleIntensity,
-    RandScaleIntensityFixedMean,
-)
 from monai.transforms.spatial.array import AffineGrid, RandFlip, RandSimulateLowResolution, Resample
 from monai.transforms.utils import create_rotate
 from torch import Tensor
 
+from medfuse.core import intensities
 from medfuse.core.sampling import labels_at
+from medfuse.data.further import Further, further
 from medfuse.data.plan import ANISOTROPIC, DataPlan
 from medfuse.data.settings import AugmentSettings
 
@@ -41,36 +34,36 @@ class Warp:
 
         A voxel gets the label that has the largest share of it.
         """
-        with _plain_tensors():
+        with intensities.plain_tensors():
             grid = AffineGrid(affine=self.matrix)(tuple(size))[0]
             turned = Resample(padding_mode="zeros")(image, grid, mode="bilinear")
         region = torch.tensor(label.shape[1:]).view(-1, *(1,) * len(size))
         return turned, labels_at(label[0], grid[: len(size)] + (region - 1) / 2)[None]
 
 
-class Augmentation:
+class Augmenter:
     """Draws what happens to one patch. All chance comes from the generator that is handed in.
 
     Intensities: noise, blur, brightness, contrast, low resolution, gamma (a third as often also on the
-    inverted image). Strengths that AugmentSettings does not name are nnU-Net's.
+    inverted image). Strengths that AugmentSettings does not name are nnU-Net's. What plugins and MONAI's
+    transforms do comes last, in the order of the file.
     """
 
     def __init__(self, settings: AugmentSettings, plan: DataPlan) -> None:
         self.settings = settings
         self.spacing_mm = plan.image.spacing_mm
-        keep = {"retain_stats": True, "gamma": (0.7, 1.5)}
-        blur = (0.5, 1.0)
         linear = "bilinear" if plan.image.dims == 2 else "trilinear"
         self.intensity = (
-            RandGaussianNoise(settings.noise, std=0.1**0.5),
-            RandGaussianSmooth(blur, blur, blur, prob=settings.blur),
-            RandScaleIntensity(0.25, prob=settings.brightness, channel_wise=True),
-            RandScaleIntensityFixedMean(settings.contrast, 0.25, preserve_range=True, channel_wise=True),
+            intensities.noise(settings.noise),
+            intensities.blur(settings.blur),
+            intensities.brightness(settings.brightness),
+            intensities.contrast(settings.contrast),
             RandSimulateLowResolution(settings.low_resolution, upsample_mode=linear, zoom_range=(0.5, 1.0)),
-            RandAdjustContrast(settings.gamma / 3, invert_image=True, **keep),
-            RandAdjustContrast(settings.gamma, **keep),
+            intensities.gamma(settings.gamma / 3, invert=True),
+            intensities.gamma(settings.gamma),
         )
         self.flips = tuple(RandFlip(0.5, axis) for axis, name in enumerate("xyz") if name in settings.mirror)
+        self.further = tuple(Further(plugin, plan.image) for _, plugin in further(settings))
 
     def draw_warp(self, random: np.random.RandomState) -> Warp | None:
         """A rotation about every axis (in millimetres), a scaling, both, or None.
@@ -107,21 +100,12 @@ class Augmentation:
 
     def change(self, image: Tensor, label: Tensor, random: np.random.RandomState) -> tuple[Tensor, Tensor]:
         """Intensities and mirroring of a patch (channels, *size) and its label (1, *size)."""
-        with _plain_tensors():
+        with intensities.plain_tensors():
             for transform in self.intensity:
                 image = transform.set_random_state(state=random)(image)
             for flip in self.flips:
                 flip.set_random_state(state=random).randomize(None)
                 image, label = flip(image, randomize=False), flip(label, randomize=False)
+            for change in self.further:
+                image, label = change(image, label, random)
         return image.to(torch.float32).contiguous(), label.contiguous()
-
-
-@contextmanager
-def _plain_tensors() -> Iterator[None]:
-    """MONAI's own tensors, which carry a history, cost more than the transforms on small patches."""
-    before = get_track_meta()
-    set_track_meta(False)
-    try:
-        yield
-    finally:
-        set_track_meta(before)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from medfuse.core.errors import DataError
-from medfuse.data.augment import Augmentation
+from medfuse.data.augment import Augmenter
 from medfuse.data.plan import DataPlan
-from medfuse.data.settings import INTENSITIES, AugmentSettings, SampleSettings
+from medfuse.data.settings import AugmentSettings, SampleSettings
 from medfuse.data.store import Store
 
 
@@ -32,17 +32,16 @@ class PatchSampler:
     augment: AugmentSettings
     seed: int
     unlabelled: bool = False
-    augmentation: Augmentation = field(init=False)
-    weak: Augmentation = field(init=False)
+    augmenter: Augmenter = field(init=False)
+    weak: Augmenter = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.names:
             raise DataError("there are no training cases; give the split at least one")
-        still = dict.fromkeys(INTENSITIES, 0.0)
-        weak, rest = self.augment.model_copy(update=still), self.augment.model_copy(update={"mirror": ()})
-        strong = rest if self.unlabelled else self.augment  # after the weak one, which has mirrored
-        object.__setattr__(self, "weak", Augmentation(weak, self.plan))
-        object.__setattr__(self, "augmentation", Augmentation(strong, self.plan))
+        weak = self.augment.moving()
+        strong = self.augment.recolouring() if self.unlabelled else self.augment  # after the weak one
+        object.__setattr__(self, "weak", Augmenter(weak, self.plan))
+        object.__setattr__(self, "augmenter", Augmenter(strong, self.plan))
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -74,8 +73,8 @@ class PatchSampler:
         image, label = self._read(name, start, random)
         if self.unlabelled:
             weak, label = self.weak.change(image, label, random)
-            return {"image": self.augmentation.change(weak, label, random)[0], "weak": weak, "case": name}
-        image, label = self.augmentation.change(image, label, random)
+            return {"image": self.augmenter.change(weak, label, random)[0], "weak": weak, "case": name}
+        image, label = self.augmenter.change(image, label, random)
         return {"image": image, "label": label.long(), "case": name}
 
     def _place(self, random: np.random.RandomState, *, forced: bool) -> tuple[str, tuple[int, ...]]:
@@ -98,7 +97,7 @@ class PatchSampler:
 
     def _read(self, name: str, start: Sequence[int], random: np.random.RandomState) -> tuple[Tensor, Tensor]:
         """The patch at `start`, turned and scaled where that is drawn; a 2-D one without its third axis."""
-        warp = self.augmentation.draw_warp(random)
+        warp = self.augmenter.draw_warp(random)
         wanted = self.plan.patch_size
         reach = self.size if warp is None else (*warp.reach(wanted), 1)[:3]
         corner = [a - (r - n) // 2 for a, n, r in zip(start, self.size, reach)]

@@ -3,9 +3,12 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
+from medfuse import registry
+from medfuse.api import Augmentation
 from medfuse.core.section import ConfigPath, Section
+from medfuse.registry import AugmentationField
 
 Auto = Literal["auto"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -65,6 +68,21 @@ INTENSITIES = ("noise", "blur", "brightness", "contrast", "low_resolution", "gam
 """What AugmentSettings changes without moving a voxel."""
 
 
+class MonaiTransform(Section):
+    """One of MONAI's array transforms: `use` is its class, the other keys are its arguments."""
+
+    model_config = ConfigDict(extra="allow")
+
+    use: str = Field(pattern=r"^[A-Za-z]\w*$", description="class in monai.transforms, such as RandBiasField")
+
+    def plugin(self) -> Augmentation:
+        """The same as a plugin."""
+        made = registry.get(Augmentation.group, "monai")
+        found = made.model_validate({"name": self.use, "parameters": self.model_extra or {}})
+        assert isinstance(found, Augmentation)
+        return found
+
+
 class AugmentSettings(Section):
     """Random changes to training patches, after nnU-Net. A probability of 0 turns one off."""
 
@@ -86,11 +104,30 @@ class AugmentSettings(Section):
         (),
         description="axes along which half of the patches are mirrored; left and right differ in the body",
     )
+    plugins: tuple[AugmentationField, ...] = Field((), description="further changes by plugins, in order")
+    monai: tuple[MonaiTransform, ...] = Field(
+        (),
+        description="further changes by MONAI's transforms, in order: {use: RandBiasField, prob: 0.3}; "
+        "those that move voxels move image and label alike",
+    )
 
     def without_any(self) -> "AugmentSettings":
         """The same with nothing that ever changes a patch."""
-        chances = ("rotate", "scale", *INTENSITIES)
-        return self.model_copy(update={**dict.fromkeys(chances, 0.0), "mirror": ()})
+        chances = dict.fromkeys(("rotate", "scale", *INTENSITIES), 0.0)
+        return self.model_copy(update={**chances, "mirror": (), "plugins": (), "monai": ()})
+
+    def moving(self) -> "AugmentSettings":
+        """The same with nothing that changes intensities alone."""
+        plugins = tuple(p for p in self.plugins if p.moves_voxels())
+        monai = tuple(t for t in self.monai if t.plugin().moves_voxels())
+        still = dict.fromkeys(INTENSITIES, 0.0)
+        return self.model_copy(update={**still, "plugins": plugins, "monai": monai})
+
+    def recolouring(self) -> "AugmentSettings":
+        """The same without mirroring, and without plugins and transforms that move voxels."""
+        plugins = tuple(p for p in self.plugins if not p.moves_voxels())
+        monai = tuple(t for t in self.monai if not t.plugin().moves_voxels())
+        return self.model_copy(update={"mirror": (), "plugins": plugins, "monai": monai})
 
 
 class SampleSettings(Section):

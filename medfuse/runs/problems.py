@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from medfuse.api import DatasetInfo
+from medfuse.api import DatasetInfo, ImageInfo
 from medfuse.core.errors import CheckpointError, DataError, Problem, did_you_mean
 from medfuse.core.labels import map_values, united
 from medfuse.infer.settings import PostprocessSettings
@@ -67,6 +67,15 @@ def objective_problems(
         if all_losses or not a.loss.__module__.startswith("medfuse."):
             problems += activation_problems(a.loss, a.maps, ("model", "activation_losses", a.name))
     return problems
+
+
+def augment_problems(pipeline: Pipeline, image: ImageInfo, info: DatasetInfo) -> list[Problem]:
+    """What further augmentations do to a patch like `image` that would end or falsify training."""
+    if not (pipeline.augment.plugins or pipeline.augment.monai):
+        return []  # MONAI takes seconds to import
+    from medfuse.data.further import augment_problems
+
+    return augment_problems(pipeline.augment, image, len(map_values(info.labels.values())))
 
 
 def parameter_problems(pipeline: Pipeline, facts: VerifiedFacts, *, fresh: bool) -> list[Problem]:

@@ -19,6 +19,7 @@ from medfuse.runs.judging import (
     write_run_report,
 )
 from medfuse.runs.problems import (
+    augment_problems,
     objective_problems,
     parameter_problems,
     postprocess_problems,
@@ -90,6 +91,7 @@ def prepare(run: Run) -> tuple[Split, DataPlan]:
     problems = parameter_problems(run.pipeline, facts, fresh=run.is_fresh())
     problems += postprocess_problems(run.pipeline.infer.postprocess, run.info)
     problems += pseudo_problems(run.pipeline, graph, run.info) + report_problems(run.pipeline, graph)
+    problems += augment_problems(run.pipeline, plan.image, run.info)
     problems += objective_problems(run.pipeline, graph, facts, run.info, all_losses=True)
     if problems:
         raise PipelineError(problems)

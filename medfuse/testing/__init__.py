@@ -8,6 +8,7 @@ Every check that fails is reported, by name, in one AssertionError.
 """
 
 from medfuse.testing.activation_losses import check_activation_loss
+from medfuse.testing.augmentations import check_augmentation
 from medfuse.testing.aux_schedules import check_aux_schedule
 from medfuse.testing.backbones import check_backbone
 from medfuse.testing.datasets import check_dataset
@@ -18,6 +19,7 @@ from medfuse.testing.tap_strategies import check_tap_strategy
 
 __all__ = [
     "check_activation_loss",
+    "check_augmentation",
     "check_aux_schedule",
     "check_backbone",
     "check_dataset",

@@ -5,7 +5,7 @@ It belongs to training and not to `augment`: loader processes have no network to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -52,20 +52,19 @@ class Guided:
             percentile=self.settings.percentile,
             threshold=self.settings.threshold,
         )
-        seed = np.random.SeedSequence([self.seed, step, self.rank]).generate_state(1, np.uint64)
-        random = torch.Generator().manual_seed(int(seed[0]))
+        random = np.random.RandomState(np.random.SeedSequence([self.seed, step, self.rank]).generate_state(4))
         images, labels = zip(*(self._patch(*parts, random) for parts in zip(image, label, masks)))
         return torch.stack(images), torch.stack(labels)
 
     def _patch(
-        self, image: Tensor, label: Tensor, mask: Tensor, random: torch.Generator
+        self, image: Tensor, label: Tensor, mask: Tensor, random: np.random.RandomState
     ) -> tuple[Tensor, Tensor]:
         """One patch (channels, *patch_size), its label and its mask (1, *patch_size)."""
         settings = self.settings
         inside = change_intensities(image, settings.inside, random) if settings.inside else image
         outside = change_intensities(image, settings.outside, random) if settings.outside else image
         image = blend(image, mask, inside, outside)
-        if _happens(settings.erase, random):
+        if random.random_sample() < settings.erase:
             image = erase(image, mask)
         if settings.deform:
             finest = min(self.spacing_mm)
@@ -114,82 +113,30 @@ def erase(image: Tensor, mask: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------ intensities
 
 
-def change_intensities(image: Tensor, settings: RegionSettings, random: torch.Generator) -> Tensor:
+def change_intensities(image: Tensor, settings: RegionSettings, random: np.random.RandomState) -> Tensor:
     """(channels, *spatial) after the changes that are drawn, in the order and to the extent of `augment`."""
-    for name, change in _CHANGES.items():
-        if _happens(getattr(settings, name), random):
-            image = change(image, settings.strength, random)
+    from medfuse.core import intensities  # MONAI, which takes seconds to import
+
+    for name in ("noise", "blur", "brightness", "contrast", "gamma"):
+        probability: float = getattr(settings, name)
+        if probability:
+            change = getattr(intensities, name)(probability, settings.strength)
+            with intensities.plain_tensors():
+                image = change.set_random_state(state=random)(image)
     return image
-
-
-def _noise(image: Tensor, strength: float, random: torch.Generator) -> Tensor:
-    deviation = _uniform(0, strength * 0.1**0.5, random)
-    return image + deviation * torch.randn(image.shape, generator=random).to(image)
-
-
-def _blur(image: Tensor, strength: float, random: torch.Generator) -> Tensor:
-    from monai.networks.layers.simplelayers import GaussianFilter  # MONAI takes seconds to import
-
-    sigma = strength * _uniform(0.5, 1.0, random)
-    blurred: Tensor = GaussianFilter(image.ndim - 1, sigma).to(image.device)(image[None])[0]
-    return blurred
-
-
-def _brightness(image: Tensor, strength: float, random: torch.Generator) -> Tensor:
-    return image * _factors(image, strength, random)
-
-
-def _contrast(image: Tensor, strength: float, random: torch.Generator) -> Tensor:
-    axes = tuple(range(1, image.ndim))
-    mean, low, high = image.mean(axes, keepdim=True), image.amin(axes, True), image.amax(axes, True)
-    return ((image - mean) * _factors(image, strength, random) + mean).clamp(low, high)
-
-
-def _gamma(image: Tensor, strength: float, random: torch.Generator) -> Tensor:
-    """x^γ on each channel's own range; mean and standard deviation stay."""
-    axes = tuple(range(1, image.ndim))
-    low = image.amin(axes, True)
-    extent = (image.amax(axes, True) - low).clamp_min(1e-7)
-    curved = ((image - low) / extent) ** _uniform(0.7, 1.5, random) ** strength
-    deviation, mean = torch.std_mean(image, axes, keepdim=True)
-    new_deviation, new_mean = torch.std_mean(curved, axes, keepdim=True)
-    return (curved - new_mean) / new_deviation.clamp_min(1e-8) * deviation + mean
-
-
-_CHANGES: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
-    "noise": _noise,
-    "blur": _blur,
-    "brightness": _brightness,
-    "contrast": _contrast,
-    "gamma": _gamma,
-}
-
-
-def _factors(image: Tensor, strength: float, random: torch.Generator) -> Tensor:
-    """One factor for each channel, 0.75 to 1.25 at a strength of 1."""
-    drawn = 1 + strength * 0.25 * (2 * torch.rand(len(image), generator=random) - 1)
-    return drawn.to(image).view(-1, *(1,) * (image.ndim - 1))
-
-
-def _happens(probability: float, random: torch.Generator) -> bool:
-    return _uniform(0, 1, random) < probability
-
-
-def _uniform(low: float, high: float, random: torch.Generator) -> float:
-    return low + (high - low) * float(torch.rand((), generator=random))
 
 
 # ------------------------------------------------------------------------------------------ deformation
 
 
-def displacement(size: Sequence[int], voxels: Sequence[float], random: torch.Generator) -> Tensor:
+def displacement(size: Sequence[int], voxels: Sequence[float], random: np.random.RandomState) -> Tensor:
     """(axes, *size): a smooth random field, along each axis between -voxels and +voxels of it.
 
     It is linear between nodes that lie 8 voxels apart, or 4 times the largest displacement, so that it
     seldom folds.
     """
     nodes = [max(2, 1 + round(n / max(8, 4 * v))) for n, v in zip(size, voxels)]
-    drawn = 2 * torch.rand((1, len(nodes), *nodes), generator=random) - 1
+    drawn = torch.from_numpy(random.uniform(-1, 1, (1, len(nodes), *nodes)).astype(np.float32))
     field = functional.interpolate(drawn, size=tuple(size), mode=_LINEAR[len(nodes)], align_corners=True)[0]
     return field * torch.tensor(voxels).view(-1, *(1,) * len(nodes))
 

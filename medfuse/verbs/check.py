@@ -12,6 +12,7 @@ from medfuse.core.text import by
 from medfuse.model.graph import GraphPlan
 from medfuse.pipeline import Pipeline, load_pipeline, plan_network
 from medfuse.runs.problems import (
+    augment_problems,
     objective_problems,
     parameter_problems,
     postprocess_problems,
@@ -46,6 +47,7 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
         if info:
             problems += pseudo_problems(pipeline, graph, info)
             problems += postprocess_problems(pipeline.infer.postprocess, info)
+            problems += augment_problems(pipeline, image, info)
         if info and facts:
             problems += objective_problems(pipeline, graph, facts, info, all_losses=False)
     except PipelineError as error:

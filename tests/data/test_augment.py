@@ -5,7 +5,7 @@ import pytest
 import torch
 from monai.data.meta_obj import get_track_meta
 
-from medfuse.data.augment import Augmentation, Warp
+from medfuse.data.augment import Augmenter, Warp
 from medfuse.data.settings import AugmentSettings
 
 INTENSITY = ("noise", "blur", "brightness", "contrast", "low_resolution", "gamma")
@@ -20,7 +20,7 @@ def patch(seed=0, size=SIZE):
 
 def test_everything_off_changes_nothing(plan):
     image, label = patch()
-    augmentation = Augmentation(AugmentSettings(**OFF), plan)
+    augmentation = Augmenter(AugmentSettings(**OFF), plan)
     changed, changed_label = augmentation.change(image, label, np.random.RandomState(0))
     assert augmentation.draw_warp(np.random.RandomState(0)) is None
     assert torch.equal(changed, image)
@@ -30,7 +30,7 @@ def test_everything_off_changes_nothing(plan):
 @pytest.mark.parametrize("name", INTENSITY)
 def test_each_intensity_change_leaves_the_label_alone(plan, name):
     image, label = patch()
-    augmentation = Augmentation(AugmentSettings(**{**OFF, name: 1}), plan)
+    augmentation = Augmenter(AugmentSettings(**{**OFF, name: 1}), plan)
     changed, changed_label = augmentation.change(image, label, np.random.RandomState(0))
     assert not torch.equal(changed, image)
     assert changed.shape == image.shape
@@ -40,7 +40,7 @@ def test_each_intensity_change_leaves_the_label_alone(plan, name):
 
 def test_equal_chance_gives_equal_results(plan):
     image, label = patch()
-    augmentation = Augmentation(AugmentSettings(**dict.fromkeys(OFF, 1.0), mirror=("x", "y", "z")), plan)
+    augmentation = Augmenter(AugmentSettings(**dict.fromkeys(OFF, 1.0), mirror=("x", "y", "z")), plan)
     first = augmentation.change(image, label, np.random.RandomState(3))
     second = augmentation.change(image, label, np.random.RandomState(3))
     assert torch.equal(first[0], second[0])
@@ -50,7 +50,7 @@ def test_equal_chance_gives_equal_results(plan):
 def test_mirroring_moves_image_and_label_together(plan):
     image, _ = patch()
     label = (image[:1] > 0).long()
-    augmentation = Augmentation(AugmentSettings(**OFF, mirror=("x", "z")), plan)
+    augmentation = Augmenter(AugmentSettings(**OFF, mirror=("x", "z")), plan)
     for seed in range(8):
         changed, changed_label = augmentation.change(image, label, np.random.RandomState(seed))
         assert torch.equal((changed[:1] > 0).long(), changed_label)
@@ -75,7 +75,7 @@ def test_a_quarter_turn_is_a_rotation_of_the_array():
 
 
 def test_the_region_read_leaves_no_corner_empty(plan):
-    augmentation = Augmentation(AugmentSettings(rotate=1, scale=1), plan)
+    augmentation = Augmenter(AugmentSettings(rotate=1, scale=1), plan)
     for seed in range(10):
         warp = augmentation.draw_warp(np.random.RandomState(seed))
         ones = torch.ones((1, *warp.reach(SIZE)))
@@ -84,13 +84,13 @@ def test_the_region_read_leaves_no_corner_empty(plan):
 
 
 def test_the_region_grows_evenly_on_both_sides(plan):
-    reach = Augmentation(AugmentSettings(rotate=1), plan).draw_warp(np.random.RandomState(0)).reach(SIZE)
+    reach = Augmenter(AugmentSettings(rotate=1), plan).draw_warp(np.random.RandomState(0)).reach(SIZE)
     assert all(r >= n and (r - n) % 2 == 0 for r, n in zip(reach, SIZE))
 
 
 def test_scaling_by_two_doubles_an_object(plan):
     settings = AugmentSettings(**{**OFF, "scale": 1}, scale_range=(2, 2))
-    warp = Augmentation(settings, plan).draw_warp(np.random.RandomState(0))
+    warp = Augmenter(settings, plan).draw_warp(np.random.RandomState(0))
     label = torch.zeros((1, *SIZE), dtype=torch.long)
     label[0, 3:5, 3:5, 3:5] = 1
     assert warp(label.float(), label, SIZE)[1].sum() == 4**3 - 8  # of its corners less than half is inside
@@ -98,19 +98,19 @@ def test_scaling_by_two_doubles_an_object(plan):
 
 def test_thick_slices_turn_only_in_their_plane(plan):
     thick = dataclasses.replace(plan, spacing_mm=(1.0, 1.0, 5.0))
-    warp = Augmentation(AugmentSettings(rotate=1, scale=0), thick).draw_warp(np.random.RandomState(0))
+    warp = Augmenter(AugmentSettings(rotate=1, scale=0), thick).draw_warp(np.random.RandomState(0))
     np.testing.assert_allclose(warp.matrix[2], [0, 0, 1, 0])
     assert warp.matrix[0, 1] != 0
 
 
 def test_rotation_keeps_millimetres_on_uneven_voxels(plan):
     uneven = dataclasses.replace(plan, spacing_mm=(1.0, 1.0, 2.0))
-    warp = Augmentation(AugmentSettings(rotate=1, scale=0), uneven).draw_warp(np.random.RandomState(0))
+    warp = Augmenter(AugmentSettings(rotate=1, scale=0), uneven).draw_warp(np.random.RandomState(0))
     in_mm = np.diag([1, 1, 2, 1]) @ warp.matrix @ np.diag([1, 1, 0.5, 1])
     np.testing.assert_allclose(in_mm @ in_mm.T, np.eye(4), atol=1e-12)
 
 
 def test_monais_tracking_is_left_as_it_was(plan):
     before = get_track_meta()
-    Augmentation(AugmentSettings(), plan).change(*patch(), np.random.RandomState(0))
+    Augmenter(AugmentSettings(), plan).change(*patch(), np.random.RandomState(0))
     assert get_track_meta() == before

@@ -1,11 +1,13 @@
 """Augmentation guided by a map: where it acts, that it is repeated, and what of the network it touches."""
 
+import numpy as np
 import pytest
 import torch
 from phantoms import write_dataset, write_pipeline
 from torch import nn
 
 from medfuse.api import ImageInfo
+from medfuse.core import intensities
 from medfuse.core.errors import PipelineError
 from medfuse.core.reporter import Reporter
 from medfuse.model.graph import plan_graph
@@ -88,7 +90,7 @@ def test_the_high_region_is_erased_to_its_mean():
 def test_labels_follow_the_deformation(axis):
     half = torch.zeros(1, *SIZE)
     half.narrow(axis + 1, SIZE[axis] // 2, SIZE[axis] - SIZE[axis] // 2).fill_(1)
-    field = displacement(SIZE, (2.0, 2.0, 2.0), torch.Generator().manual_seed(3))
+    field = displacement(SIZE, (2.0, 2.0, 2.0), np.random.RandomState(3))
     image, label = deform(half, half.long(), field)
     assert torch.equal((image > 0.5).long(), label)
     assert not torch.equal(label, half.long())
@@ -96,14 +98,14 @@ def test_labels_follow_the_deformation(axis):
 
 def test_a_deformation_moves_by_its_field_along_each_axis():
     ramps = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in SIZE), indexing="ij"))
-    field = displacement(SIZE, (1.0, 1.0, 1.0), torch.Generator().manual_seed(3))
+    field = displacement(SIZE, (1.0, 1.0, 1.0), np.random.RandomState(3))
     image, _ = deform(ramps, ramps[:1].long(), field)
     last = torch.tensor(SIZE).view(3, 1, 1, 1) - 1.0
     assert torch.allclose(image, (ramps + field).clamp(min=torch.zeros(()), max=last), atol=1e-4)
 
 
 def test_a_displacement_keeps_its_limit_on_every_axis():
-    field = displacement((40, 40), (3.0, 0.5), torch.Generator().manual_seed(0)).abs()
+    field = displacement((40, 40), (3.0, 0.5), np.random.RandomState(0)).abs()
     assert 0.3 < field[0].max() <= 3
     assert 0.05 < field[1].max() <= 0.5
 
@@ -129,15 +131,25 @@ def test_the_same_seed_and_step_give_the_same_batch():
 def test_each_change_of_intensity_is_drawn_by_its_probability(name):
     image = batch()[0][0]
     always, never = RegionSettings(**{name: 1}), RegionSettings()
-    assert not torch.equal(change_intensities(image, always, torch.Generator()), image)
-    assert torch.equal(change_intensities(image, never, torch.Generator()), image)
+    assert not torch.equal(change_intensities(image, always, np.random.RandomState(0)), image)
+    assert torch.equal(change_intensities(image, never, np.random.RandomState(0)), image)
+
+
+@pytest.mark.parametrize("name", STRONG)
+@pytest.mark.parametrize("strength", [0.5, 1.0, 2.0])
+def test_changes_of_intensity_are_those_of_augment_times_the_strength(name, strength):
+    """At a strength of 1 to the last bit: both are MONAI's, made in one place."""
+    image = batch()[0][0]
+    ours = change_intensities(image, RegionSettings(**{name: 1}, strength=strength), np.random.RandomState(5))
+    theirs = getattr(intensities, name)(1.0).set_random_state(state=np.random.RandomState(5))(image)
+    assert torch.equal(ours, torch.as_tensor(theirs)) == (strength == 1)
 
 
 def test_gamma_keeps_mean_and_deviation():
     image = batch()[0][0]
-    made = change_intensities(image, RegionSettings(gamma=1), torch.Generator())
-    assert torch.allclose(made.mean((1, 2, 3)), image.mean((1, 2, 3)), atol=1e-5)
-    assert torch.allclose(made.std((1, 2, 3)), image.std((1, 2, 3)), rtol=1e-4)
+    made = change_intensities(image, RegionSettings(gamma=1), np.random.RandomState(0))
+    assert made.mean().item() == pytest.approx(image.mean().item(), abs=1e-5)
+    assert made.std().item() == pytest.approx(image.std().item(), rel=1e-4)
 
 
 class Mapped(nn.Module):

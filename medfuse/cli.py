@@ -497,8 +497,8 @@ def new(
         typer.Argument(
             metavar="KIND",
             autocompletion=_kinds,
-            help="backbone, tap_strategy, fusion_block, aux_schedule, loss, activation_loss, dataset "
-            "or runtime",
+            help="backbone, tap_strategy, fusion_block, aux_schedule, loss, activation_loss, augmentation, "
+            "dataset or runtime",
         ),
     ],
     name: Annotated[str, typer.Argument(metavar="NAME", help="what `use:` will say")],

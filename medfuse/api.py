@@ -252,7 +252,8 @@ class DatasetInfo:
     labels: name → value, with background: 0; a region has a tuple of values. channels: their names, whose
     modality decides `auto` normalisation ("CT", or anything else for MR and the like). splits: folds the
     dataset comes with. region_order: where labels are regions, the value that is written for each of them,
-    later ones over earlier ones. ignore: the value of voxels that nobody annotated.
+    later ones over earlier ones. ignore: the value of voxels that nobody annotated. notes: what the folder
+    holds beside its cases and is not used, in one line per kind; they are shown.
     """
 
     cases: tuple[Case, ...]
@@ -262,6 +263,7 @@ class DatasetInfo:
     test_cases: tuple[Case, ...] = field(default=())
     region_order: tuple[int, ...] = ()
     ignore: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> tuple[str, ...]:

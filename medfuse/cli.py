@@ -258,13 +258,13 @@ def infer(
 
     how: dict[str, Any] = {"best": best, "device": device, "max_memory": max_memory, "trust": trust or ()}
     how |= {"overrides": overrides or (), "probabilities": probabilities}
+    how["reporter"] = Reporter(quiet=quiet)
     if explain:
-        typer.echo(explain_volumes(weights, inputs, **how))
-        return
-    if output is None:
+        done = explain_volumes(weights, inputs, **how)
+    elif output is None:
         raise typer.BadParameter("name a folder for the label maps", param_hint="--output")
-    reporter = Reporter(quiet=quiet)
-    done = infer_volumes(weights, inputs, output, **how, overwrite=overwrite, reporter=reporter)
+    else:
+        done = infer_volumes(weights, inputs, output, **how, overwrite=overwrite)
     typer.echo(done.text)
     if done.failed:
         raise typer.Exit(2)

@@ -1,15 +1,34 @@
 """What a dataset's text files say: labels, channels, folds and cases, with the place of every fault."""
 
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, StrictInt
 
 from medfuse.api import Case, Split
 from medfuse.core.errors import DataError
+from medfuse.core.json_text import parse_json, read_text, shortened
 from medfuse.core.labels import LabelValue, map_values, members
+from medfuse.volumes.folders import left_out, named, not_there
+
+LARGEST_LABEL = 2**32 - 1
+
+Classes = Annotated[
+    dict[str, StrictInt | tuple[StrictInt, ...]],
+    Field(
+        min_length=1,
+        description="label names and their values in the label maps; a list makes a region; `ignore` is what "
+        "nobody annotated",
+    ),
+]
+"""`data.classes` of a dataset that has no text file of its own."""
+
+_UNPRINTABLE = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -23,21 +42,38 @@ class JsonFile:
     @classmethod
     def read(cls, path: Path) -> "JsonFile":
         """Raises DataError for a missing or unreadable file, with line and column for faulty JSON."""
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-            return cls(path, text, json.loads(text))
-        except (FileNotFoundError, NotADirectoryError):
-            raise DataError(f"{path}: no such file; `data.root` should be the folder that holds it") from None
-        except json.JSONDecodeError as error:
-            place = f"{path}:{error.lineno}:{error.colno}"
-            raise DataError(f"{place}: not valid JSON: {error.msg}; mend it there or just before") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: cannot be read as a text file ({error}); replace it") from None
+        text = read_text(path, remedy="`data.root` should be the folder that holds the right one")
+        made = cls(path, text, parse_json(text, str(path)))
+        for word in _words(made.data):
+            if odd := _UNPRINTABLE.search(word):
+                raise DataError(f"{made.at(word)}: a text holds the character {odd[0]!r}; remove it")
+        return made
+
+    def mapping(self, holds: str) -> Mapping[str, Any]:
+        """The values, which have to be a mapping that `holds` something. Raises DataError."""
+        if not isinstance(self.data, dict):
+            raise DataError(f"{self.path}: holds no mapping; it needs {holds}")
+        return self.data
 
     def at(self, value: str) -> str:
         """`dataset.json:12`, the first line that holds the string `value`."""
         before, found, _ = self.text.partition(json.dumps(value, ensure_ascii=False))
+        if not found:
+            before, found, _ = self.text.partition(json.dumps(value))
         return f"{self.path}:{before.count(chr(10)) + 1}" if found else str(self.path)
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Every text in a value of JSON, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from _words(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _words(inner)
 
 
 @dataclass(frozen=True)
@@ -61,15 +97,22 @@ def parse_labels(value: Any, where: str, faults: list[str], order: Any = None) -
     regions = any(isinstance(entry, list | tuple) for entry in value.values())
     labels: dict[str, LabelValue] = {}
     for key, entry in value.items():
-        name, number = (entry, key) if isinstance(entry, str) and str(key).isdigit() else (key, entry)
+        name, number = (entry, key) if isinstance(entry, str) and is_whole(key) else (key, entry)
         numbers = number if isinstance(number, list | tuple) else [number]
-        if not numbers or any(isinstance(n, bool) or not str(n).isdigit() for n in numbers):
-            faults.append(f"{where}: label {name!r} has value {number!r}; a label is a whole number from 0")
+        said = f"{where}: label {shortened(repr(name))}"
+        if not str(name).strip():
+            faults.append(f"{said} has no name; give it one")
+        elif not numbers or not all(is_whole(n, LARGEST_LABEL) for n in numbers):
+            found = shortened(repr(number))
+            faults.append(
+                f"{said} has value {found}; a label is a whole number from 0 to {LARGEST_LABEL}, a region a "
+                "list of them"
+            )
         elif str(name) in labels or (not regions and int(number) in labels.values()):
-            faults.append(f"{where}: label {name!r} ({number}) repeats a name or a value; keep one")
+            faults.append(f"{said} ({number}) repeats a name or a value; keep one")
         else:
             several = isinstance(number, list | tuple)
-            labels[str(name)] = tuple(sorted(map(int, numbers))) if several else int(number)
+            labels[str(name)] = tuple(sorted({*map(int, numbers)})) if several else int(number)
     ignore = _ignore(labels, where, faults)
     if labels and 0 not in labels.values():
         if "background" in labels:
@@ -80,6 +123,14 @@ def parse_labels(value: Any, where: str, faults: list[str], order: Any = None) -
     if regions:
         return Labels(labels, _region_order(labels, order, where, faults), ignore)
     return Labels(dict(sorted(labels.items(), key=lambda item: members(item[1]))), (), ignore)
+
+
+def is_whole(value: Any, largest: int = 10**9) -> bool:
+    """Whether `value` is a whole number from 0, or the digits of one."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return False
+    text = str(value)
+    return text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= largest
 
 
 def _ignore(labels: dict[str, LabelValue], where: str, faults: list[str]) -> int | None:
@@ -102,21 +153,26 @@ def _region_order(
     if not isinstance(order, list | tuple) or len(order) != len(regions):
         faults.append(
             f"{where}: labels are regions, so `regions_class_order` must list {len(regions)} values, the one "
-            f"to write for each of {', '.join(regions)}; it is {order!r}"
+            f"to write for each of {', '.join(regions)}; it is {shortened(repr(order))}"
         )
         return ()
     for value, (name, region) in zip(order, regions.items()):
-        if value not in members(region):
-            faults.append(f"{where}: `regions_class_order` has {value!r} for {name}, which holds {region}")
+        if isinstance(value, bool) or value not in members(region):
+            found = shortened(repr(value))
+            faults.append(f"{where}: `regions_class_order` has {found} for {name}, which holds {region}")
     return tuple(order)
 
 
 def parse_channels(value: Any, where: str, faults: list[str]) -> tuple[str, ...]:
     """Channel names in order from `{"0": "CT"}` or `["CT"]`. Adds a line per fault."""
+    if isinstance(value, Mapping) and set(value) == {str(i) for i in range(len(value))}:
+        value = [value[str(i)] for i in range(len(value))]
     if isinstance(value, list) and value:
+        if odd := [name for name in value if not isinstance(name, str) or not name.strip()]:
+            faults.append(
+                f"{where}: {shortened(repr(odd[0]))} is no name of a channel; write one, such as CT"
+            )
         return tuple(map(str, value))
-    if isinstance(value, Mapping) and value and set(value) == {str(i) for i in range(len(value))}:
-        return tuple(str(value[str(i)]) for i in range(len(value)))
     faults.append(
         f'{where}: channels are missing or misnumbered; write them as {{"0": "CT"}}, counting from 0'
     )
@@ -127,17 +183,54 @@ def check_cases(cases: Iterable[Case], faults: list[str]) -> None:
     """Add a line for every file that is not there, every name used twice, and every name no file can have."""
     first: dict[str, Case] = {}
     for case in cases:
-        if not re.fullmatch(r"[^\s./\\][^/\\\n]*", case.name):
-            faults.append(f"{case.images[0]}: case name {case.name!r} cannot name a file; rename it")
+        if not re.fullmatch(r"[^\s./\\][^/\\\n]{0,199}", case.name):
+            name = shortened(repr(case.name))
+            faults.append(f"{shortened(str(case.images[0]))}: case name {name} cannot name a file; rename it")
         for path in (*case.images, *((case.label,) if case.label else ())):
-            if not path.is_file():
-                faults.append(f"{path}: no such file (case {case.name}); copy it there, or drop the case")
+            if not os.path.isfile(path):
+                faults.append(_missing(path, case))
         if case.name in first:
             other = first[case.name].images[0]
             faults.append(
                 f"{case.images[0]}: two cases are named {case.name}, the other is {other}; rename one"
             )
         first.setdefault(case.name, case)
+
+
+def _missing(path: Path, case: Case) -> str:
+    """Why a case's file cannot be used."""
+    of = f"(case {shortened(case.name)})"
+    if not os.path.lexists(path):
+        return f"{shortened(str(path), 300)}: no such file {of}; copy it there, or drop the case"
+    if os.path.exists(path):
+        return f"{path}: is no file {of}; name the file itself, or drop the case"
+    return f"{not_there(path)} {of}"
+
+
+def notes_on(
+    root: Path,
+    cases: Sequence[Case],
+    *,
+    test_cases: Sequence[Case] = (),
+    folders: Sequence[Path] = (),
+    known: Sequence[Path] = (),
+) -> tuple[str, ...]:
+    """What a dataset says beside its cases: which have no label, and what stands beside their files.
+
+    `folders` are looked into even where no case has a file there; `known` are other files that are used.
+    """
+    bare = [case.name for case in cases if case.label is None]
+    lines = []
+    if bare:
+        has = "has" if len(bare) == 1 else "have"
+        lines.append(
+            f"{root}: {named(bare, 'case')} {has} no label; only `train.pseudo_labels` with "
+            "`cases: unlabelled` learns from them"
+        )
+    every = (*cases, *test_cases)
+    used = [path for case in every for path in (*case.images, *((case.label,) if case.label else ()))]
+    looked = [*folders, *dict.fromkeys(path.parent for path in used)]
+    return (*lines, *left_out(root, [*used, *known], looked))
 
 
 def read_splits(path: Path) -> tuple[Split, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from medfuse.api import Case
 from medfuse.core.errors import DataError
-from medfuse.volumes.endings import ENDINGS, ending, stem
+from medfuse.volumes.endings import ENDINGS, NIFTI, ending, stem
+from medfuse.volumes.folders import left_out, look_into, not_there
 
 
 def find_inputs(paths: Sequence[Path], channels: Sequence[str]) -> list[Case]:
@@ -23,15 +25,18 @@ def find_inputs(paths: Sequence[Path], channels: Sequence[str]) -> list[Case]:
     - one file with the channels on its fourth axis.
 
     Raises DataError with every fault: a path that does not exist or cannot be read, a channel that is
-    missing, two cases with one name, nothing found.
+    missing, two cases with one name, nothing found. Links that lead nowhere are cases too: they fail when
+    they are read, and the others are done.
     """
     search = _Search(tuple(channels))
     loose: dict[Path, list[Path]] = defaultdict(list)
     for path in dict.fromkeys(paths):
         if path.is_dir():
             search.folder(path)
-        elif not path.exists():
+        elif not os.path.lexists(path):
             search.problems.append(f"{path}: no such file or folder; check the path")
+        elif not path.exists():
+            search.problems.append(not_there(path))
         elif ending(path) is None:
             search.problems.append(f"{path}: unknown ending; medfuse reads {', '.join(ENDINGS)}")
         else:
@@ -41,13 +46,22 @@ def find_inputs(paths: Sequence[Path], channels: Sequence[str]) -> list[Case]:
     return search.result(paths)
 
 
+def left_out_of(paths: Sequence[Path], cases: Sequence[Case]) -> tuple[str, ...]:
+    """What the folders in `paths` hold and no case has, in one line per kind."""
+    images = [image for case in cases for image in case.images]
+    lines: list[str] = []
+    for folder in dict.fromkeys(path for path in paths if path.is_dir()):
+        own = [image for image in images if folder in image.parents]
+        lines += left_out(folder, own, [folder, *(image.parent for image in own)])
+    return tuple(lines)
+
+
 def output_name(case: Case) -> str:
     """The file name of a case's label map: the ending is that of its image.
 
     An .mhd image gets an .mha label map, as an .mhd is two files and cannot be written in one step.
     """
-    found = ending(case.images[0])
-    assert found is not None, f"{case.images[0]} is no volume"
+    found = ending(case.images[0]) or NIFTI[0]  # of a link that leads nowhere; such a case fails
     return case.name + {".mhd": ".mha"}.get(found, found)
 
 
@@ -61,9 +75,11 @@ class _Search:
 
     def folder(self, folder: Path) -> None:
         """The cases among a folder's files, and in those sub-folders that have files named after channels."""
-        self.files(folder, _volumes(folder), named=len(self.channels) > 1)
-        for inner in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-            files = _volumes(inner)
+        held = look_into(folder)
+        self.files(folder, held.volumes, named=len(self.channels) > 1)
+        self.cases += [Case(path.name, (path,)) for path in held.lost]
+        for inner in held.folders:
+            files = look_into(inner).volumes
             if self._named(files):
                 self._case_folder(inner, files)
 
@@ -87,6 +103,7 @@ class _Search:
                 )
         if not self.cases and not self.problems:
             self.problems.append(f"{', '.join(map(str, paths))}: no volumes here; {self._layouts()}")
+            self.problems += left_out_of(paths, ())
         if self.problems:
             raise DataError(*self.problems)
         return [next(iter(cases.values())) for _, cases in sorted(by_name.items())]
@@ -149,11 +166,6 @@ class _Search:
             self.problems.append(f"{' and '.join(double)} are one channel of case {name!r}; keep one of them")
         if not missing and not double:
             self.cases.append(Case(name, tuple(files[0] for files in found.values())))
-
-
-def _volumes(folder: Path) -> list[Path]:
-    """Files that can be read; hidden ones, such as unfinished outputs, are not meant."""
-    return sorted(p for p in folder.iterdir() if ending(p) and not p.name.startswith(".") and p.is_file())
 
 
 def _numbering(file: Path) -> tuple[str, int | None]:

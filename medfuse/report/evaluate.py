@@ -14,7 +14,8 @@ from medfuse.core.errors import DataError, MedfuseError
 from medfuse.core.labels import LabelValue, map_values, members
 from medfuse.core.reporter import Reporter
 from medfuse.report.metrics import NSD_TOLERANCE_MM, CaseMetrics, case_metrics, mean_foreground_dice
-from medfuse.volumes.endings import ENDINGS, ending, stem
+from medfuse.volumes.endings import ENDINGS, stem
+from medfuse.volumes.folders import left_out, look_into, named, not_there
 from medfuse.volumes.read import read_geometry, read_labels
 
 
@@ -70,8 +71,9 @@ def evaluate_folders(
 ) -> Evaluation:
     """Judge every reference that has a prediction of the same name; their endings may differ.
 
-    A reference without a prediction is an error line, a prediction without a reference a note. Without
-    `labels`, the values found in the references are judged, named by their number. Raises DataError where
+    A reference without a prediction is an error line, and so is a link that leads nowhere; a prediction
+    without a reference, and what else the folders hold, is a note, one for each kind. Without `labels`,
+    the values found in the references are judged, named by their number. Raises DataError where
     a folder is missing or nothing can be paired.
     """
     pairs, errors, notes = pair_folders(predictions, references)
@@ -94,7 +96,8 @@ def evaluate_folders(
 
 def pair_folders(predictions: Path, references: Path) -> tuple[list[Pair], list[str], list[str]]:
     """Pairs, error lines and notes. Raises DataError where a folder is missing or there is no pair."""
-    ours, theirs = _label_maps(predictions), _label_maps(references)
+    held = look_into(predictions), look_into(references)
+    ours, theirs = (_by_name(side.volumes) for side in held)
     errors = [
         f"{name}: {' and '.join(str(f) for f in files)} have one name; keep one of them"
         for side in (ours, theirs)
@@ -106,7 +109,11 @@ def pair_folders(predictions: Path, references: Path) -> tuple[list[Pair], list[
         for name in theirs
         if name not in ours
     ]
-    notes = [f"{ours[name][0]}: has no reference and is not judged" for name in ours if name not in theirs]
+    errors += [not_there(path) for side in held for path in side.lost]
+    alone = [ours[name][0].name for name in ours if name not in theirs]
+    notes = [f"{predictions}: {named(alone, 'prediction')} without a reference, not judged"] if alone else []
+    for folder, side in zip((predictions, references), held):
+        notes += left_out(folder, (*side.volumes, *side.lost), [folder])
     single = [n for n in theirs if len(theirs[n]) == 1 and len(ours.get(n, ())) == 1]
     if not single:
         raise DataError(
@@ -232,15 +239,9 @@ def _labels_found(pairs: Sequence[Pair], reporter: Reporter) -> dict[str, int]:
     return {str(value): value for value in sorted(values) if value}
 
 
-def _label_maps(folder: Path) -> dict[str, list[Path]]:
-    """The label maps of a folder by their names without ending."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give a folder of label maps")
+def _by_name(label_maps: Iterable[Path]) -> dict[str, list[Path]]:
+    """Label maps by their names without ending."""
     found: dict[str, list[Path]] = {}
-    for path in sorted(_visible(folder)):
+    for path in label_maps:
         found.setdefault(stem(path), []).append(path)
     return found
-
-
-def _visible(folder: Path) -> Iterable[Path]:
-    return (p for p in folder.iterdir() if ending(p) and not p.name.startswith(".") and p.is_file())

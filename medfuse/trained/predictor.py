@@ -90,11 +90,13 @@ class Predictor:
         What medfuse did not write into `output`, or somebody changed, stays as it is unless `overwrite`.
         Raises DataError and OutputError before any work; a case that fails or is left is in the outcome.
         """
-        from medfuse.infer.cases import find_inputs
+        from medfuse.infer.cases import find_inputs, left_out_of
 
         limit = parse_bytes(max_memory) if max_memory else None
-        cases = find_inputs(_paths(inputs), self._trained.plan.channels)
-        reporter = Reporter(quiet=quiet)
+        paths, reporter = _paths(inputs), Reporter(quiet=quiet)
+        cases = find_inputs(paths, self._trained.plan.channels)
+        for line in left_out_of(paths, cases):
+            reporter.say(line)
         return self._trained.infer(cases, Path(output), reporter, max_memory=limit, overwrite=overwrite)
 
 

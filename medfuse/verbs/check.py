@@ -65,6 +65,7 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
     data = f"{len(info.cases)} cases, channels {', '.join(info.channels)}, labels {', '.join(info.labels)}"
     lines = [
         f"{file}: {data}",
+        *info.notes,
         f"patch {by(image.patch_size)}{assumed}",
         "",
         graph.table(),

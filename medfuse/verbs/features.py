@@ -13,7 +13,7 @@ from medfuse.api import Case, FeatureInfo
 from medfuse.core.errors import MedfuseError
 from medfuse.core.reporter import Reporter
 from medfuse.data.prepare import Preprocessor
-from medfuse.infer.cases import find_inputs
+from medfuse.infer.cases import find_inputs, left_out_of
 from medfuse.infer.feature_files import Format, check_format, file_names, write_maps
 from medfuse.infer.features import FeatureMap, Pool, feature_maps
 from medfuse.infer.folder import refuse_to_replace_images, work_through
@@ -55,6 +55,8 @@ def save_features(
     chosen = select(model.graph, layers)
     names = [f.name for f in chosen]
     cases = find_inputs(inputs, model.plan.channels)
+    for line in left_out_of(inputs, cases):
+        reporter.say(line)
 
     def files(case: Case) -> list[str]:
         return file_names(case.name, names, kind)

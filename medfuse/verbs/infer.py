@@ -47,6 +47,7 @@ def infer_volumes(
     """Label maps of every volume in `inputs`, in `max_memory` (such as 4GiB) above the loaded model.
 
     What medfuse did not write into `output`, or somebody changed, stays unless `overwrite`.
+    What else stands in `inputs` is told.
     """
     limit = parse_bytes(max_memory) if max_memory else None
     model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, reporter)
@@ -66,11 +67,16 @@ def explain_volumes(
     max_memory: str | None = None,
     probabilities: ProbabilityFormat | None = None,
     trust: str | Iterable[str] = (),
-) -> str:
-    """What `infer_volumes` would take: windows, time and memory of every case. Writes nothing."""
+    reporter: Reporter,
+) -> Inferred:
+    """What `infer_volumes` would take: windows, time and memory of every case. Writes nothing.
+
+    It has failed where a case cannot be done.
+    """
     limit = parse_bytes(max_memory) if max_memory else None
-    model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, Reporter(quiet=True))
-    return model.plans(cases, limit, probabilities=probabilities is not None).text()
+    model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, reporter)
+    plans = model.plans(cases, limit, probabilities=probabilities is not None)
+    return Inferred(plans.text(), bool(plans.faults))
 
 
 def _model_and_cases(
@@ -82,7 +88,7 @@ def _model_and_cases(
     trust: str | Iterable[str],
     reporter: Reporter,
 ) -> tuple[Trained, list[Case]]:
-    from medfuse.infer.cases import find_inputs
+    from medfuse.infer.cases import find_inputs, left_out_of
 
     runs = [run for path in weights for run in fold_folders(path) or [path]]  # a cross-validation: its folds
     files = [weights_file(run, best=best) for run in runs]
@@ -90,7 +96,10 @@ def _model_and_cases(
         reporter.say(f"the mean of {len(files)} folds")
     model = load_trained(files, device=device, overrides=overrides, trust=trust)
     model = _with_chosen_steps(model, weights, reporter)
-    return model, find_inputs(inputs, model.plan.channels)
+    cases = find_inputs(inputs, model.plan.channels)
+    for line in left_out_of(inputs, cases):
+        reporter.say(line)
+    return model, cases
 
 
 def _with_chosen_steps(model: Trained, weights: Sequence[Path], reporter: Reporter) -> Trained:

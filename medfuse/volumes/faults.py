@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medfuse.core.errors import DataError
 from medfuse.core.files import no_file
+from medfuse.volumes.folders import lost_target, not_there
 from medfuse.volumes.inflate import Damaged, NotCompressed
 
 
@@ -22,7 +23,7 @@ def check_is_file(path: Path) -> None:
 def broken(path: Path, error: BaseException) -> DataError:
     """What `error` means for someone who wants to read `path`."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return DataError(f"{path}: no such file; check the path")
+        return DataError(not_there(path) if lost_target(path) else f"{path}: no such file; check the path")
     if isinstance(error, IsADirectoryError):
         return DataError(f"{path}: is a folder; name a file in it")
     if isinstance(error, PermissionError):

@@ -36,10 +36,36 @@ def test_every_missing_prediction_is_an_error_line(store, cube, tmp_path):
 
 
 def test_a_prediction_without_a_reference_is_a_note(store, cube, tmp_path):
-    for name in ("ref/a.nii", "pred/a.nii", "pred/b.nii"):
+    for name in ("ref/a.nii", "pred/a.nii", "pred/b.nii", "pred/c.nii"):
         store(name, cube)
     _, errors, notes = pair_folders(*folders(tmp_path))
-    assert (errors, notes) == ([], [f"{tmp_path}/pred/b.nii: has no reference and is not judged"])
+    words = "2 predictions (b.nii, c.nii) without a reference, not judged"
+    assert (errors, notes) == ([], [f"{tmp_path}/pred: {words}"])
+
+
+@pytest.mark.parametrize("side", ["ref", "pred"])
+def test_a_link_without_target_is_an_error_on_either_side_and_the_rest_go_on(store, cube, tmp_path, side):
+    for name in ("ref/a.nii", "pred/a.nii", f"{'pred' if side == 'ref' else 'ref'}/b.nii"):
+        store(name, cube)
+    (tmp_path / side / "b.nii.gz").symlink_to("../archive/not-fetched")
+    (tmp_path / side / "more").symlink_to("../archive/folder")
+    found = evaluate_folders(*folders(tmp_path), LABELS)
+    assert [case.name for case in found.cases] == ["a"]
+    assert len(found.errors) == 2
+    assert all("is a link to ../archive/" in line and "is not there" in line for line in found.errors)
+    assert not any("without a reference" in line for line in found.notes)
+
+
+def test_what_is_no_label_map_is_noted_but_for_what_medfuse_writes(store, cube, tmp_path):
+    for name in ("ref/a.NII.GZ", "pred/a.nii"):
+        store(name, cube)
+    for name in ("pred/manifest.json", "pred/summary.json", "ref/readme.txt", "ref/b.mgz", "pred/._a.nii"):
+        (tmp_path / name).touch()
+    found = evaluate_folders(*folders(tmp_path), LABELS)
+    assert len(found.cases) == 1
+    assert len(found.notes) == 3
+    for words in ("(readme.txt)", "(b.mgz)", "(._a.nii)"):
+        assert any(words in note for note in found.notes)
 
 
 def test_a_case_on_another_grid_is_named_and_the_rest_go_on(store, cube, tmp_path):

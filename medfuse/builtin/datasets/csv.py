@@ -1,6 +1,7 @@
 """A table of cases: one row each, with the paths of its images and its label."""
 
 import csv
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from pydantic import Field
 
 from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError, did_you_mean
-from medfuse.data.listing import check_cases, parse_labels, splits_from_folds
+from medfuse.core.json_text import read_text, shortened
+from medfuse.data.listing import Classes, check_cases, is_whole, notes_on, parse_labels, splits_from_folds
 from medfuse.volumes.endings import stem
 
 CASE_COLUMNS = ("case", "subjectid", "name")
@@ -20,17 +22,13 @@ class Csv(Dataset):
 
     Columns, in any case of letters: `case` (or SubjectID; else the image's name), `image` or one per channel
     (Channel_0, Channel_1, … or the names in `channels`), `label`, and optionally `fold`, and `patient`, whose
-    cases never both train and judge.
+    cases never both train and judge. A case without a label is one for pseudo-labels.
 
         data: {use: csv, root: scans, file: cases.csv, classes: {liver: 1}, channels: [CT]}
     """
 
     file: str = Field("cases.csv", description="the table, relative to `root`")
-    classes: dict[str, int | tuple[int, ...]] = Field(
-        min_length=1,
-        description="label names and their values in the label maps; a list makes a region; `ignore` is what "
-        "nobody annotated",
-    )
+    classes: Classes
     regions_class_order: tuple[int, ...] = Field(
         (), description="where classes are regions: the value to write for each, later ones over earlier ones"
     )
@@ -48,7 +46,7 @@ class Csv(Dataset):
         for line, row in rows:
             if case := columns.case(row, path, line, faults):
                 cases.append(case)
-                if columns.fold is not None:
+                if columns.fold is not None and case.label is not None:
                     folds[case.name] = _fold(row[columns.fold], f"{path}:{line}", faults)
         if not rows:
             faults.append(f"{path}: holds no rows; add one per case")
@@ -63,6 +61,7 @@ class Csv(Dataset):
             splits_from_folds(folds),
             region_order=given.region_order,
             ignore=given.ignore,
+            notes=notes_on(self.root, cases, known=[path]),
         )
 
     def _columns(self, path: Path, header: list[str], faults: list[str]) -> "_Columns":
@@ -70,12 +69,12 @@ class Csv(Dataset):
         known = {*CASE_COLUMNS, "image", "label", "fold", "patient", *(c.lower() for c in self.channels)}
         for name in lower:
             if name not in known and not re.fullmatch(r"channel_\d+", name):
-                meant = did_you_mean(name, known)
+                odd = f"{shortened(repr(name))}{did_you_mean(name, known)}"
                 faults.append(
-                    f"{path}:1: unknown column {name!r}{meant} (known: {', '.join(sorted(known))}, Channel_0)"
+                    f"{path}:1: unknown column {odd} (known: {', '.join(sorted(known))}, Channel_0)"
                 )
         faults.extend(
-            f"{path}:1: column {n!r} is given twice; keep one"
+            f"{path}:1: column {shortened(repr(n))} is given twice; keep one"
             for n in {n for n in lower if lower.count(n) > 1}
         )
         numbered = sorted((n for n in lower if re.fullmatch(r"channel_\d+", n)), key=lambda n: int(n[8:]))
@@ -108,7 +107,6 @@ class _Columns:
     def case(self, row: list[str], path: Path, line: int, faults: list[str]) -> Case | None:
         needed = {
             "image": self.images,
-            "label": (self.label,),
             "case": () if self.name is None else (self.name,),
             "patient": () if self.patient is None else (self.patient,),
         }
@@ -120,33 +118,40 @@ class _Columns:
         return Case(
             stem(images[0]) if self.name is None else row[self.name],
             images,
-            path.parent / row[self.label],
+            path.parent / row[self.label] if row[self.label] else None,
             None if self.patient is None else row[self.patient],
         )
 
 
 def _read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header, and each row with its line number; short rows are filled up with empty cells."""
+    text = read_text(path, remedy="set `data.root` and `data.file` to the table of cases, in UTF-8")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    faults = []
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [cell.strip() for cell in next(reader, [])]
-            rows = [
-                (reader.line_num, [c.strip() for c in row]) for row in reader if any(c.strip() for c in row)
-            ]
-    except (FileNotFoundError, NotADirectoryError):
+        header = [cell.strip() for cell in next(reader, [])]
+        rows = [(reader.line_num, [c.strip() for c in row]) for row in reader if any(c.strip() for c in row)]
+    except csv.Error as error:
         raise DataError(
-            f"{path}: no such file; set `data.root` and `data.file` to the table of cases"
+            f"{path}:{reader.line_num}: cannot be read as CSV ({error}); save the table as UTF-8 CSV"
         ) from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path}: cannot be read as a CSV text file ({error}); save it as UTF-8 CSV"
-        ) from None
+    for line, row in rows:
+        if odd := [cell for cell in row if not cell.isprintable()]:
+            faults.append(
+                f"{path}:{line}: {shortened(repr(odd[0]))} holds unprintable characters; remove them"
+            )
+        if more := [cell for cell in row[len(header) :] if cell]:
+            faults.append(
+                f"{path}:{line}: {shortened(repr(more[0]))} stands beyond the {len(header)} columns of the "
+                "header; put cells with commas between quotes, or add the column"
+            )
+    if faults:
+        raise DataError(*faults)
     return header, [(line, row + [""] * (len(header) - len(row))) for line, row in rows]
 
 
 def _fold(cell: str, where: str, faults: list[str]) -> int:
-    if not cell.isdigit():
-        faults.append(f"{where}: fold is {cell!r}; give a whole number from 0")
+    if not is_whole(cell):
+        faults.append(f"{where}: fold is {shortened(repr(cell))}; give a whole number from 0")
         return -1
     return int(cell)

@@ -1,5 +1,6 @@
 """The Medical Segmentation Decathlon's layout, and MONAI's data lists, which extend it."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,22 +9,27 @@ from pydantic import Field
 
 from medfuse.api import Case, Dataset, DatasetInfo, Split
 from medfuse.core.errors import DataError
+from medfuse.core.json_text import shortened
 from medfuse.data.listing import (
     JsonFile,
     check_cases,
+    is_whole,
+    notes_on,
     parse_channels,
     parse_labels,
     splits_beside,
     splits_from_folds,
 )
 from medfuse.volumes.endings import stem
+from medfuse.volumes.folders import named
 
 
 class Decathlon(Dataset):
     """A `dataset.json` that lists images and labels (Medical Segmentation Decathlon, MONAI).
 
     Folds come from `splits_final.json` beside it (nnU-Net's form), else from `fold` keys of the entries.
-    Test images that are not there are left out.
+    Test images that are not there are left out, and macOS's `._` files. An entry without a label is a case
+    for pseudo-labels.
 
         data: {use: decathlon, root: Task04_Hippocampus}
     """
@@ -32,23 +38,24 @@ class Decathlon(Dataset):
 
     def read(self) -> DatasetInfo:
         source = JsonFile.read(self.root / self.file)
-        if not isinstance(source.data, dict):
-            raise DataError(
-                f"{source.path}: holds no mapping; see medicaldecathlon.com for the form of a dataset.json"
-            )
+        values = source.mapping("`modality`, `labels` and `training`, as those of medicaldecathlon.com")
         faults: list[str] = []
-        order = source.data.get("regions_class_order")
-        given = parse_labels(source.data.get("labels"), f"{source.path}: labels", faults, order)
-        channels = source.data.get("channel_names", source.data.get("modality"))
-        names = parse_channels(channels, f"{source.path}: modality", faults)
+        order = values.get("regions_class_order")
+        given = parse_labels(values.get("labels"), f"{source.path}: labels", faults, order)
+        key = "channel_names" if "channel_names" in values else "modality"
+        names = parse_channels(values.get(key), f"{source.path}: {key}", faults)
         entries = list(self._entries(source, faults))
         cases = tuple(case for case, _ in entries)
         check_cases(cases, faults)
-        splits = self._splits(entries, faults)
+        splits = self._splits(source, entries, faults)
+        listed = self._test_cases(source, faults)
         if faults:
             raise DataError(*faults)
-        test = self._test_cases(source.data)
-        return DatasetInfo(cases, given.labels, names, splits, test, given.region_order, given.ignore)
+        test = tuple(case for case in listed if all(map(os.path.isfile, case.images)))
+        notes = notes_on(source.path.parent, cases, test_cases=test, known=[source.path])
+        if absent := [case.name for case in listed if case not in test]:
+            notes = (f"{source.path}: {named(absent, 'test image')} not there, so left out", *notes)
+        return DatasetInfo(cases, given.labels, names, splits, test, given.region_order, given.ignore, notes)
 
     def _entries(self, source: JsonFile, faults: list[str]) -> Iterator[tuple[Case, Any]]:
         listed = source.data.get("training")
@@ -64,40 +71,58 @@ class Decathlon(Dataset):
                     f'{source.path}: training[{number}] has no image; write {{"image": …, "label": …}}'
                 )
                 continue
-            if Path(images[0]).name.startswith("._"):  # macOS leaves these beside every file it archives
+            if _is_companion(images[0]):
                 continue
-            if not isinstance(entry.get("label"), str):
-                faults.append(
-                    f"{source.at(images[0])}: {images[0]} has no label; add its `label`, or move it to `test`"
-                )
-                continue
-            yield self._case(images, entry["label"]), entry.get("fold")
+            label, fold = entry.get("label"), entry.get("fold")
+            where = f"{source.at(images[0])}: {shortened(images[0])}"
+            if label is not None and (not isinstance(label, str) or not label):
+                faults.append(f"{where}: its label is {shortened(repr(label))}; write the name of a file")
+            elif fold is not None and (isinstance(fold, str) or not is_whole(fold)):
+                faults.append(f"{where}: its fold is {shortened(repr(fold))}; write a whole number from 0")
+            else:
+                yield self._case(images, label), fold
 
     def _case(self, images: list[str], label: str | None = None) -> Case:
         folder = (self.root / self.file).parent
         paths = tuple(folder / image for image in images)
         return Case(stem(paths[0]), paths, folder / label if label else None)
 
-    def _splits(self, entries: list[tuple[Case, Any]], faults: list[str]) -> tuple[Split, ...]:
+    def _splits(
+        self, source: JsonFile, entries: list[tuple[Case, Any]], faults: list[str]
+    ) -> tuple[Split, ...]:
         try:
             given = splits_beside(self.root)
         except DataError as error:
             faults.extend(error.lines)
             return ()
-        folds = {case.name: fold for case, fold in entries if isinstance(fold, int)}
-        if not given and folds and len(folds) < len(entries):
+        labelled = [(case.name, fold) for case, fold in entries if case.label is not None]
+        folds = {name: fold for name, fold in labelled if fold is not None}
+        if not given and folds and len(folds) < len(labelled):
             faults.append(
-                f"{self.root / self.file}: {len(folds)} of {len(entries)} cases have a `fold`; give each one"
+                f"{source.path}: {len(folds)} of {len(labelled)} labelled cases have a `fold`; give each one"
             )
         return given or splits_from_folds(folds)
 
-    def _test_cases(self, data: Mapping[str, Any]) -> tuple[Case, ...]:
-        listed = [_paths(e.get("image") if isinstance(e, Mapping) else e) for e in data.get("test") or ()]
-        cases = [self._case(images) for images in listed if images]
-        return tuple(case for case in cases if all(path.is_file() for path in case.images))
+    def _test_cases(self, source: JsonFile, faults: list[str]) -> tuple[Case, ...]:
+        listed = source.data.get("test")
+        if not isinstance(listed, list | None):
+            faults.append(f"{source.path}: `test` is {shortened(repr(listed))}; list the test images, or []")
+            return ()
+        cases = []
+        for number, entry in enumerate(listed or ()):
+            if images := _paths(entry.get("image") if isinstance(entry, Mapping) else entry):
+                cases.append(self._case(images))
+            else:
+                faults.append(f"{source.path}: test[{number}] has no image; write its name, or remove it")
+        return tuple(case for case in cases if not _is_companion(case.images[0].name))
+
+
+def _is_companion(name: str) -> bool:
+    """macOS leaves these beside every file that it archives, and some lists have them."""
+    return Path(name).name.startswith("._")
 
 
 def _paths(value: Any) -> list[str] | None:
     """One file, or a list with one file per channel; None for anything else."""
     files = [value] if isinstance(value, str) else value
-    return files if isinstance(files, list) and all(isinstance(f, str) for f in files) else None
+    return files if isinstance(files, list) and all(isinstance(f, str) and f for f in files) else None

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError
-from medfuse.data.listing import check_cases, parse_labels, splits_beside
+from medfuse.data.listing import Classes, check_cases, notes_on, parse_labels, splits_beside
 from medfuse.volumes.endings import ENDINGS, ending, stem
 
 
@@ -21,6 +21,7 @@ class Folder(Dataset):
 
     `images` and `labels` are sub-folders, or patterns in which `{case}` stands for the case's name and `*`
     for anything. Several patterns are several channels; one pattern with several channels means 4-D files.
+    An image without a label is a case for pseudo-labels.
 
         data: {use: folder, root: scans, classes: {liver: 1}, channels: [CT]}
         data:
@@ -35,11 +36,7 @@ class Folder(Dataset):
         ("images",), min_length=1, description="sub-folder or pattern, one per channel"
     )
     labels: str = Field("labels", description="sub-folder or pattern of the label maps")
-    classes: dict[str, int | tuple[int, ...]] = Field(
-        min_length=1,
-        description="label names and their values in the label maps; a list makes a region; `ignore` is what "
-        "nobody annotated",
-    )
+    classes: Classes
     regions_class_order: tuple[int, ...] = Field(
         (), description="where classes are regions: the value to write for each, later ones over earlier ones"
     )
@@ -47,6 +44,12 @@ class Folder(Dataset):
 
     @model_validator(mode="after")
     def _names_fit(self) -> "Folder":
+        for pattern in (*self.images, self.labels):
+            if Path(pattern).is_absolute() or "**" in pattern or not pattern.strip():
+                raise ValueError(
+                    f"{pattern!r} is no pattern below data.root; write a sub-folder, or a pattern such as "
+                    "'{case}/ct.nii.gz', in which `*` stands for anything but `/`"
+                )
         if self.channels and len(self.images) not in (1, len(self.channels)):
             raise ValueError(
                 f"{len(self.images)} images patterns and {len(self.channels)} channels; give as many of each"
@@ -63,16 +66,10 @@ class Folder(Dataset):
         names = sorted({name for found in images for name in found})
         for pattern, found in zip(self.images, images):
             faults.extend(f"{self.root}: case {n} has no {pattern}; add it" for n in names if n not in found)
-        for name in names:
-            if name not in labels:
-                file = next(found[name] for found in images if name in found)
-                faults.append(
-                    f"{file}: case {name} has no label like {self.labels!r}; add it, or move the image"
-                )
         for name in sorted(labels.keys() - set(names)):
             faults.append(f"{labels[name]}: case {name} has no image like {self.images[0]!r}; add it")
-        whole = [n for n in names if n in labels and all(n in found for found in images)]
-        cases = tuple(Case(n, tuple(found[n] for found in images), labels[n]) for n in whole)
+        whole = [n for n in names if all(n in found for found in images)]
+        cases = tuple(Case(n, tuple(found[n] for found in images), labels.get(n)) for n in whole)
         check_cases(cases, faults)
         if faults:
             raise DataError(*faults)
@@ -83,20 +80,25 @@ class Folder(Dataset):
             splits_beside(self.root),
             region_order=given.region_order,
             ignore=given.ignore,
+            notes=notes_on(self.root, cases, folders=self._folders()),
         )
+
+    def _folders(self) -> list[Path]:
+        """Those that patterns name before their first `*` or `{case}`, but for the root itself."""
+        fixed = (re.split(r"[^/]*[{*?]", _pattern(pattern))[0] for pattern in (*self.images, self.labels))
+        return [self.root / start for start in dict.fromkeys(fixed) if start.strip("./")]
 
     def _channel_names(self) -> tuple[str, ...]:
         return self.channels or tuple(f"channel_{i}" for i in range(len(self.images)))
 
     def _find(self, pattern: str, faults: list[str]) -> dict[str, Path]:
         """Case → file. Adds a line where nothing matches, or two files are one case."""
-        if not any(c in pattern for c in "{*?"):
-            pattern = f"{pattern.rstrip('/')}/{{case}}.*"
+        pattern = _pattern(pattern)
         matches = _regex(pattern)
         found: dict[str, Path] = {}
-        for path in sorted(self.root.glob(pattern.replace("{case}", "*"))):
+        for path in sorted(self.root.glob(_glob(pattern))):
             match = matches.fullmatch(path.relative_to(self.root).as_posix())
-            if match is None or ending(path) is None or path.name.startswith("."):
+            if match is None or ending(path) is None or path.name.startswith(".") or path.is_dir():
                 continue
             name = match["case"] if "{case}" in pattern else stem(path)
             if name in found:
@@ -111,10 +113,25 @@ class Folder(Dataset):
         return found
 
 
+def _pattern(given: str) -> str:
+    """A sub-folder as the pattern that it stands for."""
+    if any(c in given for c in "{*?"):
+        return given.removeprefix("./")
+    folder = given.rstrip("/").removeprefix("./")
+    return f"{folder}/{{case}}.*" if folder not in ("", ".") else "{case}.*"
+
+
+def _glob(pattern: str) -> str:
+    """What `Path.glob` finds candidates by: capitals in an ending are the disk's, not the pattern's."""
+    stemmed = pattern[: -len(ending(Path(pattern)) or "")] + ".*" if ending(Path(pattern)) else pattern
+    return stemmed.replace("{case}", "*").replace("[", "[[]")
+
+
 def _regex(pattern: str) -> re.Pattern[str]:
     """`a/{case}_*.*` as a regular expression; a final `.*` stands for any ending that can be read."""
-    any_ending = "|".join(re.escape(e) for e in ENDINGS)
-    stemmed = pattern.removesuffix(".*")
+    own = ending(Path(pattern))
+    endings = "|".join(re.escape(e) for e in ((own,) if own else ENDINGS))
+    stemmed = pattern[: -len(own)] if own else pattern.removesuffix(".*")
     text, named = "", False
     for part in re.split(r"(\{case\}|\*|\?)", stemmed):
         if part == "{case}":
@@ -122,4 +139,4 @@ def _regex(pattern: str) -> re.Pattern[str]:
             named = True
         else:
             text += {"*": "[^/]*", "?": "[^/]"}.get(part, re.escape(part))
-    return re.compile(text + (f"(?:{any_ending})" if stemmed != pattern else ""))
+    return re.compile(text + (f"(?i:{endings})" if stemmed != pattern else ""))

@@ -6,28 +6,29 @@ from pathlib import Path
 
 from medfuse.api import Case, Dataset, DatasetInfo, Split
 from medfuse.core.errors import DataError
-from medfuse.data.listing import JsonFile, check_cases, parse_channels, parse_labels, splits_beside
-from medfuse.volumes.endings import ENDINGS, ending, stem
+from medfuse.data.listing import JsonFile, check_cases, notes_on, parse_channels, parse_labels, splits_beside
+from medfuse.volumes.endings import ENDINGS, stem
+from medfuse.volumes.folders import look_into
 
 
 class NNUNet(Dataset):
     """An nnU-Net raw dataset: imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz, dataset.json.
 
-    Folds come from a `splits_final.json` in the same folder. Images and labels may differ in ending.
+    Folds come from a `splits_final.json` in the same folder. Images and labels may differ in ending. An image
+    without a label is a case for pseudo-labels.
 
         data: {use: nnunet, root: nnUNet_raw/Dataset004_Hippocampus}
     """
 
     def read(self) -> DatasetInfo:
         source = JsonFile.read(self.root / "dataset.json")
-        if not isinstance(source.data, dict):
-            raise DataError(f"{source.path}: holds no mapping; it needs `channel_names` and `labels`")
+        values = source.mapping("`channel_names` and `labels`")
         faults: list[str] = []
-        order = source.data.get("regions_class_order")
-        given = parse_labels(source.data.get("labels"), f"{source.path}: labels", faults, order)
-        names = source.data.get("channel_names", source.data.get("modality"))
+        order = values.get("regions_class_order")
+        given = parse_labels(values.get("labels"), f"{source.path}: labels", faults, order)
+        names = values.get("channel_names", values.get("modality"))
         channels = parse_channels(names, f"{source.path}: channel_names", faults)
-        cases = self._labelled(len(channels), faults)
+        cases = self._training(len(channels), faults)
         check_cases(cases, faults)
         splits: tuple[Split, ...] = ()
         try:
@@ -38,9 +39,15 @@ class NNUNet(Dataset):
         if faults:
             raise DataError(*faults)
         tests = tuple(Case(n, p) for n, p in test.items())
-        return DatasetInfo(cases, given.labels, channels, splits, tests, given.region_order, given.ignore)
+        check_cases(tests, faults)
+        if faults:
+            raise DataError(*faults)
+        folders = [self.root / name for name in ("imagesTr", "labelsTr", "imagesTs")]
+        notes = notes_on(self.root, cases, test_cases=tests, folders=folders)
+        order = given.region_order
+        return DatasetInfo(cases, given.labels, channels, splits, tests, order, given.ignore, notes)
 
-    def _labelled(self, channels: int, faults: list[str]) -> tuple[Case, ...]:
+    def _training(self, channels: int, faults: list[str]) -> tuple[Case, ...]:
         images = self._images("imagesTr", channels, faults)
         if not images:
             faults.append(
@@ -55,17 +62,13 @@ class NNUNet(Dataset):
                     f"{path}: has no image; add imagesTr/{stem(path)}_0000.nii.gz, or remove the label"
                 )
             labels[stem(path)] = path
-        for name in images.keys() - labels.keys():
-            faults.append(
-                f"{images[name][0]}: has no label; add labelsTr/{name}.nii.gz, or move it to imagesTs"
-            )
-        return tuple(Case(name, images[name], labels[name]) for name in sorted(images.keys() & labels.keys()))
+        return tuple(Case(name, files, labels.get(name)) for name, files in images.items())
 
     def _images(self, folder: str, channels: int, faults: list[str]) -> dict[str, tuple[Path, ...]]:
         """Case → one file per channel, in order."""
         found: dict[str, dict[int, Path]] = defaultdict(dict)
         for path in _volumes(self.root / folder):
-            match = re.fullmatch(r"(.+)_(\d{4})", stem(path))
+            match = re.fullmatch(r"(.+)_([0-9]{4})", stem(path))
             if match is None:
                 faults.append(
                     f"{path}: its name does not end in a channel number; rename it to {stem(path)}_0000"
@@ -86,7 +89,5 @@ class NNUNet(Dataset):
         return {name: tuple(files[n] for n in sorted(files)) for name, files in sorted(found.items())}
 
 
-def _volumes(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if ending(p) and not p.name.startswith("."))
+def _volumes(folder: Path) -> tuple[Path, ...]:
+    return look_into(folder).volumes if folder.is_dir() else ()

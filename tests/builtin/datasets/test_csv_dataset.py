@@ -49,17 +49,21 @@ def test_an_unknown_column_is_named_with_the_one_that_was_meant(table):
 
 
 def test_every_faulty_row_is_named_with_its_line(table):
-    found = faults(
-        table("image,label", "a.nii,", ",seg.nii", "gone.nii,seg.nii", "a.nii,seg.nii", "a.nii,seg.nii")
-    )
-    assert "cases.csv:2: has no label" in found
+    found = faults(table("image,label", "gone.nii,seg.nii", ",seg.nii", "a.nii,seg.nii", "a.nii,seg.nii"))
     assert "cases.csv:3: has no image" in found
     assert "gone.nii: no such file" in found
     assert "two cases are named a" in found
 
 
-def test_a_fold_that_is_no_number_is_named(table):
-    assert "cases.csv:2: fold is 'x'" in faults(table("image,label,fold", "a.nii,seg.nii,x"))
+@pytest.mark.parametrize("fold", ["x", "-1", "²", "1.5", "9" * 5000, ""])
+def test_a_fold_that_is_no_number_is_named(table, fold):
+    assert f"cases.csv:2: fold is '{fold[:60]}" in faults(table("image,label,fold", f"a.nii,seg.nii,{fold}"))
+
+
+def test_a_cell_beyond_the_columns_is_named(table):
+    assert "cases.csv:3: 'x' stands beyond the 2 columns" in faults(
+        table("image,label", "a.nii,seg.nii,,", "b.nii,seg.nii,x")
+    )
 
 
 def test_an_empty_table_is_refused(table):
@@ -72,7 +76,7 @@ def test_a_missing_table_is_named(dataset, tmp_path):
 
 def test_a_binary_file_is_refused(dataset, tmp_path):
     (tmp_path / "cases.csv").write_bytes(b"\xff\xfe\x00\x01")
-    assert "cannot be read as a CSV" in faults(dataset("csv", root=tmp_path, classes={"organ": 1}))
+    assert "cases.csv:1:1: is no text in UTF-8" in faults(dataset("csv", root=tmp_path, classes={"organ": 1}))
 
 
 def test_a_patient_column_says_whose_a_case_is(table):

@@ -66,25 +66,27 @@ def test_macos_companions_are_left_out(dataset, two_cases):
 
 def test_absent_test_images_are_left_out(dataset, two_cases):
     root = two_cases(listing(entry("a"), entry("b"), test=["./imagesTs/c.nii.gz", "d.nii"]), **{"d.nii": ""})
-    assert [case.name for case in dataset("decathlon", root=root).read().test_cases] == ["d"]
+    info = dataset("decathlon", root=root).read()
+    assert [case.name for case in info.test_cases] == ["d"]
+    assert any("1 test image (c) not there" in note for note in info.notes)
 
 
 def test_every_fault_is_listed(dataset, two_cases):
-    bare = {"image": "./imagesTr/b.nii.gz"}
-    text = listing(entry("a"), bare, entry("a"), entry("gone"), labels={"0": "background"})
+    odd = {"image": "./imagesTr/b.nii.gz", "label": 5}
+    text = listing(entry("a"), odd, entry("a"), entry("gone"), labels={"0": "background"})
     found = "\n".join(lines(dataset("decathlon", root=two_cases(text))))
     for fault in (
         "only the background",
-        "b.nii.gz has no label",
+        "b.nii.gz: its label is 5",
         "two cases are named a",
         "imagesTr/gone.nii.gz: no",
     ):
         assert fault in found
 
 
-def test_a_case_without_label_is_named_with_its_line(dataset, two_cases):
-    root = two_cases(listing(entry("a"), {"image": "./imagesTr/b.nii.gz"}))
-    line = (root / "dataset.json").read_text().split("\n").index('   "image": "./imagesTr/b.nii.gz"') + 1
+def test_an_odd_label_is_named_with_its_line(dataset, two_cases):
+    root = two_cases(listing(entry("a"), {"image": "./imagesTr/b.nii.gz", "label": ["x"]}))
+    line = (root / "dataset.json").read_text().split("\n").index('   "image": "./imagesTr/b.nii.gz",') + 1
     assert lines(dataset("decathlon", root=root))[0].startswith(f"{root / 'dataset.json'}:{line}: ")
 
 

@@ -48,10 +48,9 @@ def test_channel_names_decide(folder, files):
 
 
 def test_every_fault_is_listed(folder, files):
-    root = files("images/a.nii", "images/a.mha", "images/alone.nii", "labels/a.nii", "labels/lost.nii")
+    root = files("images/a.nii", "images/a.mha", "labels/a.nii", "labels/lost.nii")
     found = faults(folder(root))
     assert "two cases are named a" in found
-    assert "images/alone.nii: case alone has no label" in found
     assert "labels/lost.nii: case lost has no image" in found
 
 
@@ -63,6 +62,30 @@ def test_a_missing_channel_is_named(folder, files):
 
 def test_a_pattern_that_matches_nothing_is_shown(folder, files):
     assert "no file matches 'scans/{case}.*'" in faults(folder(files("labels/a.nii"), images="scans"))
+
+
+@pytest.mark.parametrize("pattern", ["/etc/*", "a/**/b.nii", "", " "])
+@pytest.mark.parametrize("field", ["images", "labels"])
+def test_patterns_that_do_not_stay_below_the_root_are_refused(folder, tmp_path, field, pattern):
+    with pytest.raises(ValidationError, match="is no pattern below"):
+        folder(tmp_path, **{field: pattern})
+
+
+@pytest.mark.parametrize("images", [".", "./", "./{case}.nii", "[ct]/*.*", "../{case}/"])
+def test_odd_but_right_patterns_find_what_they_say(folder, files, images):
+    inner = {"[ct]/*.*": "[ct]/a.nii", "../{case}/": None}.get(images, "a.nii")
+    root = files(*filter(None, [inner]), "labels/a.nii")
+    plugin = folder(root, images=images)
+    if inner is None:
+        assert "no file matches" in faults(plugin)
+    else:
+        assert [case.name for case in plugin.read().cases] == ["a"]
+
+
+@pytest.mark.parametrize("value", [True, 1.0, "1", None, [1, "2"], {"a": 1}])
+def test_classes_are_whole_numbers(dataset, tmp_path, value):
+    with pytest.raises(ValidationError):
+        dataset("folder", root=tmp_path, classes={"organ": value})
 
 
 def test_a_missing_root_is_named(folder, tmp_path):

@@ -21,10 +21,17 @@ class Reporter:
         self._stream = stream or sys.stderr
         self._quiet = quiet
         self._every = every_seconds
+        self._said: set[str] = set()
 
     def say(self, line: str) -> None:
         if not self._quiet:
             print(line, file=self._stream, flush=True)
+
+    def say_once(self, line: str) -> None:
+        """What would else be said again by every fold, or every seed."""
+        if line not in self._said:
+            self._said.add(line)
+            self.say(line)
 
     @contextmanager
     def track(self, what: str, total: int) -> Iterator[Advance]:

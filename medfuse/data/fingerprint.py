@@ -34,13 +34,17 @@ class ChannelFacts:
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """One case: shape and spacing in RAS+ order, millilitres per label, SHA-256 of each file."""
+    """One case: shape and spacing in RAS+ order, millilitres per label, SHA-256 of each file.
+
+    `values` are those of its label map.
+    """
 
     name: str
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     volumes_ml: Mapping[str, float]
     files: Mapping[str, str]
+    values: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,14 @@ class Fingerprint:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Fingerprint":
         cases = (
-            CaseFacts(c["name"], tuple(c["shape"]), tuple(c["spacing_mm"]), c["volumes_ml"], c["files"])
+            CaseFacts(
+                c["name"],
+                tuple(c["shape"]),
+                tuple(c["spacing_mm"]),
+                c["volumes_ml"],
+                c["files"],
+                tuple(c.get("values", ())),
+            )
             for c in data["cases"]
         )
         return cls(tuple(cases), tuple(ChannelFacts(**c) for c in data["channels"]))
@@ -130,6 +141,7 @@ def _measure(case: Case, info: DatasetInfo, tolerance_mm: float) -> _Measured:
             geometry.ras_spacing_mm,
             {name: sum(volumes.get(v, 0.0) for v in members(value)) for name, value in info.labels.items()},
             {str(path): file_hash(path) for path in files},
+            tuple(volumes),
         ),
         image.reshape(len(image), -1)[:, where],
         (image == 0).mean(axis=(1, 2, 3)),

@@ -10,6 +10,7 @@ from medfuse.core.errors import PipelineError
 from medfuse.core.files import file_hash, write_json, write_text
 from medfuse.core.text import yaml_text
 from medfuse.pipeline import plan_network
+from medfuse.runs.doubts import doubts
 from medfuse.runs.folder import lock, resolved_values
 from medfuse.runs.judging import (
     choose_postprocess,
@@ -96,6 +97,8 @@ def prepare(run: Run) -> tuple[Split, DataPlan]:
     if problems:
         raise PipelineError(problems)
     run.reporter.say(f"  network: {facts.parameters:,} parameters")
+    for line in doubts(run, fingerprint, plan):
+        run.reporter.say_once(line)
     write_text(run.folder / "resolved.yaml", yaml_text(resolved_values(run.pipeline, plan)))
     write_json(run.folder / "plan.json", {"data": plan.to_json(), "graph": graph.rows()})
     write_json(run.folder / "fingerprint.json", fingerprint.to_json())

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from medfuse.train.settings import TrainSettings
 
+FEWEST_STEPS = 200
+"""With fewer no network learns anything from scratch; some thousands are usual."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -32,3 +35,14 @@ class Budget:
         """(step, total steps) for an auxiliary schedule; a budget in time counts in thousandths."""
         total = self.steps or 1000
         return min(total - 1, round(progress * total)), total
+
+
+def too_few(steps: float) -> str:
+    """A warning where so many steps cannot teach a network anything; else empty."""
+    if steps >= FEWEST_STEPS:
+        return ""
+    return (
+        f"warning: {round(steps)} training steps are too few for a network to learn from scratch, some "
+        "thousands are usual: give it a larger budget (train.minutes, steps or epochs), or make a step "
+        "cheaper by a smaller sample.patch_size, sample.batch_size or network"
+    )

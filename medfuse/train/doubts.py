@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from medfuse.train.budget import too_few
+
 EMPTY_BATCHES = 50
+PACE_STEPS = 5
 FLAT_STEPS = 200
 _MEAN_OF = 20  # steps
 _LEAST_FALL = 0.01  # of the loss at the beginning
@@ -35,6 +38,12 @@ class Doubts:
             self._losses.append(loss)
             if len(self._losses) == FLAT_STEPS:
                 self._doubt_flat(_mean(self._losses[:_MEAN_OF]), _mean(self._losses[-_MEAN_OF:]))
+
+    def pace(self, step: int, done: float) -> None:
+        """After `step` steps a share `done` of a budget in time is spent."""
+        due = step == PACE_STEPS or (step < PACE_STEPS and done >= 1)
+        if self._fresh and due and (warning := too_few(step / done)):
+            self._say(f"{warning} (about so many fit into the minutes)")
 
     def _doubt_flat(self, first: float, now: float) -> None:
         if first - now < _LEAST_FALL * abs(first):

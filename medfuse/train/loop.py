@@ -109,6 +109,8 @@ def fit(
             doubts.look(taken.label, float(taken.loss))
             progress.step += 1
             done = course.done()
+            if budget.seconds:
+                doubts.pace(progress.step, done)
             epoch_ends = done >= 1 or progress.step % settings.steps_per_epoch == 0
             curve.add(taken, epoch_ends=epoch_ends)
             advance(int(1000 * done), f"step {progress.step}{curve.note}{end_epoch.note}")

@@ -6,7 +6,7 @@ import pytest
 
 from medfuse.api import Case
 from medfuse.core.errors import DataError
-from medfuse.infer.cases import find_inputs, output_name
+from medfuse.infer.cases import find_inputs, left_out_of, output_name
 
 ONE = ["CT"]
 MS = ["flair", "t1", "t1post", "t2"]
@@ -162,3 +162,45 @@ def test_the_patients_of_a_real_study_are_found(real_data: Path) -> None:
     cases = find_inputs([real_data / "ms_lesions"], ["FLAIR", "T1", "T1post", "T2"])
     assert [case.name for case in cases] == ["patient07", "patient19", "patient26"]
     assert [image.name for image in cases[0].images] == [f"{channel}.nii.gz" for channel in MS]
+
+
+def test_links_that_lead_nowhere_are_cases_so_that_they_fail_alone(tmp_path: Path) -> None:
+    files(tmp_path, "a.nii.gz")
+    (tmp_path / "b.nii.gz").symlink_to("gone")
+    (tmp_path / "patient07").symlink_to("../archive/patient07")
+    assert list(found(tmp_path, channels=ONE)) == ["a", "b", "patient07"]
+
+
+def test_a_given_link_that_leads_nowhere_is_named_with_its_target(tmp_path: Path) -> None:
+    (tmp_path / "b.nii.gz").symlink_to("gone")
+    assert "is a link to gone, which is not there" in faults(tmp_path / "b.nii.gz", channels=ONE)
+
+
+def test_a_channel_that_is_a_link_to_nowhere_is_no_missing_channel(tmp_path: Path) -> None:
+    files(tmp_path, "p1/t1.nii")
+    (tmp_path / "p1" / "t2.nii").symlink_to("gone")
+    assert found(tmp_path, channels=["t1", "t2"]) == {"p1": ["t1.nii", "t2.nii"]}
+
+
+def test_all_that_no_case_has_is_told_in_one_line_per_kind(tmp_path: Path) -> None:
+    files(tmp_path, "p1/t1.nii", "p1/t2.nii", "p1/flair.nii", "p2/T1.NII", "p2/t2.nii", "p2/flair.nii")
+    files(tmp_path, "series/1.dcm", "._a.nii.gz", "notes.txt", "p1/x.mgz", "p3/more/t1.nii")
+    (tmp_path / "empty").mkdir()
+    cases = find_inputs([tmp_path], ["t1", "t2"])
+    assert [case.name for case in cases] == ["p1", "p2"]
+    lines = left_out_of([tmp_path], cases)
+    for words in (
+        "2 volumes (p1/flair.nii, p2/flair.nii)",
+        "(p1/x.mgz)",
+        "(notes.txt)",
+        "3 folders (empty, empty; p3, with 1 .nii; series, with 1 .dcm)",
+        "(._a.nii.gz)",
+    ):
+        assert sum(words in line for line in lines) == 1
+    assert len(lines) == 5
+
+
+def test_where_nothing_can_be_read_it_is_said_what_is_there(tmp_path: Path) -> None:
+    said = faults(files(tmp_path, "1.dcm", "2.dcm"), channels=ONE)
+    assert "no volumes here" in said
+    assert "2 DICOM files (1.dcm, 2.dcm) are left out: convert them" in said

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from medfuse.train.budget import FEWEST_STEPS, too_few
 from medfuse.train.doubts import EMPTY_BATCHES, FLAT_STEPS, Doubts, wait_advice
 
 EMPTY, FULL = torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4)
@@ -48,3 +49,19 @@ def test_a_loss_that_falls_or_has_fallen_is_not_told(losses, fresh):
 def test_waiting_for_data_has_a_remedy_from_five_percent():
     assert wait_advice(0.01) == "waited for data 1.0 % of the time"
     assert "raise sample.workers" in wait_advice(0.06)
+
+
+@pytest.mark.parametrize(("step", "done", "warned"), [(5, 0.28, True), (5, 0.001, False), (2, 1.0, True)])
+def test_a_budget_in_minutes_that_holds_too_few_steps_is_said_once_they_are_timed(step, done, warned):
+    said = []
+    doubts = Doubts(said.append, fresh=True)
+    for now in range(1, step + 1):
+        doubts.pace(now, done * now / step)
+    assert len(said) == warned
+    assert all(f"warning: {round(step / done)} training steps are too few" in line for line in said)
+
+
+@pytest.mark.parametrize("steps", [1, 18, 199])
+def test_few_steps_are_too_few_and_what_helps_is_said(steps):
+    assert "train.minutes" in too_few(steps)
+    assert too_few(FEWEST_STEPS) == ""

@@ -10,7 +10,7 @@ from medfuse.core.errors import DataError
 from medfuse.volumes.folders import left_out, look_into, lost_target, not_there
 
 KINDS = {
-    "DICOM": ("a.dcm", "B.DCM", "c.ima"),
+    "DICOM files": ("a.dcm", "B.DCM", "c.ima"),
     "of other formats": ("a.mgz", "a.img", "a.hdr", "b.npy", "c.nii.bz2", "d.raw"),
     "unfinished downloads": ("d.nii.gz.part", "e.nii.gz.crdownload"),
     "archives": ("f.zip", "g.tar.gz"),

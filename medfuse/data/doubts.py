@@ -1,0 +1,77 @@
+"""What is odd about a dataset though it is sound, said before training with what would help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
+
+from medfuse.api import DatasetInfo, Split
+from medfuse.core.labels import members
+from medfuse.data.fingerprint import CaseFacts
+
+NAMED = 8
+
+
+def split_doubts(info: DatasetInfo, split: Split) -> Iterator[str]:
+    """Labelled cases that are in neither part of a split."""
+    used = {*split.train, *split.validation}
+    unused = [case.name for case in info.cases if case.label and case.name not in used]
+    if unused:
+        are = "case is" if len(unused) == 1 else "cases are"
+        yield (
+            f"warning: {len(unused)} labelled {are} in neither part of this fold of the splits and not used: "
+            f"{_some(unused)}; add them to the splits, or draw folds by another `split`"
+        )
+
+
+def label_doubts(info: DatasetInfo, facts: Sequence[CaseFacts], split: Split) -> Iterator[str]:
+    """Labels that no label map holds, or none of those that train or judge; values that a region lacks."""
+    labels = {name: value for name, value in info.labels.items() if value != 0}
+    values = {case.name: {*case.values} for case in facts}
+    everywhere = {value for found in values.values() for value in found}
+    held = {
+        name: {case for case, found in values.items() if found & {*members(value)}}
+        for name, value in labels.items()
+    }
+    nowhere = [name for name, cases in held.items() if not cases]
+    if nowhere:
+        yield (
+            f"warning: no label map holds {_with_values(nowhere, labels)}; a network cannot learn what it "
+            "never sees, and no Dice tells of it: mend the value, or leave the label out"
+        )
+    rest = [name for name in labels if name not in nowhere]
+    if untaught := [name for name in rest if not held[name] & {*split.train}]:
+        yield (
+            f"warning: no training case holds {_with_values(untaught, labels)}, but others do: it cannot be "
+            "learned; move such a case into training, or draw folds with `split: {stratify: true}`"
+        )
+    if unjudged := [name for name in rest if not held[name] & {*split.validation}]:
+        yield (
+            f"warning: no held-out case holds {_with_values(unjudged, labels)}: how well it is found "
+            "will not be known; hold out such a case, or train with --folds all"
+        )
+    for name in rest:
+        absent = [value for value in members(labels[name]) if value not in everywhere]
+        if absent:
+            yield (
+                f"warning: no label map holds {', '.join(map(str, absent))}, which the region {name} unites "
+                "with others; mend the values, or leave them out"
+            )
+
+
+def patch_doubts(classes: int, patch_size: Sequence[int]) -> Iterator[str]:
+    """More classes than voxels in a patch."""
+    if classes > prod(patch_size):
+        size = " × ".join(map(str, patch_size))
+        yield (
+            f"warning: a patch of {size} has fewer voxels than there are classes ({classes}), and cannot "
+            "show them: raise sample.patch_size, or look whether all these labels are meant"
+        )
+
+
+def _with_values(names: Sequence[str], labels: Mapping[str, int | tuple[int, ...]]) -> str:
+    return _some([f"{name} ({', '.join(map(str, members(labels[name])))})" for name in names])
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -1,0 +1,62 @@
+"""What is odd about labels is said before training, and nothing is said of what is not."""
+
+from pathlib import Path
+
+import pytest
+
+from medfuse.api import Case, DatasetInfo, Split
+from medfuse.data.doubts import label_doubts, patch_doubts, split_doubts
+from medfuse.data.fingerprint import CaseFacts
+
+SPLIT = Split(("a", "b"), ("c",))
+
+
+def info(labels, region_order=(), names="abc", bare=""):
+    cases = tuple(Case(n, (Path(n),), None if n in bare else Path(f"{n}.seg")) for n in names)
+    return DatasetInfo(cases, {"background": 0, **labels}, ("CT",), region_order=region_order)
+
+
+def said(labels, *, a, b, c, order=()):
+    """What is said where these are the values of the label maps of cases a, b (training) and c (held out)."""
+    facts = [CaseFacts(n, (9, 9, 9), (1.0, 1.0, 1.0), {}, {}, v) for n, v in zip("abc", (a, b, c))]
+    return list(label_doubts(info(labels, order), facts, SPLIT))
+
+
+def test_nothing_is_said_where_all_labels_are_on_both_sides():
+    assert said({"liver": 1, "tumour": 2}, a=(0, 1), b=(0, 2), c=(0, 1, 2)) == []
+    assert said({"whole": (1, 2), "core": (2,)}, a=(0, 1), b=(0, 2), c=(2,), order=(1, 2)) == []
+
+
+def test_labels_that_no_label_map_holds_are_one_line():
+    (line,) = said({"liver": 1, "b": 2, "c": 3}, a=(0, 1), b=(0, 1), c=(0, 1))
+    assert line.startswith("warning: no label map holds b (2), c (3);")
+
+
+@pytest.mark.parametrize(("side", "words"), [("a", "no held-out case"), ("c", "no training case")])
+def test_a_label_on_one_side_alone_is_said(side, words):
+    values = {"a": (0, 1), "b": (0, 1), "c": (0, 1)} | {side: (0, 1, 2)}
+    (line,) = said({"liver": 1, "rare": 2}, **values)
+    assert f"{words} holds rare (2)" in line
+
+
+def test_a_region_is_there_where_one_of_its_values_is():
+    labels = {"whole": (1, 2, 4), "core": (3,)}
+    (line,) = said(labels, a=(0, 1, 3), b=(2,), c=(2, 3), order=(1, 3))
+    assert "holds 4, which the region whole unites with others" in line
+    lines = said(labels, a=(0, 3), b=(0, 3), c=(0, 3), order=(1, 3))
+    assert len(lines) == 1
+    assert "no label map holds whole (1, 2, 4)" in lines[0]
+
+
+def test_labelled_cases_outside_a_split_are_named_or_counted():
+    (line,) = split_doubts(info({"x": 1}, names="abcdefghijklmnop", bare="p"), SPLIT)
+    assert "12 labelled cases are in neither part" in line
+    assert "d, e, f, g, h, i, j, k and 4 more" in line
+    assert list(split_doubts(info({"x": 1}, names="abcd", bare="d"), SPLIT)) == []
+
+
+@pytest.mark.parametrize(
+    ("classes", "patch", "lines"), [(8, (2, 2, 2), 0), (9, (2, 2, 2), 1), (5, (2, 2), 1)]
+)
+def test_more_classes_than_voxels_of_a_patch_are_said(classes, patch, lines):
+    assert len(list(patch_doubts(classes, patch))) == lines

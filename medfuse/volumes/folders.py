@@ -109,7 +109,7 @@ _KINDS = (
         (
             *(".mgz", ".mgh", ".img", ".hdr", ".img.gz", ".hdr.gz", ".mnc", ".gipl", ".gipl.gz", ".vtk"),
             *(".vti", ".par", ".rec", ".npy", ".npz", ".h5", ".hdf5", ".zarr", ".b2nd", ".mat", ".pt"),
-            *(".nii.bz2", ".nii.xz", ".nii.zst", ".nii.lz4", ".raw", ".zraw", ".raw.gz", ".nhdr", ".ome.tif"),
+            *(".nii.bz2", ".nii.xz", ".nii.zst", ".nii.lz4", ".raw", ".zraw", ".raw.gz", ".ome.tif"),
         ),
     ),
     _Kind(

@@ -28,6 +28,15 @@ class TransferSettings(Section):
     match: Literal["name", "order"] = Field(
         "name", description="order: what has no match by name is matched by its place and shape"
     )
+    at_least: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the network's parameters that the file must have, or it is another network's",
+    )
+    resize_kernels: bool = Field(
+        False, description="take kernels of another size, interpolated at equal sum, as from 3×3×3 to 5×5×5"
+    )
 
     @model_validator(mode="after")
     def _from_one_place(self) -> "TransferSettings":

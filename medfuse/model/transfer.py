@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher, get_close_matches
+from math import floor, prod
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class Transfer:
     file: Path
     tensors: Mapping[str, Tensor]
     rows: tuple[Row, ...]
+    share: float  # of the network's parameters
 
     def summary(self) -> str:
         """`58 of 60 tensors from resnet.pth (57 matched, 1 inflated); 2 of the file are not used`."""
@@ -56,7 +58,7 @@ class Transfer:
 
     def to_json(self) -> dict[str, Any]:
         rows = [{"parameter": r.parameter, "from": r.source, "status": r.status} for r in self.rows]
-        return {"file": str(self.file), "tensors": rows}
+        return {"file": str(self.file), "share_of_parameters": round(self.share, 4), "tensors": rows}
 
 
 def transfer(model: nn.Module, settings: Mapping[str, TransferSettings]) -> dict[str, Transfer]:
@@ -66,7 +68,13 @@ def transfer(model: nn.Module, settings: Mapping[str, TransferSettings]) -> dict
     """
     state = model.state_dict()
     shapes = {name: tensor.shape for name, tensor in state.items()}
-    made = {name: plan_transfer(name, _of(shapes, name), wanted) for name, wanted in settings.items()}
+    paths: dict[int, list[str]] = {}
+    for path, parameter in model.named_parameters(remove_duplicate=False):
+        paths.setdefault(id(parameter), []).append(path)
+    made = {
+        name: plan_transfer(name, _of(shapes, name), wanted, parameters=[*paths.values()])
+        for name, wanted in settings.items()
+    }
     with torch.no_grad():
         for plan in made.values():
             for name, tensor in plan.tensors.items():
@@ -90,8 +98,14 @@ def transfer_problems(settings: ModelSettings, shapes: Shapes) -> list[Problem]:
     return problems
 
 
-def plan_transfer(name: str, own: Shapes, settings: TransferSettings) -> Transfer:
-    """Which tensor of the file each of `own` gets. Raises CheckpointError where not one of them fits."""
+def plan_transfer(
+    name: str, own: Shapes, settings: TransferSettings, *, parameters: Sequence[Sequence[str]] | None = None
+) -> Transfer:
+    """Which tensor of the file each of `own` gets.
+
+    `parameters` are those of `own` that are learned, each by all of its names; all of them where not given.
+    Raises CheckpointError where the file has too few of them.
+    """
     path = settings.weights or fetch(settings.hub or "")
     tensors = read_tensors(path)
     kind = next(iter(own), "").partition(".")[0]
@@ -109,19 +123,31 @@ def plan_transfer(name: str, own: Shapes, settings: TransferSettings) -> Transfe
         source = pairs.get(key, "")
         made, status = None, "left out: not in the file"
         if source:
-            made, status = adapt(tensors[source], shape, kernel=_is_kernel(key, shape), stem=key == stem)
+            made, status = adapt(
+                tensors[source],
+                shape,
+                kernel=_is_kernel(key, shape),
+                stem=key == stem,
+                resize=settings.resize_kernels,
+            )
         if made is not None:
             taken[key] = made
         rows.append(Row(key, source, status))
     if not taken:
         raise CheckpointError(_nothing(name, own, chosen, rows, settings, path))
+    learned = [names for names in parameters or [(key,) for key in own] if names[0] in own]
+    sizes = {names[0]: prod(own[names[0]]) for names in learned}
+    found = sum(sizes[names[0]] for names in learned if any(n in taken for n in names))
+    share = found / max(1, sum(sizes.values()))
+    if share < settings.at_least:
+        raise CheckpointError(_too_few(name, found, sum(sizes.values()), len(taken), rows, settings, path))
     used = {*pairs.values()}
     rows += [
         Row("", k, f"left out: not {'part of this network' if k in chosen else f'below {prefix}'}")
         for k in tensors
         if k not in used
     ]
-    return Transfer(path, taken, tuple(rows))
+    return Transfer(path, taken, tuple(rows), share)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -143,12 +169,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def adapt(
-    tensor: Tensor, shape: Sequence[int], *, kernel: bool = True, stem: bool = False
+    tensor: Tensor, shape: Sequence[int], *, kernel: bool = True, stem: bool = False, resize: bool = False
 ) -> tuple[Tensor | None, str]:
     """`tensor` in `shape` and how it came there, or None and why not.
 
-    Kernels (out, in, *size) gain an axis and change their size; those of the first convolution, the `stem`,
-    change their number of input channels too.
+    Kernels (out, in, *size) gain an axis and, with `resize`, change their size; those of the first
+    convolution, the `stem`, change their number of input channels too.
     """
     shape = tuple(shape)
     if tuple(tensor.shape) == shape:
@@ -157,6 +183,10 @@ def adapt(
     same = tensor.shape[:1] == shape[:1] and (stem or tensor.shape[1:2] == shape[1:2])
     if not kernel or tensor.ndim < 4 or deeper not in (0, 1) or not same:
         return None, f"left out: {_shape(tensor.shape)} in place of {_shape(shape)}"
+    before = (*tensor.shape[2:], shape[-1]) if deeper else tuple(tensor.shape[2:])
+    if before != shape[2:] and not resize:
+        sizes = f"{_shape(tensor.shape[2:])} in place of {_shape(shape[2:])}"
+        return None, f"left out: a kernel of {sizes}, which resize_kernels would adapt"
     told = []
     if tensor.shape[1] != shape[1]:
         told.append(f"{tensor.shape[1]} → {shape[1]} channels")
@@ -304,6 +334,31 @@ def _nothing(
     near = get_close_matches(short[0], chosen, n=3) or [*chosen][:3]
     order = "" if settings.match == "order" else ", or match by `match: order`"
     return f"{said}it has {', '.join(short[:3])}, … and the file {', '.join(near)}, …; give `prefix:`{order}"
+
+
+def _too_few(
+    name: str,
+    found: int,
+    wanted: int,
+    tensors: int,
+    rows: Sequence[Row],
+    settings: TransferSettings,
+    path: Path,
+) -> str:
+    own = [row for row in rows if row.parameter]
+    left = [row for row in own if row.status.startswith("left out")]
+    absent = sum(not row.source for row in left)
+    unlike = [row for row in left if row.source]
+    shapes = ""
+    if unlike:
+        reason = unlike[0].status.removeprefix("left out: ")
+        shapes = f", {len(unlike)} are of another shape ({unlike[0].source} is {reason})"
+    return (
+        f"{path}: has {found:,} of the {wanted:,} parameters of {name!r}, {found / wanted:.1%}, where "
+        f"at_least wants {settings.at_least:.0%}: {tensors} of {len(own)} tensors fit, {absent} are not in "
+        f"the file{shapes}; use weights of the same architecture and width, or take them by "
+        f"`at_least: {floor(1000 * found / wanted) / 1000:g}`"
+    )
 
 
 def _likely_prefix(own: Shapes, chosen: Iterable[str]) -> str:

@@ -137,7 +137,7 @@ def test_every_tensor_of_both_sides_has_one_row(tmp_path):
 def test_what_the_file_lacks_stays_as_it_was(tmp_path):
     source, target = encoder(segmenter(1)), segmenter(2)
     del source["stages.1.0.conv.weight"]
-    given(target, saved(tmp_path / "w.pt", source))
+    given(target, saved(tmp_path / "w.pt", source), at_least=0.1)
     assert torch.equal(
         encoder(target)["stages.1.0.conv.weight"], encoder(segmenter(2))["stages.1.0.conv.weight"]
     )
@@ -198,7 +198,7 @@ def test_a_symmetric_kernel_stays_symmetric():
 
 
 def test_a_stem_is_inflated_in_every_way_at_once():
-    made, status = adapt(torch.randn(8, 3, 7, 7), (8, 1, 3, 3, 3), stem=True)
+    made, status = adapt(torch.randn(8, 3, 7, 7), (8, 1, 3, 3, 3), stem=True, resize=True)
     assert made is not None
     assert made.shape == (8, 1, 3, 3, 3)
     assert status == "inflated: 3 → 1 channels, 2-D → 3-D, 7×7×3 → 3×3×3"
@@ -224,6 +224,93 @@ def test_a_flat_network_of_three_channels_becomes_a_deep_one_of_two(tmp_path):
     )
     assert statuses(made).count("inflated") == 2
     assert "left out" not in statuses(made)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [((3, 3, 3), (5, 5, 5)), ((7, 7), (3, 3)), ((7, 7), (3, 3, 3)), ((1, 1), (3, 3))]
+)
+def test_a_kernel_changes_its_size_only_where_that_is_asked_for(before, after):
+    kernel = torch.zeros(8, 3, *before)
+    made, status = adapt(kernel, (8, 3, *after))
+    assert made is None
+    assert status.endswith("which resize_kernels would adapt")
+    made, _ = adapt(kernel, (8, 3, *after), resize=True)
+    assert made is not None
+    assert made.shape == (8, 3, *after)
+
+
+def test_a_flat_kernel_gains_an_axis_without_being_asked():
+    made, status = adapt(torch.randn(8, 3, 7, 7), (8, 3, 7, 7, 3))
+    assert made is not None
+    assert status == "inflated: 2-D → 3-D"
+
+
+# ---- of which network
+
+
+def plain(*widths: int) -> nn.Sequential:
+    return nn.Sequential(*(nn.Conv2d(a, b, 3) for a, b in zip((1, *widths), widths)))
+
+
+def planned(network: nn.Module, path, **settings):
+    own = {f"backbones.e.{name}": p.shape for name, p in network.named_parameters()}
+    return plan_transfer("e", own, TransferSettings(weights=path, **settings))
+
+
+@pytest.mark.parametrize("widths", [(2, 2, 2), (2, 8, 64), (64, 8, 2), (4, 4)])
+@pytest.mark.parametrize("kept", [1, 2, 3, 4])
+def test_what_counts_is_the_share_of_parameters_not_of_tensors(widths, kept, tmp_path):
+    network = plain(*widths)
+    state = dict([*network.state_dict().items()][:kept])
+    path = saved(tmp_path / "w.pt", state)
+    share = sum(t.numel() for t in state.values()) / sum(p.numel() for p in network.parameters())
+    if share >= 0.5:
+        assert planned(network, path).share == pytest.approx(share)
+    else:
+        with pytest.raises(CheckpointError, match=f"{share:.1%}"):
+            planned(network, path)
+    assert planned(network, path, at_least=share - 1e-6).share == pytest.approx(share)
+    if share < 1:
+        with pytest.raises(CheckpointError, match="at_least wants 100%"):
+            planned(network, path, at_least=1)
+
+
+def test_the_advice_of_a_refusal_works(tmp_path):
+    network, path = plain(8, 8), saved(tmp_path / "w.pt", dict(plain(8, 8)[:1].state_dict()))
+    with pytest.raises(CheckpointError) as caught:
+        planned(network, path)
+    (line,) = caught.value.lines
+    assert (
+        "has 80 of the 664 parameters of 'e', 12.0%, where at_least wants 50%: 2 of 4 tensors fit, 2 are"
+        in line
+    )
+    assert planned(network, path, at_least=float(line.rpartition("at_least: ")[2].strip("`"))).tensors
+
+
+def test_a_deeper_networks_wishes_are_told_with_shapes(tmp_path):
+    path = saved(tmp_path / "w.pt", dict(plain(8, 8).state_dict()))
+    with pytest.raises(
+        CheckpointError, match=r"1 are of another shape \(1.weight is 8×8×3×3 in place of 64×8×3×3\)|"
+    ):
+        planned(plain(8, 64), path)
+
+
+def test_statistics_do_not_count_and_a_shared_weight_counts_once_by_any_of_its_names(tmp_path):
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(1, 4, 3)
+            self.b = nn.ModuleDict({"a": self.a})
+            self.norm = nn.BatchNorm2d(4)
+
+    model = nn.Module()
+    model.backbones = nn.ModuleDict({"e": Shared()})
+    source = Shared()
+    state = {k: v for k, v in source.state_dict().items() if k.startswith(("b.a", "norm.running"))}
+    made = transfer(model, {"e": TransferSettings(weights=saved(tmp_path / "w.pt", state))})["e"]
+    assert made.share == pytest.approx(40 / 48)
+    assert torch.equal(model.backbones["e"].a.weight, source.a.weight)
+    assert made.to_json()["share_of_parameters"] == pytest.approx(0.8333)
 
 
 # ---- what to do

@@ -27,7 +27,7 @@ def borrowed(module: nn.Module, stand_in: StandIn) -> Iterator[None]:
     modes = {inner: inner.training for inner in module.modules()}
     out_of_reach: list[tuple[Tensor, Tensor]] = []  # such as those of a scripted module
     try:
-        with _chance_kept():
+        with chance_kept():
             lent.take(module)
             out_of_reach += [(t, t.detach().clone()) for t in tensors_of(module) if not lent.made(t)]
             yield
@@ -115,7 +115,7 @@ def _same(container: Any, contents: Any) -> bool:
 
 
 @contextmanager
-def _chance_kept() -> Iterator[None]:
+def chance_kept() -> Iterator[None]:
     """Random numbers go on afterwards as if none had been drawn inside: torch's, Python's and numpy's."""
     numpy = sys.modules.get("numpy")
     torchs, pythons = torch.random.get_rng_state(), random.getstate()

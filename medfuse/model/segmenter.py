@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 
 from medfuse.model.blame import placed
 from medfuse.model.graph import IMAGE, GraphPlan
 from medfuse.model.resample import resize
+from medfuse.model.still import untaught
 from medfuse.model.trial import settled
 
 
@@ -20,6 +21,12 @@ class Parts(nn.ModuleDict):
     def add_module(self, name: str, module: nn.Module | None) -> None:
         assert module is not None
         self._modules[name] = module
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "training":  # the mode, though a node is called that
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,9 @@ class Segmenter(nn.Module):
 
     With `aux`, names of auxiliary heads: (logits, {name: logits on that map's own grid}). With `maps`, names
     of taps or nodes: (logits, the same, {name: map}). What nobody asks for is not computed.
+
+    What no loss teaches stays in evaluation mode while the rest trains, so that its running statistics stand
+    still: backbones and nodes without a gradient, and modules all of whose parameters are frozen.
     """
 
     def __init__(self, plan: GraphPlan) -> None:
@@ -70,6 +80,24 @@ class Segmenter(nn.Module):
             )
             for node in plan.nodes
         )
+
+        self._untaught = untaught(plan)
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self._standing_still() if mode else ():
+            module.eval()
+        return self
+
+    def _standing_still(self) -> list[nn.Module]:
+        untaught = [part for name, part in self._parts() if name in self._untaught]
+        owned = ((module, [*module.parameters()]) for module in self.modules())
+        frozen = [module for module, own in owned if own and not any(p.requires_grad for p in own)]
+        return [*untaught, *frozen]
+
+    def _parts(self) -> list[tuple[str, nn.Module]]:
+        return [*self.backbones.items(), *self.fusion.items()]
 
     def forward(
         self, image: Tensor, aux: tuple[str, ...] = (), maps: tuple[str, ...] = ()

@@ -152,4 +152,5 @@ def test_names_in_the_state_are_those_of_the_pipeline():
 @pytest.mark.parametrize("name", ["type", "keys", "forward", "training"])
 def test_a_node_may_be_called_anything(name):
     model = segmenter(fusion={name: {"use": "concat", "inputs": ["encoder.stages.0"]}}, head=name, aux=())
+    assert not any(module.training for module in model.eval().modules())
     assert model(torch.randn(1, 1, 16, 16)).shape == (1, 3, 16, 16)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class FeatureMatching(ActivationLoss):
     """Distillation of features: the first map is drawn to the second, which gets no gradient.
 
+    A backbone that nothing else teaches stays in evaluation mode: its running statistics do not move.
+
     L = mean (W x - t)², or 1 - cos(W x, t) per voxel. W is a learned 1×1 convolution where the channels
     differ, the student's map is brought to the teacher's grid, and W is left behind after training (FitNets,
     Romero et al. 2015).

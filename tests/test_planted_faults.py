@@ -186,7 +186,9 @@ class WithStaleExample(Block):
 
 class Drifting(Block):
     __doc__ = Block.__doc__
-    width: Annotated[int, BeforeValidator(lambda n: n + 1)] = Field(3, description="grows when it is read")
+    width: Annotated[int, BeforeValidator(lambda n: n + 1 if isinstance(n, int) else n)] = Field(
+        3, description="grows when it is read"
+    )
 
 
 class Lenient(Block):
@@ -196,7 +198,9 @@ class Lenient(Block):
 
 class Clamping(Block):
     __doc__ = Block.__doc__
-    width: Annotated[int, BeforeValidator(lambda n: max(n, 1))] = Field(3, ge=1, description="of nothing")
+    width: Annotated[int, BeforeValidator(lambda n: max(n, 1) if isinstance(n, int) else n)] = Field(
+        3, ge=1, description="of nothing"
+    )
 
 
 class Mumbling(Block):
@@ -205,7 +209,7 @@ class Mumbling(Block):
     @model_validator(mode="before")
     @classmethod
     def _fits(cls, given: Any) -> Any:
-        if given.get("channels", 3) < 1:
+        if isinstance(n := given.get("channels", 3), int) and n < 1:
             raise ValueError("that is too small")
         return given
 

@@ -83,6 +83,11 @@ def _labels_have_values(plugin: Dataset) -> None:
     regions = any(isinstance(value, tuple) for value in values)
     order = len(values) - 1 if regions else 0
     assert len(info.region_order) == order, f"region_order has {len(info.region_order)} values, not {order}"
+    regioned = {name: value for name, value in labels.items() if value != 0}
+    for name, value in regioned.items():
+        assert 0 not in members(value), f"label {name} holds 0, which is the background"
+    for written, (name, value) in zip(info.region_order, regioned.items()):
+        assert written in members(value), f"region_order has {written} for {name}, which holds {value}"
 
 
 def _ignore_is_free(plugin: Dataset) -> None:

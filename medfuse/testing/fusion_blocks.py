@@ -76,14 +76,22 @@ def _plan_is_pure(plugin: FusionBlock, inputs: Inputs) -> None:
     as_list = list(inputs)
     first = _planned(plugin, as_list)
     assert as_list == list(inputs), "plan() changes the list of inputs that it is given; copy it"
-    for other in _like(inputs):
-        _plan_or_refusal(plugin, other)
+    for other in (inputs[::-1], *_like(inputs)):
+        given = list(other)
+        ours, theirs = (_plan_or_refusal(one, given) for one in (plugin, _untouched(plugin)))
+        assert given == list(other), "plan() changes the list of inputs that it is given; copy it"
+        assert ours == theirs, f"asked before, it plans {ours}, else {theirs}; keep nothing between calls"
     again = _planned(plugin, inputs)
     assert again == first, f"asked again it plans {again}, at first {first}; keep nothing between calls"
-    untouched = type(plugin).model_validate(copy.deepcopy(plugin.model_dump()))
+    untouched = _untouched(plugin)
     made = outputs_of(seeded(partial(untouched.build, inputs)), maps_of(inputs, even_size(inputs), 2))
     assert len(made) == len(first), "build() makes other maps where plan() was not asked before"
     chance.assert_no_reseeding(lambda: _planned(plugin, inputs), "plan()")
+
+
+def _untouched(plugin: FusionBlock) -> FusionBlock:
+    """One with the same parameters that was never asked anything."""
+    return type(plugin).model_validate(copy.deepcopy(plugin.model_dump()))
 
 
 def _real_ones_are_as_planned(plugin: FusionBlock, inputs: Inputs, size: Sequence[int]) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import textwrap
+import types
+import typing
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args, get_origin
 
 import annotated_types
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from medfuse.api import Plugin
 from medfuse.core.errors import MedfuseError
@@ -25,6 +28,9 @@ def parameter_checks(plugin: Plugin) -> dict[str, Callable[[], None]]:
         "its YAML reads back": partial(_reads_back, plugin),
         "an unknown key is refused": partial(_unknown_keys_are_refused, plugin),
         "a value out of range is refused by name": partial(_ranges_are_kept, plugin),
+        "a value of another type is refused by name": partial(_types_are_kept, plugin),
+        "its defaults are valid": partial(_defaults_are_valid, plugin),
+        "it is frozen": partial(_is_frozen, plugin),
     }
 
 
@@ -65,6 +71,13 @@ def _reads_back(plugin: Plugin) -> None:
 
 def _unknown_keys_are_refused(plugin: Plugin) -> None:
     assert not _accepts(plugin, "no_such_key", 1), "`no_such_key: 1` is accepted; keep extra='forbid'"
+    for name in type(plugin).model_fields:
+        inner = getattr(plugin, name)
+        if isinstance(inner, BaseModel):
+            value = {**plugin.model_dump(mode="json")[name], "no_such_key": 1}
+            assert not _accepts(plugin, name, value), (
+                f"`{name}: {{no_such_key: 1}}` is accepted; give {type(inner).__name__} extra='forbid'"
+            )
 
 
 def _ranges_are_kept(plugin: Plugin) -> None:
@@ -72,6 +85,52 @@ def _ranges_are_kept(plugin: Plugin) -> None:
     for name, field in type(plugin).model_fields.items():
         for value in _out_of_range(field.metadata):
             assert not _accepts(plugin, name, value), f"{name}: {value} is accepted, against its range"
+
+
+def _types_are_kept(plugin: Plugin) -> None:
+    """A validator that comes before the type may take anything, and hide a mistake, or break on it."""
+    wrong = {"no_such_key": None}
+    for name, field in type(plugin).model_fields.items():
+        if not _is_plain(field.annotation):
+            continue
+        try:
+            accepted = _accepts(plugin, name, wrong)
+        except (TypeError, AttributeError, LookupError) as error:
+            raise AssertionError(
+                f"{name}: {wrong} ends in a {type(error).__name__} ({error}); let a validator that "
+                "comes before "
+                "the type hand on what it does not know, or let it come after"
+            ) from error
+        assert not accepted, f"{name}: {wrong} is accepted, and is no {field.annotation}"
+
+
+def _is_plain(annotation: Any) -> bool:
+    """Numbers, strings, and what is made of them: nothing that a mapping could be."""
+    match get_origin(annotation):
+        case typing.Literal:
+            return True
+        case typing.Annotated:
+            return _is_plain(get_args(annotation)[0])
+        case types.UnionType | typing.Union:
+            return all(map(_is_plain, get_args(annotation)))
+    return annotation in (int, float, str, bool, Path, type(None)) or get_origin(annotation) in (tuple, list)
+
+
+def _defaults_are_valid(plugin: Plugin) -> None:
+    """pydantic takes a default as it is."""
+    dumped = plugin.model_dump(mode="json")
+    for name, field in type(plugin).model_fields.items():
+        if field.is_required():
+            continue
+        try:
+            type(plugin).model_validate({**dumped, name: field.get_default(call_default_factory=True)})
+        except ValidationError as error:
+            own = [said for said in _said(error) if said.startswith(name)]
+            assert not own, f"the default of {'; '.join(own)}"
+
+
+def _is_frozen(plugin: Plugin) -> None:
+    assert type(plugin).model_config.get("frozen"), "leave model_config frozen: a plugin is a value"
 
 
 def _out_of_range(metadata: Iterable[Any]) -> Iterator[Any]:

@@ -21,8 +21,15 @@ def settings() -> dict[str, Any]:
         "torch.set_float32_matmul_precision": torch.get_float32_matmul_precision(),
         "torch.autograd.set_detect_anomaly": torch.is_anomaly_enabled(),
         "torch.backends.mkldnn.enabled": torch.backends.mkldnn.enabled,
-        "os.chdir": os.getcwd(),
+        "os.chdir": _working_directory(),
     }
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "a folder that is gone"
 
 
 def restore(before: dict[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -24,6 +24,7 @@ from medfuse.core.section import ConfigPath, Section
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor, nn
 
     Change = Callable[[Tensor, Tensor, np.random.RandomState], tuple[Tensor, Tensor]]
@@ -293,5 +294,22 @@ class Runtime(Plugin):
 
         `example` is one batch of windows on the device that will be used. Logits are fp32, or bf16 or fp16
         where that is how they were computed: it halves what they take. One thread at a time calls it.
+
+        It may have an attribute `engine`: plain values such as {"precision": "bf16", "versions": {"tvm":
+        "0.2"}} that say what it is, for manifest.json (`core.engine.Running` gives a function one).
         """
         raise NotImplementedError  # each plugin has its own
+
+    def choices(self, device: torch.device) -> Sequence[Runtime]:
+        """Runtimes that leave nothing open to a clock or a trial, one of which `prepare` ends with.
+
+        A folder that was begun with one of them is finished with it. By default `precision: auto`, where
+        there is such a field, is each kind of precision that it offers and the device has units for.
+        """
+        from medfuse.core.device import half_precisions
+
+        if getattr(self, "precision", None) != "auto":
+            return (self,)
+        offered = get_args(type(self).model_fields["precision"].annotation)
+        kinds = [kind for kind in ("fp32", *half_precisions(device)) if kind in offered]
+        return tuple(self.model_copy(update={"precision": kind}) for kind in kinds)

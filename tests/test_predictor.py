@@ -1,5 +1,6 @@
 """A model as a function: an array in, its label map out, from any number of threads."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -72,7 +73,7 @@ def test_threads_take_turns_at_a_network():
         inside.pop()
         return windows
 
-    network = Prepared(lambda _: run)
+    network = Prepared(lambda windows, kept: run)
     threads = [threading.Thread(target=network, args=(torch.zeros(1, 1, 2, 2),)) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -121,3 +122,28 @@ def test_small_volumes_of_every_type_get_labels_of_their_shape(predictor, shape,
 def test_importing_medfuse_loads_no_torch():
     code = "import sys, medfuse; medfuse.__all__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+CHOICE = "runtime={use: auto, candidates: [{use: torch, precision: fp32}, {use: torch, precision: bf16}]}"
+
+
+def test_a_predictor_tells_its_engine(finished_run):
+    predictor = Predictor.load(finished_run.folder, overrides=["runtime={use: torch, precision: fp32}"])
+    assert predictor.engines == []
+    predictor(voxels(finished_run), spacing=SPACING)
+    (engine,) = predictor.engines
+    assert (engine["runtime"], engine["precision"], engine["device"]) == ("torch", "fp32", "cpu")
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+def test_a_folder_is_finished_by_the_engine_of_its_first_case(finished_run, tmp_path, kind):
+    images, output = sorted((finished_run.data / "imagesTr").glob("*.nii.gz"))[:2], tmp_path / "out"
+    predictor = Predictor.load(finished_run.folder, overrides=[CHOICE])
+    predictor.files(images[0], output)
+    manifest = json.loads((output / "manifest.json").read_text())
+    (entry,) = manifest["cases"].values()
+    entry["engines"][0]["precision"] = kind  # as if the clock had chosen so
+    (output / "manifest.json").write_text(json.dumps(manifest))
+    predictor.files(images, output)
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert [entry["engines"][0]["precision"] for entry in manifest["cases"].values()] == [kind, kind]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from medfuse.api import Case
+from medfuse.core.engine import Engine, told_by, told_once
 from medfuse.core.errors import OutputError
 from medfuse.core.files import make_folder
 from medfuse.core.geometry import Geometry
@@ -381,6 +382,7 @@ class _Line:
                 voxels = dict(zip(values.tolist(), counts.tolist()))
         job.seconds_in["writing"] = time.perf_counter() - began - job.feed.waited_seconds
         return {
+            "engines": told_once(network.engine for network in self._networks),
             "windows": job.count.run + job.count.reused + job.count.skipped,
             "windows_run": job.count.run,
             "windows_reused": job.count.reused,
@@ -411,6 +413,11 @@ class _Timed:
     def __init__(self, network: Network) -> None:
         self.seconds = 0.0
         self._network = network
+
+    @property
+    def engine(self) -> Engine:
+        """What runs it, as far as it tells."""
+        return told_by(self._network)
 
     def __call__(self, windows: Tensor) -> Tensor:
         began = time.perf_counter()

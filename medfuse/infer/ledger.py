@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from medfuse.api import Case
+from medfuse.core.engine import Engine, differences
 from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import UNFINISHED, claimed, remove_leftovers, reported
 from medfuse.core.seal import Seal, seal
@@ -75,6 +76,7 @@ class Ledger:
         self._lock = threading.RLock()
         self._last = {case.name: Progress(case.name, n, len(cases)) for n, case in enumerate(cases, 1)}
         self._cases = cases
+        self._has_told = False
         self._seals: dict[str, dict[str, Seal]] = {}
 
     def unfinished(self) -> list[Case]:
@@ -130,6 +132,7 @@ class Ledger:
     def done(self, case: Case, entry: Mapping[str, Any]) -> None:
         """Its files are in their places; `entry` is what the manifest says of it, with `windows`."""
         with self._lock:
+            self._tell_of_another_engine(entry.get("engines", ()))
             self._manifest.note(case, self._seals.pop(case.name), entry)
             self._tell(case, state="done", windows_done=entry["windows"], windows=entry["windows"])
 
@@ -154,6 +157,19 @@ class Ledger:
             manifest=self._manifest.path,
             left={p.case: p.reason for p in last if p.state == "left"},
         )
+
+    def _tell_of_another_engine(self, engines: Sequence[Engine]) -> None:
+        """One line where the first cases of the folder were made otherwise."""
+        found = [differences(*pair) for pair in zip(self._manifest.engines, engines)]
+        changed = list(dict.fromkeys(one for each in found for one in each))
+        if changed and not self._has_told:
+            self._has_told = True
+            log.warning(
+                "%s: its first cases were made otherwise (%s), so labels may differ where two are nearly as "
+                "likely; use another output folder for label maps of one kind",
+                self._output,
+                "; ".join(changed),
+            )
 
     def _refuse_to_wander(self) -> None:
         """An output folder that is deleted or unmounted is not made anew elsewhere."""

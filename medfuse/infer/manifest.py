@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 import medfuse
 from medfuse.api import Case
+from medfuse.core.engine import Engine
 from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import write_json
 from medfuse.core.json_text import read_json, validated
@@ -57,7 +58,7 @@ class Manifest:
         self._left: dict[str, str] = {}
 
     @property
-    def engines(self) -> Sequence[Mapping[str, Any]]:
+    def engines(self) -> Sequence[Engine]:
         """What ran the networks for the first of the cases that are listed; none where that is not told."""
         return next((entry.engines for entry in self._entries.values() if entry.engines), [])
 
@@ -142,6 +143,11 @@ class Manifest:
         for name in (self._cases.pop(case.name, None) or {}).get("files", ()):
             self._listed.pop(name, None)
         self._entries.pop(case.name, None)
+
+
+def engines_of(folder: Path, facts: Mapping[str, Any]) -> Sequence[Engine]:
+    """What ran the networks for the first cases that a folder has of this recipe. Raises OutputError."""
+    return Manifest(folder / NAME, facts).engines
 
 
 class Entry(BaseModel):

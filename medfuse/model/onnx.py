@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from medfuse.core.engine import Running
 from medfuse.core.errors import CheckpointError, MedfuseError
 from medfuse.core.files import atomic
 from medfuse.core.offline import import_offline
@@ -79,7 +80,7 @@ def load_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def runner(path: Path, example: Tensor, provider: Provider) -> Callable[[Tensor], Tensor]:
+def runner(path: Path, example: Tensor, provider: Provider) -> Running:
     """Windows like `example`, any number of them → logits in fp32 on the same device.
 
     Raises MedfuseError where this build of ONNX Runtime lacks what is asked for.
@@ -92,7 +93,10 @@ def runner(path: Path, example: Tensor, provider: Provider) -> Callable[[Tensor]
             "install onnxruntime-gpu, or choose another provider"
         )
     session = _session(path, [_PROVIDERS[chosen], *[_PROVIDERS["cuda"]][: chosen == "tensorrt"]])
-    return _on_cpu(session) if chosen == "cpu" else _on_cuda(session)
+    version = _installed("onnxruntime").__version__
+    told: dict[str, Any] = {"provider": chosen, "versions": {"onnxruntime": version}}
+    run = _on_cpu(session) if chosen == "cpu" else _on_cuda(session)
+    return Running(run, precision="fp32", **told)
 
 
 def runs_on_cuda() -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from medfuse.core.batches import in_batches_of
 from medfuse.core.device import disagreement
+from medfuse.core.engine import Running
 from medfuse.core.errors import CheckpointError, MedfuseError
 from medfuse.core.files import atomic
 from medfuse.core.offline import import_offline
@@ -49,7 +50,7 @@ def convert(model: nn.Module, example: Tensor) -> openvino.Model:
     return converted
 
 
-def runner(network: openvino.Model, example: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
+def runner(network: openvino.Model, example: Tensor, precision: str) -> Running:
     """Runs on the CPU, compiled for batches like `example`: windows → logits.
 
     `precision` is "fp32", "bf16", or "auto": bf16 where the processor has units for it and it answers
@@ -95,7 +96,7 @@ def load(path: Path) -> tuple[openvino.Model, dict[str, Any]]:
     return network, json.loads(network.get_rt_info([_FACTS]).astype(str))
 
 
-def _compiled(network: openvino.Model, example: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
+def _compiled(network: openvino.Model, example: Tensor, precision: str) -> Running:
     ov = _openvino()
     fixed = network.clone()
     fixed.reshape({0: ov.PartialShape([*example.shape])})
@@ -122,7 +123,9 @@ def _compiled(network: openvino.Model, example: Tensor, precision: str) -> Calla
         request.infer()
         return logits
 
-    return in_batches_of(len(example), run)
+    return Running(
+        in_batches_of(len(example), run), precision=precision, versions={"openvino": ov.get_version()}
+    )
 
 
 def _answering_in_bf16(network: openvino.Model) -> openvino.Model:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import medfuse
 from medfuse.core.document import Document
+from medfuse.core.engine import Engine, Running
 from medfuse.core.errors import CheckpointError, MedfuseError, PipelineError, reason
 from medfuse.core.files import file_hash
 from medfuse.core.json_text import shortened
@@ -22,11 +24,11 @@ from medfuse.trained.trained import Prepared, Trained
 from medfuse.trained.trust import Trust
 
 if TYPE_CHECKING:
+    import openvino
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from medfuse.data.plan import DataPlan
-    from medfuse.model.segmenter import Segmenter
 
 EXPORTED = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """The ending of what `medfuse export` writes, by format."""
@@ -97,7 +99,7 @@ def load_trained(
 class _Loaded:
     """One file's network and what it says of it."""
 
-    network: Segmenter | Callable[[Tensor], Tensor]
+    network: nn.Module | Prepared
     graph: GraphPlan | None
     plan: DataPlan
     settings: InferSettings
@@ -169,7 +171,7 @@ def _named(path: Path) -> Iterator[None]:
 
 def _from_export(path: Path, where: torch.device) -> _Loaded:
     """What `medfuse export` wrote, run by what its format is for; no plugin of its pipeline is needed."""
-    network: Callable[[Tensor], Tensor]
+    network: nn.Module | Prepared
     if path.suffix == EXPORTED["torch"]:
         from medfuse.model import program
 
@@ -178,14 +180,34 @@ def _from_export(path: Path, where: torch.device) -> _Loaded:
         from medfuse.model import onnx
 
         facts = onnx.load_facts(path)
-        network = Prepared(lambda example: onnx.runner(path, example, "auto"))
+        network = Prepared(partial(_by_onnxruntime, path))
     else:
         from medfuse.model import openvino
 
         model, facts = openvino.load(path)
-        network = Prepared(lambda example: openvino.runner(model, example, "auto"))
+        network = Prepared(partial(_by_openvino, model))
     read = read_facts(path, facts)
     return _Loaded(network, None, read.plan, read.settings)
+
+
+def _by_onnxruntime(path: Path, example: Tensor, kept: Engine | None) -> Running:
+    from medfuse.model import onnx
+    from medfuse.model.engines import whole_engine
+
+    run = onnx.runner(path, example, "auto")
+    return Running(run, **whole_engine({"runtime": "onnxruntime", **run.engine}, example.device))
+
+
+def _by_openvino(model: openvino.Model, example: Tensor, kept: Engine | None) -> Running:
+    """In the precision of before, if it has one that this processor has units for."""
+    from medfuse.core.device import half_precisions
+    from medfuse.model import openvino
+    from medfuse.model.engines import whole_engine
+
+    known = kept.get("precision") if kept and kept.get("runtime") == "openvino" else None
+    possible = ("fp32", *half_precisions(example.device))
+    run = openvino.runner(model, example, str(known) if known in possible else "auto")
+    return Running(run, **whole_engine({"runtime": "openvino", **run.engine}, example.device))
 
 
 def _device(paths: Sequence[Path], wanted: str) -> torch.device:

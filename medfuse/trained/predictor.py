@@ -59,6 +59,15 @@ class Predictor:
         """Name → value in the label map, or the values that a region unites."""
         return dict(self._trained.plan.labels)
 
+    @property
+    def engines(self) -> list[dict[str, Any]]:
+        """What runs the networks (`runtime`, `precision`, `versions`, …): one for all, or one for each.
+
+        Empty before the first call, as that decides it. Files that were begun with another engine are
+        finished with that: manifest.json tells.
+        """
+        return [dict(engine) for engine in self._trained.engines]
+
     def __call__(
         self,
         array: npt.ArrayLike,

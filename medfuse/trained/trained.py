@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from medfuse import registry
 from medfuse.api import Case, Runtime
+from medfuse.core.engine import Engine, label, told_by, told_once
 from medfuse.core.errors import CheckpointError, DataError
 from medfuse.core.reporter import Advance, Reporter
 from medfuse.infer.settings import InferSettings
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from medfuse.core.geometry import Geometry
     from medfuse.core.prepared import Outlook
@@ -35,14 +37,17 @@ if TYPE_CHECKING:
     from medfuse.model.segmenter import Segmenter
 
 
+Prepare = Callable[["Tensor", "Engine | None"], Callable[["Tensor"], "Tensor"]]
+
+
 @dataclass(frozen=True)
 class Trained:
     """Trained networks (one, or the folds of one model) with all that inference needs.
 
-    What `medfuse export` wrote is a callable, windows → logits, and has no graph.
+    What `medfuse export` wrote is a callable, windows → logits, or a module; it has no graph.
     """
 
-    networks: tuple[Segmenter | Callable[[Tensor], Tensor], ...]
+    networks: tuple[nn.Module | Prepared, ...]
     hashes: tuple[str, ...]
     graph: GraphPlan | None
     plan: DataPlan
@@ -67,12 +72,16 @@ class Trained:
         MedfuseError before any work where a case cannot be done in it.
         """
         from medfuse.infer.folder import infer_cases
+        from medfuse.infer.manifest import engines_of
 
+        recipe = self._recipe(probabilities=probabilities)
+        runners = self._as_before(engines_of(output, recipe.facts()))
         ways: dict[str, Way] = {}
 
         def plan(left: Sequence[Case]) -> Mapping[str, Way]:
             if max_memory is not None and left:
-                plans = self.plans(left, max_memory, probabilities=probabilities is not None).plans
+                how: dict[str, Any] = {"probabilities": probabilities is not None, "runners": runners}
+                plans = self.plans(left, max_memory, **how).plans
                 ways.update({plan.name: plan.way for plan in plans})
             return ways
 
@@ -80,12 +89,11 @@ class Trained:
             scratch = output if case.name in ways and ways[case.name].on_disk else None
             return self._preprocessor.prepare(case, scratch=scratch)
 
-        recipe = self._recipe(probabilities=probabilities)
         with reporter.track(f"predicting {len(cases)} cases", 100 * len(cases)) as advance:
             return infer_cases(
                 cases,
                 prepare=prepare,
-                networks=self.runners,
+                networks=runners,
                 recipe=recipe,
                 output=output,
                 device=self.device,
@@ -126,9 +134,16 @@ class Trained:
         return recipe.tidied(labels.voxels, geometry) if recipe.steps else labels.voxels
 
     def plans(
-        self, cases: Sequence[Case], max_memory: int | None = None, *, probabilities: bool = False
+        self,
+        cases: Sequence[Case],
+        max_memory: int | None = None,
+        *,
+        probabilities: bool = False,
+        runners: Sequence[Callable[[Tensor], Tensor]] = (),
     ) -> Plans:
         """What each of `cases` will take, from its header, and what one window of the first one took.
+
+        `runners`: what runs the networks, where it is not what the settings choose.
 
         Nothing is written but a nameless temporary file. A case that cannot be read is among the faults.
         Raises MedfuseError where a case cannot be done in `max_memory` bytes.
@@ -144,7 +159,7 @@ class Trained:
         for case in cases:
             try:
                 outlook = self._preprocessor.look(case)
-                cost = cost or self._window_cost(case)
+                cost = cost or self._window_cost(case, runners or self.runners)
                 outlooks.append(outlook)
             except DataError as error:
                 faults[case.name] = "; ".join(error.lines)
@@ -160,7 +175,7 @@ class Trained:
         )
         return Plans(planner.plan(outlooks, max_memory), faults)
 
-    def _window_cost(self, case: Case) -> WindowCost:
+    def _window_cost(self, case: Case, runners: Sequence[Callable[[Tensor], Tensor]]) -> WindowCost:
         from medfuse.infer.plan import measure, run_one_window
 
         image = self._preprocessor.prepare(case, scratch=Path(tempfile.gettempdir())).image
@@ -168,7 +183,7 @@ class Trained:
             partial(
                 run_one_window,
                 image,
-                self.runners,
+                runners,
                 patch_size=self.plan.patch_size,
                 classes=len(self.plan.classes),
                 mirror=self.settings.mirror,
@@ -191,9 +206,39 @@ class Trained:
         return Preprocessor(self.plan)
 
     @cached_property
-    def runners(self) -> tuple[Callable[[Tensor], Tensor], ...]:
-        """What `prepared` gives, once."""
-        return tuple(self.prepared())
+    def runners(self) -> tuple[Prepared, ...]:
+        """The networks as the runtime runs them; each is prepared when it sees its first windows."""
+        from torch import nn
+
+        from medfuse.model.engines import prepare_as
+
+        runtime = self.settings.runtime or registry.get(Runtime.group, "auto")()
+        assert isinstance(runtime, Runtime)
+        return tuple(
+            Prepared(partial(prepare_as, runtime, network)) if isinstance(network, nn.Module) else network
+            for network in self.networks
+        )
+
+    @property
+    def engines(self) -> list[Engine]:
+        """What runs the networks: one for all, or one for each. None before the first windows."""
+        return [*told_once(run.engine for run in self.runners)]
+
+    def _as_before(self, engines: Sequence[Engine]) -> tuple[Prepared, ...]:
+        """The networks as these engines run them, where that is possible."""
+        if not engines:
+            return self.runners
+        kept = [engines[min(n, len(engines) - 1)] for n in range(len(self.runners))]
+        if all(label(run.engine) == label(engine) for run, engine in zip(self.runners, kept)):
+            return self.runners
+        key = json.dumps(kept, sort_keys=True)
+        if key not in self._kept:
+            self._kept[key] = tuple(run.keeping(engine) for run, engine in zip(self.runners, kept))
+        return self._kept[key]
+
+    @cached_property
+    def _kept(self) -> dict[str, tuple[Prepared, ...]]:
+        return {}
 
     def segmenter(self) -> Segmenter:
         """The (first) network as it was trained. Raises CheckpointError for what was exported."""
@@ -203,17 +248,6 @@ class Trained:
         if not isinstance(network, Segmenter):
             raise CheckpointError("an exported network cannot be looked into; give the run, or its weights")
         return network
-
-    def prepared(self) -> list[Callable[[Tensor], Tensor]]:
-        """The networks as the runtime runs them; each is prepared when it sees its first windows."""
-        from torch import nn
-
-        runtime = self.settings.runtime or registry.get(Runtime.group, "auto")()
-        assert isinstance(runtime, Runtime)
-        return [
-            Prepared(partial(runtime.prepare, network)) if isinstance(network, nn.Module) else network
-            for network in self.networks
-        ]
 
 
 def case_progress(reporter: Reporter, advance: Advance) -> Callable[[Progress], None]:
@@ -233,16 +267,27 @@ def case_progress(reporter: Reporter, advance: Advance) -> Callable[[Progress], 
 class Prepared:
     """Windows → logits, by what `prepare` makes of the first windows.
 
-    Threads take turns: hooks and engines keep things of a call until it ends.
+    `prepare` is given those, and the engine that it is to be where that is possible. Threads take turns:
+    hooks and engines keep things of a call until it ends.
     """
 
-    def __init__(self, prepare: Callable[[Tensor], Callable[[Tensor], Tensor]]) -> None:
+    def __init__(self, prepare: Prepare, kept: Engine | None = None) -> None:
         self._prepare = prepare
+        self._kept = kept
         self._run: Callable[[Tensor], Tensor] | None = None
         self._turn = threading.Lock()
 
     def __call__(self, windows: Tensor) -> Tensor:
         with self._turn:
             if self._run is None:
-                self._run = self._prepare(windows)
+                self._run = self._prepare(windows, self._kept)
             return self._run(windows)
+
+    @property
+    def engine(self) -> Engine:
+        """What runs it; empty before the first windows."""
+        return told_by(self._run)
+
+    def keeping(self, engine: Engine) -> Prepared:
+        """The same network, run by `engine` where that is possible."""
+        return Prepared(self._prepare, engine)

@@ -17,6 +17,7 @@ from medfuse.infer.cases import find_inputs, left_out_of
 from medfuse.infer.feature_files import Format, check_format, file_names, write_maps
 from medfuse.infer.features import FeatureMap, Pool, feature_maps
 from medfuse.infer.folder import refuse_to_replace_images, work_through
+from medfuse.model.engines import whole_engine
 from medfuse.model.selection import select
 from medfuse.trained.loading import load_trained, weights_file
 from medfuse.trained.trained import Trained, case_progress
@@ -108,7 +109,12 @@ class _Job:
             progress=count,
         )
         write_maps(folder, case.name, maps, self.kind)
-        return {"windows": windows, "layers": {m.name: _facts(m) for m in maps}}
+        engine = whole_engine({"runtime": "torch", "precision": "fp32"}, model.device)
+        return {
+            "engines": [engine],
+            "windows": windows,
+            "layers": {m.name: _facts(m) for m in maps},
+        }
 
     def network(self, windows: Tensor) -> Mapping[str, Tensor]:
         made = self.model.segmenter()(windows, (), tuple(f.name for f in self.layers))

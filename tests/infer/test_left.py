@@ -267,3 +267,37 @@ def test_a_seal_holds_for_the_same_bytes_alone(tmp_path: Path) -> None:
     (path / "other").rename(path / "another")
     assert not sealed.holds(path)
     assert not sealed.holds(tmp_path / "nothing")
+
+
+class Told:
+    """A network that tells what it is."""
+
+    def __init__(self, **engine: object) -> None:
+        self.engine = engine
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        return network(windows)
+
+
+def test_the_manifest_tells_the_engine_of_each_case(scans: Scans) -> None:
+    scans.infer(network=Told(runtime="torch", precision="bf16"))
+    assert [entry["engines"] for entry in scans.manifest["cases"].values()] == [
+        [{"runtime": "torch", "precision": "bf16"}]
+    ] * 3
+
+
+def test_a_folder_that_is_finished_by_another_engine_is_told_in_one_line(
+    scans: Scans, caplog: pytest.LogCaptureFixture
+) -> None:
+    last = scans.cases[1:]
+    del scans.cases[1:]
+    scans.infer(network=Told(runtime="openvino", precision="bf16"))
+    scans.cases += last
+    scans.infer(network=Told(runtime="torch", precision="fp32"))
+    (line,) = caplog.messages
+    assert "its first cases were made otherwise (openvino in bf16 → torch in fp32)" in line
+    assert [entry["engines"][0]["runtime"] for entry in scans.manifest["cases"].values()] == [
+        "openvino",
+        "torch",
+        "torch",
+    ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -63,7 +63,7 @@ class Auto(Runtime):
         model.eval()
         with torch.inference_mode():
             reference = model(example).float()
-        options = {_label(option): option for option in self._options(example.device)}
+        options = {_label(option): option for option in self.choices(example.device)}
         key = _key(model, example, options)
         known, wrong = recall(_FILE, key), list[str]()
         choice = known.get("choice") if isinstance(known, dict) else None
@@ -81,23 +81,19 @@ class Auto(Runtime):
         remember(_FILE, key, {"choice": choice, "reason": why, **weights})
         return run
 
-    def _options(self, device: torch.device) -> Iterator[Runtime]:
+    def choices(self, device: torch.device) -> Sequence[Runtime]:
         """Every candidate, in every precision that may be worth a try."""
-        from medfuse.core.device import half_precisions
-
         on_cpu = device.type == "cpu"
         usual = ("torch", "torch_winograd", "openvino") if on_cpu else ("torch", "onnxruntime")
         candidates = self.candidates or [registry.get(Runtime.group, name)() for name in usual]
+        found: list[Runtime] = []
         for candidate in candidates:
             assert isinstance(candidate, Runtime)
-            if getattr(candidate, "precision", None) != "auto":
-                yield candidate
-                continue
-            offered = get_args(type(candidate).model_fields["precision"].annotation)
-            halves = half_precisions(device) if self.precision == "auto" else ()
-            for kind in ("fp32", *halves):
-                if kind in offered:
-                    yield candidate.model_copy(update={"precision": kind})
+            for one in candidate.choices(device):
+                chosen_here = getattr(candidate, "precision", None) == "auto"
+                if self.precision == "auto" or not chosen_here or getattr(one, "precision", None) == "fp32":
+                    found.append(one)
+        return found
 
 
 def _right(
@@ -108,9 +104,12 @@ def _right(
     One that answers otherwise is added to those that are `wrong`.
     """
     from medfuse.core.device import disagreement
+    from medfuse.core.engine import Running
+    from medfuse.model.engines import engine_of
 
     try:
-        run = option.prepare(model, example)
+        made = option.prepare(model, example)
+        run = Running(made, **engine_of(option, made))
         if fault := disagreement(reference, run(example)):
             wrong.append(choice)
     except MedfuseError as error:  # not installed, or not for this device
@@ -128,6 +127,8 @@ def _fastest(
 ) -> tuple[str, Run, str]:
     """The name of the best option, the option prepared, and why it is that."""
     from medfuse.core.device import TURNS, seconds_of
+    from medfuse.core.engine import Running
+    from medfuse.model.engines import engine_of
 
     runs: dict[str, Run] = {}
     seconds: dict[str, float] = {}
@@ -137,7 +138,9 @@ def _fastest(
     if not runs:
         plain = registry.get(Runtime.group, "torch").model_validate({"precision": "fp32"})
         assert isinstance(plain, Runtime)
-        return "torch in fp32", plain.prepare(model, example), "nothing else that was tried works here"
+        made = plain.prepare(model, example)
+        run = Running(made, **engine_of(plain, made))
+        return "torch in fp32", run, "nothing else that was tried works here"
     for _ in range(TURNS):  # in turns, so that a pause of the machine decides nothing
         limit = _HOPELESS * min(seconds.values())
         for choice, run in runs.items():

@@ -36,7 +36,10 @@ class Torch(Runtime):
 
     def prepare(self, model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
         """Put `model` into evaluation mode (and channels_last) and find out how to run it."""
-        return as_graph(self.eager(model, example), example)
+        from medfuse.core.engine import Running
+
+        eager = self.eager(model, example)
+        return Running(as_graph(eager, example), precision=eager.kind)
 
     def eager(self, model: nn.Module, example: Tensor) -> Eager:
         """The network operation by operation, in the precision and layout that suit it."""

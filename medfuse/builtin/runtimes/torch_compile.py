@@ -26,8 +26,10 @@ class TorchCompile(Torch):
         import torch
 
         from medfuse.core.batches import in_batches_of
+        from medfuse.core.engine import Running
 
         eager = self.eager(model, example)
         compiled = in_batches_of(len(example), replace(eager, model=torch.compile(model, dynamic=False)))
         best = either(eager, lambda: compiled, example, "torch does not compile the network")
-        return as_graph(best, example)
+        told = {"runtime": "torch"} if best is eager else {}
+        return Running(as_graph(best, example), **told, precision=eager.kind)

@@ -27,6 +27,7 @@ class TorchWinograd(Runtime):
     def prepare(self, model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
         """Transform the kernels. Raises MedfuseError for windows that lie on another device."""
         from medfuse.builtin.runtimes.torch import Torch, either
+        from medfuse.core.engine import Running
         from medfuse.core.errors import MedfuseError
         from medfuse.model.winograd import with_winograd
 
@@ -36,5 +37,6 @@ class TorchWinograd(Runtime):
         quick = with_winograd(model)
         if quick is None:
             log.info("torch runs the network as it is: it has no 3-D convolution that gains")
-            return eager
-        return either(eager, lambda: replace(eager, model=quick), example, "torch runs the network as it is")
+            return Running(eager, runtime="torch", precision="fp32")
+        best = either(eager, lambda: replace(eager, model=quick), example, "torch runs the network as it is")
+        return Running(best, **({"runtime": "torch"} if best is eager else {}), precision="fp32")

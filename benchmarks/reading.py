@@ -80,7 +80,7 @@ def compare(given: argparse.Namespace, folder: Path) -> None:
 def prepare(shape: Sequence[int], folder: Path) -> tuple[int, ...]:
     """A store with one case, and its arrays; the shape of the prepared case."""
     from medfuse.builtin.datasets.decathlon import Decathlon
-    from medfuse.data.fingerprint import take_fingerprint
+    from medfuse.data.fingerprint import hash_files, take_fingerprint
     from medfuse.data.plan import make_plan
     from medfuse.data.prepare import Preprocessor
     from medfuse.data.settings import PreprocessSettings, SampleSettings
@@ -94,7 +94,7 @@ def prepare(shape: Sequence[int], folder: Path) -> tuple[int, ...]:
     fingerprint = take_fingerprint(info.cases, info, tolerance_mm=1e-3, progress=lambda *_: None)
     plan = make_plan(fingerprint, info, PreprocessSettings(), SampleSettings())
     store = Store(folder / "store")
-    store.build(info.cases, Preprocessor(plan, 1e-3), progress=lambda *_: None)
+    store.build(info.cases, Preprocessor(plan, 1e-3), hash_files(info.cases), progress=lambda *_: None)
     image, label = store.read_case(info.cases[0].name)
     np.save(folder / "image.npy", image)
     np.save(folder / "label.npy", label[None])

@@ -78,6 +78,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="a.b=c", help="override one value of the file; repeatable"),
 ]
+Retrain = Annotated[
+    bool,
+    typer.Option("--retrain", help="train anew; replaces what the run folder holds, once all is checked"),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print results only")]
 Trusted = Annotated[
     list[str] | None,
@@ -104,6 +108,7 @@ def run(
         int, typer.Option(min=1, help="GPUs, or processes on a CPU, that train together on this machine")
     ] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="machines that train together")] = 1,
+    retrain: Retrain = False,
     quiet: Quiet = False,
 ) -> None:
     """Prepare, train, predict, evaluate and report. Run it again to carry on where it stopped."""
@@ -120,9 +125,15 @@ def run(
 
         chosen = None if folds == "all" else _numbers(folds)
         reporter = Reporter(quiet=quiet)
-        typer.echo(run_folds(file, overrides or (), folds=chosen, runs=runs, reporter=reporter).text())
+        typer.echo(
+            run_folds(
+                file, overrides or (), folds=chosen, runs=runs, retrain=retrain, reporter=reporter
+            ).text()
+        )
         return
-    typer.echo(run_pipeline(file, overrides or (), runs=runs, reporter=Reporter(quiet=quiet)).text())
+    typer.echo(
+        run_pipeline(file, overrides or (), runs=runs, retrain=retrain, reporter=Reporter(quiet=quiet)).text()
+    )
 
 
 @app.command()
@@ -408,6 +419,7 @@ def compare(
     runs: Annotated[Path, typer.Option(help="folder that holds the run folders")] = Path("runs"),
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the result")] = None,
     trust: Trusted = None,
+    retrain: Retrain = False,
     quiet: Quiet = False,
 ) -> None:
     """Train pipelines alike, and tell whether one is better."""
@@ -422,6 +434,7 @@ def compare(
         runs=runs,
         output=output,
         trust=trust or (),
+        retrain=retrain,
         reporter=Reporter(quiet=quiet),
     )
     typer.echo(compared.text)

@@ -20,7 +20,23 @@ try:
 except ImportError:  # Windows has none
     fcntl = None  # type: ignore[assignment]  # a module
 
-_DISK = (errno.EFBIG, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT)
+_OF_THE_DISK = (
+    errno.EFBIG,
+    errno.EIO,
+    errno.ELOOP,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.ENOTCONN,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ETXTBSY,
+    errno.EBUSY,
+    errno.EMLINK,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+)
 
 UNFINISHED = ".unfinished-"
 """How the name of a file begins that is being written."""
@@ -68,6 +84,20 @@ def claimed(path: Path) -> Iterator[bool]:
         os.close(handle)
 
 
+@contextmanager
+def shared(folder: Path) -> Iterator[bool]:
+    """Use a folder beside others until the block ends, or the process; whether nobody else did at first."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        alone = _locked(handle)
+        if fcntl is not None:
+            with suppress(OSError):  # a disk without locks: nobody is ever alone there
+                fcntl.flock(handle, fcntl.LOCK_SH)
+        yield alone
+    finally:
+        os.close(handle)
+
+
 def _locked(handle: int) -> bool:
     if fcntl is None:
         return False
@@ -88,17 +118,21 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def make_folder(path: Path) -> Path:
-    """Make `path` and prove that it can be written to. Raises OutputError."""
+    """Make `path`, prove that it can be written to, sweep what killed processes left. Raises OutputError."""
     with reported(path):
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
+    remove_leftovers(path)
     return path
 
 
 @contextmanager
 def reported(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into one line that says what to do."""
+    """Turn the operating system's refusals into one line that says what to do.
+
+    What is missing counts where it lies at `path`: its folder cannot be made, or is gone.
+    """
     try:
         yield
     except OSError as error:
@@ -112,7 +146,9 @@ def reported(path: Path) -> Iterator[None]:
             remedy = "the name is too long; choose a shorter one"
         elif error.errno == errno.ENOENT and not path.parent.exists():
             remedy = "its folder is not there, or has gone; see where it is, or choose another"
-        elif error.errno in _DISK:
+        elif error.errno in (errno.ENOENT, errno.EINVAL) and _lies_at(error.filename, path):
+            remedy = "cannot be made there, or has gone meanwhile; choose another path, or run it again"
+        elif error.errno in _OF_THE_DISK:
             remedy = f"the disk refused it ({error.strerror}); choose another folder"
         else:
             raise
@@ -128,6 +164,15 @@ def no_file(path: Path) -> str:
     kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
     kinds |= dict.fromkeys((stat.S_IFCHR, stat.S_IFBLK), "a device")
     return kinds.get(stat.S_IFMT(mode), "")
+
+
+def _lies_at(name: object, path: Path) -> bool:
+    """Whether an error is about `path`, a folder that it is in, what is below it or written in its place."""
+    if not isinstance(name, str | bytes | os.PathLike):
+        return False
+    at = Path(os.fsdecode(name))
+    in_its_place = at.parent == path.parent and at.name.startswith(UNFINISHED)
+    return in_its_place or at in (path, *path.parents) or path in at.parents
 
 
 def file_hash(path: Path) -> str:

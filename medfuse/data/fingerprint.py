@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -105,6 +105,17 @@ def take_fingerprint(
     )
     channels = [_channel(*parts) for parts in zip(info.channels, foreground, zeros)]
     return Fingerprint(tuple(m.facts for m in measured), tuple(channels))
+
+
+def hash_files(cases: Iterable[Case]) -> dict[str, str]:
+    """Path → SHA-256 of every file of `cases`; nothing for a file that cannot be read, which matches none."""
+    hashes = {}
+    for path in (path for case in cases for path in (*case.images, case.label) if path):
+        try:
+            hashes[str(path)] = file_hash(path)
+        except OSError:
+            hashes[str(path)] = ""
+    return hashes
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,9 +3,12 @@
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,13 @@ import numpy.typing as npt
 
 from medfuse.api import Case
 from medfuse.core.errors import DataError
-from medfuse.core.files import atomic, make_folder, write_text
+from medfuse.core.files import atomic, make_folder, shared, write_text
 from medfuse.data.parallel import in_threads
 from medfuse.data.prepare import Preprocessor
 
-FORMAT = 3
+FORMAT = 4
+_KEY_LENGTH = 16
+_FORM = re.compile(rf"([0-9a-f]{{{_KEY_LENGTH}}})\.(image\.b2nd|label\.b2nd|json)")
 CHUNK, BLOCK = 64, 32
 """Voxels per axis. A read decompresses whole blocks: larger ones waste more, smaller ones cost more each."""
 VOXELS_PER_CLASS = 1000
@@ -47,32 +52,55 @@ class StoredCase:
 
 
 class Store:
-    """A folder of prepared cases: NAME.image.b2nd, NAME.label.b2nd, and NAME.json, written last.
+    """A folder of prepared cases: NAME-KEY.image.b2nd, NAME-KEY.label.b2nd, and NAME-KEY.json, written last.
 
-    A case without a label has no NAME.label.b2nd.
+    KEY is a digest of what the case was prepared from and how, so that runs may share a folder whatever their
+    data and plans: nobody's cases are replaced. A case without a label has no NAME-KEY.label.b2nd.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._cases: dict[str, StoredCase] = {}
+        self._keys: dict[str, str] = {}
 
     def build(
-        self, cases: Sequence[Case], preprocessor: Preprocessor, *, progress: Callable[[int, int], None]
+        self,
+        cases: Sequence[Case],
+        preprocessor: Preprocessor,
+        hashes: Mapping[str, str],
+        *,
+        alone: bool = False,
+        progress: Callable[[int, int], None],
     ) -> None:
-        """Prepare what is not there yet, or no longer matches its files or the plan.
+        """Prepare what is not there yet of these files in this plan. `hashes`: path → SHA-256 of each file.
 
         May be interrupted at any time: finished cases stay, an unfinished one leaves nothing that is read.
-        Raises DataError that names a case's file, OutputError where the folder cannot be written.
+        Several processes may prepare the same cases at once; they write the same. One that is `alone` (see
+        `in_use`) removes what is there of these cases in another form. Raises DataError that names a case's
+        file, OutputError where the folder cannot be written.
         """
         make_folder(self.folder)
         self._cases.clear()
+        self._keys = {case.name: case_key(case, preprocessor, hashes) for case in cases}
+        if alone:
+            for name, key in self._keys.items():
+                self._remove_others(name, key)
 
         def ensure(case: Case) -> None:
-            key = case_key(case, preprocessor)
-            if self._key_of(case.name) != key:
-                self._write(case, preprocessor, key)
+            if not self._is_whole(case.name):
+                self._write(case, preprocessor)
 
         in_threads(ensure, cases, min(4, os.cpu_count() or 1), progress)
+
+    def in_use(self) -> AbstractContextManager[bool]:
+        """Around `build` and all reading: whether nobody else uses the folder. Until it ends, this does."""
+        return shared(make_folder(self.folder))
+
+    def _remove_others(self, name: str, key: str) -> None:
+        for path in self.folder.glob(f"{escape(name)}-*"):
+            form = _FORM.fullmatch(path.name.removeprefix(f"{name}-"))
+            if form and form[1] != key:
+                path.unlink(missing_ok=True)
 
     def case(self, name: str) -> StoredCase:
         """What is known of a case without opening its arrays. Raises DataError."""
@@ -126,7 +154,7 @@ class Store:
         return self._open(name, "image")[:], self._open(name, "label")[:]
 
     def _path(self, name: str, what: str) -> Path:
-        return self.folder / f"{name}.{what}"
+        return self.folder / f"{name}-{self._keys.get(name, '')}.{what}"
 
     def _open(self, name: str, what: str) -> Any:
         path = self._path(name, f"{what}.b2nd")
@@ -135,16 +163,16 @@ class Store:
         except (OSError, RuntimeError, ValueError):
             raise DataError(f"{path}: is missing or damaged; delete {self.folder} and run again") from None
 
-    def _key_of(self, name: str) -> str | None:
-        """The key of a stored case; None where it is not there as a whole."""
+    def _is_whole(self, name: str) -> bool:
+        """Whether a case is there with all of its files."""
         try:
             data = json.loads(self._path(name, "json").read_text(encoding="utf-8"))
-            key, arrays = data["key"], ("image", "label") if data.get("labelled", True) else ("image",)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
-        return str(key) if all(self._path(name, f"{what}.b2nd").is_file() for what in arrays) else None
+            arrays = ("image", "label") if data.get("labelled", True) else ("image",)
+        except (OSError, ValueError, AttributeError):
+            return False
+        return all(self._path(name, f"{what}.b2nd").is_file() for what in arrays)
 
-    def _write(self, case: Case, preprocessor: Preprocessor, key: str) -> None:
+    def _write(self, case: Case, preprocessor: Preprocessor) -> None:
         prepared = preprocessor.prepare(case)
         arrays: dict[str, npt.NDArray[Any]] = {"image": prepared.image}
         voxels: dict[int, list[int]] = {}
@@ -154,29 +182,25 @@ class Store:
             ignored = preprocessor.plan.ignored
             voxels = {n: flat.tolist() for n, flat in _some_voxels(case.name, label, ignored).items()}
             annotated = _some_annotated(case.name, label, ignored)
-        self._path(case.name, "json").unlink(missing_ok=True)
         for what, array in arrays.items():
             with atomic(self._path(case.name, f"{what}.b2nd")) as temporary:
                 temporary.write_bytes(_compressed(array))
         shape = prepared.image.shape[1:]
-        meta = {"key": key, "shape": shape, "voxels": voxels, "labelled": "label" in arrays}
+        meta = {"shape": shape, "voxels": voxels, "labelled": "label" in arrays}
         if annotated is not None:
             meta["annotated"] = annotated
         write_text(self._path(case.name, "json"), json.dumps(meta))
 
 
-def case_key(case: Case, preprocessor: Preprocessor) -> str:
-    """A digest of what a prepared case depends on: the plan, and each file's path, size and time."""
+def case_key(case: Case, preprocessor: Preprocessor, hashes: Mapping[str, str]) -> str:
+    """A digest of what a prepared case depends on: the plan, and the content of each file."""
     plan = preprocessor.plan
-    files = [
-        (str(p), p.stat().st_size, p.stat().st_mtime_ns)
-        for p in (*case.images, case.label)
-        if p and p.exists()
-    ]
+    files = [hashes[str(path)] for path in (*case.images, case.label) if path]
+    labelled = [case.label is not None]
     how = [asdict(n) for n in plan.normalization]
     ignore = [] if plan.ignore is None else [plan.ignore]
-    parts = [FORMAT, plan.spacing_mm, plan.values, how, preprocessor.tolerance_mm, files, *ignore]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    parts = [FORMAT, plan.spacing_mm, plan.values, how, preprocessor.tolerance_mm, files, *ignore, *labelled]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_LENGTH]
 
 
 def _compressed(array: npt.NDArray[Any]) -> bytes:

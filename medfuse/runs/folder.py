@@ -1,75 +1,63 @@
-"""What a run folder says of its run: its pipeline, every resolved value, all it takes to do it again."""
+"""A run folder: whether it holds weights, what else may be in it, and what a new training in it replaces."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
-from importlib import metadata
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import medfuse
-from medfuse import registry
-from medfuse.core.device import Precision, processor
 from medfuse.core.errors import MedfuseError
-from medfuse.core.files import make_folder, write_json
-from medfuse.pipeline import Pipeline, resolved
+from medfuse.core.files import reported
+from medfuse.core.lock import locked
+from medfuse.runs.records import DATA, FINGERPRINT, LOCK, PIPELINE, PLAN, RESOLVED
 
-if TYPE_CHECKING:
-    from medfuse.data.plan import DataPlan
+ANOTHER_NAME = "give this run another name (--set name=…)"
+WEIGHTS = "weights_last.safetensors"
+JUDGED = ("summary.json", "report.html", "postprocess.json")
+"""What says how good the weights are, and so is of no use once they change."""
 
-_FREE = ("name", "infer", "report", "train")  # what a run that is carried on may say differently, but for:
-_FIXED_TRAIN = (
-    "optimizer",
-    "learning_rate",
-    "weight_decay",
-    "decay",
-    "warmup",
-    "average",
-    "parts",
-    "pseudo_labels",
-    "guided",
+_OF_ONE_TRAINING = (
+    "training_state.pt",
+    "training_state.previous.pt",
+    WEIGHTS,
+    "weights_best.safetensors",
+    *JUDGED,
+    "metrics.jsonl",
+    "tensorboard",
+    "precision.json",
+    "transfer.json",
+    *(PIPELINE, DATA, LOCK, PLAN, FINGERPRINT, RESOLVED),
 )
 
 
-def resolved_values(pipeline: Pipeline, plan: DataPlan) -> dict[str, Any]:
-    """The pipeline with every `auto` value that the data decided."""
-    values = resolved(pipeline)
-    values["preprocess"]["spacing_mm"] = list(plan.spacing_mm)
-    values["sample"] |= {"patch_size": list(plan.patch_size), "batch_size": plan.batch_size}
-    return values
+def holds_weights(folder: Path) -> bool:
+    """Whether anything has been trained here, so that the folder belongs to its pipeline and data.
+
+    What a start leaves that was refused or stopped before its first weights binds nothing.
+    """
+    from medfuse.train.state import has_state
+
+    return has_state(folder) or any(folder.glob("weights_*.safetensors"))
 
 
-def refuse_another_pipeline(folder: Path, pipeline: Pipeline) -> None:
-    """A run folder holds one pipeline; its budget, device and inference may change when it is carried on."""
-    source = folder / "pipeline.json"
-    now = json.loads(json.dumps(_identity(pipeline)))
-    if source.exists():
-        before = json.loads(source.read_text(encoding="utf-8"))
-        if differing := list(_differences(before, now)):
-            raise MedfuseError(
-                f"{folder} holds the run of another pipeline ({'; '.join(differing[:3])}); "
-                "give this one another name (--set name=…), or delete that folder"
-            )
-    else:
-        make_folder(folder)
-        write_json(source, now)
+def clear(folder: Path) -> None:
+    """Remove all that one training left, what binds the folder first. Files of others stay, and label maps.
+
+    Label maps in `predictions` are replaced as everywhere: those that medfuse wrote and nobody changed.
+    """
+    with reported(folder):
+        for name in _OF_ONE_TRAINING:
+            path = folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
-def kept_precision(folder: Path, device: str, choose: Callable[[], Precision]) -> Precision:
-    """What `choose` chooses, or chose when this run began on such a device: a run has one precision."""
-    file = folder / "precision.json"
-    if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        if before["device"] == device:
-            return Precision(before["kind"], "as the run began")
-    chosen = choose()
-    write_json(file, {"device": device, "kind": chosen.kind, "reason": chosen.reason})
-    return chosen
+def forget_judgement(folder: Path) -> None:
+    """Remove what was said of weights that are about to change, or are gone."""
+    with reported(folder):
+        for name in JUDGED:
+            (folder / name).unlink(missing_ok=True)
 
 
 def fold_folders(folder: Path) -> list[Path]:
@@ -80,60 +68,20 @@ def fold_folders(folder: Path) -> list[Path]:
 
 def refuse_cross_validation(folder: Path) -> None:
     """A folder holds one run or the folds of one, as both would write the same files."""
-    if fold_folders(folder):
-        raise MedfuseError(
-            f"{folder} holds a cross-validation; carry it on with --folds, or give this run another name "
-            "(--set name=…)"
-        )
+    for fold in fold_folders(folder):
+        if holds_weights(fold):
+            raise MedfuseError(
+                f"{folder} holds a cross-validation; carry it on with --folds, or give this run another name "
+                "(--set name=…)"
+            )
+        with locked(fold, instead=ANOTHER_NAME):  # one may just be prepared
+            pass
 
 
 def refuse_single_run(folder: Path) -> None:
     """The reverse of `refuse_cross_validation`."""
-    if (folder / "pipeline.json").exists():
+    if holds_weights(folder):
         raise MedfuseError(
             f"{folder} holds the run of a single fold; give the cross-validation another name "
             "(--set name=…), or delete that folder"
         )
-
-
-def _identity(pipeline: Pipeline) -> dict[str, Any]:
-    values = resolved(pipeline)
-    kept = {key: value for key, value in values.items() if key not in _FREE}
-    return {**kept, "train": {key: values["train"].get(key) for key in _FIXED_TRAIN}}
-
-
-def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*before, *now]):
-            yield from _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
-    elif before != now and not (before is None and now == {}):  # a setting that is younger than the run
-        yield f"{path} was {before!r}, is {now!r}"
-
-
-def lock(pipeline: Pipeline, hashes: Mapping[str, str]) -> dict[str, Any]:
-    """What it takes to do the same again."""
-    import torch
-
-    plugins = {
-        f"{e.package} {e.version}"
-        for contract in registry.CONTRACTS
-        for e in registry.entries(contract.group)
-        if e.package != "medfuse"
-    }
-    packages = ("torch", "monai", "numpy", "scipy", "nibabel", "SimpleITK", "lightning-fabric", "blosc2")
-    return {
-        "medfuse": medfuse.__version__,
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in packages},
-        "plugins": sorted(plugins),
-        "seed": pipeline.seed,
-        "machine": {
-            "system": platform.platform(),
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "data": dict(hashes),
-    }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from medfuse.core.errors import DataError
+from medfuse.core.errors import CheckpointError, DataError
+from medfuse.core.json_text import read_text
 from medfuse.core.text import yaml_text
 from medfuse.model.graph import GraphPlan
+from medfuse.pipeline import resolved
+from medfuse.runs.changes import pipeline_changes
 from medfuse.runs.postprocess import THRESHOLDS, choose, component_scores, dice, said, write_choice
+from medfuse.runs.records import LOCK, RESOLVED, Lock, read_record
 from medfuse.trained.loading import load_trained
 
 if TYPE_CHECKING:
@@ -60,6 +63,15 @@ def _pairs(run: Run) -> list[Pair]:
         assert case.label is not None, "a split has labelled cases only"
         found.append(Pair(name, run.folder / "predictions" / output_name(case), case.label))
     return found
+
+
+def judged_otherwise(run: Run) -> tuple[str, ...]:
+    """A note where `infer` says something else than it did when the weights were made."""
+    from medfuse.model.weights import load_weights
+
+    _, facts = load_weights(run.folder / "weights_last.safetensors")
+    changes = [*pipeline_changes(facts.get("infer"), resolved(run.pipeline)["infer"], "infer")]
+    return (f"judged otherwise than the run began: {'; '.join(changes)}",) if changes else ()
 
 
 def choose_postprocess(run: Run, plan: DataPlan, store: Store) -> tuple[str, ...]:
@@ -147,7 +159,7 @@ def write_run_report(
     from medfuse.report.html import ReportContent, write_report
     from medfuse.train.log import read_rows
 
-    locked = json.loads((run.folder / "lock.json").read_text(encoding="utf-8"))
+    locked = read_record(Lock, run.folder / LOCK).model_dump(mode="json")
     repeat = {
         key: yaml_text(value).strip() if isinstance(value, dict | list) else str(value)
         for key, value in locked.items()
@@ -164,7 +176,7 @@ def write_run_report(
         pictures=pictures,
         ct=run.info.channels[0].strip().lower() == "ct",
         tolerance_mm=run.pipeline.preprocess.tolerance_mm,
-        pipeline=(run.folder / "resolved.yaml").read_text(encoding="utf-8"),
+        pipeline=read_text(run.folder / RESOLVED, raises=CheckpointError),
         repeat=repeat,
     )
     with run.reporter.track("writing the report", 1) as advance:

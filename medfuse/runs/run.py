@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfuse.api import Case, DatasetInfo, Split
 from medfuse.core.document import Document
-from medfuse.core.errors import DataError, PipelineError, Problem
-from medfuse.core.files import make_folder
+from medfuse.core.errors import DataError, MedfuseError, PipelineError, Problem
+from medfuse.core.files import file_hash, make_folder
 from medfuse.core.lock import locked
 from medfuse.core.reporter import Reporter
 from medfuse.pipeline import Pipeline
-from medfuse.runs.folder import refuse_another_pipeline, refuse_cross_validation
+from medfuse.runs.changes import case_changes, data_changes, identity, pipeline_changes, text_changes
+from medfuse.runs.folder import ANOTHER_NAME, holds_weights, refuse_cross_validation
+from medfuse.runs.records import DATA, LOCK, PIPELINE, Lock, TrainedOn, read_mapping, read_record
 from medfuse.trained.trust import remember_own
 
 if TYPE_CHECKING:
@@ -24,7 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """What every stage of a run is given. `folder` is its own, others share `store_folder`."""
+    """What every stage of a run is given. `folder` is its own, others share `store_folder`.
+
+    kept: what its weights were trained on, where it has any that count. starts: whether training begins at
+    its first step, and so may replace what stands in the folder.
+    """
 
     pipeline: Pipeline
     info: DatasetInfo
@@ -33,50 +39,150 @@ class Run:
     store_folder: Path
     reporter: Reporter
     together: Together
+    kept: TrainedOn | None = None
+    starts: bool = True
 
     @property
     def cases(self) -> dict[str, Case]:
         """Every case of the dataset by its name."""
         return {case.name: case for case in self.info.cases}
 
-    def is_fresh(self) -> bool:
-        """Whether nothing has been trained here yet."""
-        from medfuse.train.state import has_state
-
-        return not has_state(self.folder)
-
     def unlabelled(self) -> tuple[Case, ...]:
         """The cases that pseudo-labels are made for."""
-        from medfuse.train.pseudo import unlabelled_cases
+        return unlabelled(self.pipeline, self.info)
 
-        settings = self.pipeline.train.pseudo_labels
-        return unlabelled_cases(self.info, settings) if settings else ()
+    def refuse_other_data(self, hashes: Mapping[str, str]) -> None:
+        """Raises DataError where the files (path → SHA-256) are not those that the weights were made from."""
+        if self.kept:
+            now = trained_on(self.pipeline, self.info, self.split, hashes)
+            _refuse(self.folder, [], data_changes(self.kept, now))
 
 
 @contextmanager
 def open_run(
-    pipeline: Pipeline, info: DatasetInfo, runs: Path, folder: Path, reporter: Reporter, together: Together
+    pipeline: Pipeline,
+    info: DatasetInfo,
+    runs: Path,
+    folder: Path,
+    reporter: Reporter,
+    together: Together,
+    *,
+    retrain: bool = False,
 ) -> Iterator[Run]:
     """Hold `folder` for this pipeline until the block ends; the first of several processes does.
 
-    Raises MedfuseError where it holds something else, or another training holds it.
+    Raises MedfuseError where it holds weights of another pipeline or of other data, unless they are to be
+    replaced (`retrain`), and where another training holds it.
     """
     import torch
 
-    from medfuse.data.split import choose_split
+    from medfuse.train.state import has_state
 
-    def claim() -> None:
-        held.enter_context(locked(make_folder(folder), instead="give this run another name (--set name=…)"))
+    def claim() -> tuple[TrainedOn | None, bool, Split]:
+        held.callback(_remove_if_empty, folder)  # what a refused start leaves is nothing
+        held.enter_context(locked(make_folder(folder), instead=ANOTHER_NAME))
         refuse_cross_validation(folder)
-        refuse_another_pipeline(folder, pipeline)
         remember_own(pipeline.model)
+        kept = None if retrain or not holds_weights(folder) else _kept(folder, pipeline, info)
+        return kept, retrain or not has_state(folder), _split(folder, pipeline, info, kept)
 
-    split = choose_split(info, pipeline.split)
     with ExitStack() as held:
-        together.first(claim)
+        kept, starts, split = together.first(claim)
         torch.set_flush_denormal(True)  # now, as threads that torch starts take it over and others do not
         own = reporter if together.is_first else Reporter(quiet=True)
-        yield Run(pipeline, info, split, folder, runs / "prepared" / info_name(pipeline), own, together)
+        store = runs / "prepared" / info_name(pipeline)
+        yield Run(pipeline, info, split, folder, store, own, together, kept, starts)
+
+
+def trained_on(pipeline: Pipeline, info: DatasetInfo, split: Split, hashes: Mapping[str, str]) -> TrainedOn:
+    """What training learns from now; `hashes`: path → SHA-256 of every file of its cases."""
+    labelled = [case for case in info.cases if case.label]
+    teacher = teacher_weights(pipeline)
+    return TrainedOn.of(
+        info,
+        split,
+        [*labelled, *unlabelled(pipeline, info)],
+        hashes,
+        file_hash(teacher) if teacher else None,
+    )
+
+
+def unlabelled(pipeline: Pipeline, info: DatasetInfo) -> tuple[Case, ...]:
+    """The cases that pseudo-labels are made for."""
+    from medfuse.train.pseudo import unlabelled_cases
+
+    settings = pipeline.train.pseudo_labels
+    return unlabelled_cases(info, settings) if settings else ()
+
+
+def teacher_weights(pipeline: Pipeline) -> Path | None:
+    """The weights that make pseudo-labels, where those are another run's. Raises CheckpointError."""
+    from medfuse.trained.loading import weights_file
+
+    settings = pipeline.train.pseudo_labels
+    if settings is None or settings.teacher == "self":
+        return None
+    return weights_file(settings.teacher, best=False)
+
+
+def _kept(folder: Path, pipeline: Pipeline, info: DatasetInfo) -> TrainedOn:
+    """What the weights in `folder` were made from. Raises MedfuseError with all that is another now.
+
+    Contents of files that are left where the same names are there are compared once they are known, in
+    `Run.refuse_other_data`.
+    """
+    from medfuse.data.fingerprint import hash_files
+
+    if not (folder / PIPELINE).exists() and not (folder / LOCK).exists():
+        raise MedfuseError(
+            f"{folder}: holds weights that no training here made; {ANOTHER_NAME}, or replace them by "
+            "training anew: --retrain"
+        )
+    before, kept = read_mapping(folder / PIPELINE), read_record(TrainedOn, folder / DATA)
+    read_record(Lock, folder / LOCK)  # which what follows needs
+    other_values = [*pipeline_changes(before, identity(pipeline))]
+    cases = [*(case for case in info.cases if case.label), *unlabelled(pipeline, info)]
+    changes = [*text_changes(kept, _named(kept, info, cases))]
+    if changes or {case.name for case in cases} != {*kept.cases}:
+        now = trained_on(pipeline, info, kept.split, hash_files(cases))
+        changes += case_changes(kept, now)
+    _refuse(folder, other_values, changes)
+    return kept
+
+
+def _named(kept: TrainedOn, info: DatasetInfo, cases: list[Case]) -> TrainedOn:
+    """`kept`, with the text of the dataset as it is now."""
+    text = {key: getattr(info, key) for key in ("labels", "channels", "region_order", "ignore")}
+    return kept.model_copy(update={**text, "labels": dict(info.labels)})
+
+
+def _split(folder: Path, pipeline: Pipeline, info: DatasetInfo, kept: TrainedOn | None) -> Split:
+    """The split that a run is held to; of a fresh one, as its settings say."""
+    from medfuse.data.split import choose_split
+
+    if kept is None:
+        return choose_split(info, pipeline.split)
+    if pipeline.split.file or info.splits:
+        split = choose_split(info, pipeline.split)
+        now = kept.model_copy(update={"train": split.train, "validation": split.validation})
+        _refuse(folder, [], data_changes(kept, now))
+    return kept.split
+
+
+def _refuse(folder: Path, other_values: list[str], changes: list[str]) -> None:
+    """Raises DataError where anything is another now: a line for each, and one that says what to do."""
+    if other_values:
+        shown = "; ".join(other_values[:3]) + (" and more" if len(other_values) > 3 else "")
+        changes = [f"holds the run of another pipeline ({shown})", *changes]
+    if changes:
+        ways = f"keep its weights and {ANOTHER_NAME}, or replace them by training anew: --retrain"
+        said = [f"{folder}: {change}" for change in changes]
+        raise DataError(*said, f"{folder}: what its weights were made from has changed; {ways}")
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def info_name(pipeline: Pipeline) -> str:

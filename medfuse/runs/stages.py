@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from medfuse.api import Split
-from medfuse.core.errors import PipelineError
-from medfuse.core.files import file_hash, write_json, write_text
-from medfuse.core.text import yaml_text
+from medfuse.core.errors import CheckpointError, PipelineError
+from medfuse.core.files import write_json
 from medfuse.pipeline import plan_network
+from medfuse.runs.beginning import Planned
 from medfuse.runs.doubts import doubts
-from medfuse.runs.folder import lock, resolved_values
 from medfuse.runs.judging import (
     choose_postprocess,
     draw_pictures,
     evaluate,
+    judged_otherwise,
     predict_held_out,
     write_run_report,
 )
@@ -27,10 +28,12 @@ from medfuse.runs.problems import (
     pseudo_problems,
     report_problems,
 )
-from medfuse.runs.run import Run
+from medfuse.runs.records import FINGERPRINT, LOCK, PLAN, Lock, read_plan, read_record
+from medfuse.runs.run import Run, trained_on
 from medfuse.runs.training import train
 
 if TYPE_CHECKING:
+    from medfuse.data.fingerprint import Fingerprint
     from medfuse.data.plan import DataPlan
     from medfuse.data.store import Store
     from medfuse.report.evaluate import Evaluation
@@ -48,29 +51,29 @@ def do_stages(run: Run) -> Judged:
     """Every stage, each of which carries on where an earlier process stopped."""
     from medfuse.report.summary import write_summary
 
-    split, plan = run.together.first(lambda: prepare(run))
-    run = replace(run, split=split)
+    planned = run.together.first(lambda: prepare(run))
+    run, plan = replace(run, split=planned.split), planned.plan
     graph = plan_network(run.pipeline, plan.image, len(plan.classes))
-    store = run.together.first(lambda: fill_store(run, plan))
-    train(run, plan, graph, store)
-    if not run.together.is_first:
-        raise SystemExit(0)  # this process was there for training
-    predict_held_out(run)
-    evaluation = evaluate(run)
-    chosen = choose_postprocess(run, plan, store)
-    noted = replace(evaluation, notes=(*evaluation.notes, *chosen))
+    with filled_store(run, planned) as store:
+        train(run, planned, graph, store)
+        if not run.together.is_first:
+            raise SystemExit(0)  # this process was there for training
+        predict_held_out(run)
+        evaluation = evaluate(run)
+        chosen = choose_postprocess(run, plan, store)
+    noted = replace(evaluation, notes=(*evaluation.notes, *judged_otherwise(run), *chosen))
     write_summary(run.folder / "summary.json", noted)
     write_run_report(run, graph, noted, draw_pictures(run, plan, graph, evaluation))
     return Judged(evaluation, chosen)
 
 
-def prepare(run: Run) -> tuple[Split, DataPlan]:
-    """Check every case, plan every `auto` value, verify the graph; write down all of it.
+def prepare(run: Run) -> Planned:
+    """Check every case, plan every `auto` value, verify the graph. Nothing is written yet.
 
-    The split is another where it is stratified by what only the label maps tell.
+    A run that has weights keeps its plan and its split. Raises MedfuseError where it has other data.
+    The split of a fresh one is another where it is stratified by what only the label maps tell.
     """
-    from medfuse.data.fingerprint import take_fingerprint
-    from medfuse.data.plan import make_plan
+    from medfuse.data.fingerprint import hash_files, take_fingerprint
     from medfuse.data.split import choose_split
     from medfuse.model.verify import verify
 
@@ -82,14 +85,17 @@ def prepare(run: Run) -> tuple[Split, DataPlan]:
             tolerance_mm=run.pipeline.preprocess.tolerance_mm,
             progress=lambda done, _: advance(done, ""),
         )
-    if run.pipeline.split.stratify:  # by what only the label maps tell
+    hashes = {file: digest for case in fingerprint.cases for file, digest in case.files.items()}
+    hashes |= hash_files(run.unlabelled())
+    run.refuse_other_data(hashes)
+    if run.kept is None and run.pipeline.split.stratify:  # by what only the label maps tell
         run = replace(run, split=choose_split(run.info, run.pipeline.split, fingerprint.cases))
-    plan = make_plan(fingerprint, run.info, run.pipeline.preprocess, run.pipeline.sample)
+    plan = _plan(run, fingerprint, hashes)
     for what, reason in plan.reasons.items():
-        run.reporter.say(f"  {what}: {_planned(plan, what)}: {reason}")
+        run.reporter.say(f"  {what}: {_said(plan, what)}: {reason}")
     graph = plan_network(run.pipeline, plan.image, len(plan.classes))
     facts = verify(graph)
-    problems = parameter_problems(run.pipeline, facts, fresh=run.is_fresh())
+    problems = parameter_problems(run.pipeline, facts, fresh=run.starts)
     problems += postprocess_problems(run.pipeline.infer.postprocess, run.info)
     problems += pseudo_problems(run.pipeline, graph, run.info) + report_problems(run.pipeline, graph)
     problems += augment_problems(run.pipeline, plan.image, run.info)
@@ -99,33 +105,60 @@ def prepare(run: Run) -> tuple[Split, DataPlan]:
     run.reporter.say(f"  network: {facts.parameters:,} parameters")
     for line in doubts(run, fingerprint, plan):
         run.reporter.say_once(line)
-    write_text(run.folder / "resolved.yaml", yaml_text(resolved_values(run.pipeline, plan)))
-    write_json(run.folder / "plan.json", {"data": plan.to_json(), "graph": graph.rows()})
-    write_json(run.folder / "fingerprint.json", fingerprint.to_json())
-    hashes = {file: digest for case in fingerprint.cases for file, digest in case.files.items()}
-    hashes |= {str(file): file_hash(file) for case in run.unlabelled() for file in case.images}
-    write_json(run.folder / "lock.json", lock(run.pipeline, hashes))
-    return run.split, plan
+    data = trained_on(run.pipeline, run.info, run.split, hashes)
+    return Planned(run.split, plan, fingerprint, hashes, data)
 
 
-def fill_store(run: Run, plan: DataPlan) -> Store:
-    """Every case of the split, and what is learned from without label, preprocessed.
+def _plan(run: Run, fingerprint: Fingerprint, hashes: Mapping[str, str]) -> DataPlan:
+    """The plan that the weights were made by, where there are any; one that was lost is made anew."""
+    from medfuse.data.plan import make_plan
+
+    if not run.starts:
+        before = read_record(Lock, run.folder / LOCK)
+        if not hashes.keys() <= before.data.keys():
+            run.reporter.say("  the data lie elsewhere than they did, and are the same")
+        try:
+            return read_plan(run.folder)
+        except CheckpointError as error:
+            run.reporter.say(f"{error.lines[0]} (written anew, as the data are the same)")
+    plan = make_plan(fingerprint, run.info, run.pipeline.preprocess, run.pipeline.sample)
+    if not run.starts:
+        graph = plan_network(run.pipeline, plan.image, len(plan.classes))
+        write_json(run.folder / PLAN, {"data": plan.to_json(), "graph": graph.rows()})
+        write_json(run.folder / FINGERPRINT, fingerprint.to_json())
+    return plan
+
+
+@contextmanager
+def filled_store(run: Run, planned: Planned) -> Iterator[Store]:
+    """Every case of the split, and what is learned from without label, preprocessed, until the block ends.
 
     What is there already is used again.
     """
     from medfuse.data.prepare import Preprocessor
     from medfuse.data.store import Store
 
-    store = Store(run.store_folder)
-    cases = [run.cases[name] for name in (*run.split.train, *run.split.validation)]
-    cases += run.unlabelled()
-    preprocessor = Preprocessor(plan, run.pipeline.preprocess.tolerance_mm)
-    with run.reporter.track(f"preparing {len(cases)} cases", len(cases)) as advance:
-        store.build(cases, preprocessor, progress=lambda done, _: advance(done, ""))
-    return store
+    def fill() -> Store:
+        store = Store(run.store_folder)
+        alone = held.enter_context(store.in_use())
+        cases = [run.cases[name] for name in (*run.split.train, *run.split.validation)]
+        cases += run.unlabelled()
+        preprocessor = Preprocessor(planned.plan, run.pipeline.preprocess.tolerance_mm)
+        with run.reporter.track(f"preparing {len(cases)} cases", len(cases)) as advance:
+            store.build(
+                cases,
+                preprocessor,
+                planned.hashes,
+                alone=alone,
+                progress=lambda done, _: advance(done, ""),
+            )
+        return store
+
+    with ExitStack() as held:
+        yield run.together.first(fill)
 
 
-def _planned(plan: DataPlan, what: str) -> str:
+def _said(plan: DataPlan, what: str) -> str:
     if what.startswith("normalize."):
         channel = plan.channels.index(what.partition(".")[2])
         return plan.normalization[channel].kind

@@ -8,10 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from medfuse.core.errors import CheckpointError
-from medfuse.core.files import write_json
 from medfuse.model.graph import GraphPlan
-from medfuse.runs.folder import kept_precision
-from medfuse.trained.loading import load_trained, weights_facts, weights_file
+from medfuse.runs.beginning import Planned, note_stretch, write_records
+from medfuse.runs.records import read_mapping
+from medfuse.runs.run import teacher_weights
+from medfuse.trained.loading import load_trained, weights_facts
 
 if TYPE_CHECKING:
     import torch
@@ -23,21 +24,30 @@ if TYPE_CHECKING:
     from medfuse.data.store import Store
     from medfuse.model.segmenter import Segmenter
     from medfuse.runs.run import Run
+    from medfuse.train.course import Progress
     from medfuse.train.objective import Objective
+    from medfuse.train.state import Spent
+
+
+_PRECISION, _TRANSFER = "precision.json", "transfer.json"
 
 
 @dataclass(frozen=True)
 class Begun:
-    """What a training consists of before its first step."""
+    """What a training consists of before its first step; `found`: file → what setting up found out."""
 
     model: Segmenter
     fabric: Fabric
     objective: Objective
     batches: Callable[..., Generator[Mapping[str, Any], None, None]]
+    found: Mapping[str, Any]
 
 
 def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
-    """The network, its objective and its batches, on the device and in the precision of training."""
+    """The network, its objective and its batches, on the device and in the precision of training.
+
+    Nothing is written yet.
+    """
     from medfuse.core.device import pick_device, settle
     from medfuse.core.layout import channels_last, lay_out
     from medfuse.data.loader import training_batches
@@ -52,8 +62,9 @@ def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
     settle(device, deterministic=settings.deterministic)
     seed_chance(run.pipeline.seed)
     model = build_segmenter(graph)
-    if run.is_fresh() and run.together.is_first:
-        _transfer(run, model)  # the others take over its weights
+    found: dict[str, Any] = {}
+    if run.starts and run.together.is_first:
+        found |= _transfer(run, model)  # the others take over its weights
     model.to(device)
     lay_out(model, len(plan.patch_size) + 2, channels_last(len(plan.patch_size) + 2))
 
@@ -71,7 +82,7 @@ def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
             unlabelled=not labelled,
         )
 
-    precision = run.together.first(lambda: _precision(run, model, plan, device))
+    precision, noted = run.together.first(lambda: _precision(run, model, plan, device))
     run.reporter.say(f"training on {device.type} in {precision.kind}: {precision.reason}")
     fabric = make_fabric(device, "bf16-mixed" if precision.kind == "bf16" else "32-true")
     targets = partial(supervised, classes=len(plan.classes), regions=plan.regions, ignored=plan.ignored)
@@ -88,22 +99,32 @@ def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
         aux.fixed(len(graph.aux)) if aux else (),
     )
 
-    return Begun(model, fabric, objective, batches)
+    return Begun(model, fabric, objective, batches, {**found, **noted})
 
 
-def train(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> None:
+def train(run: Run, planned: Planned, graph: GraphPlan, store: Store) -> None:
     """Weights from batches; the rooms meet in the closures that are handed to `fit`."""
     from medfuse.model.weights import save_weights
+    from medfuse.train.budget import Budget
     from medfuse.train.guided import Guided
-    from medfuse.train.loop import fit, is_finished
+    from medfuse.train.loop import fit
     from medfuse.train.pseudo import PseudoLabels
+    from medfuse.train.state import Spent, how_far
 
-    settings = run.pipeline.train
-    if is_finished(run.folder, settings) and _has_weights(run):
-        run.reporter.say("trained already")
+    settings, plan = run.pipeline.train, planned.plan
+    budget = Budget.of(settings)
+    standing = run.together.first(lambda: Spent(0, 0.0) if run.starts else how_far(run.folder))
+    finished = budget.progress(standing.step, standing.seconds) >= 1
+    if finished and run.together.first(lambda: _has_weights(run)):
+        run.reporter.say(f"trained already: {_stands(standing)}, and the budget is {budget}")
         return
     begun = begin(run, plan, graph, store)
     fabric, pseudo, guided = begun.fabric, settings.pseudo_labels, settings.guided
+    teacher = _teacher(run, plan)
+    if run.starts:
+        run.together.first(lambda: write_records(run, planned, graph, begun.found))
+    elif not finished:
+        run.together.first(lambda: note_stretch(run, planned, begun.found, standing))
 
     def save(kind: str, network: nn.Module, facts: Mapping[str, float]) -> None:
         path = run.folder / f"weights_{kind}.safetensors"
@@ -123,11 +144,13 @@ def train(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> None:
         guided=Guided(guided, plan.image.spacing_mm, run.pipeline.seed, run.together.rank)
         if guided
         else None,
-        pseudo=PseudoLabels(pseudo, partial(begun.batches, labelled=False), _teacher(run, plan))
-        if pseudo
-        else None,
+        pseudo=PseudoLabels(pseudo, partial(begun.batches, labelled=False), teacher) if pseudo else None,
     )
-    run.reporter.say(f"trained {done.step} steps in {done.seconds / 60:.1f} minutes")
+    run.reporter.say(f"trained {_stands(done)}")
+
+
+def _stands(progress: Progress | Spent) -> str:
+    return f"{progress.step} steps in {progress.seconds / 60:.1f} minutes"
 
 
 def _has_weights(run: Run) -> bool:
@@ -143,11 +166,13 @@ def _has_weights(run: Run) -> bool:
     return True
 
 
-def _precision(run: Run, model: nn.Module, plan: DataPlan, device: torch.device) -> Precision:
-    """What training computes in: as asked for, or what a probe chose when this run began."""
+def _precision(
+    run: Run, model: nn.Module, plan: DataPlan, device: torch.device
+) -> tuple[Precision, dict[str, Any]]:
+    """What training computes in, and a record of it where a probe chose, as a run has one precision."""
     import torch
 
-    from medfuse.core.device import choose_precision
+    from medfuse.core.device import Precision, choose_precision
 
     settings = run.pipeline.train
 
@@ -159,21 +184,38 @@ def _precision(run: Run, model: nn.Module, plan: DataPlan, device: torch.device)
         )
 
     if settings.precision != "auto" or settings.deterministic:
-        return choose()
-    return kept_precision(run.folder, device.type, choose)
+        return choose(), {}
+    if not run.starts and (kept := _kept_precision(run, device)):
+        return Precision(kept, "as the run began"), {}
+    chosen = choose()
+    return chosen, {_PRECISION: {"device": device.type, "kind": chosen.kind, "reason": chosen.reason}}
 
 
-def _transfer(run: Run, model: Segmenter) -> None:
-    """Give backbones the weights that they start from; say and write down what became of each tensor."""
+def _kept_precision(run: Run, device: torch.device) -> str | None:
+    """What was chosen when this run began on such a device."""
+    path = run.folder / _PRECISION
+    if not path.exists():
+        return None
+    try:
+        before = read_mapping(path)
+    except CheckpointError as error:
+        run.reporter.say(f"{error.lines[0]} (chosen anew)")
+        return None
+    kind = before.get("kind")
+    return kind if before.get("device") == device.type and kind in ("fp32", "bf16", "fp16") else None
+
+
+def _transfer(run: Run, model: Segmenter) -> dict[str, Any]:
+    """Give backbones the weights that they start from; say what became of them, and return a table of it."""
     from medfuse.model.transfer import transfer
 
     made = transfer(model, run.pipeline.model.transfer)
     for name, taken in made.items():
         run.reporter.say(f"  {name}: {taken.summary()}")
-    if made:
-        table = run.folder / "transfer.json"
-        write_json(table, {name: taken.to_json() for name, taken in made.items()})
-        run.reporter.say(f"  {table} lists them all")
+    if not made:
+        return {}
+    run.reporter.say(f"  {run.folder / _TRANSFER} lists them all")
+    return {_TRANSFER: {name: taken.to_json() for name, taken in made.items()}}
 
 
 def _teacher(run: Run, plan: DataPlan) -> Segmenter | None:
@@ -181,11 +223,12 @@ def _teacher(run: Run, plan: DataPlan) -> Segmenter | None:
 
     Raises CheckpointError where it would see these images otherwise than its own.
     """
-    settings = run.pipeline.train.pseudo_labels
-    if settings is None or settings.teacher == "self":
+    path = teacher_weights(run.pipeline)
+    if path is None:
         return None
-    path = weights_file(settings.teacher, best=False)
-    trained = load_trained([path], device=run.pipeline.train.device, trust=settings.trust or ())
+    settings = run.pipeline.train.pseudo_labels
+    trust = settings.trust or () if settings else ()
+    trained = load_trained([path], device=run.pipeline.train.device, trust=trust)
     differing = [
         what
         for what in ("labels", "region_order", "channels", "spacing_mm", "normalization")

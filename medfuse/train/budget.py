@@ -31,6 +31,13 @@ class Budget:
         assert self.seconds is not None
         return min(1.0, seconds / self.seconds)
 
+    def __str__(self) -> str:
+        """`400 steps`, `2.5 minutes`."""
+        if self.steps is not None:
+            return f"{self.steps:,} steps"
+        assert self.seconds is not None
+        return f"{self.seconds / 60:.6g} minutes"
+
     def schedule_step(self, progress: float) -> tuple[int, int]:
         """(step, total steps) for an auxiliary schedule; a budget in time counts in thousandths."""
         total = self.steps or 1000

@@ -16,7 +16,7 @@ class MetricsLog:
 
     Several processes that train together have one log, that of the first; for the others `folder` is None,
     and nothing is written. Opened at `step`, it drops rows of later steps: they belong to work that was lost
-    and is done again.
+    and is done again. A step has one row: what is written of it later is added to that.
     """
 
     def __init__(self, folder: Path | None, *, step: int = 0) -> None:
@@ -28,7 +28,10 @@ class MetricsLog:
         self.path = folder / "metrics.jsonl"
         rows = [row for row in read_rows(self.path) if row["step"] <= step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
-        self._file = self.path.open("a", encoding="utf-8")
+        with reported(self.path):
+            self._file = self.path.open("a", encoding="utf-8")
+        self._last: dict[str, float] = {}
+        self._last_at = 0
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, row: Mapping[str, float]) -> None:
@@ -36,7 +39,13 @@ class MetricsLog:
             return
         finite = {k: v for k, v in row.items() if math.isfinite(v)}
         with reported(self.path):
-            self._file.write(json.dumps(finite) + "\n")
+            if self._last.get("step") == row["step"]:
+                self._file.seek(self._last_at)
+                self._file.truncate()
+                self._last |= finite
+            else:
+                self._last_at, self._last = self._file.tell(), finite
+            self._file.write(json.dumps(self._last) + "\n")
             self._file.flush()
             for name, value in finite.items():
                 if name != "step":
@@ -58,13 +67,24 @@ class MetricsLog:
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """The rows of a `metrics.jsonl`; a last line that was cut off is left out."""
-    if not path.exists():
+    """The rows of a `metrics.jsonl`, without lines that are none, such as a last one that was cut off."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in lines:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if _is_row(row):
+            rows.append(row)
     return rows
+
+
+def _is_row(row: object) -> bool:
+    """Whether it is numbers by name, with a step."""
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        return False
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in row.values())

@@ -27,7 +27,6 @@ from medfuse.train.optimizer import make_optimizer
 from medfuse.train.parts import Parts, learned_group
 from medfuse.train.pseudo import PseudoLabels
 from medfuse.train.settings import TrainSettings
-from medfuse.train.state import read_state, spent
 from medfuse.train.step import Batches, Step
 from medfuse.train.together import Together
 
@@ -126,15 +125,6 @@ def fit(
             keeper.keep()
     reporter.say(wait_advice(curve.wait_share()))
     return progress
-
-
-def is_finished(folder: Path, settings: TrainSettings) -> bool:
-    """Whether the training in `folder` has spent its budget, so that nothing needs to be set up for it."""
-    state = read_state(folder)
-    if state is None:
-        return False
-    done = spent(folder, state)
-    return Budget.of(settings).progress(done.step, done.seconds) >= 1
 
 
 def _set_up(

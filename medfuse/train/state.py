@@ -94,6 +94,12 @@ def spent(folder: Path, state: Mapping[str, Any]) -> Spent:
         ) from None
 
 
+def how_far(folder: Path) -> Spent:
+    """How far the training in `folder` has come: nowhere where there is none. Raises CheckpointError."""
+    state = read_state(folder)
+    return Spent(0, 0.0) if state is None else spent(folder, state)
+
+
 def seed_chance(*numbers: int) -> None:
     """Start every random generator of this process from `numbers`, such as a seed and a step."""
     python, numpy, of_torch = np.random.SeedSequence(numbers).generate_state(3).tolist()

@@ -37,11 +37,13 @@ def compare_pipelines(
     runs: Path = Path("runs"),
     output: Path | None = None,
     trust: str | Iterable[str] = (),
+    retrain: bool = False,
     reporter: Reporter,
 ) -> Compared:
     """Train every pipeline file with each seed and fold, read every run folder, compare with the first.
 
-    Training that is finished is not repeated. Runs of one pipeline (NAME-foldF-seedS) are one candidate.
+    Training that is finished is not repeated, unless it is to be (`retrain`). Runs of one pipeline
+    (NAME-foldF-seedS) are one candidate.
     Raises MedfuseError where there is nothing to compare, and PipelineError for every faulty file at once.
     """
     from medfuse.report import compare as report
@@ -59,7 +61,7 @@ def compare_pipelines(
                 here = f"{name}-fold{fold}-seed{seed}"
                 reporter.say(f"{here}:")
                 own = [*overrides, f"name={here}", f"seed={seed}", f"split.fold={fold}"]
-                run_pipeline(path, own, runs=runs, reporter=reporter)
+                run_pipeline(path, own, runs=runs, retrain=retrain, reporter=reporter)
                 runs_of.setdefault(name, []).append(runs / here)
     if len(runs_of) < 2:
         raise MedfuseError(

@@ -15,7 +15,7 @@ from medfuse.core.processes import processes
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import number
 from medfuse.pipeline import load_pipeline
-from medfuse.runs.folder import refuse_single_run
+from medfuse.runs.folder import forget_judgement, refuse_single_run
 from medfuse.runs.folds import choose_together, summarise_folds
 from medfuse.runs.postprocess import said, write_choice
 from medfuse.runs.run import located, read_dataset
@@ -56,12 +56,13 @@ def run_folds(
     *,
     folds: Sequence[int] | None = None,
     runs: Path = Path("runs"),
+    retrain: bool = False,
     reporter: Reporter,
 ) -> CrossValidated:
     """Train `folds`, all where None, into `runs`/NAME/fold_K, and judge their held-out cases together.
 
-    What is finished is not repeated. Raises DataError for a fold that there is not,
-    MedfuseError where several processes would train together.
+    What is finished is not repeated, unless it is to be trained anew (`retrain`). Raises DataError for a fold
+    that there is not, MedfuseError where several processes would train together.
     """
     from medfuse.data.split import all_splits
 
@@ -85,7 +86,11 @@ def run_folds(
     for fold in chosen:
         reporter.say(f"fold {fold}:")
         own = [*overrides, f"split.fold={fold}"]
-        results[fold] = run_pipeline(file, own, runs=runs, folder=folder / f"fold_{fold}", reporter=reporter)
+        results[fold] = run_pipeline(
+            file, own, runs=runs, folder=folder / f"fold_{fold}", retrain=retrain, reporter=reporter
+        )
+        if retrain:
+            forget_judgement(folder)
     with _held(folder):
         summary = summarise_folds({fold: result.evaluation for fold, result in results.items()})
         if pipeline.infer.postprocess == "auto":

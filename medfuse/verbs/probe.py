@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,10 +14,11 @@ from medfuse.core.files import make_folder
 from medfuse.core.reporter import Reporter
 from medfuse.pipeline import Pipeline, load_pipeline, plan_network
 from medfuse.runs.run import Run, located, open_run, read_dataset
-from medfuse.runs.stages import fill_store, prepare
+from medfuse.runs.stages import filled_store, prepare
 from medfuse.runs.training import begin, train
 
 if TYPE_CHECKING:
+    from medfuse.data.fingerprint import Fingerprint
     from medfuse.train.rate import RateSweep
 
 _LEARNED, _FALLEN = 0.8, 0.5  # the Dice, and the share of the first loss, that count as such
@@ -81,22 +81,23 @@ def probe_pipeline(
         info = read_dataset(pipeline)
         still = _still(pipeline, Path(folder).name, steps)
         with open_run(still, info, runs, runs / still.name, reporter, Together()) as run:
-            split, plan = prepare(run)
+            planned = prepare(run)
+            plan = planned.plan
             graph = plan_network(still, plan.image, len(plan.classes))
-            chosen = _choose(case, replace(run, split=split))
+            chosen = _choose(case, replace(run, split=planned.split), planned.fingerprint)
             run = replace(run, split=Split((chosen,), (chosen,)))
-            store = fill_store(run, plan)
-            begun = begin(run, plan, graph, store)
-            reporter.say("sweeping the learning rate")
-            sweep = sweep_rates(
-                begun.model,
-                fabric=begun.fabric,
-                settings=still.train,
-                objective=begun.objective,
-                batches=begun.batches,
-            )
-            train(run, plan, graph, store)
-            rows = read_rows(run.folder / "metrics.jsonl")
+            with filled_store(run, planned) as store:
+                begun = begin(run, plan, graph, store)
+                reporter.say("sweeping the learning rate")
+                sweep = sweep_rates(
+                    begun.model,
+                    fabric=begun.fabric,
+                    settings=still.train,
+                    objective=begun.objective,
+                    batches=begun.batches,
+                )
+                train(run, planned, graph, store)
+                rows = read_rows(run.folder / "metrics.jsonl")
     losses = tuple(row["loss"] for row in rows if "loss" in row)
     dices = tuple(row["dice"] for row in rows if "dice" in row)
     return Probed(sweep, peak_rate(still.train), chosen, steps, losses, dices)
@@ -110,14 +111,13 @@ def _still(pipeline: Pipeline, name: str, steps: int) -> Pipeline:
     return pipeline.model_copy(update={"name": name, "augment": augment, "train": train})
 
 
-def _choose(wanted: str | None, run: Run) -> str:
+def _choose(wanted: str | None, run: Run, fingerprint: Fingerprint) -> str:
     """A training case, by default the first that has foreground. Raises DataError."""
     names = [*run.split.train]
     if wanted is not None:
         if wanted not in names:
             raise DataError(f"no training case is named {wanted!r}{did_you_mean(wanted, names)}")
         return wanted
-    facts = json.loads((run.folder / "fingerprint.json").read_text(encoding="utf-8"))["cases"]
     foreground = {name for name, value in run.info.labels.items() if value != 0}
-    filled = {fact["name"] for fact in facts if foreground & fact["volumes_ml"].keys()}
+    filled = {c.name for c in fingerprint.cases if any(c.volumes_ml.get(n, 0) > 0 for n in foreground)}
     return next((name for name in names if name in filled), names[0])

@@ -53,11 +53,13 @@ def run_pipeline(
     *,
     runs: Path = Path("runs"),
     folder: Path | None = None,
+    retrain: bool = False,
     reporter: Reporter,
 ) -> RunResult:
     """Every stage of a pipeline file, each of which carries on where an earlier run of it stopped.
 
-    `folder` is the run's folder, `runs`/NAME where it is not given.
+    `folder` is the run's folder, `runs`/NAME where it is not given. With `retrain` it is trained anew: what
+    the folder holds is replaced once data and pipeline are found to be sound.
     """
     pipeline, document = load_pipeline(file, overrides)
     with located(document):
@@ -65,7 +67,7 @@ def run_pipeline(
         where = folder or runs / pipeline.name
         with (
             _together(pipeline) as together,
-            open_run(pipeline, info, runs, where, reporter, together) as run,
+            open_run(pipeline, info, runs, where, reporter, together, retrain=retrain) as run,
         ):
             judged = do_stages(run)
             return RunResult(where, judged.evaluation, judged.postprocess)

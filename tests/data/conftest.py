@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from medfuse.api import Case, DatasetInfo
+from medfuse.data.fingerprint import hash_files
 from medfuse.data.plan import DataPlan, Normalization
 from medfuse.data.prepare import Preprocessor
 from medfuse.data.store import Store
@@ -68,5 +69,5 @@ def store(tmp_path: Path, make_case, plan) -> Store:
         make_case("b", shape=(6, 12, 12)),
         make_case("empty", shape=(12, 12, 12), label=np.zeros((12, 12, 12), np.uint8)),
     ]
-    store.build(cases, Preprocessor(plan), progress=lambda done, total: None)
+    store.build(cases, Preprocessor(plan), hash_files(cases), progress=lambda done, total: None)
     return store

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medfuse.api import DatasetInfo
-from medfuse.data.fingerprint import take_fingerprint
+from medfuse.data.fingerprint import hash_files, take_fingerprint
 from medfuse.data.patches import PatchSampler
 from medfuse.data.plan import DataPlan, make_plan
 from medfuse.data.prepare import Preprocessor
@@ -36,7 +36,7 @@ def sparse(plan) -> DataPlan:
 @pytest.fixture
 def sparse_store(tmp_path, scribbled, sparse) -> Store:
     store = Store(tmp_path / "sparse")
-    store.build([scribbled], Preprocessor(sparse), progress=lambda done, total: None)
+    store.build([scribbled], Preprocessor(sparse), hash_files([scribbled]), progress=lambda done, total: None)
     return store
 
 
@@ -87,9 +87,8 @@ def test_every_class_of_a_case_centres_as_many_patches(tmp_path, make_case, plan
     label[2:12], label[28, 0, 0] = 1, 2  # 640 voxels of one class, one of the other
     both = dataclasses.replace(plan, labels={"background": 0, "large": 1, "small": 2})
     store = Store(tmp_path / "both")
-    store.build(
-        [make_case("b", shape=label.shape, label=label)], Preprocessor(both), progress=lambda *_: None
-    )
+    case = make_case("b", shape=label.shape, label=label)
+    store.build([case], Preprocessor(both), hash_files([case]), progress=lambda *_: None)
     sampler = PatchSampler(store, ("b",), both, SampleSettings(foreground=1), STILL, seed=1)
     small = sum(bool((sampler.draw(i)["label"] == 2).any()) for i in range(200))
     assert 70 < small < 130

@@ -66,8 +66,8 @@ def test_what_was_kept_from_the_collector_is_given_back(store, plan):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_case_is_one_line_wherever_it_is_read(store, plan, workers):
-    for name in "ab":
-        (store.folder / f"{name}.label.b2nd").write_bytes(b"damaged")
+    for path in store.folder.glob("[ab]-*.label.b2nd"):
+        path.write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"^\S+\.label\.b2nd: is missing or damaged[^\n]*$"):
         next(batches(store, plan, workers))
 

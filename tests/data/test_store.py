@@ -1,16 +1,29 @@
 import dataclasses
+import os
 
 import blosc2
 import numpy as np
 import pytest
 
 from medfuse.core.errors import DataError
+from medfuse.data.fingerprint import hash_files
 from medfuse.data.prepare import Preprocessor
 from medfuse.data.store import Store, _compressed
 
+ENDS = ("image.b2nd", "label.b2nd", "json")
 
-def build(store, cases, preprocessor):
-    store.build(cases, preprocessor, progress=lambda done, total: None)
+
+def build(store, cases, preprocessor, *, alone=False):
+    store.build(cases, preprocessor, hash_files(cases), alone=alone, progress=lambda done, total: None)
+
+
+def other(plan):
+    return dataclasses.replace(plan, spacing_mm=(2.0, 1.0, 1.0))
+
+
+def only(store, pattern):
+    (path,) = store.folder.glob(pattern)
+    return path
 
 
 def written(store):
@@ -68,19 +81,75 @@ def test_unchanged_cases_are_not_written_again(make_case, plan, empty_store):
     assert written(empty_store) == before
 
 
-def test_a_changed_file_is_prepared_again(make_case, plan, empty_store, write):
+def test_a_changed_file_is_prepared_again_be_it_of_the_same_size_and_time(
+    make_case, plan, empty_store, write
+):
     case = make_case()
     build(empty_store, [case], Preprocessor(plan))
+    before = case.label.stat()
     write(case.label, np.ones((8, 9, 10), np.uint8))
+    os.utime(case.label, ns=(before.st_atime_ns, before.st_mtime_ns))
     build(empty_store, [case], Preprocessor(plan))
     assert empty_store.read_case("a")[1].all()
+
+
+def test_files_that_were_moved_are_not_prepared_again(make_case, plan, empty_store, tmp_path):
+    case = make_case()
+    build(empty_store, [case], Preprocessor(plan))
+    before = written(empty_store)
+    label = case.label.rename(tmp_path / "moved.nii.gz")
+    build(empty_store, [dataclasses.replace(case, label=label)], Preprocessor(plan))
+    assert written(empty_store) == before
 
 
 def test_a_changed_plan_prepares_again(make_case, plan, empty_store):
     case = make_case()
     build(empty_store, [case], Preprocessor(plan))
-    build(empty_store, [case], Preprocessor(dataclasses.replace(plan, spacing_mm=(2.0, 1.0, 1.0))))
+    build(empty_store, [case], Preprocessor(other(plan)))
     assert empty_store.case("a").shape == (4, 9, 10)
+
+
+def test_another_run_with_another_plan_replaces_nothing(make_case, plan, empty_store):
+    case = make_case()
+    build(empty_store, [case], Preprocessor(plan))
+    build(Store(empty_store.folder), [case], Preprocessor(other(plan)))
+    assert empty_store.case("a").shape == (8, 9, 10)
+    assert empty_store.read_case("a")[0].shape == (1, 8, 9, 10)
+
+
+def test_two_runs_may_prepare_the_same_cases_at_once(make_case, plan, empty_store, monkeypatch):
+    """The second begins and ends while the first is at work on the case."""
+    case, beside = make_case(), Store(empty_store.folder)
+    real = Preprocessor.prepare_label
+
+    def slow(self, case, like):
+        monkeypatch.undo()
+        build(beside, [case], self)
+        return real(self, case, like)
+
+    monkeypatch.setattr(Preprocessor, "prepare_label", slow)
+    build(empty_store, [case], Preprocessor(plan))
+    for store in (empty_store, beside):
+        assert store.case("a").classes == (1,)
+        assert store.read_case("a")[1].any()
+
+
+def test_older_forms_of_a_case_go_once_nobody_has_them_in_use(make_case, plan, empty_store):
+    case, name_alike = make_case("a"), make_case("a-b")
+    with empty_store.in_use() as alone:
+        assert alone
+        build(empty_store, [case, name_alike], Preprocessor(plan))
+        first = set(written(empty_store))
+        beside = Store(empty_store.folder)
+        with beside.in_use() as alone:
+            build(beside, [case], Preprocessor(other(plan)), alone=alone)
+        assert set(written(empty_store)) > first
+    with beside.in_use() as alone:
+        build(beside, [case], Preprocessor(other(plan)), alone=alone)
+    left = set(written(empty_store))
+    assert len(left) == 2 * len(ENDS)
+    assert len([name for name in left if name.startswith("a-b-")]) == len(ENDS)
+    assert beside.case("a").shape == (4, 9, 10)
 
 
 def test_another_patch_size_keeps_the_store(make_case, plan, empty_store):
@@ -103,7 +172,7 @@ def test_an_interrupted_build_keeps_whole_cases_and_goes_on(make_case, plan, emp
     monkeypatch.setattr(Preprocessor, "prepare_label", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(empty_store, [first, second], Preprocessor(plan))
-    assert set(written(empty_store)) <= {"a.image.b2nd", "a.label.b2nd", "a.json"}
+    assert all(name.startswith("a-") for name in written(empty_store))
     monkeypatch.undo()
     build(empty_store, [first, second], Preprocessor(plan))
     assert empty_store.case("b").shape == (8, 9, 10)
@@ -112,19 +181,19 @@ def test_an_interrupted_build_keeps_whole_cases_and_goes_on(make_case, plan, emp
 def test_a_case_cut_off_between_its_files_is_prepared_again(make_case, plan, empty_store):
     case = make_case()
     build(empty_store, [case], Preprocessor(plan))
-    (empty_store.folder / "a.json").unlink()
+    only(empty_store, "a-*.json").unlink()
     build(empty_store, [case], Preprocessor(plan))
     assert empty_store.case("a").shape == (8, 9, 10)
 
 
 def test_a_missing_case_is_named(empty_store):
-    with pytest.raises(DataError, match=r"gone\.json"):
+    with pytest.raises(DataError, match=r"gone.*json"):
         empty_store.case("gone")
 
 
 def test_a_damaged_array_is_named(store):
-    (store.folder / "a.image.b2nd").write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"a\.image\.b2nd: is missing or damaged"):
+    only(store, "a-*.image.b2nd").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"a-\w+\.image\.b2nd: is missing or damaged"):
         store.read_case("a")
 
 
@@ -133,7 +202,7 @@ def test_a_case_without_a_label_is_stored_without_one(make_case, plan, empty_sto
     image, label = empty_store.read_patch("a", (0, 0, 0), (4, 4, 4))
     assert image.all()
     assert not label.any()
-    assert not (empty_store.folder / "a.label.b2nd").exists()
+    assert not [*empty_store.folder.glob("*.label.b2nd")]
 
 
 def test_a_case_without_a_label_is_written_once_and_again_when_it_gets_one(make_case, plan, empty_store):

@@ -13,10 +13,11 @@ from torch import nn
 from medfuse import CheckpointError
 from medfuse.core.reporter import Reporter
 from medfuse.train.course import Progress
-from medfuse.train.loop import fit, is_finished
+from medfuse.train.loop import fit
 from medfuse.train.objective import Objective
 from medfuse.train.settings import TrainSettings
 from medfuse.train.state import (
+    how_far,
     newest_state,
     previous_state,
     read_state,
@@ -189,7 +190,7 @@ def test_a_state_with_the_right_hash_that_is_none_is_one_line(tmp_path, state):
     data = content.getvalue()
     newest_state(tmp_path).write_bytes(data + hashlib.sha256(data).digest())
     with pytest.raises(CheckpointError, match=r"training_state\.pt: "):
-        is_finished(tmp_path, TrainSettings(steps=3))
+        how_far(tmp_path)
 
 
 def test_code_in_a_state_is_not_run(tmp_path):

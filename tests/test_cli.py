@@ -113,6 +113,7 @@ def test_a_shell_completes_verbs_and_plugins(typed, completed):
         ("taps", "{missing}.yaml"),
         ("probe", "{missing}.yaml"),
         ("infer", "{missing}", "-i", ".", "-o", "{missing}"),
+        ("infer", "{here}", "-i", "{missing}", "-o", "{missing}"),
         ("features", "{missing}", "-l", "a", "-i", ".", "-o", "{missing}"),
         ("export", "{missing}", "--format", "onnx", "-o", "{missing}"),
         ("import-nnunet", "{missing}", "-o", "{missing}"),
@@ -120,7 +121,7 @@ def test_a_shell_completes_verbs_and_plugins(typed, completed):
     ],
 )
 def test_a_mistyped_path_is_told_before_torch_is_imported(arguments, tmp_path):
-    typed = [word.format(missing=tmp_path / "missing") for word in arguments]
+    typed = [word.format(missing=tmp_path / "missing", here=tmp_path) for word in arguments]
     code = (
         "import sys; from medfuse.cli import main; sys.argv[1:] = %r\n"
         "try: main()\n"

@@ -15,6 +15,16 @@ from medfuse.volumes.endings import ENDINGS, NIFTI, ending, stem
 from medfuse.volumes.folders import left_out, look_into, not_there
 
 
+def refuse_missing(paths: Sequence[Path]) -> None:
+    """What can be told of inputs before a model is loaded. Raises DataError for those that do not exist."""
+    if missing := [path for path in paths if not os.path.lexists(path)]:
+        raise DataError(*map(_no_such, missing))
+
+
+def _no_such(path: Path) -> str:
+    return f"{path}: no such file or folder; check the path"
+
+
 def find_inputs(paths: Sequence[Path], channels: Sequence[str]) -> list[Case]:
     """The cases in `paths`, in the order of their names. Each path is a volume or a folder of volumes.
 
@@ -34,7 +44,7 @@ def find_inputs(paths: Sequence[Path], channels: Sequence[str]) -> list[Case]:
         if path.is_dir():
             search.folder(path)
         elif not os.path.lexists(path):
-            search.problems.append(f"{path}: no such file or folder; check the path")
+            search.problems.append(_no_such(path))
         elif not path.exists():
             search.problems.append(not_there(path))
         elif ending(path) is None:

@@ -88,8 +88,9 @@ def _model_and_cases(
     trust: str | Iterable[str],
     reporter: Reporter,
 ) -> tuple[Trained, list[Case]]:
-    from medfuse.infer.cases import find_inputs, left_out_of
+    from medfuse.infer.cases import find_inputs, left_out_of, refuse_missing
 
+    refuse_missing(inputs)
     runs = [run for path in weights for run in fold_folders(path) or [path]]  # a cross-validation: its folds
     files = [weights_file(run, best=best) for run in runs]
     if len(files) > len(weights):

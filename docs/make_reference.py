@@ -1,4 +1,4 @@
-"""Writes docs/reference.md from the command line's help and the plugins' own fields."""
+"""Writes docs/reference.md and the pipelines' schema from the commands and the plugins' own fields."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from typer.main import get_command
 from medfuse.cli import app
 from medfuse.registry import CONTRACTS, entries, noun
 from medfuse.verbs.plugins import page
+from medfuse.verbs.schema import SCHEMA, schema_text
 
 
 def reference() -> str:
@@ -34,6 +35,10 @@ def built_in(group: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    target = Path(__file__).with_name("reference.md")
-    target.write_text(reference(), encoding="utf-8")
-    print(target)
+    pipelines = Path(__file__).parents[1] / "pipelines"
+    for target, text in (
+        (Path(__file__).with_name("reference.md"), reference()),
+        (pipelines / SCHEMA, schema_text("medfuse")),
+    ):
+        target.write_text(text, encoding="utf-8")
+        print(target)

@@ -441,13 +441,15 @@ def compare(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="file, or folder for it; printed if not given")
+    ] = None,
+) -> None:
     """Print the JSON Schema of pipeline files, for editors."""
-    import json
+    from medfuse.verbs.schema import schema_text, write_schema
 
-    from medfuse.pipeline import Pipeline
-
-    typer.echo(json.dumps(Pipeline.model_json_schema(), indent=2))
+    typer.echo(write_schema(output) if output else schema_text(), nl=output is not None)
 
 
 @plugins_app.callback(invoke_without_command=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Annotated, Any
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import PydanticCustomError, core_schema
 
 from medfuse.api import (
@@ -170,26 +170,44 @@ class FromRegistry:
     def __get_pydantic_json_schema__(
         self, _: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        group = self.contract.group
-        known = {"enum": list(names(group))}
+        group, package = self.contract.group, _package.get()
+        offered = [
+            e.name for e in entries(group) if package in (None, e.package) and names(group).count(e.name) == 1
+        ]
+        known = {"enum": offered}
         if group in _described.get():  # a plugin that holds one of its own kind would never end
             mapping = {"type": "object", "properties": {"use": known}, "required": ["use"]}
-            return {"oneOf": [mapping, known]}
+            return {"anyOf": [mapping, known]}
         outer = _described.set(_described.get() | {group})
         options: list[dict[str, Any]] = []
-        for name in names(group):
-            plugin = get(group, name)
+        for name in offered:
+            use: dict[str, Any] = {"const": name}
+            try:
+                plugin = get(group, name)
+            except PluginError:  # of which nothing is known but its name
+                options.append({"type": "object", "properties": {"use": use}, "required": ["use"]})
+                continue
             schema = handler.resolve_ref_schema(handler(plugin.__pydantic_core_schema__))
-            properties = {
-                "use": {"const": name, "description": first_line(plugin)},
-                **schema.get("properties", {}),
-            }
+            properties = {"use": {**use, "description": first_line(plugin)}, **schema.get("properties", {})}
             options.append(
                 {**schema, "properties": properties, "required": ["use", *schema.get("required", [])]}
             )
         _described.reset(outer)
-        return {"oneOf": [*options, known]}
+        return {"anyOf": [*options, known]}
 
+
+def json_schema(model: type[BaseModel], *, package: str | None = None) -> dict[str, Any]:
+    """The JSON Schema of a pipeline section, with the plugins that are installed, or those of one package."""
+    outer = _package.set(package)
+    try:
+        schema = model.model_json_schema()
+    finally:
+        _package.reset(outer)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+_package: ContextVar[str | None] = ContextVar("_package", default=None)
+"""The package whose plugins a schema is written with; all where it is None."""
 
 _described: ContextVar[frozenset[str]] = ContextVar("_described", default=frozenset())
 """Groups whose schema is being written."""

@@ -145,7 +145,7 @@ def test_a_mistyped_dataset_is_told_before_torch_is_imported(tmp_path):
             capture_output=True,
             text=True,
         )
-        assert "liver.yaml:8:30: data.root: " in said.stderr
+        assert "liver.yaml:9:30: data.root: " in said.stderr
 
 
 def test_the_public_names_are_listed():

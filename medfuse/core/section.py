@@ -4,15 +4,26 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
+
+from medfuse.core.literal import literally
 
 MOST_BYTES, MOST_BYTES_OF_A_NAME = 4095, 255  # of a path, on most systems
 
 
 class Section(BaseModel):
-    """A mapping in a pipeline file. Its fields are the keys, their descriptions the reference page."""
+    """A mapping in a pipeline file. Its fields are the keys, their descriptions the reference page.
+
+    A text is no number and no truth value, and a truth value is no number, as in the JSON Schema of the file.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema: CoreSchema = literally(handler(source))
+        return schema
 
 
 class PlacedStr(str):

@@ -20,6 +20,7 @@ from medfuse.core.reporter import Reporter
 from medfuse.core.text import by
 from medfuse.core.topology import plan_kernels, plan_strides
 from medfuse.runs.sizing import Limits, Size, size_network
+from medfuse.verbs.schema import LINE, write_schema_beside
 
 if TYPE_CHECKING:
     import torch
@@ -96,6 +97,7 @@ def init_pipeline(
         say=reporter.say,
     )
     text = _Text(found, fingerprint, plan, size, bench, output, minutes, budget).text()
+    write_schema_beside(output)
     write_text(output, text)
     return "\n".join(
         [
@@ -250,7 +252,7 @@ class _Text:
             + (f" and {self.minutes:g} minutes." if self.minutes else ".")
         )
         lines += ["#", f"#   medfuse check {self.output}", f"#   medfuse run {self.output}", "#"]
-        lines += ["# Any value can be changed here, or overridden: --set train.minutes=60"]
+        lines += ["# Any value can be changed here, or overridden: --set train.minutes=60", LINE]
         return "\n".join(lines) + "\n"
 
     def _data(self) -> str:

@@ -16,6 +16,11 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+Patterns = Annotated[
+    tuple[str, ...], BeforeValidator(_as_tuple, json_schema_input_type=str | tuple[str, ...])
+]
+
+
 class Folder(Dataset):
     """Images and labels in folders, paired by name.
 
@@ -32,9 +37,7 @@ class Folder(Dataset):
           classes: {lesion: 1}
     """
 
-    images: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
-        ("images",), min_length=1, description="sub-folder or pattern, one per channel"
-    )
+    images: Patterns = Field(("images",), min_length=1, description="sub-folder or pattern, one per channel")
     labels: str = Field("labels", description="sub-folder or pattern of the label maps")
     classes: Classes
     regions_class_order: tuple[int, ...] = Field(

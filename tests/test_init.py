@@ -13,6 +13,7 @@ from medfuse.train import cost
 from medfuse.verbs import init
 from medfuse.verbs.check import check_pipeline
 from medfuse.verbs.init import init_pipeline
+from medfuse.verbs.schema import LINE, SCHEMA
 
 ROOT = Path(__file__).parents[1]
 AGREES = "every declared shape agrees with the real one"
@@ -156,3 +157,10 @@ def test_the_sample_data_are_planned_by_the_command(machine, medfuse, tmp_path):
     said = medfuse("init", ROOT / "sample_data", "-o", tmp_path / "liver.yaml", "--minutes", "5", "-q")
     assert said.code == 0
     assert AGREES in medfuse("check", tmp_path / "liver.yaml").out
+
+
+def test_editors_find_the_schema_beside_it(machine, tmp_path):
+    output = tmp_path / "new" / "p.yaml"
+    planned(write_dataset(tmp_path / "cubes"), output)
+    assert output.read_text().count(LINE) == 1
+    assert SCHEMA in {path.name for path in output.parent.iterdir()}

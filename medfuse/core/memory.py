@@ -32,6 +32,9 @@ def parse_bytes(text: str) -> int:
 
 def bytes_text(size: float) -> str:
     """`1.2 GiB`, `340 MiB`."""
+    for power, unit in ((50, "PiB"), (40, "TiB")):
+        if size >= 2**power:
+            return f"{size / 2**power:,.1f} {unit}"
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
@@ -42,6 +45,34 @@ def total_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+_GROUPS = (
+    (".", "memory.max", "memory.current"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
+
+
+def free_memory() -> int:
+    """About how many bytes this process can still take: in the machine, its control group, its own limit.
+
+    Without Linux's /proc, half of what the machine has.
+    """
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    left = [_kib("/proc/meminfo", "MemAvailable") or machine // 2]
+    for folder, limit, used in _GROUPS:
+        with suppress(OSError, ValueError):
+            group = Path("/sys/fs/cgroup", folder)
+            files = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+            held = int((group / used).read_text()) - (int(files[1]) if files else 0)  # files can be dropped
+            left.append(int((group / limit).read_text()) - held)
+    with suppress(ImportError):
+        import resource
+
+        most, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if most != resource.RLIM_INFINITY:
+            left.append(most - _status("VmSize"))
+    return max(0, min(left))
 
 
 def trim_heap() -> None:
@@ -71,8 +102,13 @@ def memory_growth(device: torch.device | None = None) -> Iterator[Callable[[], i
 
 
 def _status(key: str) -> int:
+    return _kib("/proc/self/status", key)
+
+
+def _kib(file: str, key: str) -> int:
+    """Bytes of a line `key:  123 kB`; 0 where there is none."""
     try:
-        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        text = Path(file).read_text(encoding="ascii", errors="replace")
     except OSError:
         return 0
     found = re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE)

@@ -105,6 +105,7 @@ def read_image(
     """(channels, i, j, k) in the file's own axes. Raises DataError as `open_image` and `ImageSlabs.read`."""
     slabs = open_image(case, channels, tolerance_mm=tolerance_mm)
     i, j, k = slabs.geometry.shape
+    slabs.files[0].check_room(4 * channels * i * j * k)
     image = np.empty((channels, i, j, k), np.float32)
     for channel, first, slab in slabs.read():
         image[channel, :, :, first : first + slab.shape[2]] = slab

@@ -176,11 +176,14 @@ def median_shape(fingerprint: Fingerprint, spacing: Spacing) -> tuple[int, int, 
     return x, y, z
 
 
+_MOST_ROWS = 2.0**62  # of a spacing that is a mistake
+
+
 def resampled_shape(
     shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]
 ) -> tuple[int, int, int]:
     """Voxels per axis after resampling from `spacing` to `target` (mm)."""
-    x, y, z = (max(1, round(n * s / t)) for n, s, t in zip(shape, spacing, target))
+    x, y, z = (max(1, round(min(n * s / t, _MOST_ROWS))) for n, s, t in zip(shape, spacing, target))
     return x, y, z
 
 

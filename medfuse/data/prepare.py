@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -15,8 +17,11 @@ import torch
 from torch.nn.functional import interpolate
 
 from medfuse.api import Case
+from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry, Turn
+from medfuse.core.memory import bytes_text, free_memory
 from medfuse.core.prepared import Outlook, Prepared
+from medfuse.core.text import by
 from medfuse.data.disk import DiskImage
 from medfuse.data.images import open_image, read_case_labels
 from medfuse.data.plan import DataPlan, Normalization, resampled_shape
@@ -36,13 +41,16 @@ class Preprocessor:
     tolerance_mm: float = 1e-3
 
     def look(self, case: Case) -> Outlook:
-        """What preparing a case will take, from the headers of its files. Raises DataError."""
+        """What preparing a case will take, from the headers of its files.
+
+        Raises DataError, also where neither memory nor disk could hold it.
+        """
         source = open_image(case, len(self.plan.channels), tolerance_mm=self.tolerance_mm)
         shape = self._shape(source.geometry)
-        resampling = SlabResampler.bytes_for(source.geometry.shape, source.geometry.turn.undo_shape(shape))
-        return Outlook(
-            case.name, source.geometry, (len(self.plan.channels), *shape), source.slab_bytes + resampling
-        )
+        reading = source.slab_bytes + self._resampling_bytes(source.geometry, shape)
+        disk = shutil.disk_usage(tempfile.gettempdir()).free
+        self._check_room(case.images[0], source.geometry, shape, max(free_memory(), disk), "memory or disk")
+        return Outlook(case.name, source.geometry, (len(self.plan.channels), *shape), reading)
 
     def prepare(self, case: Case, *, scratch: Path | None = None) -> Prepared:
         """The image on the network's grid. Raises DataError that names the file.
@@ -50,6 +58,13 @@ class Preprocessor:
         With `scratch`, a folder, the image lies in a file there, without a name, and in no memory.
         """
         source = open_image(case, len(self.plan.channels), tolerance_mm=self.tolerance_mm)
+        shape = self._shape(source.geometry)
+        if scratch is None:
+            reading = source.slab_bytes + self._resampling_bytes(source.geometry, shape)
+            self._check_room(case.images[0], source.geometry, shape, free_memory() - reading, "memory")
+        else:
+            free = shutil.disk_usage(scratch).free
+            self._check_room(case.images[0], source.geometry, shape, free, "disk")
         image = self._streamed(source.read, source.geometry, scratch)
         return Prepared(case.name, image, source.geometry, case.images[0])
 
@@ -61,7 +76,22 @@ class Preprocessor:
                 for first, slab in slabs_of(channel):
                     yield number, first, slab.astype(np.float32)
 
+        self._check_room(Path("array"), geometry, self._shape(geometry), free_memory(), "memory")
         return self._streamed(read, geometry, None)
+
+    def _resampling_bytes(self, geometry: Geometry, shape: Shape) -> int:
+        return SlabResampler.bytes_for(geometry.shape, geometry.turn.undo_shape(shape))
+
+    def _check_room(self, path: Path, geometry: Geometry, shape: Shape, free: int, where: str) -> None:
+        """Raises DataError where the prepared image is larger than what is `free`."""
+        size = 4 * len(self.plan.channels) * prod(shape)
+        if size > free:
+            grids = (geometry.shape, geometry.spacing_mm), (shape, self.plan.spacing_mm)
+            source, target = (f"{by(voxels)} at a spacing of {_by(mm)} mm" for voxels, mm in grids)
+            raise DataError(
+                f"{path}: its voxels, {source}, become {target}: {bytes_text(size)}, and "
+                f"{bytes_text(max(0, free))} of {where} are free; mend its spacing if it is wrong, or crop it"
+            )
 
     def _shape(self, geometry: Geometry) -> Shape:
         return resampled_shape(geometry.ras_shape, geometry.ras_spacing_mm, self.plan.spacing_mm)
@@ -95,6 +125,10 @@ class Preprocessor:
             numbers[labels == value] = number
         x, y, z = like.image.shape[1:]
         return resample_labels(like.geometry.turn.apply(numbers), (x, y, z), range(len(classes)))
+
+
+def _by(numbers: Sequence[float]) -> str:
+    return "×".join(f"{number:.4g}" for number in numbers)
 
 
 def _blank(channels: int, shape: Shape, turn: Turn, scratch: Path | None) -> tuple[Floats, Floats]:

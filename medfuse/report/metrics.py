@@ -68,18 +68,19 @@ def case_metrics(
     """
     from scipy.ndimage import find_objects
 
-    highest = max(map_values(labels.values()), default=0)
+    values = np.array([v for v in map_values(labels.values()) if v > 0], np.int64)
+    numbers = {int(value): number for number, value in enumerate(values)}
     n_ignored = 0
     if ignore is not None:
         known = reference != ignore
         n_ignored = int(known.size - known.sum())
         prediction, reference = prediction * known, reference * known
-    boxes = [find_objects(_judged(array, highest), highest) for array in (prediction, reference)]
+    boxes = [find_objects(_numbered(array, values), len(values)) for array in (prediction, reference)]
     found = {}
     for name, value in labels.items():
         if value == 0:
             continue
-        box = _around(*(side[number - 1] for side in boxes for number in members(value)))
+        box = _around(*(side[numbers[v]] for side in boxes for v in members(value) if v in numbers))
         masks = mask_of(prediction[box], value), mask_of(reference[box], value)
         found[name] = _label_metrics(*masks, prediction.size - n_ignored, spacing_mm, nsd_tolerance_mm)
     return found
@@ -122,9 +123,27 @@ def mean_foreground_dice(metrics: Mapping[str, CaseMetrics]) -> float | None:
     return math.fsum(defined) / len(defined) if defined else None
 
 
-def _judged(array: npt.NDArray[Any], highest: int) -> npt.NDArray[np.int32]:
-    """Values outside 1 … highest become background, so that no look-up table grows with a stray value."""
-    return np.where((array >= 1) & (array <= highest), array, 0).astype(np.int32, copy=False)
+_MOST_TO_LOOK_UP = 2**16
+
+
+def _numbered(array: npt.NDArray[Any], values: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """1 for the first of `values`, which are sorted, 2 for the second …; others become background.
+
+    No look-up table grows with a value: atlases number structures up to hundreds of millions.
+    """
+    if not len(values) or values[-1] > _MOST_TO_LOOK_UP:
+        found = np.unique(array)
+        array = np.searchsorted(found, array)
+        table = np.zeros(len(found), np.int32)
+        places = np.searchsorted(found, values)
+        for number, (place, value) in enumerate(zip(places, values), start=1):
+            if place < len(found) and found[place] == value:
+                table[place] = number
+        numbered: npt.NDArray[np.int32] = table[array]
+        return numbered
+    table = np.zeros(int(values[-1]) + 1, np.int32)
+    table[values] = np.arange(1, len(values) + 1)
+    return table[np.where((array >= 1) & (array <= values[-1]), array, 0)]
 
 
 def _around(*found: tuple[slice, ...] | None) -> tuple[slice, ...]:

@@ -124,7 +124,9 @@ def _channels_first(array: npt.ArrayLike, channels: Sequence[str]) -> npt.NDArra
     if len(voxels) != len(channels):
         names = ", ".join(channels)
         raise DataError(f"array: has {len(voxels)} channels of {len(channels)} ({names}); give them first")
-    if bad := voxels.size - int(np.isfinite(voxels).sum()):
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
+        finite = np.isfinite(voxels.astype(np.float32)) if voxels.dtype.kind == "f" else np.ones(1, bool)
+    if bad := int(finite.size - finite.sum()):
         raise DataError(f"array: {bad} voxels are NaN or infinite; replace them")
     return voxels
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +142,7 @@ class Trained:
         probabilities: bool = False,
         runners: Sequence[Callable[[Tensor], Tensor]] = (),
     ) -> Plans:
-        """What each of `cases` will take, from its header, and what one window of the first one took.
+        """What each of `cases` will take, from its header, and what one window of the smallest one took.
 
         `runners`: what runs the networks, where it is not what the settings choose.
 
@@ -153,16 +154,22 @@ class Trained:
 
         if max_memory is not None:
             return_memory()
-        outlooks: list[Outlook] = []
+        outlooks: dict[str, Outlook] = {}
         faults: dict[str, str] = {}
-        cost: WindowCost | None = None
         for case in cases:
             try:
-                outlook = self._preprocessor.look(case)
-                cost = cost or self._window_cost(case, runners or self.runners)
-                outlooks.append(outlook)
+                outlooks[case.name] = self._preprocessor.look(case)
             except DataError as error:
                 faults[case.name] = "; ".join(error.lines)
+        cost: WindowCost | None = None
+        readable = [case for case in cases if case.name in outlooks]
+        for case in sorted(readable, key=lambda case: prod(outlooks[case.name].shape)):
+            try:
+                cost = self._window_cost(case, runners or self.runners)
+                break
+            except DataError as error:
+                faults[case.name] = "; ".join(error.lines)
+                del outlooks[case.name]
         if cost is None:
             return Plans([], faults)
         planner = Planner(
@@ -173,7 +180,7 @@ class Trained:
             probabilities,
             self._recipe().kind,
         )
-        return Plans(planner.plan(outlooks, max_memory), faults)
+        return Plans(planner.plan([*outlooks.values()], max_memory), faults)
 
     def _window_cost(self, case: Case, runners: Sequence[Callable[[Tensor], Tensor]]) -> WindowCost:
         from medfuse.infer.plan import measure, run_one_window

@@ -81,7 +81,7 @@ def _check_size(stored: Stored) -> None:
     if held * MOST_RATIO[stored.encoding] < wanted:
         raise DataError(
             f"{stored.path}: is truncated or damaged; copy it again from its source (its header says "
-            f"{bytes_text(stored.voxel_bytes)} of voxels, which {bytes_text(held)} cannot hold)"
+            f"{bytes_text(stored.voxel_bytes)} of voxels, which {held:,} bytes cannot hold)"
         )
 
 

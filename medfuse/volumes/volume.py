@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry
+from medfuse.core.memory import bytes_text, free_memory
+from medfuse.core.text import by
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +53,23 @@ class SlabReader:
         return prod(self.geometry.shape) * self.channels * self.dtype.itemsize
 
     def whole(self) -> Volume:
-        """All of it in memory; axes of one channel are left out."""
+        """All of it in memory; axes of one channel are left out. Raises DataError where there is no room."""
+        self.check_room(self.voxel_bytes)
         pages = bytearray(self.voxel_bytes)  # numpy asks for huge pages, of which some machines are slow
         array = np.ndarray((*self.geometry.shape, self.channels), self.dtype, pages, order="F")
         for channel, first, slab in self.read():
             array[:, :, first : first + slab.shape[2], channel] = slab
         return Volume(array if self.channels > 1 else array[..., 0], self.geometry)
+
+    def check_room(self, more: int) -> None:
+        """Raises DataError where reading, with `more` bytes beside it, takes more memory than is free."""
+        needed, free = self.slab_bytes + more, free_memory()
+        if needed > free:
+            raise DataError(
+                f"{self.path}: its header says {by(self.geometry.shape)} voxels, which need "
+                f"{bytes_text(needed)} of memory, and {bytes_text(free)} are free; crop or resample it, or "
+                "mend its header"
+            )
 
 
 SLAB_VOXELS = 2**21

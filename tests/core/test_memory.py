@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -36,3 +39,17 @@ def test_what_was_taken_before_does_not_count() -> None:
     with memory_growth() as growth:
         assert growth() < 100 * 2**20
     del taken
+
+
+def test_free_memory_is_below_the_limit_of_the_process():
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); "
+        "from medfuse.core.memory import free_memory; print(free_memory())"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < int(said.stdout) < 2**30
+
+
+def test_memory_beyond_gigabytes_is_told_in_larger_units():
+    assert bytes_text(3 * 2**40) == "3.0 TiB"
+    assert bytes_text(2000 * 2**50) == "2,000.0 PiB"

@@ -161,3 +161,16 @@ def test_the_quick_look_at_regions_is_their_dice():
     masks, reference = np.array([[True, True, False], [False, True, True]]), np.array([1, 2, 3])
     found = dice_per_region(masks, reference, {"whole": (1, 2), "core": (2,)}, ignored=3)
     assert found == {"whole": 1, "core": 1}
+
+
+def test_numbers_of_labels_do_not_matter():
+    chance = np.random.default_rng(0)
+    small = [chance.integers(0, 4, (8, 8, 8)) for _ in range(2)]
+    large = np.array([0, 7, 65_537, 614_454_277], np.uint32)  # as atlases number their structures
+    names = {"a": 1, "b": 2, "c": 3, "b and c": (2, 3), "nowhere": 9}
+    known = {1: 7, 2: 65_537, 3: 614_454_277, 9: 614_454_270}
+    renamed = {
+        name: tuple(known[v] for v in value) if isinstance(value, tuple) else known[value]
+        for name, value in names.items()
+    }
+    assert case_metrics(*(large[array] for array in small), renamed, MM) == case_metrics(*small, names, MM)

@@ -197,8 +197,18 @@ def test_a_header_that_says_more_than_a_file_can_hold_is_refused_before_reading(
     (tmp_path / "x.nii.gz").write_bytes(packed)
     (tmp_path / "x.mha").write_text(META.replace("16 14 12", "30000 " * 3) + "ElementDataFile = LOCAL\n")
     for path in tmp_path.iterdir():
-        with pytest.raises(DataError, match=r"its header says .* GiB of voxels, which"):
+        with pytest.raises(DataError, match=r"its header says .* TiB of voxels, which"):
             read_geometry(path)
+
+
+def test_more_voxels_than_memory_are_refused_before_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = nifti(tmp_path / "x.nii.gz", gzip.compress)
+    monkeypatch.setattr("medfuse.volumes.volume.free_memory", lambda: 1000)
+    monkeypatch.setattr("medfuse.volumes.stored.opened", lambda *_: pytest.fail("its voxels are read"))
+    with pytest.raises(DataError, match=r"16×14×12 voxels, which need .* are free"):
+        read_volume(path)
 
 
 def header_bytes(path: Path, content: bytes) -> int:

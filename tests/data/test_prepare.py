@@ -247,7 +247,7 @@ def test_a_case_without_label_has_none_to_prepare(make_case, plan):
         Preprocessor(plan).prepare_label(dataclasses.replace(case, label=None), prepared)
 
 
-@pytest.mark.parametrize("spacing", [1e6, 1e12, 1e300])
+@pytest.mark.parametrize("spacing", [1e6, 1e12, 1e30])
 def test_a_spacing_that_is_a_mistake_is_named_before_reading(tmp_path, plan, write, spacing):
     path = write(tmp_path / "a.nii.gz", np.zeros((24, 24, 16), np.int16), (spacing,) * 3)
     for prepare in (Preprocessor(plan).look, Preprocessor(plan).prepare):

@@ -90,6 +90,11 @@ class TapStrategy(Plugin):
     layers: tuple[str, ...] = Field(
         (), description="layers to tap, by module path or glob; empty means those that the graph names"
     )
+    align: Literal["middle", "start"] = Field(
+        "middle",
+        description="where a voxel of a map with stride s lies among the s voxels that it stands for: in "
+        "their middle, or at their start, as strided convolutions leave it and whence it is then shifted",
+    )
 
     def attach(self, backbone: nn.Module, taps: Sequence[FeatureInfo], image: ImageInfo) -> nn.Module:
         """A module x → {feature name: Tensor}, one entry for each of `taps`.

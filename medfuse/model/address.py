@@ -51,6 +51,17 @@ def tensors_in(made: Any, place: Place = ()) -> Iterator[tuple[Place, Tensor]]:
         yield from tensors_in(inner, (*place, key))
 
 
+def as_returned(made: Any) -> Any:
+    """What a layer returned, in lists and dicts of its own: those that it gave may be changed later on."""
+    if isinstance(made, Mapping):
+        return {key: as_returned(inner) for key, inner in made.items()}
+    if isinstance(made, list):
+        return [as_returned(inner) for inner in made]
+    if type(made) is tuple:
+        return tuple(as_returned(inner) for inner in made)
+    return made
+
+
 def element(made: Any, place: Place) -> Any:
     """What lies at `place`. Raises LookupError where there is no such thing."""
     for key in place:

@@ -124,16 +124,15 @@ class _Survey:
     def _note(self, name: str, module: nn.Module, given: Any, output: Any) -> None:
         calls = self.seen.calls.pop(name, [])
         self.seen.calls[name] = calls  # so that its place is that of the last time
-        calls.append(
-            {
-                place: Shown(tuple(x.shape), self.seen.image, channel_axis(x))
-                for place, x in tensors_in(output)
-            }
-        )
+        calls.append({place: self._shown(x) for place, x in tensors_in(output)})
         self.seen.kinds[name] = type(output).__name__
         if flops := _flops(module, given, output):
             for path in _around(name):
                 self.seen.flops[path] = self.seen.flops.get(path, 0) + flops
+
+    def _shown(self, x: Tensor) -> Shown:
+        dtype = "" if x.is_floating_point() else str(x.dtype).removeprefix("torch.")
+        return Shown(tuple(x.shape), self.seen.image, channel_axis(x), dtype)
 
     def _all(self) -> Iterator[Layer]:
         order = {name: place for place, name in enumerate(self.training.calls)}

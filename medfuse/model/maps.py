@@ -18,6 +18,7 @@ class Shown:
     shape: Size
     image: Size
     channel_axis: int | None = None
+    dtype: str = ""  # where it is none of floating point
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ def read_map(shown: Sequence[Shown]) -> MapFacts:
     """What the same output is, of which the first trial is the one on the patch, in the size that counts.
 
     Channels are as many whatever the image; a spatial axis follows that of the image at a whole stride, or
-    always has one size, as after a pooling to a size. Where both ways of reading a shape fit, the operations
-    that made it decide.
+    always has one size, as after a pooling to a size. Where sizes do not tell how to read a shape, as of a
+    network that takes images of one size, the operations that made it decide.
     """
     first = shown[0]
     dims = len(first.image)
@@ -64,21 +65,25 @@ def read_map(shown: Sequence[Shown]) -> MapFacts:
             reason=f"makes (batch, tokens, channels), here {by(first.shape)}; token sequences cannot be "
             "tapped yet: tap a layer that makes a map"
         )
+    if first.dtype:
+        return MapFacts(
+            reason=f"makes {by(first.shape) or 'a number'} of {first.dtype}, which is no feature map"
+        )
     if any(len(s.shape) != dims + 2 or s.shape[0] != BATCH for s in shown):
         return MapFacts(reason=f"makes {by(first.shape) or 'a number'}, which is no map of the image")
     found = [*_readings(shown)]
-    follow = [r for r, follows in found if follows]
-    fitting = follow or [r for r, _ in found]
-    if len(fitting) > 1:
+    fitting = [r for r, follows in found if follows and len(shown) > 1]
+    if len(fitting) != 1:
+        fitting = fitting or [r for r, _ in found]
         told = [r for r in fitting if any(s.channel_axis == r.axis for s in shown)]
         plain = [r for r in fitting if not r.last and set(r.size) == {1}]  # one voxel: nothing to tell apart
-        fitting = told if len(told) == 1 else plain or fitting
+        fitting = told or plain or fitting * 2  # what nothing tells is as good as ambiguous
     if not fitting:
         return MapFacts(reason=f"makes {by(first.shape)}, which is no map of the image at a whole stride")
     if len(fitting) > 1:
         return MapFacts(
-            reason=f"makes {by(first.shape)}, whose channels may come first or last: the network takes "
-            "images of one size, so that no other size can tell; tap a convolution or norm beside it"
+            reason=f"makes {by(first.shape)}, whose channels may come first or last: neither images of "
+            "another size nor the operations that made it tell; tap a convolution or norm beside it"
         )
     (made,) = fitting
     pairs = [(_Reading.of(s.shape, made.last).size, s.image) for s in shown]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,6 +18,21 @@ def resize(x: Tensor, size: Sequence[int], mode: Literal["linear", "nearest"] = 
         return functional.interpolate(x, size=tuple(size), mode="nearest-exact")
     linear = {2: "bilinear", 3: "trilinear"}[x.ndim - 2]
     return functional.interpolate(x, size=tuple(size), mode=linear, align_corners=False)
+
+
+def centred(x: Tensor, stride: Sequence[int]) -> Tensor:
+    """A map whose voxel i lies at voxel i·s of the image, shifted so that it lies in the middle of its s.
+
+    Strided convolutions of odd kernels leave it there, (s - 1) / 2 voxels from where `resize` takes it to be.
+    Between two voxels is interpolated linearly; beyond the last one it goes on as it ends.
+    """
+    for axis, step in enumerate(stride, start=2):
+        length = x.shape[axis]
+        if step > 1 and length > 1:
+            last = x.narrow(axis, length - 1, 1)
+            following = torch.cat([x.narrow(axis, 1, length - 1), last], dim=axis)
+            x = x + (step - 1) / (2 * step) * (following - x)
+    return x
 
 
 def fit(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+import torch
 from torch import Tensor, nn
 
 from medfuse.model.blame import placed
 from medfuse.model.graph import IMAGE, GraphPlan
-from medfuse.model.resample import resize
+from medfuse.model.resample import centred, resize
 from medfuse.model.still import untaught
 from medfuse.model.trial import settled
 
@@ -69,6 +70,12 @@ class Segmenter(nn.Module):
         assert len(self.aux) == len(own), "two auxiliary heads share a key"
         self._head_input = plan.head
         self._upsample: Literal["linear", "nearest"] = plan.upsample
+        self._starts = {
+            f"{b.name}.{tap.name}": tap.stride
+            for b in plan.backbones
+            if b.strategy.align == "start"
+            for tap in b.taps
+        }
         self._taps = {b.name: tuple(f"{b.name}.{tap.name}" for tap in b.taps) for b in plan.backbones}
         self._nodes = tuple(
             _Node(
@@ -124,7 +131,11 @@ class Segmenter(nn.Module):
         maps = {IMAGE: image}
         for backbone, taps in self._taps.items():
             if any(name in needed for name in taps):
-                maps.update({f"{backbone}.{k}": v for k, v in self.backbones[backbone](image).items()})
+                made = self.backbones[backbone](image)
+                maps.update({f"{backbone}.{k}": _as_the_graph(v, image) for k, v in made.items()})
+        for name, stride in self._starts.items():
+            if name in maps:
+                maps[name] = centred(maps[name], stride)
         for node in nodes:
             made = self.fusion[node.name](*_aligned([maps[name] for name in node.inputs], node))
             maps.update(zip(node.outputs, made if isinstance(made, list | tuple) else [made]))
@@ -137,6 +148,11 @@ def build_segmenter(plan: GraphPlan) -> Segmenter:
     Raises PipelineError where a plugin refuses: taps are tried out when they are attached.
     """
     return Segmenter(plan)
+
+
+def _as_the_graph(tapped: Tensor, image: Tensor) -> Tensor:
+    """A tapped map in the precision of what follows, where a network computes in double precision."""
+    return tapped.to(image.dtype) if tapped.dtype == torch.float64 else tapped
 
 
 def _aligned(inputs: Sequence[Tensor], node: _Node) -> list[Tensor]:

@@ -80,6 +80,22 @@ def test_a_map_of_one_size_whatever_the_image_has_its_stride_on_this_patch():
     assert (found["squeeze"].map_size, found["squeeze"].stride) == ((12, 1, 1, 1), (32, 32, 32))
 
 
+def test_attention_of_a_network_for_one_size_is_not_taken_for_a_map():
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.drop = nn.Conv2d(1, 12, 8, 8), nn.Dropout()
+
+        def forward(self, x):
+            assert x.shape[2:] == (32, 32)
+            tokens = self.embed(x).flatten(2).mT.reshape(2, 16, 12, 1).transpose(1, 2)
+            return self.drop((tokens @ tokens.mT).softmax(-1))  # (batch, 12 heads, 16 tokens, 16 tokens)
+
+    found = layers(Attention, FLAT)
+    assert "first or last" in found["drop"].reason
+    assert found["embed"].stride == (8, 8)
+
+
 def test_what_stays_ambiguous_is_refused():
     shown = [Shown((BATCH, 8, 8, 8, 8), (32, 32, 32))]
     assert "channels may come first or last" in read_map(shown).reason
@@ -116,12 +132,13 @@ class Odd(nn.Module):
         self.extra, self.careful, self.idle = nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
         self.pair, self.named, self.text = Makes(lambda x: (x, x[..., ::2, ::2])), Makes(dict_of), Makes(str)
         self.twice = nn.Conv2d(4, 4, 3, 2, 1)
+        self.places = Makes(lambda x: nn.functional.max_pool2d(x, 2, return_indices=True))
         self.swapped, self.cropped = Makes(lambda x: x.mT), nn.Conv2d(4, 2, 9)
 
     def forward(self, x):
         x = self.first(x)
         self.extra(x) if self.training else self.careful(x)
-        for layer in (self.pair, self.named, self.text, self.swapped, self.cropped):
+        for layer in (self.pair, self.named, self.text, self.swapped, self.cropped, self.places):
             layer(x)
         return self.twice(self.twice(x))
 
@@ -156,6 +173,12 @@ def test_a_layer_that_cannot_be_tapped_says_why(name, reason):
     layer = layers(Odd, FLAT)[name]
     assert layer.feature() is None
     assert re.search(reason, layer.reason)
+
+
+def test_whole_numbers_are_no_feature_map():
+    found = layers(Odd, FLAT)
+    assert found["places[0]"].stride == (2, 2)
+    assert "places[1]" not in found
 
 
 def test_elements_and_calls_are_layers_of_their_own():
@@ -224,3 +247,15 @@ def test_in_the_graph_every_map_has_its_channels_first(strategy):
 class Plain(Flat):
     def forward(self, x):
         return self.project(self.mlp(self.norm(self.embed(x).movedim(1, -1))).movedim(-1, 1))
+
+
+class InDouble(Flat):
+    def forward(self, x):
+        return self.project(
+            self.mlp(self.norm.double()(self.embed(x).movedim(1, -1).double()).float()).movedim(-1, 1)
+        )
+
+
+def test_a_map_in_double_precision_is_handed_on_in_that_of_the_image():
+    plan = graph("encoder.embed", "encoder.norm", target=f"{__name__}:InDouble")
+    assert build_segmenter(plan)(torch.randn(2, 1, 32, 32)).dtype == torch.float32

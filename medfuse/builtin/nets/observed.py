@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from medfuse.core.errors import ShapeError
 from medfuse.core.features import FeatureInfo, ImageInfo
 from medfuse.core.text import listed
-from medfuse.model.address import Address, Place, element, tensors_in
+from medfuse.model.address import Address, Place, as_returned, element, tensors_in
 from medfuse.model.borrowed import tensors_of
 from medfuse.model.trial import BATCH, trial
 
@@ -83,11 +83,15 @@ def layer(backbone: nn.Module, name: str) -> nn.Module:
 
 @dataclass
 class Call:
-    """One call of a layer: the input if it is a tensor alone, and what was returned, with their versions."""
+    """One call of a layer: the input if it is a tensor alone, and what was returned, with their versions.
+
+    `kept` is the output as it was then, whatever is done later to the list or dict that it is.
+    """
 
     given: Tensor | None
     given_version: int
     output: Any = None
+    kept: Any = None
     versions: dict[Place, int] = field(default_factory=dict)
 
 
@@ -144,7 +148,7 @@ class Observer:
         """What was tapped, if it was made and is a tensor."""
         call = self.call(tap)
         try:
-            made = element(call.output, tap.place) if call else None
+            made = element(call.kept, tap.place) if call else None
         except LookupError:
             return None
         return made if isinstance(made, Tensor) else None
@@ -154,7 +158,7 @@ class Observer:
         call, made = self.call(tap), self.tensor(tap)
         if call is None or made is None:
             return False
-        return any(x is made and x._version != call.versions[p] for p, x in tensors_in(call.output))
+        return any(x is made and x._version != call.versions[p] for p, x in tensors_in(call.kept))
 
     def _start(self) -> None:
         self.ran: list[str] = []
@@ -167,7 +171,7 @@ class Observer:
 
     def _root(self, _: nn.Module, args: Any) -> None:
         self._start()  # a trial may need a second pass
-        self.image = Call(None, 0, args[0], {(): args[0]._version})
+        self.image = Call(None, 0, args[0], args[0], {(): args[0]._version})
 
     def _before(self, path: str, _: nn.Module, args: Any, kwargs: Any) -> None:
         alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
@@ -181,7 +185,8 @@ class Observer:
         while self._open and self._open[-1][0] != path:
             self._open.pop()  # of a call that an exception ended
         call = self._open.pop()[1] if self._open else Call(None, 0)
-        call.output, call.versions = output, {place: x._version for place, x in tensors_in(output)}
+        call.output, call.kept = output, as_returned(output)
+        call.versions = {place: x._version for place, x in tensors_in(output)}
         self.ran.append(path)
         self.calls.setdefault(path, []).append(call)
         if path in self._steps:
@@ -272,7 +277,7 @@ def _no_tensor(tap: Tap, seen: Observer) -> str:
     call = seen.call(tap)
     assert call is not None
     head = Address(tap.path, tap.call)
-    names = [Address(head.path, head.call, place).text for place, _ in tensors_in(call.output) if place]
+    names = [Address(head.path, head.call, place).text for place, _ in tensors_in(call.kept) if place]
     kind = type(call.output).__name__
     if not names:
         return f"layer {tap.name!r} makes a {kind} rather than a tensor; tap a layer inside it"

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from medfuse.builtin.nets.observed import Observer, Tap, check_taps, find_taps
 from medfuse.core.errors import ShapeError
 from medfuse.core.features import FeatureInfo, ImageInfo
-from medfuse.model.address import element
+from medfuse.model.address import as_returned, element
 from medfuse.model.trial import in_mode, trial
 
 REMEDY = "tap it with forward_hook instead"
@@ -73,7 +73,7 @@ class _Tracer(Tracer):
         if self.is_leaf_module(m, whole_path):
             self.opaque.add(path)
         self.ran.append(path)
-        self.returned.setdefault(path, []).append((made, _last(self.graph)))
+        self.returned.setdefault(path, []).append((as_returned(made), _last(self.graph)))
         if path in self.left:
             self.left[path] -= 1
             if not any(left > 0 for left in self.left.values()):

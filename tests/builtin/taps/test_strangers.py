@@ -152,6 +152,19 @@ def test_an_element_that_there_is_not_is_refused_with_those_there_are(strategy):
         attach(strategy, network, "1[out]")
 
 
+@pytest.mark.parametrize("strategy", ["forward_hook", "fx_graph"])
+def test_an_element_stays_though_the_list_is_emptied_later(strategy):
+    def run(net, x):
+        made = net.m(x)
+        made.reverse()
+        return net.b(made.pop(0) + made.pop(0).mean())
+
+    network = Net(run, m=Makes(lambda fine, coarse: [fine, coarse]))
+    made = attach(strategy, copy.deepcopy(network), "m[0]", "m[1]")(example())
+    assert torch.equal(made["m[0]"], network.m(example())[0])
+    assert torch.equal(made["m[1]"], network.m(example())[1])
+
+
 def test_an_element_that_is_overwritten_is_copied():
     network = Net(
         lambda net, x: net.b(net.m(x)["fine"].relu_()), m=Makes(lambda f, c: {"fine": f, "coarse": c})

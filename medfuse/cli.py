@@ -555,7 +555,13 @@ def _show_log() -> None:
     """medfuse's own log goes to stderr as plain lines; of other libraries only warnings are of interest."""
     import logging
 
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    class _Stderr(logging.Handler):
+        """Asks for sys.stderr at each line: a progress bar stands in for it while it is shown."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            print(self.format(record), file=sys.stderr, flush=True)
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[_Stderr()])
     quiet = {"-q", "--quiet"} & set(sys.argv)
     logging.getLogger("medfuse").setLevel(logging.WARNING if quiet else logging.INFO)
     chatty = "lightning_fabric.utilities.rank_zero"  # its parent's level is set when it is imported

@@ -145,12 +145,19 @@ def train(run: Run, planned: Planned, graph: GraphPlan, store: Store) -> None:
         if guided
         else None,
         pseudo=PseudoLabels(pseudo, partial(begun.batches, labelled=False), teacher) if pseudo else None,
+        labels=_labels(plan),
     )
     run.reporter.say(f"trained {_stands(done)}")
 
 
 def _stands(progress: Progress | Spent) -> str:
     return f"{progress.step} steps in {progress.seconds / 60:.1f} minutes"
+
+
+def _labels(plan: DataPlan) -> tuple[str, ...]:
+    """The name of each class number of a prepared label; of regions, the value in the label map."""
+    names = {value: name for name, value in plan.labels.items()}
+    return tuple(names.get(value, f"value {value}") for value in plan.values)
 
 
 def _has_weights(run: Run) -> bool:
@@ -262,24 +269,27 @@ def _validate(
 
     found: dict[str, list[float]] = {}
     names = run.split.validation[: run.pipeline.train.validation_cases]
-    for name in names[run.together.rank :: run.together.size]:
-        image, label = store.read_case(name)
-        logits = predict_logits(
-            image,
-            windows,
-            patch_size=plan.patch_size,
-            classes=len(plan.classes),
-            overlap=run.pipeline.infer.overlap,
-            batch_size=run.pipeline.infer.batch_size,
-            device=device,
-        )
-        if plan.regions:
-            regions = dict(zip(plan.classes, plan.regions))
-            scores = dice_per_region((logits > 0).cpu().numpy(), label, regions, plan.ignored)
-        else:
-            scores = dice_per_class(logits.argmax(0).cpu().numpy(), label, plan.classes)
-        for label_name, value in scores.items():
-            found.setdefault(label_name, []).append(value)
+    own = names[run.together.rank :: run.together.size]
+    with run.reporter.track("validation", len(own)) as advance:
+        for done, name in enumerate(own):
+            advance(done, name)
+            image, label = store.read_case(name)
+            logits = predict_logits(
+                image,
+                windows,
+                patch_size=plan.patch_size,
+                classes=len(plan.classes),
+                overlap=run.pipeline.infer.overlap,
+                batch_size=run.pipeline.infer.batch_size,
+                device=device,
+            )
+            if plan.regions:
+                regions = dict(zip(plan.classes, plan.regions))
+                scores = dice_per_region((logits > 0).cpu().numpy(), label, regions, plan.ignored)
+            else:
+                scores = dice_per_class(logits.argmax(0).cpu().numpy(), label, plan.classes)
+            for label_name, value in scores.items():
+                found.setdefault(label_name, []).append(value)
     shares = run.together.collect(found)
     labels = dict.fromkeys(name for share in shares for name in share)
     found = {name: [value for share in shares for value in share.get(name, [])] for name in labels}

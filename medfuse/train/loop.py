@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ def fit(
     seed: int = 1,
     guided: Guided | None = None,
     pseudo: PseudoLabels | None = None,
+    labels: Sequence[str] = (),
 ) -> Progress:
     """Train until the budget is spent, or carry on from the training state in `folder`.
 
@@ -54,6 +55,7 @@ def fit(
     Where several processes train together, each calls this; the first writes and speaks for all.
     Each epoch ends with `validate` and `save`; with a budget in minutes `validate` is left out while it has
     taken more than a tenth of the time. Raises MedfuseError where the loss stops being a number.
+    `labels` are the names of class numbers, for what is to be said of them.
     """
     together, budget = Together(), Budget.of(settings)
     if not together.is_first:
@@ -92,7 +94,7 @@ def fit(
         pseudo=pseudo,
     )
     keeper = Keeper(trained, folder, course, settings)
-    doubts = Doubts(reporter.say, fresh=progress.step == 0)
+    doubts = Doubts(reporter.say, fresh=progress.step == 0, labels=labels)
     with (
         closing(batches(progress.step)) as stream,
         closing(pseudo) if pseudo else nullcontext(),
@@ -123,6 +125,7 @@ def fit(
         if not end_epoch.looked:  # the time ran out while the weights were saved
             end_epoch(last=True)
             keeper.keep()
+    doubts.end()
     reporter.say(wait_advice(curve.wait_share()))
     return progress
 

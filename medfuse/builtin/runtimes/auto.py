@@ -65,17 +65,17 @@ class Auto(Runtime):
             reference = model(example).float()
         options = {_label(option): option for option in self.choices(example.device)}
         key = _key(model, example, options)
-        known, wrong = recall(_FILE, key), list[str]()
+        known, wrong, told = recall(_FILE, key), list[str](), list[str]()
         choice = known.get("choice") if isinstance(known, dict) else None
         if (
             isinstance(choice, str)
             and choice in options
             and _still_holds(known, model)
-            and (run := _right(choice, options[choice], model, example, reference, wrong))
+            and (run := _right(choice, options[choice], model, example, reference, wrong, told))
         ):
             log.info("%s runs the network, as was found before: %s", choice, known.get("reason"))
             return run
-        choice, run, why = _fastest(options, model, example, reference, wrong)
+        choice, run, why = _fastest(options, model, example, reference, wrong, told)
         log.info("%s runs the network: %s", choice, why)
         weights = {"weights": _digest(model)} if wrong else {}  # others may be right with others
         remember(_FILE, key, {"choice": choice, "reason": why, **weights})
@@ -97,11 +97,17 @@ class Auto(Runtime):
 
 
 def _right(
-    choice: str, option: Runtime, model: nn.Module, example: Tensor, reference: Tensor, wrong: list[str]
+    choice: str,
+    option: Runtime,
+    model: nn.Module,
+    example: Tensor,
+    reference: Tensor,
+    wrong: list[str],
+    told: list[str],
 ) -> Run | None:
     """`option`, prepared, where it answers `example` with `reference`; else None, and a line why.
 
-    One that answers otherwise is added to those that are `wrong`.
+    One that answers otherwise is added to those that are `wrong`. A line that was `told` is not told again.
     """
     from medfuse.core.device import disagreement
     from medfuse.core.engine import Running
@@ -112,8 +118,11 @@ def _right(
         run = Running(made, **engine_of(option, made))
         if fault := disagreement(reference, run(example)):
             wrong.append(choice)
-    except MedfuseError as error:  # not installed, or not for this device
-        log.info("not %s: %s", choice, error)
+    except MedfuseError as error:  # not installed, or not for this device; the same in every precision
+        line = f"not {registry.name_of(option)}: {error}"
+        if line not in told:
+            log.info("%s", line)
+            told.append(line)
         return None
     except Exception as error:  # other people's engines fail in any way they like
         fault = reason(error)
@@ -123,7 +132,12 @@ def _right(
 
 
 def _fastest(
-    options: dict[str, Runtime], model: nn.Module, example: Tensor, reference: Tensor, wrong: list[str]
+    options: dict[str, Runtime],
+    model: nn.Module,
+    example: Tensor,
+    reference: Tensor,
+    wrong: list[str],
+    told: list[str],
 ) -> tuple[str, Run, str]:
     """The name of the best option, the option prepared, and why it is that."""
     from medfuse.core.device import TURNS, seconds_of
@@ -133,7 +147,7 @@ def _fastest(
     runs: dict[str, Run] = {}
     seconds: dict[str, float] = {}
     for choice, option in options.items():
-        if run := _right(choice, option, model, example, reference, wrong):
+        if run := _right(choice, option, model, example, reference, wrong, told):
             runs[choice], seconds[choice] = run, seconds_of(run, example)
     if not runs:
         plain = registry.get(Runtime.group, "torch").model_validate({"precision": "fp32"})

@@ -1,9 +1,12 @@
 """nnU-Net's models as runs: the same logits, and the plan's facts."""
 
 import json
+import re
+import shutil
 
 import pytest
 import torch
+from fuzz import spoilt
 from nnunet_model import write_model
 
 from medfuse.core.errors import CheckpointError, OutputError
@@ -125,3 +128,103 @@ def test_weights_are_never_overwritten(tmp_path):
     folder, _, _ = imported(tmp_path)
     with pytest.raises(OutputError, match="is there already"):
         import_nnunet(folder, tmp_path / "run", reporter=Reporter(quiet=True))
+
+
+ONE_LINE = "plans.json|dataset.json|checkpoint|fold_0"
+
+
+def refused(folder, tmp_path) -> bool:
+    """Whether the import is refused, in lines that name one of the files."""
+    try:
+        import_nnunet(folder, tmp_path / "run", reporter=Reporter(quiet=True))
+    except CheckpointError as error:
+        for line in error.lines:
+            assert line.isprintable()
+            assert len(line) < 1500
+            assert re.search(ONE_LINE, line), line
+        return True
+    shutil.rmtree(tmp_path / "run")
+    return False
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A trained model's folder, and what its two texts say."""
+    folder = tmp_path / "nnUNetTrainer__nnUNetPlans"
+    write_model(folder)
+    names = ("plans.json", "dataset.json")
+    return folder, {name: json.loads((folder / name).read_text()) for name in names}
+
+
+@pytest.mark.parametrize("circle", [["3d_fullres"], ["parent", "3d_fullres"]])
+def test_a_configuration_that_inherits_from_itself_is_named(model, tmp_path, circle):
+    folder, said = model
+    known = said["plans.json"]["configurations"]
+    for name, parent in zip(circle, [*circle[1:], circle[0]]):
+        known[name] = {**known[name], "inherits_from": parent}
+    known["3d_fullres"]["inherits_from"] = circle[0]
+    (folder / "plans.json").write_text(json.dumps(said["plans.json"]))
+    with pytest.raises(CheckpointError, match=r"plans\.json: configuration \w+ inherits from itself"):
+        import_nnunet(folder, tmp_path / "run", reporter=Reporter(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"patch_size": [8, 16]}, "numbers of axes"),
+        ({"patch_size": [8, 16, "x"]}, r"patch_size\[2\]"),
+        ({"patch_size": 5}, "patch_size"),
+        ({"spacing": [1, 0, 1]}, r"spacing\[1\]"),
+        ({"batch_size": None}, "batch_size"),
+        ({"normalization_schemes": ["CTNormalization"]}, "channel 1 has no scheme"),
+        ({"normalization_schemes": ["²", "²"]}, "channel 0 is normalised by ²"),
+        ({"architecture": 3}, "architecture"),
+        ({"architecture": {"network_class_name": "a.B", "arch_kwargs": {}}}, "features_per_stage|n_stages"),
+    ],
+)
+def test_an_odd_value_of_a_plan_is_one_line_with_its_key(model, tmp_path, changed, words):
+    folder, said = model
+    said["plans.json"]["configurations"]["parent"] |= changed
+    (folder / "plans.json").write_text(json.dumps(said["plans.json"]))
+    with pytest.raises(CheckpointError, match=rf"plans\.json: .*({words})") as caught:
+        import_nnunet(folder, tmp_path / "run", reporter=Reporter(quiet=True))
+    assert len(caught.value.lines) == 1
+
+
+def test_a_plan_of_a_larger_network_than_the_checkpoint_takes_no_memory(model, tmp_path):
+    folder, said = model
+    kwargs = said["plans.json"]["configurations"]["parent"]["architecture"]["arch_kwargs"]
+    kwargs["features_per_stage"] = [4096] * len(kwargs["features_per_stage"])
+    kwargs["kernel_sizes"] = [[63, 63, 63]] * len(kwargs["kernel_sizes"])
+    (folder / "plans.json").write_text(json.dumps(said["plans.json"]))
+    with pytest.raises(CheckpointError, match=r"its network has [\d,]+ parameters"):
+        import_nnunet(folder, tmp_path / "run", reporter=Reporter(quiet=True))
+
+
+@pytest.mark.parametrize("name", ["plans.json", "dataset.json"])
+@pytest.mark.parametrize("text", ["[" * 200_000, "5", "", "{", '{"a": NaN}', "null", "[]"])
+def test_a_text_that_is_no_plan_is_refused(model, tmp_path, name, text):
+    folder, _ = model
+    (folder / name).write_text(text)
+    assert refused(folder, tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_spoilt_plans_are_imported_or_refused_in_lines(model, tmp_path, seed):
+    spoil(model, tmp_path, seed)
+
+
+@pytest.mark.slow
+def test_many_spoilt_plans_are_imported_or_refused_in_lines(model, tmp_path):
+    outcomes = [spoil(model, tmp_path, seed) for seed in range(6, 250)]
+    assert sum(outcomes) > len(outcomes) / 3
+
+
+def spoil(model, tmp_path, seed) -> bool:
+    folder, said = model
+    for name, value in said.items():
+        (folder / name).write_text(json.dumps(spoilt(value, seed)))
+        if name == "plans.json":
+            first = refused(folder, tmp_path)
+            (folder / name).write_text(json.dumps(value))
+    return refused(folder, tmp_path) or first

@@ -179,27 +179,32 @@ def parse_channels(value: Any, where: str, faults: list[str]) -> tuple[str, ...]
     return ()
 
 
-def check_cases(cases: Iterable[Case], faults: list[str]) -> None:
-    """Add a line for every file that is not there, every name used twice, and every name no file can have."""
+def check_cases(cases: Iterable[Case], faults: list[str], source: Path | None = None) -> None:
+    """Add a line for every file that is not there, every name used twice, and every name no file can have.
+
+    `source`: the text that lists the cases, where one does.
+    """
     first: dict[str, Case] = {}
     for case in cases:
         if not re.fullmatch(r"[^\s./\\][^/\\\n]{0,199}", case.name):
             name = shortened(repr(case.name))
-            faults.append(f"{shortened(str(case.images[0]))}: case name {name} cannot name a file; rename it")
+            file = shortened(str(case.images[0]))
+            faults.append(f"{source or file}: case name {name} (image {file}) cannot name a file; rename it")
         for path in (*case.images, *((case.label,) if case.label else ())):
             if not os.path.isfile(path):
-                faults.append(_missing(path, case))
+                faults.append(_missing(path, case, source))
         if case.name in first:
-            other = first[case.name].images[0]
+            file, other = (shortened(str(c.images[0]), 300) for c in (case, first[case.name]))
+            in_list = f" in {source}" if source else ""
             faults.append(
-                f"{case.images[0]}: two cases are named {case.name}, the other is {other}; rename one"
+                f"{file}: two cases are named {case.name}{in_list}, the other is {other}; rename one"
             )
         first.setdefault(case.name, case)
 
 
-def _missing(path: Path, case: Case) -> str:
+def _missing(path: Path, case: Case, source: Path | None) -> str:
     """Why a case's file cannot be used."""
-    of = f"(case {shortened(case.name)})"
+    of = f"(case {shortened(case.name)}{f' of {source}' if source else ''})"
     if not os.path.lexists(path):
         return f"{shortened(str(path), 300)}: no such file {of}; copy it there, or drop the case"
     if os.path.exists(path):

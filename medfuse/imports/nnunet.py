@@ -6,7 +6,6 @@ Isensee et al. 2021; the layout is that of nnunetv2, whose package is not needed
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +16,24 @@ import medfuse
 from medfuse import registry
 from medfuse.api import Backbone
 from medfuse.core.errors import CheckpointError
+from medfuse.core.json_text import shortened, validated
+from medfuse.core.labels import LabelValue, members
 from medfuse.data.plan import DataPlan, Normalization
+from medfuse.imports.nnunet_files import (
+    GIVE,
+    ArchKwargs,
+    Configuration,
+    OlderNetwork,
+    Plans,
+    read_labels_and_channels,
+    read_plans,
+)
 from medfuse.model.nnunet_names import plain_name
 from medfuse.model.settings import ModelSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-GIVE = "give the folder nnUNetTrainer__…, which holds plans.json, dataset.json and fold_0"
 PLAIN, RESIDUAL = "PlainConvUNet", "ResidualEncoderUNet"
 SCHEMES = {
     "CTNormalization": "ct",
@@ -100,135 +109,135 @@ def medfuse_name(key: str, network: Network) -> str:
 
 def read_plan(folder: Path, configuration: str) -> Imported:
     """plans.json and dataset.json of a trained model's folder. Raises CheckpointError."""
-    plans, dataset = (_json(folder / name) for name in ("plans.json", "dataset.json"))
-    where = folder / "plans.json"
-    try:
-        return _imported(plans, dataset, _configuration(plans, configuration, where), folder)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise CheckpointError(
-            f"{where}: is no plan of nnU-Net 2 for {configuration} ({type(error).__name__}: {error}); {GIVE}"
-        ) from error
-
-
-def _imported(
-    plans: Mapping[str, Any], dataset: Mapping[str, Any], config: Mapping[str, Any], folder: Path
-) -> Imported:
-    where = folder / "plans.json"
-    if config.get("previous_stage"):
+    plans, where = read_plans(folder), folder / "plans.json"
+    labels, channels = read_labels_and_channels(folder)
+    given = plans.configuration(configuration, where)
+    config = validated(Configuration, given, _of(where, configuration), raises=CheckpointError, remedy=GIVE)
+    if config.previous_stage:
         raise CheckpointError(
             f"{where}: is the second stage of a cascade; import 3d_fullres or 3d_lowres instead"
         )
-    turned = plans.get("transpose_forward", [0, 1, 2])
-    dims = len(config["patch_size"])
+    turned, dims = plans.transpose_forward, len(config.patch_size)
     if dims == 2 and turned[0] != 0:
         raise CheckpointError(
-            f"{where}: its slices are not in the (x, y) plane (transpose_forward {turned}); "
+            f"{where}: its slices are not in the (x, y) plane (transpose_forward {list(turned)}); "
             "import 3d_fullres instead"
         )
     # our axis a is array axis 2 - a, and nnU-Net moved array axis turned[d] to its axis d
-    axes = tuple(turned.index(2 - axis) for axis in range(dims))
-    axes = tuple(axis - (3 - dims) for axis in axes)
-    network = _network(config, where)
-    return Imported(_data_plan(plans, dataset, config, axes, folder), _model(network, axes), axes, network)
+    axes = tuple(turned.index(2 - axis) - (3 - dims) for axis in range(dims))
+    network = _network(config, given, _of(where, configuration))
+    plan = _data_plan(plans, config, labels, channels, axes, folder)
+    return Imported(plan, _model(network, axes), axes, network)
+
+
+def _of(where: Path, configuration: str) -> str:
+    return f"{where}: configuration {shortened(configuration)}"
 
 
 def _data_plan(
-    plans: Mapping[str, Any],
-    dataset: Mapping[str, Any],
-    config: Mapping[str, Any],
+    plans: Plans,
+    config: Configuration,
+    labels: Mapping[str, LabelValue],
+    channels: Sequence[str],
     axes: Sequence[int],
     folder: Path,
 ) -> DataPlan:
-    labels = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
-    if regions := [name for name, value in labels.items() if not isinstance(value, int)]:
-        raise CheckpointError(
-            f"{folder / 'dataset.json'}: labels {', '.join(regions)} are regions, which share voxels; only "
-            "models with one value per label can be imported"
-        )
-    names = dataset.get("channel_names") or dataset["modality"]
-    spacing = list(config["spacing"])
+    spacing = list(config.spacing)
     if len(axes) == 2:  # slices keep their distance, here the median one
-        spacing = [plans["original_median_spacing_after_transp"][0], *spacing]
-    x, y, z = (float(spacing[axis]) for axis in (axes if len(axes) == 3 else (axes[0] + 1, axes[1] + 1, 0)))
+        median = plans.original_median_spacing_after_transp
+        if median is None:
+            raise CheckpointError(
+                f"{folder / 'plans.json'}: has no original_median_spacing_after_transp; {GIVE}"
+            )
+        spacing = [median[0], *spacing]
+    x, y, z = (spacing[axis] for axis in (axes if len(axes) == 3 else (axes[0] + 1, axes[1] + 1, 0)))
     return DataPlan(
         spacing_mm=(x, y, z),
-        patch_size=tuple(int(config["patch_size"][axis]) for axis in axes),
-        batch_size=int(config["batch_size"]),
-        channels=tuple(str(names[str(i)]) for i in range(len(names))),
-        normalization=tuple(_normalization(plans, config, i, folder) for i in range(len(names))),
-        labels=dict(sorted(labels.items(), key=lambda item: item[1])),
+        patch_size=tuple(config.patch_size[axis] for axis in axes),
+        batch_size=config.batch_size,
+        channels=tuple(channels),
+        normalization=tuple(_normalization(plans, config, i, folder) for i in range(len(channels))),
+        labels=dict(sorted(labels.items(), key=lambda item: members(item[1]))),
         reasons={},
     )
 
 
-def _normalization(
-    plans: Mapping[str, Any], config: Mapping[str, Any], channel: int, folder: Path
-) -> Normalization:
-    scheme = config["normalization_schemes"][channel]
-    kind = SCHEMES.get(scheme)
-    if kind is None:
-        raise CheckpointError(
-            f"{folder / 'plans.json'}: channel {channel} is normalised by {scheme}, which medfuse has not; "
-            f"known are {', '.join(SCHEMES)}"
-        )
+def _normalization(plans: Plans, config: Configuration, channel: int, folder: Path) -> Normalization:
+    where = folder / "plans.json"
+    scheme = dict(enumerate(config.normalization_schemes)).get(channel)
+    kind = SCHEMES.get(scheme or "")
+    if scheme is None or kind is None:
+        how = f"is normalised by {shortened(scheme)}, which medfuse has not" if scheme else "has no scheme"
+        raise CheckpointError(f"{where}: channel {channel} {how}; known are {', '.join(SCHEMES)}")
     if kind == "ct":
-        facts = plans["foreground_intensity_properties_per_channel"][str(channel)]
-        lower, upper, mean, std = (
-            float(facts[key]) for key in ("percentile_00_5", "percentile_99_5", "mean", "std")
-        )
-        return Normalization("ct", lower, upper, mean, max(std, 1e-8))
+        facts = plans.foreground_intensity_properties_per_channel.get(str(channel))
+        if facts is None:
+            raise CheckpointError(
+                f"{where}: foreground_intensity_properties_per_channel has no channel {channel}; {GIVE}"
+            )
+        std = max(facts.std, 1e-8)
+        return Normalization("ct", facts.percentile_00_5, facts.percentile_99_5, facts.mean, std)
     if kind == "none":
         return Normalization("none")
-    return Normalization("nonzero_zscore" if config["use_mask_for_norm"][channel] else "zscore")
+    masked = dict(enumerate(config.use_mask_for_norm)).get(channel, False)
+    return Normalization("nonzero_zscore" if masked else "zscore")
 
 
-def _configuration(plans: Mapping[str, Any], name: str, where: Path) -> dict[str, Any]:
-    """A configuration with all that it inherits."""
-    known = plans["configurations"]
-    if name not in known:
-        raise CheckpointError(f"{where}: has no configuration {name}; it has {', '.join(known)}")
-    own = dict(known[name])
-    parent = own.pop("inherits_from", None)
-    return {**_configuration(plans, parent, where), **own} if parent else own
+def _network(config: Configuration, given: Mapping[str, Any], where: str) -> Network:
+    """The network of a plan of nnunetv2 2.4 and later, or of the releases before. Raises CheckpointError."""
+    if config.architecture is None:
+        older = validated(OlderNetwork, given, where, raises=CheckpointError, remedy=GIVE)
+        network = _older_network(older, where)
+    else:
+        kind = config.architecture.network_class_name.rpartition(".")[2]
+        network = _newer_network(kind, config.architecture.arch_kwargs, where)
+    stages, dims = len(network.channels), len(config.patch_size)
+    lengths = {len(network.strides), len(network.kernels), len(network.convs)}
+    if lengths != {stages} or len(network.decoder_convs) != stages - 1 or stages < 2:
+        raise CheckpointError(
+            f"{where}: its network has {stages} stages of features, and other numbers of strides, kernels or "
+            f"convolutions; {GIVE}"
+        )
+    if any(len(entry) != dims for entry in (*network.strides, *network.kernels)):
+        raise CheckpointError(f"{where}: its kernels or strides have other axes than its patch_size; {GIVE}")
+    return network
 
 
-def _network(config: Mapping[str, Any], where: Path) -> Network:
-    """The network of a plan of nnunetv2 2.4 and later, or of the releases before."""
-    if "architecture" not in config:
-        return _older_network(config, where)
-    kind = config["architecture"]["network_class_name"].rpartition(".")[2]
-    given = config["architecture"]["arch_kwargs"]
-    per_stage = "n_blocks_per_stage" if kind == RESIDUAL else "n_conv_per_stage"
-    _check(kind, given, where)
+def _newer_network(kind: str, given: ArchKwargs, where: str) -> Network:
+    _check(kind, given.model_dump(), where)
+    per_stage = given.n_blocks_per_stage if kind == RESIDUAL else given.n_conv_per_stage
+    if per_stage is None:
+        raise CheckpointError(f"{where}: its {kind} has no number of convolutions per stage; {GIVE}")
     return Network(
         kind,
-        tuple(given["features_per_stage"]),
-        _axes(given["strides"], given["kernel_sizes"]),
-        _axes(given["kernel_sizes"], given["kernel_sizes"]),
-        _counts(given[per_stage], given["n_stages"]),
-        _counts(given["n_conv_per_stage_decoder"], given["n_stages"] - 1),
+        given.features_per_stage,
+        _axes(given.strides, given.kernel_sizes),
+        _axes(given.kernel_sizes, given.kernel_sizes),
+        _counts(per_stage, given.n_stages),
+        _counts(given.n_conv_per_stage_decoder, given.n_stages - 1),
     )
 
 
-def _older_network(config: Mapping[str, Any], where: Path) -> Network:
-    kind = config["UNet_class_name"]
-    _check(kind, {}, where)
-    kernels = config["conv_kernel_sizes"]
-    stages, first = len(kernels), config["UNet_base_num_features"]
+def _older_network(given: OlderNetwork, where: str) -> Network:
+    _check(given.UNet_class_name, {}, where)
+    kernels = given.conv_kernel_sizes
+    stages, first = len(kernels), given.UNet_base_num_features
     return Network(
-        kind,
-        tuple(min(first * 2**i, config["unet_max_num_features"]) for i in range(stages)),
-        _axes(config["pool_op_kernel_sizes"], kernels),
+        given.UNet_class_name,
+        tuple(min(first * 2**i, given.unet_max_num_features) for i in range(stages)),
+        _axes(given.pool_op_kernel_sizes, kernels),
         _axes(kernels, kernels),
-        _counts(config["n_conv_per_stage_encoder"], stages),
-        _counts(config["n_conv_per_stage_decoder"], stages - 1),
+        _counts(given.n_conv_per_stage_encoder, stages),
+        _counts(given.n_conv_per_stage_decoder, stages - 1),
     )
 
 
-def _check(kind: str, given: Mapping[str, Any], where: Path) -> None:
+def _check(kind: str, given: Mapping[str, Any], where: str) -> None:
     """That medfuse has this network. Raises CheckpointError."""
     if kind not in (PLAIN, RESIDUAL):
-        raise CheckpointError(f"{where}: its network is a {kind}; {PLAIN} and {RESIDUAL} can be imported")
+        raise CheckpointError(
+            f"{where}: its network is a {shortened(kind)}; {PLAIN} and {RESIDUAL} can be imported"
+        )
     installed = {entry.name for entry in registry.entries(Backbone.group)}
     if kind == RESIDUAL and "residual_encoder" not in installed:
         raise CheckpointError(
@@ -239,14 +248,16 @@ def _check(kind: str, given: Mapping[str, Any], where: Path) -> None:
         value = str(given.get(key) or name).rpartition(".")[2]
         if not value.startswith(name) or (not name and value):
             raise CheckpointError(
-                f"{where}: its network has {key} {value}; networks with instance norm, leaky ReLU and no "
-                "dropout can be imported"
+                f"{where}: its network has {key} {shortened(value)}; networks with instance norm, leaky ReLU "
+                "and no dropout can be imported"
             )
 
 
-def _axes(entries: Sequence[Any], like: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    dims = len(like[0])
-    return tuple((n,) * dims if isinstance(n, int) else tuple(n) for n in entries)
+def _axes(
+    entries: Sequence[int | tuple[int, ...]], like: Sequence[int | tuple[int, ...]]
+) -> tuple[tuple[int, ...], ...]:
+    dims = next((len(entry) for entry in like if not isinstance(entry, int)), 3)
+    return tuple((entry,) * dims if isinstance(entry, int) else entry for entry in entries)
 
 
 def _counts(given: int | Sequence[int], stages: int) -> tuple[int, ...]:
@@ -281,12 +292,3 @@ def _model(network: Network, axes: Sequence[int]) -> ModelSettings:
         schedule = {"use": "constant", "weight": 0.5, "ratio": 0.5}
         model["aux"] = {"heads": ["decoded.*"], "schedule": schedule}
     return ModelSettings.model_validate(model)
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{path}: no such file; {GIVE}") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); copy it again") from error

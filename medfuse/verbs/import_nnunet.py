@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medfuse.core.errors import CheckpointError, OutputError
+from medfuse.core.errors import CheckpointError, MedfuseError, OutputError
 from medfuse.core.files import make_folder
 from medfuse.core.lock import locked
 from medfuse.core.reporter import Reporter
@@ -50,17 +49,32 @@ def import_nnunet(
 
 def _import_fold(folder: Path, fold: Path, state: Any, path: Path) -> None:
     """One checkpoint as one weights file, which its own network has taken."""
+    from torch import Tensor, device
+
+    from medfuse.data.listing import is_whole
     from medfuse.imports.nnunet import read_plan
+    from medfuse.imports.nnunet_files import read_state
     from medfuse.model.graph import plan_graph
     from medfuse.model.segmenter import build_segmenter
     from medfuse.model.weights import load_into, save_weights
 
-    if not isinstance(state, Mapping) or not isinstance(state.get("network_weights"), Mapping):
-        raise CheckpointError(f"{fold}: its checkpoint holds no network_weights; it is not nnU-Net's")
-    imported = read_plan(folder, str(state.get("init_args", {}).get("configuration", "3d_fullres")))
-    network = build_segmenter(plan_graph(imported.model, imported.plan.image, len(imported.plan.classes)))
-    load_into(network, imported.tensors(state["network_weights"]), fold)
+    read, weights = read_state(state, fold)
+    tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    imported = read_plan(folder, read.configuration)
+    try:
+        graph = plan_graph(imported.model, imported.plan.image, len(imported.plan.classes))
+    except MedfuseError as error:
+        raise CheckpointError(f"{folder / 'plans.json'}: {'; '.join(error.lines)}") from error
+    with device("meta"):  # which takes no memory, whatever the plan says
+        wanted = sum(p.numel() for p in build_segmenter(graph).parameters())
+    if wanted > (held := sum(tensor.numel() for tensor in tensors.values())):
+        raise CheckpointError(
+            f"{folder / 'plans.json'}: its network has {wanted:,} parameters, {fold} at most {held:,}; give "
+            "the plan that it was trained with"
+        )
+    network = build_segmenter(graph)
+    load_into(network, imported.tensors(tensors), fold)
     number = fold.name.removeprefix("fold_")
-    mirror = state.get("inference_allowed_mirroring_axes") or ()
-    facts = imported.facts(folder.parent.name or folder.name, int(number) if number.isdigit() else 0, mirror)
-    save_weights(path, network, {**facts, "trained": {"nnunet_epochs": int(state.get("current_epoch", 0))}})
+    mirror = read.inference_allowed_mirroring_axes or ()
+    facts = imported.facts(folder.parent.name or folder.name, int(number) if is_whole(number) else 0, mirror)
+    save_weights(path, network, {**facts, "trained": {"nnunet_epochs": read.current_epoch}})

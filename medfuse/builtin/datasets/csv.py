@@ -50,7 +50,7 @@ class Csv(Dataset):
                     folds[case.name] = _fold(row[columns.fold], f"{path}:{line}", faults)
         if not rows:
             faults.append(f"{path}: holds no rows; add one per case")
-        check_cases(cases, faults)
+        check_cases(cases, faults, path)
         if faults:
             raise DataError(*faults)
         names = self.channels or tuple(header[i] for i in columns.images)

@@ -46,7 +46,7 @@ class Decathlon(Dataset):
         names = parse_channels(values.get(key), f"{source.path}: {key}", faults)
         entries = list(self._entries(source, faults))
         cases = tuple(case for case, _ in entries)
-        check_cases(cases, faults)
+        check_cases(cases, faults, source.path)
         splits = self._splits(source, entries, faults)
         listed = self._test_cases(source, faults)
         if faults:

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError
+from medfuse.core.json_text import shortened
 from medfuse.data.listing import Classes, check_cases, notes_on, parse_labels, splits_beside
 from medfuse.volumes.endings import ENDINGS, ending, stem
 
@@ -48,10 +49,11 @@ class Folder(Dataset):
     @model_validator(mode="after")
     def _names_fit(self) -> "Folder":
         for pattern in (*self.images, self.labels):
-            if Path(pattern).is_absolute() or "**" in pattern or not pattern.strip():
+            odd = "**" in pattern or not pattern.strip() or len(pattern) > 500 or not pattern.isprintable()
+            if odd or Path(pattern).is_absolute():
                 raise ValueError(
-                    f"{pattern!r} is no pattern below data.root; write a sub-folder, or a pattern such as "
-                    "'{case}/ct.nii.gz', in which `*` stands for anything but `/`"
+                    f"{shortened(repr(pattern))} is no pattern below data.root; write a sub-folder, or a pattern "
+                    "such as '{case}/ct.nii.gz', in which `*` stands for anything but `/`"
                 )
         if self.channels and len(self.images) not in (1, len(self.channels)):
             raise ValueError(
@@ -99,7 +101,14 @@ class Folder(Dataset):
         pattern = _pattern(pattern)
         matches = _regex(pattern)
         found: dict[str, Path] = {}
-        for path in sorted(self.root.glob(_glob(pattern))):
+        try:
+            candidates = sorted(self.root.glob(_glob(pattern)))
+        except (OSError, ValueError) as error:  # a name too long, a folder that may not be listed
+            candidates = []
+            faults.append(
+                f"{self.root}: {shortened(repr(pattern))} cannot be looked for: {shortened(str(error))}"
+            )
+        for path in candidates:
             match = matches.fullmatch(path.relative_to(self.root).as_posix())
             if match is None or ending(path) is None or path.name.startswith(".") or path.is_dir():
                 continue

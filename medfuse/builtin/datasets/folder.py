@@ -52,7 +52,7 @@ class Folder(Dataset):
             odd = "**" in pattern or not pattern.strip() or len(pattern) > 500 or not pattern.isprintable()
             if odd or Path(pattern).is_absolute():
                 raise ValueError(
-                    f"{shortened(repr(pattern))} is no pattern below data.root; write a sub-folder, or a pattern "
+                    f"{shortened(repr(pattern))} is no pattern below data.root; write a sub-folder, or one "
                     "such as '{case}/ct.nii.gz', in which `*` stands for anything but `/`"
                 )
         if self.channels and len(self.images) not in (1, len(self.channels)):

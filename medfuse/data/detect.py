@@ -19,7 +19,8 @@ from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError
 from medfuse.data.images import read_image
 from medfuse.data.parallel import in_threads
-from medfuse.volumes.endings import ending, stem
+from medfuse.volumes.endings import stem
+from medfuse.volumes.folders import look_into
 from medfuse.volumes.read import read_labels
 
 IMAGE_FOLDERS = ("images", "imagesTr", "image", "img", "scans", "volumes")
@@ -100,25 +101,36 @@ def _folders(data: Path) -> dict[str, Any] | None:
 
 def _per_case(data: Path) -> dict[str, Any] | None:
     """A folder per case, in which files have the same names."""
-    folders = [folder for folder in sorted(data.iterdir()) if folder.is_dir() and folder.name[0] != "."]
-    counts = Counter(path.name for folder in folders for path in folder.iterdir() if ending(path))
+    folders = look_into(data).folders
+    files = [path for folder in folders for path in look_into(folder).volumes]
+    counts = Counter(stem(path) for path in files)
     shared = sorted(name for name, n in counts.items() if n == max(counts.values()))
-    labels = [name for name in shared if LABEL_NAME.search(stem(Path(name)))]
+    labels = [name for name in shared if LABEL_NAME.search(name)]
     images = [name for name in shared if name not in labels]
     if len(labels) != 1 or not images or counts[labels[0]] < max(2, len(folders) // 2):
         return None
+
+    def pattern(name: str) -> str:
+        """Which ending a file has matters only where all have the same."""
+        spelled = {path.name for path in files if stem(path) == name}
+        return f"{{case}}/{spelled.pop() if len(spelled) == 1 else f'{name}.*'}"
+
+    label = pattern(labels[0])
     return {
-        "images": [f"{{case}}/{name}" for name in images],
-        "labels": f"{{case}}/{labels[0]}",
-        "channels": [stem(Path(name)) for name in images],
-        "reason": f"a folder per case; {labels[0]} is named like a label map",
+        "images": [pattern(name) for name in images],
+        "labels": label,
+        "channels": images,
+        "reason": f"a folder per case; {label.removeprefix('{case}/')} is named like a label map",
     }
 
 
 def _looked_into(name: str, parameters: dict[str, Any], reason: str, progress: Progress) -> Detected:
     """A dataset without names of labels, and perhaps of channels: both are read from its volumes."""
     info = _plugin(name, {**parameters, "classes": {"label": 1}}).read()
-    values = _label_values(info.cases, progress)
+    labelled = tuple(case for case in info.cases if case.label is not None)
+    if not labelled:
+        raise DataError(f"{parameters['root']}: no case has a label; training needs some")
+    values = _label_values(labelled, progress)
     classes = {"label" if len(values) == 1 else f"label_{value}": value for value in values}
     parameters["classes"] = classes
     if len(info.channels) == 1 and _is_ct(info.cases[0]):

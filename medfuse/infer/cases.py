@@ -69,10 +69,11 @@ def left_out_of(paths: Sequence[Path], cases: Sequence[Case]) -> tuple[str, ...]
 def output_name(case: Case) -> str:
     """The file name of a case's label map: the ending is that of its image.
 
-    An .mhd image gets an .mha label map, as an .mhd is two files and cannot be written in one step.
+    An .mhd image gets an .mha label map and an .nhdr image an .nrrd one, as those are two files each and
+    cannot be written in one step.
     """
     found = ending(case.images[0]) or NIFTI[0]  # of a link that leads nowhere; such a case fails
-    return case.name + {".mhd": ".mha"}.get(found, found)
+    return case.name + {".mhd": ".mha", ".nhdr": ".nrrd"}.get(found, found)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from medfuse.api import DatasetInfo, ImageInfo
+from medfuse.api import DatasetInfo, ImageInfo, Split
 from medfuse.core.errors import MedfuseError
 from medfuse.core.files import write_text
 from medfuse.core.memory import bytes_text, total_memory
@@ -62,6 +62,7 @@ def init_pipeline(
     """
     from medfuse.core.device import pick_device, settle
     from medfuse.data.detect import detect
+    from medfuse.data.doubts import label_doubts
     from medfuse.data.fingerprint import take_fingerprint
     from medfuse.data.plan import make_plan, median_shape
     from medfuse.data.settings import PreprocessSettings, SampleSettings
@@ -83,6 +84,9 @@ def init_pipeline(
             tolerance_mm=PreprocessSettings().tolerance_mm,
             progress=lambda done, _: advance(done, ""),
         )
+    everyone = tuple(case.name for case in labelled)
+    for line in (*found.info.notes, *label_doubts(found.info, fingerprint.cases, Split(everyone, everyone))):
+        reporter.say(line)
     plan = make_plan(fingerprint, found.info, PreprocessSettings(), SampleSettings())
     shape = median_shape(fingerprint, plan.spacing_mm)
     reporter.say(f"  median case: {by(shape)} voxels of {_mm(plan.spacing_mm)} mm")

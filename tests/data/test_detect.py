@@ -99,3 +99,23 @@ def test_label_maps_without_a_label_are_refused(tmp_path):
     label(tmp_path / "labels" / "a.nii.gz", 0)
     with pytest.raises(DataError, match="hold 0 values other than 0"):
         detect(tmp_path)
+
+
+def test_a_folder_per_case_may_spell_endings_as_it_likes(tmp_path):
+    for name, ending in (("a", ".nii.gz"), ("b", ".NII.GZ"), ("c", ".nii")):
+        image(tmp_path / name / f"flair{ending}")
+        label(tmp_path / name / "lesions.nii.gz", 1)
+        (tmp_path / name / "._flair.nii.gz").touch()
+    found = detect(tmp_path)
+    assert [case.name for case in found.info.cases] == ["a", "b", "c"]
+    assert found.settings["images"] == ["{case}/flair.*"]
+    assert any("3 hidden files" in note for note in found.info.notes)
+
+
+def test_cases_without_a_label_are_told_and_not_looked_into(tmp_path):
+    for name in "abc":
+        image(tmp_path / "images" / f"{name}.nii.gz")
+    label(tmp_path / "labels" / "a.nii.gz", 3)
+    found = detect(tmp_path)
+    assert found.info.labels == {"background": 0, "label": 3}
+    assert any("2 cases (b, c) have no label" in note for note in found.info.notes)

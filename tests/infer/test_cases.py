@@ -152,7 +152,13 @@ def test_the_folder_of_the_working_directory_has_a_name(
 
 @pytest.mark.parametrize(
     ("image", "label_map"),
-    [("a_0000.nii.gz", "a.nii.gz"), ("a.nii", "a.nii"), ("a.NRRD", "a.nrrd"), ("a.mhd", "a.mha")],
+    [
+        ("a_0000.nii.gz", "a.nii.gz"),
+        ("a.nii", "a.nii"),
+        ("a.NRRD", "a.nrrd"),
+        ("a.mhd", "a.mha"),
+        ("a.NHDR", "a.nrrd"),
+    ],
 )
 def test_a_label_map_has_the_ending_of_its_image(image: str, label_map: str) -> None:
     assert output_name(Case("a", (Path(image),))) == label_map

@@ -43,7 +43,9 @@ def test_a_run_says_what_it_does_not_use_and_will_not_learn(medfuse, tmp_path, m
     names = '[{"train": ["cube_00", "cube_01"], "val": ["cube_02"]}]'
     (data / "splits_final.json").write_text(names)
     file = write_pipeline(tmp_path / "p.yaml", data)
-    assert "x.mgz" in medfuse("check", file).out
+    checked = medfuse("check", file).out
+    assert "x.mgz" in checked
+    assert "cube_03, cube_04" in checked
     said = medfuse("run", file, "--set", "train.steps=2", "--set", "infer.runtime={use: torch}")
     before = (said.out + said.err).split("training on")[0].splitlines()
     for words in (

@@ -66,6 +66,7 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
     lines = [
         f"{file}: {data}",
         *info.notes,
+        *_split_doubts(pipeline, info),
         f"patch {by(image.patch_size)}{assumed}",
         "",
         graph.table(),
@@ -80,6 +81,19 @@ def _verified(graph: GraphPlan) -> VerifiedFacts:
     from medfuse.model.verify import verify  # and torch, which a mistake in the file does not wait for
 
     return verify(graph)
+
+
+def _split_doubts(pipeline: Pipeline, info: DatasetInfo) -> list[str]:
+    """What the split leaves out, where it can be told before label maps are opened."""
+    from medfuse.data.doubts import split_doubts
+    from medfuse.data.split import choose_split
+
+    if pipeline.split.stratify:
+        return []
+    try:
+        return list(split_doubts(info, choose_split(info, pipeline.split)))
+    except DataError:  # of which a run tells
+        return []
 
 
 def nominal_image(pipeline: Pipeline, info: DatasetInfo | None) -> ImageInfo:

@@ -234,8 +234,9 @@ def notes_on(
         )
     every = (*cases, *test_cases)
     used = [path for case in every for path in (*case.images, *((case.label,) if case.label else ()))]
-    looked = [*folders, *dict.fromkeys(path.parent for path in used)]
-    return (*lines, *left_out(root, [*used, *known], looked))
+    parents = dict.fromkeys(path.parent for path in used)
+    between = [above for parent in parents for above in parent.parents if root in above.parents]
+    return (*lines, *left_out(root, [*used, *known], [*folders, *parents, *between]))
 
 
 def read_splits(path: Path) -> tuple[Split, ...]:

@@ -89,9 +89,9 @@ class Folder(Dataset):
         )
 
     def _folders(self) -> list[Path]:
-        """Those that patterns name before their first `*` or `{case}`, but for the root itself."""
+        """Those that patterns name before their first `*` or `{case}`, which may be the root itself."""
         fixed = (re.split(r"[^/]*[{*?]", _pattern(pattern))[0] for pattern in (*self.images, self.labels))
-        return [self.root / start for start in dict.fromkeys(fixed) if start.strip("./")]
+        return [self.root / start for start in dict.fromkeys(fixed)]
 
     def _channel_names(self) -> tuple[str, ...]:
         return self.channels or tuple(f"channel_{i}" for i in range(len(self.images)))

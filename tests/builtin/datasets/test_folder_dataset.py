@@ -42,6 +42,16 @@ def test_a_glob_takes_the_name_from_the_file(folder, files):
     assert [case.name for case in info.cases] == ["a"]
 
 
+def test_what_no_case_has_is_told_on_every_level(folder, files):
+    root = files("s1/ct/s1.nii", "s1/ct/x.mgz", "s1/mr/s1.nii", "s2/t1.nii", "LICENSE.txt", "seg/s1.nii")
+    notes = folder(root, images="{case}/ct/{case}.nii", labels="seg/{case}.nii").read().notes
+    assert [note.partition(": ")[2].partition(" are")[0].partition(" is")[0] for note in notes] == [
+        "1 volume of another format (s1/ct/x.mgz)",
+        "1 text or table (LICENSE.txt)",
+        "2 folders (s2, with 1 .nii; s1/mr, with 1 .nii)",
+    ]
+
+
 def test_channel_names_decide(folder, files):
     root = files("images/a.nii", "labels/a.nii")
     assert folder(root, channels=("CT",)).read().channels == ("CT",)

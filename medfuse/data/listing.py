@@ -14,7 +14,7 @@ from medfuse.api import Case, Split
 from medfuse.core.errors import DataError
 from medfuse.core.json_text import parse_json, read_text, shortened
 from medfuse.core.labels import LabelValue, map_values, members
-from medfuse.volumes.folders import left_out, named, not_there
+from medfuse.volumes.folders import left_out, listed, lost_target, named, not_there
 
 LARGEST_LABEL = 2**32 - 1
 
@@ -223,6 +223,7 @@ def notes_on(
     """What a dataset says beside its cases: which have no label, and what stands beside their files.
 
     `folders` are looked into even where no case has a file there; `known` are other files that are used.
+    Raises DataError for links that lead nowhere, as a case may be missing.
     """
     bare = [case.name for case in cases if case.label is None]
     lines = []
@@ -236,7 +237,11 @@ def notes_on(
     used = [path for case in every for path in (*case.images, *((case.label,) if case.label else ()))]
     parents = dict.fromkeys(path.parent for path in used)
     between = [above for parent in parents for above in parent.parents if root in above.parents]
-    return (*lines, *left_out(root, [*used, *known], [*folders, *parents, *between]))
+    looked = dict.fromkeys([*folders, *parents, *between])
+    seen = [path for folder in looked if folder.is_dir() for path in listed(folder) if path.name[0] != "."]
+    if lost := [not_there(path) for path in (*looked, *seen) if lost_target(path)]:
+        raise DataError(*lost)
+    return (*lines, *left_out(root, [*used, *known], looked))
 
 
 def read_splits(path: Path) -> tuple[Split, ...]:

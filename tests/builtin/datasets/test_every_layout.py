@@ -1,6 +1,7 @@
 """What all four layouts keep: no label is needed, capitals are read, and nothing is left out in silence."""
 
 import json
+import shutil
 
 import pytest
 
@@ -73,6 +74,26 @@ def test_links_without_target_are_named(use, layout, side):
         plugin.read()
     (line,) = caught.value.lines
     assert line.startswith(f"{path}: is a link to ../archive/not-fetched, which is not there")
+
+
+@pytest.mark.parametrize("use", LAYOUTS)
+@pytest.mark.parametrize("name", ["case07", "notes.txt"])
+def test_other_links_without_target_are_named_too_as_a_case_may_be_missing(use, layout, name):
+    plugin = layout(use, "ab")
+    path = plugin.root / IMAGES[use] / name
+    path.symlink_to("../archive/not-fetched")
+    with pytest.raises(DataError, match=r"is a link to \.\./archive/not-fetched, which is not there"):
+        plugin.read()
+
+
+@pytest.mark.parametrize("name", ["labelsTr", "imagesTs"])
+def test_a_folder_that_is_a_link_without_target_is_named(layout, name):
+    plugin = layout("nnunet", "ab")
+    if (plugin.root / name).is_dir():
+        shutil.rmtree(plugin.root / name)
+    (plugin.root / name).symlink_to("gone")
+    with pytest.raises(DataError, match=f"{name}: is a link to gone"):
+        plugin.read()
 
 
 @pytest.mark.parametrize("use", LAYOUTS)

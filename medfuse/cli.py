@@ -313,6 +313,7 @@ def export(
     best: Annotated[
         bool, typer.Option("--best", help="use a run's best weights on held-out cases instead of its last")
     ] = False,
+    overwrite: Overwrite = False,
     trust: Trusted = None,
 ) -> None:
     """Write the network as ONNX, OpenVINO or torch .pt2 file.
@@ -321,7 +322,7 @@ def export(
     """
     from medfuse.verbs.export import export_network
 
-    typer.echo(export_network(weights, output, kind=kind, best=best, trust=trust or ()))
+    typer.echo(export_network(weights, output, kind=kind, best=best, trust=trust or (), overwrite=overwrite))
 
 
 @app.command()
@@ -397,6 +398,7 @@ def evaluate(
         Path | None,
         typer.Option("--output", "-o", help="where summary.json goes; into PREDICTIONS if not given"),
     ] = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Judge label maps: Dice, HD95, NSD and volume error."""
@@ -404,7 +406,14 @@ def evaluate(
     from medfuse.verbs.evaluate import evaluate_label_maps
 
     typer.echo(
-        evaluate_label_maps(predictions, labels, names or (), output=output, reporter=Reporter(quiet=quiet))
+        evaluate_label_maps(
+            predictions,
+            labels,
+            names or (),
+            output=output,
+            overwrite=overwrite,
+            reporter=Reporter(quiet=quiet),
+        )
     )
 
 
@@ -418,6 +427,7 @@ def compare(
     overrides: Overrides = None,
     runs: Annotated[Path, typer.Option(help="folder that holds the run folders")] = Path("runs"),
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the result")] = None,
+    overwrite: Overwrite = False,
     trust: Trusted = None,
     retrain: Retrain = False,
     quiet: Quiet = False,
@@ -433,6 +443,7 @@ def compare(
         overrides=overrides or (),
         runs=runs,
         output=output,
+        overwrite=overwrite,
         trust=trust or (),
         retrain=retrain,
         reporter=Reporter(quiet=quiet),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from medfuse.core.files import file_hash
+from medfuse.core.errors import OutputError
+from medfuse.core.files import file_hash, write_json
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,39 @@ def content_hash(path: Path) -> str:
     for file in sorted(inner for inner in path.rglob("*") if inner.is_file()):
         digest.update(f"{file.relative_to(path).as_posix()}\0{file_hash(file)}\n".encode())
     return digest.hexdigest()
+
+
+_OWN = "sha256"  # the last key of a JSON file that knows itself
+
+
+def write_own_json(path: Path, value: Mapping[str, Any]) -> None:
+    """As `write_json`, with the hash of the rest, so that `refuse_others` knows the file again."""
+    write_json(path, {**value, _OWN: _json_hash(value)})
+
+
+def refuse_others(path: Path, *, overwrite: bool = False) -> None:
+    """Raises OutputError where there is something that `write_own_json` did not write, or not so.
+
+    With `overwrite` where there is anything but a file, or a link to one.
+    """
+    if not os.path.lexists(path) or (overwrite and path.is_file()) or _is_own_json(path):
+        return
+    instead = "choose another --output, or give --overwrite" if path.is_file() else "choose another --output"
+    raise OutputError(f"{path}: is not what medfuse wrote, or was changed since, and stays; {instead}")
+
+
+def _is_own_json(path: Path) -> bool:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+        content = json.loads(path.read_bytes())
+        return isinstance(content, dict) and content.pop(_OWN, None) == _json_hash(content)
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _json_hash(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

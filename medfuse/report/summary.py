@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medfuse.core.files import write_json
+from medfuse.core.seal import write_own_json
 from medfuse.core.text import number
 from medfuse.report.evaluate import EvaluatedCase, Evaluation
 from medfuse.report.metrics import CaseMetrics, Outcome
@@ -75,7 +75,7 @@ def foreground_text(summary: Mapping[str, Any]) -> str:
 def write_summary(path: Path, evaluation: Evaluation) -> dict[str, Any]:
     """Write `summarise(evaluation)` to `path`, and return it. Raises OutputError."""
     summary = summarise(evaluation)
-    write_json(path, summary)
+    write_own_json(path, summary)
     return summary
 
 

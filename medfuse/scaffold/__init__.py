@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import keyword
+import os
 import re
 import tempfile
 import textwrap
@@ -42,7 +43,7 @@ def new_package(kind: str, name: str, parent: Path) -> Path:
             raise PluginError(f"there is a {noun(taken.group)} {taken} already; choose another name")
     files = _files(kind, name)
     folder = parent / package
-    if folder.exists():
+    if os.path.lexists(folder):
         raise MedfuseError(f"{folder}: exists already; choose another name or --output, or delete it")
     make_folder(parent)
     with reported(folder), tempfile.TemporaryDirectory(dir=parent, prefix=".unfinished-") as temporary:

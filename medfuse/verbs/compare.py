@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medfuse.core.errors import DataError, MedfuseError, PipelineError
-from medfuse.core.files import make_folder, write_json, write_text
+from medfuse.core.errors import DataError, MedfuseError, OutputError, PipelineError
+from medfuse.core.files import file_hash, make_folder, write_text
+from medfuse.core.json_text import read_json
 from medfuse.core.labels import from_json
 from medfuse.core.reporter import Reporter
+from medfuse.core.seal import refuse_others, write_own_json
 from medfuse.pipeline import load_pipeline
 from medfuse.verbs.run import run_pipeline
 
@@ -36,6 +39,7 @@ def compare_pipelines(
     overrides: Iterable[str] = (),
     runs: Path = Path("runs"),
     output: Path | None = None,
+    overwrite: bool = False,
     trust: str | Iterable[str] = (),
     retrain: bool = False,
     reporter: Reporter,
@@ -48,6 +52,8 @@ def compare_pipelines(
     """
     from medfuse.report import compare as report
 
+    if output:
+        _refuse_others(output, overwrite=overwrite)  # before hours of training
     files = [path for path in inputs if not path.is_dir()]
     names = _names(files, overrides)
     runs_of: dict[str, list[Path]] = {}
@@ -73,14 +79,30 @@ def compare_pipelines(
     except (ValueError, KeyError) as error:
         raise DataError(f"cannot be compared: {error}; give runs on the same cases and labels") from error
     folder = output or runs / "comparisons" / "-against-".join([*runs_of][:4])
+    _refuse_others(folder, overwrite=overwrite)
     make_folder(folder)
-    write_json(folder / "comparison.json", comparison.to_json())
     notes = [f"{name}: {', '.join(map(str, folders))}" for name, folders in runs_of.items()]
-    write_text(folder / "comparison.html", report.page(comparison, notes))
+    page = report.page(comparison, notes)
+    table = {**comparison.to_json(), "page_sha256": hashlib.sha256(page.encode()).hexdigest()}
+    write_own_json(folder / "comparison.json", table)
+    write_text(folder / "comparison.html", page)
     text = "\n".join(
         [report.table(comparison), "", *report.READING, "", f"page: {folder / 'comparison.html'}"]
     )
     return Compared(text, folder)
+
+
+def _refuse_others(folder: Path, *, overwrite: bool) -> None:
+    """Raises OutputError where there is a comparison that medfuse did not write, or somebody changed."""
+    table, page = folder / "comparison.json", folder / "comparison.html"
+    refuse_others(table, overwrite=overwrite)
+    if page.is_file() and not overwrite:
+        said = read_json(table).get("page_sha256") if table.is_file() else None
+        if said != file_hash(page):
+            raise OutputError(
+                f"{page}: is not what medfuse wrote, or was changed since, and stays; choose another "
+                "--output, or give --overwrite"
+            )
 
 
 def _names(files: Sequence[Path], overrides: Iterable[str]) -> dict[Path, str]:

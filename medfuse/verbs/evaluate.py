@@ -11,13 +11,23 @@ from medfuse.core.files import make_folder
 from medfuse.core.json_text import shortened
 from medfuse.core.labels import LabelValue
 from medfuse.core.reporter import Reporter
+from medfuse.core.seal import refuse_others
 from medfuse.core.text import aligned, number
 
 
 def evaluate_label_maps(
-    predictions: Path, references: Path, names: Sequence[str], *, output: Path | None, reporter: Reporter
+    predictions: Path,
+    references: Path,
+    names: Sequence[str],
+    *,
+    output: Path | None,
+    overwrite: bool = False,
+    reporter: Reporter,
 ) -> str:
-    """Judge a folder of label maps against another; write summary.json; return a table."""
+    """Judge a folder of label maps against another; write summary.json; return a table.
+
+    Raises OutputError before any work where another's summary.json is there, unless `overwrite`.
+    """
     from medfuse.report.evaluate import evaluate_folders
     from medfuse.report.summary import foreground_text, write_summary
 
@@ -25,8 +35,11 @@ def evaluate_label_maps(
     ignore = labels.pop("ignore", None)
     if isinstance(ignore, tuple):
         raise MedfuseError("--label ignore=…: give the one value of voxels that are not to be judged")
+    target = (output or predictions) / "summary.json"
+    refuse_others(target, overwrite=overwrite)
     evaluation = evaluate_folders(predictions, references, labels or None, ignore=ignore, reporter=reporter)
-    target = make_folder(output or predictions) / "summary.json"
+    make_folder(target.parent)
+    refuse_others(target, overwrite=overwrite)
     summary = write_summary(target, evaluation)
     rows = [["label", "Dice (n)", "HD95 mm (n)", "NSD (n)"]]
     for name, value in evaluation.labels.items():

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from medfuse.core.errors import MedfuseError
+from medfuse.core.errors import MedfuseError, OutputError
+from medfuse.core.files import UNFINISHED, claimed, make_folder, remove_leftovers, reported
 from medfuse.trained.loading import EXPORTED, load_trained, weights_file
 
 if TYPE_CHECKING:
@@ -16,12 +21,19 @@ Format = Literal["onnx", "openvino", "torch"]
 
 
 def export_network(
-    weights: Path, output: Path, *, kind: Format, best: bool = False, trust: str | Iterable[str] = ()
+    weights: Path,
+    output: Path,
+    *,
+    kind: Format,
+    best: bool = False,
+    trust: str | Iterable[str] = (),
+    overwrite: bool = False,
 ) -> str:
     """Write `output` (a file with the format's ending, or a folder) and say so.
 
-    What was written is loaded again and held against the network on one window of noise; where it answers
-    otherwise it is removed. Raises MedfuseError then, and OutputError where nothing can be written.
+    What was written is loaded again and held against the network on one window of noise before it goes to its
+    place. Raises MedfuseError where it answers otherwise, and OutputError where nothing can be written, or
+    something is there already, unless `overwrite`.
     """
     source = weights_file(weights, best=best)
     import torch
@@ -32,15 +44,45 @@ def export_network(
     network, image = trained.segmenter(), trained.plan.image
     facts = _facts(source, trained.hashes[0])
     path = _file(output, kind, str(facts["name"]))
+    _refuse_to_replace(path, kind, overwrite)
     window = torch.randn((1, image.channels, *image.patch_size), generator=torch.Generator().manual_seed(0))
-    _writer(kind)(network, window, path, facts)
-    with torch.inference_mode():
-        fault = disagreement(network(window), load_trained([path], device="cpu").networks[0](window))
-    if fault:
-        for part in {path, path.with_suffix(".bin") if kind == "openvino" else path}:
-            part.unlink(missing_ok=True)
-        raise MedfuseError(f"{path}: {fault}; export it to another format")
+    with _aside(path) as made:
+        _writer(kind)(network, window, made, facts)
+        with torch.inference_mode():
+            fault = disagreement(network(window), load_trained([made], device="cpu").networks[0](window))
+        if fault:
+            raise MedfuseError(f"{path}: {fault}; export it to another format")
+        _refuse_to_replace(path, kind, overwrite)
+        with reported(path):
+            for part in reversed(_parts(made, kind)):  # the .xml last, as it needs its .bin
+                part.replace(path.with_suffix(part.suffix))
     return f"{path}: run it with `medfuse infer {path} --input … --output …`"
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A file of that name in a hidden folder beside it, which is gone in the end."""
+    remove_leftovers(make_folder(path.parent))
+    folder = path.parent / f"{UNFINISHED}{secrets.token_hex(4)}"
+    try:
+        with reported(path):
+            folder.mkdir()
+        with claimed(folder):
+            yield folder / path.name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _parts(path: Path, kind: Format) -> list[Path]:
+    return [path, path.with_suffix(".bin")] if kind == "openvino" else [path]
+
+
+def _refuse_to_replace(path: Path, kind: Format, overwrite: bool) -> None:
+    there = [part for part in _parts(path, kind) if os.path.lexists(part)]
+    if any(part.is_dir() for part in there):
+        raise OutputError(f"{path}: a folder stands where a file is to be written; choose another --output")
+    if there and not overwrite:
+        raise OutputError(f"{there[0]}: is there already; choose another --output, or give --overwrite")
 
 
 def _facts(source: Path, digest: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def import_nnunet(
         )
     targets = [output if len(found) == 1 else output / fold.name for fold in found]
     with locked(make_folder(output), instead="choose another --output"):
-        if there := [target for target in targets if (target / WEIGHTS).exists()]:
+        if there := [target for target in targets if os.path.lexists(target / WEIGHTS)]:
             raise OutputError(
                 f"{there[0] / WEIGHTS}: is there already; choose another --output, or remove it"
             )

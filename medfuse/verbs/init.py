@@ -68,8 +68,7 @@ def init_pipeline(
     from medfuse.data.settings import PreprocessSettings, SampleSettings
 
     output = output or Path("pipelines") / f"{_name(data)}.yaml"
-    if output.exists():
-        raise MedfuseError(f"{output}: is there already; choose another file by --output, or remove it")
+    _refuse_to_replace(output)
     where = pick_device(device)
     settle(where)
     budget = min(budget, int(OF_ALL_MEMORY * total_memory(where)))
@@ -101,6 +100,7 @@ def init_pipeline(
         say=reporter.say,
     )
     text = _Text(found, fingerprint, plan, size, bench, output, minutes, budget).text()
+    _refuse_to_replace(output)  # measuring took minutes
     write_schema_beside(output)
     write_text(output, text)
     return "\n".join(
@@ -113,6 +113,11 @@ def init_pipeline(
             f"`medfuse run {output}`",
         ]
     )
+
+
+def _refuse_to_replace(output: Path) -> None:
+    if os.path.lexists(output):
+        raise MedfuseError(f"{output}: is there already; choose another file by --output, or remove it")
 
 
 def _name(data: Path) -> str:

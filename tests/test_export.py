@@ -251,3 +251,104 @@ def test_a_program_of_others_is_refused(tmp_path):
     torch.export.save(torch.export.export(torch.nn.Conv2d(1, 2, 3), (torch.zeros(1, 1, 8, 8),)), path)
     with pytest.raises(CheckpointError, match="use a file of `medfuse export`"):
         load_trained([path])
+
+
+@pytest.fixture(scope="module")
+def onnx_file(finished_run, tmp_path_factory):
+    pytest.importorskip("onnxscript")
+    from medfuse.verbs.export import export_network
+
+    path = tmp_path_factory.mktemp("onnx") / "cubes.onnx"
+    export_network(finished_run.folder, path, kind="onnx")
+    return path
+
+
+@pytest.fixture(scope="module")
+def openvino_file(finished_run, tmp_path_factory):
+    pytest.importorskip("openvino")
+    from medfuse.verbs.export import export_network
+
+    path = tmp_path_factory.mktemp("openvino") / "cubes.xml"
+    export_network(finished_run.folder, path, kind="openvino")
+    return path
+
+
+def flipped(content, place):
+    place = int(place * len(content))
+    return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [*(0.1, 0.3, 0.5, 0.7, 0.9), "half", "nothing", "text"])
+@pytest.mark.parametrize("kind", [".onnx", ".xml", ".bin"])
+def test_a_damaged_export_is_one_line_and_never_another_network(
+    onnx_file, openvino_file, tmp_path, kind, damage
+):
+    for path in (onnx_file, openvino_file, openvino_file.with_suffix(".bin")):
+        content = path.read_bytes()
+        if path.suffix == kind:
+            known = {"half": content[: len(content) // 2], "nothing": b"", "text": b"no network"}
+            content = known[damage] if isinstance(damage, str) else flipped(content, damage)
+        (tmp_path / path.name).write_bytes(content)
+    target = tmp_path / f"cubes{'.onnx' if kind == '.onnx' else '.xml'}"
+    with pytest.raises(CheckpointError, match=target.name) as said:
+        load_trained([target])
+    assert len(said.value.lines) == 1
+
+
+def test_an_xml_without_its_bin_is_one_line(openvino_file, tmp_path):
+    path = tmp_path / "cubes.xml"
+    path.write_bytes(openvino_file.read_bytes())
+    with pytest.raises(CheckpointError, match=r"no cubes\.bin beside it"):
+        load_trained([path])
+
+
+def test_the_bin_of_another_network_is_refused(openvino_file, tmp_path):
+    (tmp_path / "cubes.xml").write_bytes(openvino_file.read_bytes())
+    content = openvino_file.with_suffix(".bin").read_bytes()
+    (tmp_path / "cubes.bin").write_bytes(content[::-1])
+    with pytest.raises(CheckpointError, match="that of another network"):
+        load_trained([tmp_path / "cubes.xml"])
+
+
+@pytest.mark.parametrize("place", ["beside.bin", "../outside.bin", "absolute"])
+def test_an_onnx_file_reads_no_other_file(onnx_file, tmp_path, place):
+    import onnx
+
+    folder = tmp_path / "given"
+    folder.mkdir()
+    model = onnx.load(onnx_file)
+    first = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    for outside in (folder / "beside.bin", tmp_path / "outside.bin"):
+        outside.write_bytes(first.raw_data)
+    where = str(folder / "beside.bin") if place == "absolute" else place
+    onnx.external_data_helper.set_external_data(first, where)
+    first.ClearField("raw_data")
+    model.metadata_props.pop()  # the hash
+    (folder / "given.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match="cannot be read by ONNX Runtime") as said:
+        load_trained([folder / "given.onnx"])
+    assert len(said.value.lines) == 1
+
+
+def test_an_operation_that_onnx_runtime_does_not_have_is_one_line(onnx_file, tmp_path):
+    import onnx
+
+    model = onnx.load(onnx_file)
+    model.graph.node[0].domain = "com.somebody"
+    model.metadata_props.pop()
+    (tmp_path / "given.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match="cannot be read by ONNX Runtime"):
+        load_trained([tmp_path / "given.onnx"])
+
+
+@pytest.mark.parametrize("facts", ["[]", "5", "{", "[" * 500, '{"data": 5}', '{"a": NaN}'])
+def test_odd_facts_of_an_onnx_file_are_one_line(onnx_file, tmp_path, facts):
+    import onnx
+
+    model = onnx.load(onnx_file)
+    model.metadata_props.pop()
+    onnx.helper.set_model_props(model, {"medfuse": facts})
+    (tmp_path / "given.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"given\.onnx") as said:
+        load_trained([tmp_path / "given.onnx"])
+    assert len(said.value.lines) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 from medfuse.core.engine import Running
 from medfuse.core.errors import CheckpointError, MedfuseError
 from medfuse.core.files import atomic
+from medfuse.core.json_text import parse_json, shortened
 from medfuse.core.offline import import_offline
+from medfuse.model.sealed import KEY, NOTHING_YET, is_damaged, with_hash
 
 _FACTS = "medfuse"  # the one key of ours in a file's metadata
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
@@ -52,9 +55,10 @@ def write(model: nn.Module, example: Tensor, path: Path, facts: Mapping[str, Any
     for node in (*proto.graph.node, *(node for function in proto.functions for node in function.node)):
         del node.metadata_props[:]  # which lines of which files on this machine it was made of
     if facts is not None:
-        onnx.helper.set_model_props(proto, {_FACTS: json.dumps(dict(facts))})
+        onnx.helper.set_model_props(proto, {_FACTS: json.dumps(dict(facts)), KEY: NOTHING_YET})
+    content = proto.SerializeToString()
     with atomic(path) as temporary:
-        onnx.save(proto, temporary)
+        temporary.write_bytes(content if facts is None else with_hash(content))
 
 
 @contextmanager
@@ -73,10 +77,18 @@ def _quiet() -> Iterator[None]:
 
 def load_facts(path: Path) -> dict[str, Any]:
     """What `write` was told to keep with the network. Raises CheckpointError."""
-    found = _session(path, ["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
+    if is_damaged(path.read_bytes()):
+        raise CheckpointError(f"{path}: is damaged (its hash is not that of its content); export it again")
+    session = _session(path, ["CPUExecutionProvider"])
+    found = session.get_modelmeta().custom_metadata_map
     if _FACTS not in found:
         raise CheckpointError(f"{path}: was not written by medfuse; use a file of `medfuse export`")
-    facts: dict[str, Any] = json.loads(found[_FACTS])
+    ends = [*session.get_inputs(), *session.get_outputs()]
+    if len(session.get_inputs()) != 1 or len(ends) != 2 or any(end.type != "tensor(float)" for end in ends):
+        raise CheckpointError(f"{path}: does not turn one image into logits; use a file of `medfuse export`")
+    facts = parse_json(found[_FACTS], f"{path}: its facts", raises=CheckpointError, remedy="export it again")
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"{path}: its facts are no JSON object; export it again")
     return facts
 
 
@@ -139,11 +151,16 @@ def _session(path: Path, providers: list[str]) -> Any:
     onnxruntime = _installed("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors only
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=providers)
-    except Exception as error:  # it raises types of its own, which are no public names
-        raise CheckpointError(f"{path}: cannot be read by ONNX Runtime; export it again") from error
+    options.log_severity_level = 4  # none: what it says is in the error, too
+    with tempfile.TemporaryDirectory() as nothing:  # where tensors outside the file would have to be
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", nothing)
+        try:
+            return onnxruntime.InferenceSession(path.read_bytes(), options, providers=providers)
+        except Exception as error:  # it raises types of its own, which are no public names
+            said = shortened(str(error).replace(nothing, "the file"), 200)
+            raise CheckpointError(
+                f"{path}: cannot be read by ONNX Runtime ({said}); use a file of `medfuse export`"
+            ) from error
 
 
 def _installed(package: str) -> Any:

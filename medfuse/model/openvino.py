@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +23,9 @@ from medfuse.core.device import disagreement
 from medfuse.core.engine import Running
 from medfuse.core.errors import CheckpointError, MedfuseError
 from medfuse.core.files import atomic
+from medfuse.core.json_text import parse_json, shortened
 from medfuse.core.offline import import_offline
+from medfuse.model.sealed import KEY, NOTHING_YET, is_damaged, with_hash
 
 if TYPE_CHECKING:
     import openvino
@@ -78,22 +81,45 @@ def save(network: openvino.Model, path: Path, facts: Mapping[str, Any]) -> None:
     """
     ov = _openvino()
     network.set_rt_info(json.dumps(dict(facts)), [_FACTS])
+    network.set_rt_info(NOTHING_YET, [KEY])
     with atomic(path) as structure, atomic(path.with_suffix(".bin")) as weights:
         ov.serialize(network, structure, weights)
+        structure.write_bytes(with_hash(structure.read_bytes(), weights.read_bytes()))
         path.unlink(missing_ok=True)
 
 
 def load(path: Path) -> tuple[openvino.Model, dict[str, Any]]:
     """The network and the facts of an .xml that `save` wrote. Raises CheckpointError."""
+    beside = path.with_suffix(".bin")
+    if not beside.is_file():
+        raise CheckpointError(
+            f"{path}: there is no {beside.name} beside it; copy it, too, or export it again"
+        )
+    structure, weights = path.read_bytes(), beside.read_bytes()
+    if is_damaged(structure, weights):
+        raise CheckpointError(
+            f"{path}: is damaged, or {beside.name} is that of another network (its hash is not that of their "
+            "content); export it again"
+        )
+    if not structure.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):  # OpenVINO would try other formats
+        raise CheckpointError(f"{path}: is no XML; use a file of `medfuse export`")
+    if _FACTS.encode() not in structure:
+        raise CheckpointError(f"{path}: was not written by medfuse; use a file of `medfuse export`")
+    ov = _openvino()
     try:
-        network = _core().read_model(path)
+        network = _core().read_model(structure, ov.Tensor(np.frombuffer(weights, np.uint8)))
+        known = network.has_rt_info([_FACTS]) and len(network.inputs) == len(network.outputs) == 1
+        text = network.get_rt_info([_FACTS]).astype(str) if known else ""
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path}: cannot be read by OpenVINO; keep the .bin beside the .xml, or export it again"
+            f"{path}: cannot be read by OpenVINO ({shortened(str(error), 200)}); export it again"
         ) from error
-    if not network.has_rt_info([_FACTS]):
+    if not known:
         raise CheckpointError(f"{path}: was not written by medfuse; use a file of `medfuse export`")
-    return network, json.loads(network.get_rt_info([_FACTS]).astype(str))
+    facts = parse_json(text, f"{path}: its facts", raises=CheckpointError, remedy="export it again")
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"{path}: its facts are no JSON object; export it again")
+    return network, facts
 
 
 def _compiled(network: openvino.Model, example: Tensor, precision: str) -> Running:

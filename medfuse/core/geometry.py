@@ -14,14 +14,24 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """The grid of a volume as its file has it: shape in voxels, affine from index (i, j, k) to RAS+ mm."""
+    """The grid of a volume as its file has it: shape in voxels, affine from index (i, j, k) to RAS+ mm.
+
+    `spaced`: whether the file says how large a voxel is; a picture may not, and then 1 mm is assumed.
+    """
 
     shape: tuple[int, int, int]
     affine: npt.NDArray[np.float64]
+    spaced: bool = True
 
     @cached_property
     def spacing_mm(self) -> tuple[float, float, float]:
         return _three(np.linalg.norm(self.affine[:3, :3], axis=0))
+
+    def with_spacing(self, mm: tuple[float, float] | None) -> Geometry:
+        """The same with pixels (i, j) of `mm`, where its file does not say how large they are."""
+        if self.spaced or mm is None:
+            return self
+        return Geometry(self.shape, self.affine @ np.diag([*mm, 1.0, 1.0]))
 
     @property
     def voxel_ml(self) -> float:
@@ -60,11 +70,13 @@ class Geometry:
 
     def differences(self, other: Geometry, tolerance: float = 1e-3) -> list[str]:
         """In words, how `other` differs: shape; spacing and origin by more than `tolerance` mm; direction
-        by more than `tolerance` per mm. Empty where the two are the same grid.
+        by more than `tolerance` per mm. Empty where the two are the same grid, as far as both say it.
         """
         found = []
         if self.shape != other.shape:
             found.append(f"shape {other.shape} differs from {self.shape}")
+        if not (self.spaced and other.spaced):
+            return found
         for what in ("spacing_mm", "origin"):
             mine, theirs = getattr(self, what), getattr(other, what)
             if not np.allclose(mine, theirs, rtol=0, atol=tolerance):

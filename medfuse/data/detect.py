@@ -21,12 +21,13 @@ from medfuse.data.images import read_image
 from medfuse.data.parallel import in_threads
 from medfuse.volumes.endings import stem
 from medfuse.volumes.folders import look_into
-from medfuse.volumes.read import read_labels
+from medfuse.volumes.read import read_labels, slab_reader
 
 IMAGE_FOLDERS = ("images", "imagesTr", "image", "img", "scans", "volumes")
 LABEL_FOLDERS = ("labels", "labelsTr", "label", "masks", "mask", "segmentations", "seg")
 LABEL_NAME = re.compile(r"label|mask|seg|lesion|truth|(^|[_.-])gt([_.-]|$)", re.IGNORECASE)
 AIR = -500  # Hounsfield units: no other modality has such values
+COLOURS = ["red", "green", "blue"]
 MOST_LABELS = 256
 
 Progress = Callable[[int, int], None]
@@ -133,7 +134,10 @@ def _looked_into(name: str, parameters: dict[str, Any], reason: str, progress: P
     values = _label_values(labelled, progress)
     classes = {"label" if len(values) == 1 else f"label_{value}": value for value in values}
     parameters["classes"] = classes
-    if len(info.channels) == 1 and _is_ct(info.cases[0]):
+    if len(info.channels) == 1 and slab_reader(info.cases[0].images[0]).channels == len(COLOURS):
+        parameters["channels"] = COLOURS
+        reason += "; pictures in colour"
+    elif len(info.channels) == 1 and _is_ct(info.cases[0]):
         parameters["channels"] = ["CT"]
         reason += "; voxels below -500 are air in Hounsfield units, so it is CT"
     return Detected({"use": name, **parameters}, _plugin(name, parameters).read(), reason)

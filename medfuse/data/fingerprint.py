@@ -77,7 +77,12 @@ class Fingerprint:
 
 
 def take_fingerprint(
-    cases: Sequence[Case], info: DatasetInfo, *, tolerance_mm: float, progress: Callable[[int, int], None]
+    cases: Sequence[Case],
+    info: DatasetInfo,
+    *,
+    tolerance_mm: float,
+    pixel_mm: tuple[float, float] | None = None,
+    progress: Callable[[int, int], None],
 ) -> Fingerprint:
     """Read every case once, check it, measure it.
 
@@ -88,7 +93,7 @@ def take_fingerprint(
 
     def measure(case: Case) -> _Measured | DataError:
         try:
-            return _measure(case, info, tolerance_mm)
+            return _measure(case, info, tolerance_mm, pixel_mm)
         except DataError as error:
             return error
 
@@ -127,8 +132,10 @@ class _Measured:
     zeros: npt.NDArray[np.float64]
 
 
-def _measure(case: Case, info: DatasetInfo, tolerance_mm: float) -> _Measured:
-    image, geometry = read_image(case, len(info.channels), tolerance_mm=tolerance_mm)
+def _measure(
+    case: Case, info: DatasetInfo, tolerance_mm: float, pixel_mm: tuple[float, float] | None
+) -> _Measured:
+    image, geometry = read_image(case, len(info.channels), tolerance_mm=tolerance_mm, pixel_mm=pixel_mm)
     if empty := [name for name, channel in zip(info.channels, image) if channel.min() == channel.max()]:
         images = ", ".join(str(path) for path in case.images)
         raise DataError(

@@ -57,8 +57,16 @@ class ImageSlabs:
             raise DataError(*faults)
 
 
-def open_image(case: Case, channels: int, *, tolerance_mm: float = 1e-3) -> ImageSlabs:
-    """One file per channel, or one 4-D file with channels last; only headers are read.
+def open_image(
+    case: Case,
+    channels: int,
+    *,
+    tolerance_mm: float = 1e-3,
+    pixel_mm: tuple[float, float] | None = None,
+) -> ImageSlabs:
+    """One file per channel, or one file with several; only headers are read.
+
+    `pixel_mm`: the size of pixels where a picture does not tell it.
 
     Raises DataError with every fault: an unreadable file, a wrong number of channels, channels on different
     grids.
@@ -80,7 +88,7 @@ def open_image(case: Case, channels: int, *, tolerance_mm: float = 1e-3) -> Imag
         faults.append(_wrong_count(case, files, found, channels))
     if faults:
         raise DataError(*faults)
-    return ImageSlabs(case, first.geometry, files)
+    return ImageSlabs(case, first.geometry.with_spacing(pixel_mm), files)
 
 
 MOST_SHEAR_DEGREES = 10.0
@@ -100,10 +108,10 @@ def sheared(path: Path, geometry: Geometry) -> str:
 
 
 def read_image(
-    case: Case, channels: int, *, tolerance_mm: float = 1e-3
+    case: Case, channels: int, *, tolerance_mm: float = 1e-3, pixel_mm: tuple[float, float] | None = None
 ) -> tuple[npt.NDArray[np.float32], Geometry]:
     """(channels, i, j, k) in the file's own axes. Raises DataError as `open_image` and `ImageSlabs.read`."""
-    slabs = open_image(case, channels, tolerance_mm=tolerance_mm)
+    slabs = open_image(case, channels, tolerance_mm=tolerance_mm, pixel_mm=pixel_mm)
     i, j, k = slabs.geometry.shape
     slabs.files[0].check_room(4 * channels * i * j * k)
     image = np.empty((channels, i, j, k), np.float32)

@@ -51,6 +51,7 @@ class DataPlan:
     labels are regions (`region_order` is not empty), it has one logit for each of them instead, and none for
     the background. In a prepared label, `values[i]` is i, and `ignore` the number after the last.
     Per-axis tuples are (x, y, z); a `patch_size` of two numbers means 2-D, (x, y) slices.
+    `pixel_mm`: of pictures whose file does not tell the size of a pixel.
     `reasons`: one sentence for each value that was `auto`.
     """
 
@@ -63,6 +64,7 @@ class DataPlan:
     reasons: Mapping[str, str]
     region_order: tuple[int, ...] = ()
     ignore: int | None = None
+    pixel_mm: tuple[float, float] | None = None
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -105,6 +107,7 @@ class DataPlan:
             dict(data["reasons"]),
             tuple(data.get("region_order", ())),
             data.get("ignore"),
+            (pixel[0], pixel[1]) if (pixel := data.get("pixel_mm")) else None,
         )
 
 
@@ -119,7 +122,9 @@ def make_plan(
     shape = median_shape(fingerprint, spacing)
     patch = sample.patch_size
     if patch == "auto":
-        patch = plan_patch(shape, spacing, PATCH_VOXELS)
+        flat = all(case.shape[2] == 1 for case in fingerprint.cases)
+        sides = 2 if flat else 3  # pictures are for networks of two axes
+        patch = plan_patch(shape[:sides], spacing[:sides], PATCH_VOXELS)
         reasons["patch_size"] = patch_reason(patch, shape, f"at most {PATCH_VOXELS:,} voxels")
     if sample.batch_size == "auto":
         batch, limit = plan_batch(patch, shape, len(fingerprint.cases), BATCH_VOXELS)
@@ -144,6 +149,7 @@ def make_plan(
         reasons,
         info.region_order,
         info.ignore,
+        preprocess.pixel_mm,
     )
 
 

@@ -57,6 +57,7 @@ class PlanFacts(_Strict):
     reasons: Annotated[dict[Name, Annotated[str, Field(max_length=1000)]], Field(max_length=2000)]
     region_order: Annotated[tuple[Value, ...], Field(max_length=10_000)] = ()
     ignore: Value | None = None
+    pixel_mm: tuple[Spacing, Spacing] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> PlanFacts:

@@ -23,7 +23,7 @@ from medfuse.core.memory import bytes_text, free_memory
 from medfuse.core.prepared import Outlook, Prepared
 from medfuse.core.text import by
 from medfuse.data.disk import DiskImage
-from medfuse.data.images import open_image, read_case_labels
+from medfuse.data.images import ImageSlabs, open_image, read_case_labels
 from medfuse.data.plan import DataPlan, Normalization, resampled_shape
 from medfuse.data.resample import Floats, SlabResampler
 from medfuse.volumes.volume import slabs_of, smallest_integer
@@ -45,7 +45,7 @@ class Preprocessor:
 
         Raises DataError, also where neither memory nor disk could hold it.
         """
-        source = open_image(case, len(self.plan.channels), tolerance_mm=self.tolerance_mm)
+        source = self._open(case)
         shape = self._shape(source.geometry)
         reading = source.slab_bytes + self._resampling_bytes(source.geometry, shape)
         disk = shutil.disk_usage(tempfile.gettempdir()).free
@@ -57,7 +57,7 @@ class Preprocessor:
 
         With `scratch`, a folder, the image lies in a file there, without a name, and in no memory.
         """
-        source = open_image(case, len(self.plan.channels), tolerance_mm=self.tolerance_mm)
+        source = self._open(case)
         shape = self._shape(source.geometry)
         if scratch is None:
             reading = source.slab_bytes + self._resampling_bytes(source.geometry, shape)
@@ -78,6 +78,11 @@ class Preprocessor:
 
         self._check_room(Path("array"), geometry, self._shape(geometry), free_memory(), "memory")
         return self._streamed(read, geometry, None)
+
+    def _open(self, case: Case) -> ImageSlabs:
+        return open_image(
+            case, len(self.plan.channels), tolerance_mm=self.tolerance_mm, pixel_mm=self.plan.pixel_mm
+        )
 
     def _resampling_bytes(self, geometry: Geometry, shape: Shape) -> int:
         return SlabResampler.bytes_for(geometry.shape, geometry.turn.undo_shape(shape))

@@ -1,7 +1,7 @@
 """What a pipeline file says of its data: split, preprocessing, augmentation."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -52,7 +52,10 @@ class PreprocessSettings(Section):
     """How cases are brought to one grid and scale. `auto` values come from the fingerprint."""
 
     spacing_mm: Auto | tuple[Positive, Positive, Positive] = Field(
-        "auto", description="target spacing (x, y, z) in mm"
+        "auto", description="target spacing (x, y, z) in mm; two numbers for pictures"
+    )
+    pixel_mm: tuple[Positive, Positive] | None = Field(
+        None, description="size of a pixel (x, y) in mm, of pictures whose file does not tell it; 1 if unset"
     )
     normalize: Auto | Literal["ct", "zscore", "none"] = Field(
         "auto",
@@ -62,6 +65,12 @@ class PreprocessSettings(Section):
     tolerance_mm: float = Field(
         1e-3, ge=0, description="how far image and label grids may differ (spacing, origin, direction)"
     )
+
+    @field_validator("spacing_mm", mode="before")
+    @classmethod
+    def _of_a_slice(cls, value: Any) -> Any:
+        """Pictures are volumes of one slice of 1 mm."""
+        return (*value, 1.0) if isinstance(value, list | tuple) and len(value) == 2 else value
 
 
 INTENSITIES = ("noise", "blur", "brightness", "contrast", "low_resolution", "gamma")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medfuse.api import Case
 from medfuse.core.errors import DataError
-from medfuse.volumes.endings import ENDINGS, NIFTI, ending, stem
+from medfuse.volumes.endings import ENDINGS, ending, label_ending, stem
 from medfuse.volumes.folders import left_out, look_into, not_there
 
 
@@ -67,13 +67,12 @@ def left_out_of(paths: Sequence[Path], cases: Sequence[Case]) -> tuple[str, ...]
 
 
 def output_name(case: Case) -> str:
-    """The file name of a case's label map: the ending is that of its image.
+    """The file name of a case's label map: the ending is that of its image, as far as it can be written.
 
     An .mhd image gets an .mha label map and an .nhdr image an .nrrd one, as those are two files each and
-    cannot be written in one step.
+    cannot be written in one step; a JPEG gets a .png, as JPEG changes values.
     """
-    found = ending(case.images[0]) or NIFTI[0]  # of a link that leads nowhere; such a case fails
-    return case.name + {".mhd": ".mha", ".nhdr": ".nrrd"}.get(found, found)
+    return case.name + label_ending(case.images[0])
 
 
 @dataclass

@@ -194,8 +194,8 @@ def _judge(
     tolerance_mm: float,
 ) -> tuple[EvaluatedCase, list[tuple[str, int]]]:
     """The case, and each (kind of map, value) that no label names. Raises DataError."""
-    grid = read_geometry(pair.reference)
-    if unlike := grid.differences(read_geometry(pair.prediction), tolerance_mm):
+    grid, predicted = read_geometry(pair.reference), read_geometry(pair.prediction)
+    if unlike := grid.differences(predicted, tolerance_mm):
         raise DataError(
             f"{pair.prediction}: {'; '.join(unlike)} in {pair.reference}; "
             "predict on the grid of the reference, or resample one to the other"
@@ -212,7 +212,7 @@ def _judge(
         prediction,
         reference,
         labels,
-        grid.spacing_mm,
+        (grid if grid.spaced else predicted).spacing_mm,
         nsd_tolerance_mm=nsd_tolerance_mm,
         ignore=ignore,
     )

@@ -83,6 +83,7 @@ def prepare(run: Run) -> Planned:
             labelled,
             run.info,
             tolerance_mm=run.pipeline.preprocess.tolerance_mm,
+            pixel_mm=run.pipeline.preprocess.pixel_mm,
             progress=lambda done, _: advance(done, ""),
         )
     hashes = {file: digest for case in fingerprint.cases for file, digest in case.files.items()}

@@ -77,10 +77,15 @@ class Predictor:
     ) -> npt.NDArray[np.unsignedinteger[Any]]:
         """The label map (i, j, k) of voxels (i, j, k) or (channels, i, j, k), in the units of the scanner.
 
+        Of a picture (i, j) or (channels, i, j), for which `spacing` has two numbers, it is (i, j).
+
         `affine`, 4×4 from index to RAS+ mm, says where the axes point. With `spacing` alone, in mm along i, j
         and k, they point to the patient's right, front and head. Raises DataError where the array is not what
         the model was trained on, ShapeError where the network does not answer with logits.
         """
+        if spacing is not None and len(spacing) == 2 and affine is None:
+            one_slice = np.asarray(array)[..., None]
+            return self(one_slice, affine=np.diag([-spacing[0], -spacing[1], 1, 1]))[..., 0]
         voxels = _channels_first(array, self._trained.plan.channels)
         x, y, z = voxels.shape[1:]
         return self._trained.label_map(voxels, _geometry((x, y, z), spacing, affine))

@@ -19,6 +19,7 @@ from medfuse.runs.problems import (
     pseudo_problems,
     report_problems,
 )
+from medfuse.volumes.endings import is_picture
 
 if TYPE_CHECKING:
     from medfuse.model.verify import VerifiedFacts
@@ -99,7 +100,8 @@ def _split_doubts(pipeline: Pipeline, info: DatasetInfo) -> list[str]:
 def nominal_image(pipeline: Pipeline, info: DatasetInfo | None) -> ImageInfo:
     """What the network will be given, as far as it is known before any image is opened."""
     patch = pipeline.sample.patch_size
-    size = (CHECK_PATCH,) * 3 if patch == "auto" else patch
+    pictures = info is not None and all(is_picture(case.images[0]) for case in info.cases)
+    size = (CHECK_PATCH,) * (2 if pictures else 3) if patch == "auto" else patch
     spacing = pipeline.preprocess.spacing_mm
     spacing_mm = (1.0,) * 3 if spacing == "auto" else spacing
     return ImageInfo(len(info.channels) if info else 1, size, spacing_mm[: len(size)])

@@ -89,6 +89,9 @@ def init_pipeline(
     plan = make_plan(fingerprint, found.info, PreprocessSettings(), SampleSettings())
     shape = median_shape(fingerprint, plan.spacing_mm)
     reporter.say(f"  median case: {by(shape)} voxels of {_mm(plan.spacing_mm)} mm")
+    if shape[2] == 1 and dimensions != "2":
+        reporter.say("  one slice each, so the network has two axes")
+        dimensions = "2"
     bench = _Bench(plan, dimensions, where, reporter)
     size = size_network(
         shape,

@@ -1,11 +1,13 @@
-"""Which endings are those of volumes."""
+"""Which endings are those of volumes, and of pictures, which are volumes of one slice."""
 
 from pathlib import Path
 
 NIFTI = (".nii.gz", ".nii")
 METAIMAGE = (".mha", ".mhd")
 NRRD = (".nrrd", ".nhdr")
-ENDINGS = (*NIFTI, *NRRD, *METAIMAGE)
+VOLUMES = (*NIFTI, *NRRD, *METAIMAGE)
+PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
+ENDINGS = (*VOLUMES, *PICTURES)
 
 
 def ending(path: Path) -> str | None:
@@ -17,3 +19,15 @@ def stem(path: Path) -> str:
     """`liver_01` of `liver_01.nii.gz`."""
     found = ending(path)
     return path.name[: -len(found)] if found else path.stem
+
+
+def is_picture(path: Path) -> bool:
+    return ending(path) in PICTURES
+
+
+def label_ending(image: Path) -> str:
+    """The ending of the label map of an image: its own, where a label map can be written so."""
+    found = ending(image) or NIFTI[0]
+    return {".mhd": ".mha", ".nhdr": ".nrrd", ".tiff": ".tif", ".jpg": ".png", ".jpeg": ".png"}.get(
+        found, found
+    )

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from medfuse.core.errors import DataError
-from medfuse.volumes.endings import ENDINGS, ending, stem
+from medfuse.volumes.endings import ENDINGS, ending, is_picture, stem
 
 NAMED = 3
 MOST_INSIDE = 10_000  # entries of a folder inside that are counted
@@ -38,6 +38,8 @@ def look_into(folder: Path) -> Held:
     folders = tuple(path for path in seen if path.is_dir())
     files = [path for path in seen if path not in {*folders}]
     volumes = tuple(path for path in files if ending(path))
+    if not all(map(is_picture, volumes)):  # beside volumes, pictures are previews
+        volumes = tuple(path for path in volumes if not is_picture(path))
     lost = tuple(path for path in files if not ending(path) and lost_target(path) is not None)
     return Held(volumes, folders, lost)
 
@@ -191,7 +193,7 @@ def _kind(path: Path) -> _Kind:
         return _LOST
     if path.is_dir():
         return _KINDS[1] if name.endswith(".zarr") else _FOLDER
-    if ending(path):
+    if ending(path) and not is_picture(path):
         return _VOLUME
     found = (kind for kind in _KINDS if name.endswith(kind.endings))
     return next(found, _OTHER if path.suffix else _BARE)

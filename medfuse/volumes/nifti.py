@@ -30,6 +30,8 @@ def stored(path: Path) -> Stored:
     header = _Header.read(path)
     affine = header.affine.copy()
     affine[:3] *= header.mm
+    if len(header.shape) == 2:
+        affine = with_third_axis(affine)
     return Stored(
         path,
         checked_geometry(path, header.shape, affine),
@@ -98,8 +100,6 @@ def _parsed(path: Path, begin: bytes) -> _Header:
             f"{path}: its affine is not invertible: a spacing of 0 (pixdim[{zero[0]}]), and no sform that "
             "says another; mend its header"
         )
-    if len(shape) == 2:
-        affine = with_third_axis(affine)
     offset = mended.get_data_offset()
     if not 0 <= offset < 2**62:
         raise ValueError(f"its voxels are said to begin at byte {offset}")

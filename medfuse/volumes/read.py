@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry
-from medfuse.volumes import metaimage, nifti, nrrd, stored
-from medfuse.volumes.endings import ENDINGS, METAIMAGE, NIFTI, ending
+from medfuse.volumes import metaimage, nifti, nrrd, pictures, stored
+from medfuse.volumes.endings import ENDINGS, METAIMAGE, NIFTI, ending, is_picture
 from medfuse.volumes.volume import SlabReader, Volume
 
 
@@ -30,6 +30,8 @@ def slab_reader(path: Path) -> SlabReader:
 
     Where the channels of a voxel stand together, the whole file is in memory while it is read.
     """
+    if is_picture(path):
+        return pictures.slab_reader(path)
     header = nifti if is_nifti(path) else metaimage if ending(path) in METAIMAGE else nrrd
     return stored.slab_reader(header.stored(path))
 
@@ -39,8 +41,12 @@ def read_labels(path: Path) -> Volume:
 
     What lies within a rounding of a whole number, as scaled integers and resampling leave it, is that number.
     """
-    volume = read_volume(path)
+    if ending(path) in (".jpg", ".jpeg"):
+        raise DataError(f"{path}: JPEG changes the values of a label map; store it as .png")
+    volume = pictures.slab_reader(path, palette=True).whole() if is_picture(path) else read_volume(path)
     array = volume.array
+    if is_picture(path) and array.ndim == 4 and not np.ptp(array, axis=3).any():
+        array = array[..., 0]  # grey, saved as colours
     if array.ndim != 3:
         raise DataError(
             f"{path}: a label map has 3 axes, this file has shape {array.shape}; store one volume per file"

@@ -120,11 +120,9 @@ def checked_geometry(path: Path, shape: tuple[int, ...], affine: npt.NDArray[np.
 
 
 def with_third_axis(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The affine of an image of 2 axes: its slice stands on them, and is as thick as a pixel is wide."""
-    i, j = affine[:3, 0], affine[:3, 1]
-    normal = np.cross(i, j)
+    """The affine of an image of 2 axes: its slice stands upright on them, and is 1 mm thick."""
     with np.errstate(all="ignore"):
-        thickness = np.sqrt(np.linalg.norm(normal))  # of a square pixel with the same area
+        normal = np.cross(affine[:3, 0], affine[:3, 1])
         affine = affine.copy()
-        affine[:3, 2] = normal / thickness
+        affine[:3, 2] = normal / np.linalg.norm(normal)
     return affine

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from medfuse.core.errors import OutputError
 from medfuse.core.files import atomic
-from medfuse.volumes import itk, metaimage, nifti, nrrd
-from medfuse.volumes.endings import METAIMAGE, ending, stem
+from medfuse.volumes import itk, metaimage, nifti, nrrd, pictures
+from medfuse.volumes.endings import METAIMAGE, ending, is_picture, label_ending, stem
 from medfuse.volumes.headers import Grid
 from medfuse.volumes.read import is_nifti, read_geometry
 from medfuse.volumes.slabs import Fill, Slabs, Whole, scattered, stream
@@ -37,8 +37,9 @@ def open_volume(path: Path, shape: tuple[int, int, int], dtype: npt.DTypeLike, l
     A NIfTI file is compressed and written in the background as parts arrive in the order of its last axis.
     Parts in another order, and all parts of another format, are kept until the end.
     """
-    if ending(path) == ".mhd":
-        raise OutputError(f"{path}: .mhd is only read, as it is two files; write {stem(path)}.mha")
+    if ending(path) in (".mhd", ".nhdr", ".jpg", ".jpeg"):
+        better = f"{stem(path)}{label_ending(path)}"
+        raise OutputError(f"{path}: {ending(path)} is only read; write {better}")
     if is_nifti(path):
         header, stored = _nifti_header(shape, np.dtype(dtype), like)
         compressed = path.name.lower().endswith(".gz")
@@ -47,6 +48,10 @@ def open_volume(path: Path, shape: tuple[int, int, int], dtype: npt.DTypeLike, l
             stream(temporary, header, shape, stored, compressed=compressed) as slabs,
         ):
             yield slabs
+    elif is_picture(path):
+        whole = Whole(shape, dtype)
+        yield whole
+        pictures.write(path, whole.voxels, read_geometry(like))
     else:
         grid = _grid(like)
         whole = Whole(shape, dtype)
@@ -70,7 +75,7 @@ def open_maps(path: Path, shape: tuple[int, int, int, int], like: Path) -> Itera
 
 
 def _grid(like: Path) -> Grid:
-    if is_nifti(like):
+    if is_nifti(like) or is_picture(like):
         return Grid.at(read_geometry(like).affine)
     return (metaimage if ending(like) in METAIMAGE else nrrd).grid(like)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from medfuse.api import Case, Dataset, DatasetInfo, Split
 from medfuse.core.errors import DataError
 from medfuse.data.listing import JsonFile, check_cases, notes_on, parse_channels, parse_labels, splits_beside
-from medfuse.volumes.endings import ENDINGS, stem
+from medfuse.volumes.endings import ENDINGS, is_picture, stem
 from medfuse.volumes.folders import look_into
 
 
@@ -78,6 +78,8 @@ class NNUNet(Dataset):
             else:
                 found[match[1]][int(match[2])] = path
         for name, files in found.items():
+            if [*files] == [0] and is_picture(files[0]):  # which may hold all colours
+                continue
             for number in sorted(set(range(channels)) - files.keys()):
                 faults.append(
                     f"{self.root / folder}: {name}_{number:04d} is missing; add it, or remove case {name}"

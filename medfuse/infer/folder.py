@@ -367,7 +367,7 @@ class _Line:
                 write = opened.enter_context(open_probabilities(more[0], job.geometry, names, job.source))
             exporter = recipe.exporter(job.shape, job.geometry, sweep=job.sweep, probabilities=write)
             slabs = opened.enter_context(
-                open_volume(path, job.geometry.shape, exporter.dtype, like=job.source)
+                open_volume(path, job.geometry.shape, exporter.dtype, like=job.source, geometry=job.geometry)
             )
             whole = Whole(job.geometry.shape, exporter.dtype) if recipe.steps else None
             for brick in job.feed:

@@ -28,6 +28,5 @@ def is_picture(path: Path) -> bool:
 def label_ending(image: Path) -> str:
     """The ending of the label map of an image: its own, where a label map can be written so."""
     found = ending(image) or NIFTI[0]
-    return {".mhd": ".mha", ".nhdr": ".nrrd", ".tiff": ".tif", ".jpg": ".png", ".jpeg": ".png"}.get(
-        found, found
-    )
+    others = {".mhd": ".mha", ".nhdr": ".nrrd", ".tiff": ".tif", ".jpg": ".png", ".jpeg": ".png"}
+    return others.get(found, found)

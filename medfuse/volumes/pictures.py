@@ -19,7 +19,7 @@ from medfuse.core.errors import DataError, OutputError
 from medfuse.core.files import atomic
 from medfuse.core.geometry import Geometry
 from medfuse.volumes.endings import ending
-from medfuse.volumes.faults import broken, check_is_file
+from medfuse.volumes.faults import broken, check_is_file, last_line
 from medfuse.volumes.inflate import Damaged
 from medfuse.volumes.volume import Slab, SlabReader
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 _CHANNELS = {"1": 1, "L": 1, "I": 1, "I;16": 1, "I;16L": 1, "I;16B": 1, "F": 1, "RGB": 3, "P": 3}
 _TRANSPARENT = {"LA": "L", "RGBA": "RGB", "PA": "P"}
 _TYPES = {"I": np.int32, "I;16": np.uint16, "I;16L": np.uint16, "I;16B": np.uint16, "F": np.float32}
-_SCREEN = (72, 96)  # pixels per inch that programs write where they know nothing of any
+_UNSAID = (1, 72, 96)  # pixels per inch that programs write where they know of none
 _MM = {
     "mm": 1.0, "cm": 10.0, "inch": 25.4, "micron": 1e-3, "um": 1e-3, "µm": 1e-3, "\\u00B5m": 1e-3, "nm": 1e-6,
 }  # fmt: skip
-_WIDTH, _OFFSETS, _COUNTS, _COMPRESSION, _BITS, _UNIT, _TEXT = 256, (273, 324), (279, 325), 259, 258, 296, 270
+_OFFSETS, _COUNTS, _COMPRESSION, _BITS, _UNIT, _TEXT = (273, 324), (279, 325), 259, 258, 296, 270
 _DEFLATE = (8, 32946)
 
 
@@ -86,15 +86,14 @@ def _opened(path: Path) -> Image:
 
 def _check(path: Path, image: Image, channels: int) -> None:
     """Raises DataError where pixels cannot be read as they are."""
-    if getattr(image, "n_frames", 1) > 1:
-        raise DataError(f"{path}: holds {getattr(image, 'n_frames', 1)} pictures; store one in each file")
+    if (pages := getattr(image, "n_frames", 1)) > 1:
+        raise DataError(f"{path}: holds {pages} pictures; store one in each file")
     if not channels:
         raise DataError(f"{path}: its pixels are of the kind {image.mode}; convert them to grey or RGB")
-    deep = image.mode not in _TYPES and _bits(path, image) > 8
-    if deep:
+    if image.mode not in _TYPES and (bits := _bits(path, image)) > 8:
         raise DataError(
-            f"{path}: has colours of {_bits(path, image)} bits, which would be read as 8; store it as .mha or "
-            ".nii.gz, or one channel per file"
+            f"{path}: has colours of {bits} bits, of which 8 would be read; store it as .mha or .nii.gz, or "
+            "one channel per file"
         )
 
 
@@ -124,19 +123,21 @@ def _spacing_mm(image: Image) -> tuple[float, float] | None:
     text = str(_tags(image).get(_TEXT, ""))
     if image.format == "TIFF" and text.startswith("ImageJ"):
         unit = re.search(r"^unit=(\S+)", text, re.MULTILINE)
-        per_mm, said = _MM.get(unit[1] if unit else ""), image.info.get("resolution")
-        values = (
-            tuple(per_mm / float(n) for n in said) if per_mm and said and all(map(_above_0, said)) else ()
-        )
-    else:
-        dpi = image.info.get("dpi") if image.format in ("PNG", "TIFF") else None
-        known = (
-            dpi is not None and all(map(_above_0, dpi)) and any(round(float(n)) not in _SCREEN for n in dpi)
-        )
-        if image.format == "TIFF" and _tags(image).get(_UNIT, 2) == 1:
-            known = False
-        values = tuple(25.4 / float(n) for n in dpi) if known and dpi else ()
-    return (values[0], values[1]) if len(values) == 2 else None
+        return _pixels_of(_MM.get(unit[1] if unit else ""), image.info.get("resolution"))
+    without_unit = image.format == "TIFF" and _tags(image).get(_UNIT, 2) == 1
+    if image.format == "JPEG" or without_unit:
+        return None
+    per_inch = image.info.get("dpi")
+    if per_inch and all(map(_above_0, per_inch)) and {round(float(n)) for n in per_inch} <= {*_UNSAID}:
+        return None
+    return _pixels_of(25.4, per_inch)
+
+
+def _pixels_of(mm: float | None, pixels: Any) -> tuple[float, float] | None:
+    """The size of a pixel where there are so many in so many mm."""
+    if not (mm and isinstance(pixels, tuple) and len(pixels) == 2 and all(map(_above_0, pixels))):
+        return None
+    return mm / float(pixels[0]), mm / float(pixels[1])
 
 
 def _above_0(number: Any) -> bool:
@@ -152,10 +153,12 @@ def _slabs(path: Path, channels: int, dtype: np.dtype[Any], palette: bool) -> It
         with _opened(path) as image:
             _check_strips(path, image)
             array = _pixels(path, image, palette)
-    except (Damaged, OSError, zlib.error, struct.error, SyntaxError, ValueError) as error:
-        raise broken(
-            path, error if isinstance(error, OSError) and error.errno else Damaged(str(error))
-        ) from error
+    except DataError:
+        raise
+    except OSError as error:
+        raise broken(path, error if error.errno else Damaged(last_line(error))) from error
+    except Exception as error:  # Pillow's decoders raise what they meet
+        raise broken(path, Damaged(last_line(error))) from error
     for channel in range(channels):
         plane = array if array.ndim == 2 else array[:, :, channel]
         yield channel, 0, np.asarray(plane.T[:, :, None], dtype)

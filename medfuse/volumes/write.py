@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from medfuse.core.errors import OutputError
 from medfuse.core.files import atomic
+from medfuse.core.geometry import Geometry
 from medfuse.volumes import itk, metaimage, nifti, nrrd, pictures
 from medfuse.volumes.endings import METAIMAGE, ending, is_picture, label_ending, stem
 from medfuse.volumes.headers import Grid
@@ -31,8 +32,17 @@ def write_volume(path: Path, array: npt.NDArray[Any], like: Path) -> None:
 
 
 @contextmanager
-def open_volume(path: Path, shape: tuple[int, int, int], dtype: npt.DTypeLike, like: Path) -> Iterator[Slabs]:
+def open_volume(
+    path: Path,
+    shape: tuple[int, int, int],
+    dtype: npt.DTypeLike,
+    like: Path,
+    *,
+    geometry: Geometry | None = None,
+) -> Iterator[Slabs]:
     """As `write_volume`, but part by part; the file is there once the block ends well.
+
+    `geometry`: that of `like`, where the size of a picture's pixels is known from elsewhere.
 
     A NIfTI file is compressed and written in the background as parts arrive in the order of its last axis.
     Parts in another order, and all parts of another format, are kept until the end.
@@ -51,7 +61,7 @@ def open_volume(path: Path, shape: tuple[int, int, int], dtype: npt.DTypeLike, l
     elif is_picture(path):
         whole = Whole(shape, dtype)
         yield whole
-        pictures.write(path, whole.voxels, read_geometry(like))
+        pictures.write(path, whole.voxels, geometry or read_geometry(like))
     else:
         grid = _grid(like)
         whole = Whole(shape, dtype)

@@ -56,3 +56,10 @@ def test_no_images_says_what_is_looked_for(dataset, files):
 def test_macos_companions_are_left_out(dataset, files):
     root = files(*WHOLE, "imagesTr/._a_0000.nii.gz", "labelsTr/._a.nii.gz", **{"dataset.json": TEXT})
     assert len(dataset("nnunet", root=root).read().cases) == 1
+
+
+def test_a_picture_may_hold_all_colours(dataset, files):
+    text = json.dumps({"channel_names": {"0": "R", "1": "G", "2": "B"}, "labels": {"background": 0, "a": 1}})
+    root = files("imagesTr/a_0000.png", "labelsTr/a.png", **{"dataset.json": text})
+    (case,) = dataset("nnunet", root=root).read().cases
+    assert [path.name for path in case.images] == ["a_0000.png"]

@@ -17,6 +17,7 @@ import numpy as np
 from medfuse import registry
 from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError
+from medfuse.core.files import no_file
 from medfuse.data.images import read_image
 from medfuse.data.parallel import in_threads
 from medfuse.volumes.endings import stem
@@ -50,13 +51,15 @@ def detect(data: Path, *, progress: Progress = lambda done, total: None) -> Dete
     """
     if not data.exists():
         raise DataError(f"{data}: no such file or folder; give a dataset's folder, or a CSV table of cases")
+    if kind := no_file(data):
+        raise DataError(f"{data}: is {kind}; give a dataset's folder, or a CSV table of cases")
     if data.is_file():
         if data.suffix.lower() != ".csv":
             raise DataError(f"{data}: is no folder and no .csv file; give the dataset's folder")
         return _looked_into("csv", {"root": data.parent, "file": data.name}, "a table of cases", progress)
     if (data / "dataset.json").is_file():
         return _described(data)
-    if tables := [path for path in sorted(data.glob("*.csv")) if _lists_cases(path)]:
+    if tables := [path for path in sorted(data.glob("*.csv")) if path.is_file() and _lists_cases(path)]:
         table = {"root": data, "file": tables[0].name}
         return _looked_into("csv", table, f"{tables[0].name} lists cases", progress)
     parameters = _folders(data) or _per_case(data)

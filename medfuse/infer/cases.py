@@ -73,8 +73,6 @@ def output_name(case: Case) -> str:
     cannot be written in one step; a JPEG gets a .png, as JPEG changes values.
     """
     return case.name + label_ending(case.images[0])
-    """
-    return case.name + label_ending(case.images[0])
 
 
 @dataclass

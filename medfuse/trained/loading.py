@@ -13,7 +13,7 @@ import medfuse
 from medfuse.core.document import Document
 from medfuse.core.engine import Engine, Running
 from medfuse.core.errors import CheckpointError, MedfuseError, PipelineError, reason
-from medfuse.core.files import file_hash
+from medfuse.core.files import file_hash, no_file
 from medfuse.core.json_text import shortened
 from medfuse.infer.settings import InferSettings
 from medfuse.model.graph import GraphPlan, plan_graph
@@ -240,6 +240,8 @@ def weights_file(path: Path, *, best: bool) -> Path:
     """The weights that a run folder or a path stands for."""
     if path.is_dir():
         path = path / f"weights_{'best' if best else 'last'}.safetensors"
+    if kind := no_file(path):
+        raise CheckpointError(f"{path}: is {kind}, no file of weights; name the file itself")
     if not path.is_file():
         raise CheckpointError(
             f"{path}: no such file; give a run folder such as runs/liver, a .safetensors file, or what "

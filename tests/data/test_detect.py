@@ -1,6 +1,8 @@
 """Which dataset plugin reads a folder."""
 
 import json
+import os
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -119,3 +121,11 @@ def test_cases_without_a_label_are_told_and_not_looked_into(tmp_path):
     found = detect(tmp_path)
     assert found.info.labels == {"background": 0, "label": 3}
     assert any("2 cases (b, c) have no label" in note for note in found.info.notes)
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "cases.csv")
+    with pytest.raises(DataError, match="is a named pipe"):
+        detect(tmp_path / "cases.csv")
+    with pytest.raises(DataError, match="is no dataset that medfuse knows"):
+        detect(tmp_path)

@@ -41,6 +41,28 @@ def borrowed(module: nn.Module, stand_in: StandIn) -> Iterator[None]:
                 tensor.data.copy_(values)
 
 
+def out_of_sight(module: nn.Module) -> list[str]:
+    """What could learn but lies in plain lists and dicts, and so is neither trained, moved nor saved."""
+    known = {id(x) for x in (*module.modules(), *module.parameters())}
+    found: list[str] = []
+
+    def look(value: Any, path: str, seen: tuple[int, ...]) -> None:
+        if isinstance(value, nn.Module | nn.Parameter):
+            weights = [value] if isinstance(value, nn.Parameter) else [*value.parameters()]
+            if id(value) not in known and any(w.requires_grad for w in weights):
+                found.append(path)
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            inner = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, one in inner:
+                look(one, f"{path}[{key}]", (*seen, id(value)))
+
+    for name, inner in module.named_modules():
+        for attribute, value in vars(inner).items():
+            if not attribute.startswith("_") or isinstance(value, list | tuple):
+                look(value, f"{name}.{attribute}" if name else attribute, ())
+    return found
+
+
 def tensors_of(module: nn.Module) -> list[Tensor]:
     """Parameters and buffers, each once."""
     return [*module.parameters(), *module.buffers()]

@@ -9,6 +9,7 @@ from functools import partial
 from math import inf, prod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
@@ -79,9 +80,14 @@ class _Survey:
     def __init__(self, network: nn.Module, image: ImageInfo, partial_: bool) -> None:
         self.network, self.image, self.partial = network, image, partial_
         self.seen = _Seen(image.patch_size)
+        if isinstance(network, torch.jit.ScriptModule):
+            raise ShapeError(
+                "is a scripted network, which takes no hooks; give the network that was scripted"
+            )
         network.register_forward_pre_hook(self._start)
         for name, module in network.named_modules():
-            module.register_forward_hook(partial(self._note, name))
+            if not isinstance(module, torch.jit.ScriptModule):
+                module.register_forward_hook(partial(self._note, name))
 
     def layers(self) -> list[Layer]:
         self.training = self._look(self.image, training=True)
@@ -198,6 +204,8 @@ class _Survey:
         return read_map([shown for shown in trials if shown])
 
     def _no_tensor(self, address: Address) -> str:
+        if isinstance(self.network.get_submodule(address.path), torch.jit.ScriptModule):
+            return "is scripted, and takes no hooks; tap a layer around it"
         calls = self.training.calls.get(address.path) or self.trials[0].calls.get(address.path)
         if not calls:
             return "never runs in the network's forward pass"

@@ -9,7 +9,10 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from medfuse.core.errors import ShapeError
+from medfuse.core.text import listed
 from medfuse.model.blame import placed
+from medfuse.model.borrowed import out_of_sight
 from medfuse.model.graph import IMAGE, GraphPlan
 from medfuse.model.resample import centred, resize
 from medfuse.model.still import untaught
@@ -57,6 +60,7 @@ class Segmenter(nn.Module):
         for b in plan.backbones:
             with placed(("model", "backbones", b.name), b.backbone):
                 network = settled(b.backbone.build(plan.image), plan.image)
+                _refuse_hidden(network)
             with placed(("model", "taps", b.name), b.strategy):
                 self.backbones[b.name] = b.strategy.attach(network, b.taps, plan.image)
         for node in plan.nodes:
@@ -150,9 +154,19 @@ def build_segmenter(plan: GraphPlan) -> Segmenter:
     return Segmenter(plan)
 
 
+def _refuse_hidden(network: nn.Module) -> None:
+    """Raises ShapeError where weights of a network would be random after each start."""
+    if hidden := out_of_sight(network):
+        raise ShapeError(
+            f"the network keeps {listed(hidden)} in a plain list or dict, so that its weights are neither "
+            "trained nor saved; keep layers in a torch.nn.ModuleList or ModuleDict, or freeze them"
+        )
+
+
 def _as_the_graph(tapped: Tensor, image: Tensor) -> Tensor:
-    """A tapped map in the precision of what follows, where a network computes in double precision."""
-    return tapped.to(image.dtype) if tapped.dtype == torch.float64 else tapped
+    """A tapped map in the precision of what follows, where a network chooses one of its own."""
+    mixed = torch.is_autocast_enabled(image.device.type) and tapped.dtype != torch.float64
+    return tapped if mixed or tapped.dtype == image.dtype else tapped.to(image.dtype)
 
 
 def _aligned(inputs: Sequence[Tensor], node: _Node) -> list[Tensor]:

@@ -95,7 +95,8 @@ def settled(module: Module, image: ImageInfo) -> Module:
     if not any(is_lazy(t) for t in tensors_of(module)):
         return module
     try:
-        with torch.no_grad(), in_mode(module, False):
+        device = tensors_of(module)[0].device
+        with torch.no_grad(), in_mode(module, False), torch.device(device):
             module(torch.zeros(BATCH, image.channels, *image.patch_size))
     except MedfuseError:
         raise

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medfuse.api import ImageInfo
 from medfuse.core.errors import ShapeError
-from medfuse.model.borrowed import borrowed
+from medfuse.model.borrowed import borrowed, out_of_sight
 from medfuse.model.trial import settled, trial
 
 IMAGE = ImageInfo(1, (8, 8), (1.0, 1.0))
@@ -191,3 +191,19 @@ def test_lazy_layers_are_set_up_once_and_keep_their_mode():
     assert network[0].weight.shape == (4, 1, 3, 3)
     assert network[1].training
     assert network[1].num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_lazy_layers_are_set_up_wherever_they_are(device):
+    with torch.device(device):
+        network = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.LazyConv2d(2, 1))
+    assert settled(network, IMAGE)[2].weight.shape == (2, 4, 1, 1)
+    assert network[2].weight.device.type == device
+
+
+def test_weights_in_plain_lists_are_seen_to_be_out_of_sight():
+    conv, shared = nn.Conv2d(1, 1, 1), nn.ModuleList([nn.Conv2d(1, 1, 1)])
+    assert out_of_sight(Net(hidden=[conv])) == ["hidden[0]"]
+    assert out_of_sight(nn.Sequential(Net(hidden={"a": (nn.ReLU(), conv)}))) == ["0.hidden[a][1]"]
+    assert out_of_sight(Net(hidden=[nn.Parameter(torch.ones(1))])) == ["hidden[0]"]
+    assert out_of_sight(Net(kept=shared, again=[shared[0]], plain=[nn.ReLU()], lstm=nn.LSTM(2, 2))) == []

@@ -5,12 +5,15 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
 
-from medfuse.api import ImageInfo
+from medfuse.api import Backbone, FeatureInfo, ImageInfo
+from medfuse.core.errors import PipelineError
 from medfuse.model.graph import plan_graph
 from medfuse.model.resample import resize
 from medfuse.model.segmenter import Segmenter, build_segmenter
 from medfuse.model.settings import ModelSettings
+from medfuse.model.verify import verify
 
 AUX = ("decoded.1", "encoder.stages.2")
 UNET = {"use": "unet_encoder", "base_channels": 4, "stages": 3, "convs": 1}
@@ -154,3 +157,65 @@ def test_a_node_may_be_called_anything(name):
     model = segmenter(fusion={name: {"use": "concat", "inputs": ["encoder.stages.0"]}}, head=name, aux=())
     assert not any(module.training for module in model.eval().modules())
     assert model(torch.randn(1, 1, 16, 16)).shape == (1, 3, 16, 16)
+
+
+class Odd(Backbone):
+    """A network that hides weights, computes in its own precision, or has lazy layers."""
+
+    kind: str = "hidden"
+
+    def features(self, image):
+        return [FeatureInfo("a", 4, (1, 1))]
+
+    def build(self, image):
+        return {"hidden": Hidden, "bf16": InBf16, "lazy": Lazy}[self.kind]()
+
+
+class Hidden(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.more = nn.Conv2d(1, 4, 3, padding=1), [nn.Conv2d(4, 4, 1)]
+
+    def forward(self, x):
+        return self.more[0](self.a(x))
+
+
+class InBf16(Hidden):
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = []
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.a(x)
+
+
+class Lazy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.LazyConv2d(4, 3, padding=1)
+
+    def forward(self, x):
+        return self.a(x)
+
+
+def odd(kind: str):
+    settings = {"backbones": {"odd": Odd(kind=kind)}, "head": {"input": "odd.a"}}
+    return plan_graph(ModelSettings.model_validate(settings), ImageInfo(1, (8, 8), (1.0, 1.0)), 2)
+
+
+def test_weights_that_would_not_be_saved_are_refused():
+    with pytest.raises(
+        PipelineError, match=r"model.backbones.odd: the network keeps more\[0\] in a plain list"
+    ):
+        verify(odd("hidden"))
+
+
+@pytest.mark.parametrize("kind", ["bf16", "lazy"])
+def test_networks_of_a_precision_of_their_own_and_lazy_ones_learn(kind):
+    verify(odd(kind))
+    model = build_segmenter(odd(kind))
+    made = model(torch.randn(2, 1, 8, 8))
+    assert made.dtype == torch.float32
+    made.square().mean().backward()
+    assert all(p.grad is not None for p in model.parameters())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -105,7 +105,7 @@ class Observer:
     def __init__(
         self,
         backbone: nn.Module,
-        paths: Iterable[str],
+        paths: Sequence[str],
         image: ImageInfo,
         *,
         training: bool,
@@ -118,9 +118,13 @@ class Observer:
         self.failure: Exception | None = None
         self.returned: Any = None
         self._start()
+        if isinstance(backbone, torch.jit.ScriptModule):
+            raise ShapeError("the network is scripted, and takes no hooks; give the one that was scripted")
         handles = [backbone.register_forward_pre_hook(self._root, prepend=True)]
         for path in dict.fromkeys(paths):
             module = backbone.get_submodule(path)
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no hooks
             handles.append(module.register_forward_pre_hook(partial(self._before, path), with_kwargs=True))
             handles.append(module.register_forward_hook(partial(self._after, path)))
         try:

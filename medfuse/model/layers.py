@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import inf, prod
+from math import prod
 from typing import Any
 
 import torch
@@ -21,8 +21,6 @@ from medfuse.model.address import Address, Place, tensors_in
 from medfuse.model.maps import MapFacts, Shown, Size, other_sizes, read_map
 from medfuse.model.provenance import Provenance, channel_axis
 from medfuse.model.trial import BATCH, settled, trial, try_out
-
-MOST_REAL_VOXELS = 2**21  # of a further trial with real numbers: 128³
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ class _Survey:
     def _look_at_another_size(self) -> None:
         """A trial on the first other size that the network takes, if there is one."""
         real = any(not p.is_meta for p in self.network.parameters())
-        for size in other_sizes(self.image.patch_size, MOST_REAL_VOXELS if real else inf):
+        for size in other_sizes(self.image.patch_size, real=real):
             try:
                 seen = self._look(replace(self.image, patch_size=size), training=False)
             except Exception:  # a network may ask for any size, in any way

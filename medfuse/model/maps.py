@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf, prod
 
 from medfuse.core.text import by
 from medfuse.model.trial import BATCH
@@ -118,11 +119,13 @@ def _stride(pairs: Sequence[tuple[Size, Size]]) -> Size:
     return tuple(stride)
 
 
-def other_sizes(patch: Size, most_voxels: float) -> Iterator[Size]:
+def other_sizes(patch: Size, *, real: bool) -> Iterator[Size]:
     """Images to try a network on besides its patch: no two axes alike, none as long as that of the patch.
 
-    Multiples of 16, 32, 64 and 128, then of the patch's own size, for networks that take nothing else.
+    Multiples of 16, 32, 64 and 128, then of the patch's own size, for networks that take nothing else. Where
+    the trial computes with `real` numbers, those that would take long are left out.
     """
+    most_voxels = max(2**15, 8 * prod(patch)) if real else inf
     for step in (16, 32, 64, 128):
         yield from _within(_unlike(patch, (step,) * len(patch)), most_voxels)
     yield from _within(_unlike(patch, patch), most_voxels)
@@ -140,8 +143,5 @@ def _unlike(patch: Size, steps: Size) -> Size:
 
 
 def _within(size: Size, most_voxels: float) -> Iterator[Size]:
-    voxels = 1
-    for n in size:
-        voxels *= n
-    if voxels <= most_voxels:
+    if prod(size) <= most_voxels:
         yield size

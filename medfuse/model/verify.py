@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import inf
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,8 +18,6 @@ from medfuse.model.graph import GraphPlan
 from medfuse.model.maps import other_sizes
 from medfuse.model.segmenter import Segmenter, build_segmenter
 from medfuse.model.trial import trial, try_out
-
-MOST_REAL_VOXELS = 2**18  # of a trial on another size, with real numbers: 64³
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ class _Witness:
         for b in self.plan.backbones:
             network = self.model.backbones[b.name]
             real = any(not p.is_meta for p in network.parameters())
-            for size in other_sizes(self.plan.image.patch_size, MOST_REAL_VOXELS if real else inf):
+            for size in other_sizes(self.plan.image.patch_size, real=real):
                 try:
                     made = trial(network, replace(self.plan.image, patch_size=size), training=False)
                 except Exception:  # a network may ask for any size, in any way

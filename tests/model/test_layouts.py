@@ -1,5 +1,6 @@
 """What a layer's output is: a map with channels first or last, tokens, or nothing that can be tapped."""
 
+import math
 import re
 
 import pytest
@@ -107,7 +108,7 @@ def test_what_stays_ambiguous_is_refused():
 @pytest.mark.parametrize("stride", [1, 2, 4, 8, 16, 32])
 def test_two_sizes_tell_every_layout_apart(channels, stride):
     for patch in ((32, 32, 32), (64, 32, 16), (96, 96, 96), (40, 56, 24), (128, 128), (33, 17, 9)):
-        images = [patch, next(other_sizes(patch, float("inf")))]
+        images = [patch, next(other_sizes(patch, real=False))]
         sizes = [tuple(-(-n // stride) for n in image) for image in images]
         first = read_map([Shown((BATCH, channels, *s), i) for s, i in zip(sizes, images)])
         last = read_map([Shown((BATCH, *s, channels), i) for s, i in zip(sizes, images)])
@@ -118,9 +119,15 @@ def test_two_sizes_tell_every_layout_apart(channels, stride):
 
 def test_other_sizes_have_unlike_axes_and_none_of_the_patch():
     for patch in ((32, 32, 32), (64, 96, 16), (224, 224), (48, 48, 48)):
-        for size in other_sizes(patch, float("inf")):
+        for size in other_sizes(patch, real=False):
             assert len({*size}) == len(patch)
             assert all(a != b for a, b in zip(size, patch))
+
+
+def test_a_trial_with_real_numbers_is_no_larger_than_eight_patches():
+    for patch in ((16, 16, 8), (32, 32, 32), (96, 96, 96), (128, 128)):
+        for size in other_sizes(patch, real=True):
+            assert math.prod(size) <= max(2**15, 8 * math.prod(patch))
 
 
 class Odd(nn.Module):

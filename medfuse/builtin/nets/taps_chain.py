@@ -14,7 +14,6 @@ from medfuse.core.features import FeatureInfo, ImageInfo
 from medfuse.model.maps import other_sizes
 
 REMEDY = "tap it with forward_hook instead"
-MOST_VOXELS = 2**20  # of a further trial; it may be one with real numbers
 
 Step = tuple[str, tuple[str, ...]]
 """A layer's path, and the tapped layers that its output is that of: itself, or modules that end with it."""
@@ -113,7 +112,7 @@ def _passes(
     yield observed(image)
     with suppress(Exception):  # some need more than one, and may raise anything
         yield observed(image, batch=1)
-    for size in other_sizes(image.patch_size, MOST_VOXELS):
+    for size in other_sizes(image.patch_size, real=True):
         try:
             seen = observed(replace(image, patch_size=size))
         except Exception:

@@ -174,7 +174,11 @@ class Observer:
         self._chance: Any = None
 
     def _root(self, _: nn.Module, args: Any) -> None:
-        self._start()  # a trial may need a second pass
+        stopped_between = self.image is not None and not self._inside and not self._has_enough()
+        self._start()  # a trial may need a second pass, with real numbers where the first asked for values
+        if stopped_between:
+            self.depends_on = "values"
+        self._chance = random.getstate()
         self.image = Call(None, 0, args[0], args[0], {(): args[0]._version})
 
     def _before(self, path: str, _: nn.Module, args: Any, kwargs: Any) -> None:

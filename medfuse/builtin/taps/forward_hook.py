@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 class ForwardHook(TapStrategy):
     """Listens to layers while the whole network runs; gradients stay alive.
 
-    Where a layer runs more than once its last output counts, with a warning. An output that a later
-    operation overwrites in place is copied.
+    Where a layer runs more than once its last output counts, with a warning; `layer#1` is its first. An
+    element of a tuple or dict that it returns is `layer[0]` or `layer[key]`. An output that a later operation
+    overwrites in place is copied.
 
         taps:
           encoder: {use: forward_hook, layers: [layer1, layer2]}

@@ -235,3 +235,15 @@ def test_a_network_that_fails_by_itself_is_no_edits_fault():
 def test_an_edit_does_one_thing(edit, message):
     with pytest.raises(ValidationError, match=message):
         registry.get(Backbone.group, "edited").model_validate({"of": UNET, "edits": [edit]})
+
+
+def test_layers_that_cannot_run_on_the_patch_are_left_to_the_tap_strategy():
+    deep = edited({"replace": "bn1", "by": IDENTITY}, of={"use": "resnet", "depth": 10, "norm": "instance"})
+    names = [f.name for f in deep.features(FLAT)]
+    assert names == ["act", "layer1", "layer2", "layer3"]
+    broken = edited({"replace": "layer2", "by": "torch.nn.Conv2d", "arguments": WRONG}, of=RESNET)
+    with pytest.raises(ShapeError, match=r"edits\[0\], replace layer2: the edited network fails"):
+        broken.features(FLAT)
+
+
+WRONG = {"in_channels": 7, "out_channels": 7, "kernel_size": 1}

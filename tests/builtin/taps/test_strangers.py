@@ -266,6 +266,15 @@ def by_positions(net, x):
     return net.b(x if len(x.nonzero()) else x + 1)
 
 
+def by_array(net, x):
+    x = net.a(x)
+    return net.b(x if x.detach().numpy().max() > 5 else x.relu())
+
+
+def by_list(net, x):
+    return net.a(x if x[0, 0, 0].tolist()[0] < 5 else -x)
+
+
 def by_weight(net, x):
     x = net.a(x)
     return net.b(x if net.a.bias.item() > 0 else -x)
@@ -292,11 +301,12 @@ def by_chance(net, x):
 
 
 @pytest.mark.parametrize(
-    "run", [by_value, by_number, by_positions, by_weight, by_mode, by_batch, by_size, by_chance]
+    "run",
+    [by_value, by_number, by_positions, by_array, by_list, by_weight, by_mode, by_batch, by_size, by_chance],
 )
 def test_truncation_refuses_a_branch_between_its_layers(run):
     with pytest.raises(ShapeError, match="not a chain of its layers"):
-        attach("sequential_truncation", Net(run), "a", "b")
+        attach("sequential_truncation", Net(run), "a", *(() if run is by_list else "b"))
 
 
 @pytest.mark.parametrize("run", [by_value, by_mode, by_batch, by_size, by_chance])

@@ -125,13 +125,13 @@ def run(
 
         chosen = None if folds == "all" else _numbers(folds)
         reporter = Reporter(quiet=quiet)
-        typer.echo(
+        print(
             run_folds(
                 file, overrides or (), folds=chosen, runs=runs, retrain=retrain, reporter=reporter
             ).text()
         )
         return
-    typer.echo(
+    print(
         run_pipeline(file, overrides or (), runs=runs, retrain=retrain, reporter=Reporter(quiet=quiet)).text()
     )
 
@@ -141,7 +141,7 @@ def check(file: PipelineFile, overrides: Overrides = None) -> None:
     """Plan FILE's graph, verify and show its shapes. Opens no image."""
     from medfuse.verbs.check import check_pipeline
 
-    typer.echo(check_pipeline(file, overrides or ()))
+    print(check_pipeline(file, overrides or ()))
 
 
 @app.command()
@@ -171,7 +171,7 @@ def init(
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.init import init_pipeline
 
-    typer.echo(
+    print(
         init_pipeline(
             data,
             output=output,
@@ -203,9 +203,7 @@ def probe(
     from medfuse.verbs.probe import probe_pipeline
 
     reporter = Reporter(quiet=quiet)
-    typer.echo(
-        probe_pipeline(file, overrides or (), runs=runs, steps=steps, case=case, reporter=reporter).text()
-    )
+    print(probe_pipeline(file, overrides or (), runs=runs, steps=steps, case=case, reporter=reporter).text())
 
 
 @app.command()
@@ -222,7 +220,7 @@ def taps(
     """
     from medfuse.verbs.taps import taps_table
 
-    typer.echo(taps_table(file, overrides or (), backbone=backbone))
+    print(taps_table(file, overrides or (), backbone=backbone))
 
 
 @app.command()
@@ -276,7 +274,7 @@ def infer(
         raise typer.BadParameter("name a folder for the label maps", param_hint="--output")
     else:
         done = infer_volumes(weights, inputs, output, **how, overwrite=overwrite)
-    typer.echo(done.text)
+    print(done.text)
     if done.failed:
         raise typer.Exit(2)
 
@@ -299,7 +297,7 @@ def import_nnunet(
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.import_nnunet import import_nnunet
 
-    typer.echo(import_nnunet(folder, output, checkpoint=checkpoint, reporter=Reporter(quiet=quiet)))
+    print(import_nnunet(folder, output, checkpoint=checkpoint, reporter=Reporter(quiet=quiet)))
 
 
 @app.command()
@@ -322,7 +320,7 @@ def export(
     """
     from medfuse.verbs.export import export_network
 
-    typer.echo(export_network(weights, output, kind=kind, best=best, trust=trust or (), overwrite=overwrite))
+    print(export_network(weights, output, kind=kind, best=best, trust=trust or (), overwrite=overwrite))
 
 
 @app.command()
@@ -377,7 +375,7 @@ def features(
         trust=trust or (),
         reporter=Reporter(quiet=quiet),
     )
-    typer.echo(done.text)
+    print(done.text)
     if done.failed:
         raise typer.Exit(2)
 
@@ -405,7 +403,7 @@ def evaluate(
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.evaluate import evaluate_label_maps
 
-    typer.echo(
+    print(
         evaluate_label_maps(
             predictions,
             labels,
@@ -448,7 +446,7 @@ def compare(
         retrain=retrain,
         reporter=Reporter(quiet=quiet),
     )
-    typer.echo(compared.text)
+    print(compared.text)
 
 
 @app.command()
@@ -460,7 +458,7 @@ def schema(
     """Print the JSON Schema of pipeline files, for editors."""
     from medfuse.verbs.schema import schema_text, write_schema
 
-    typer.echo(write_schema(output) if output else schema_text(), nl=output is not None)
+    print(write_schema(output) if output else schema_text(), end="\n" if output else "")
 
 
 @plugins_app.callback(invoke_without_command=True)
@@ -475,7 +473,7 @@ def plugins(
     if context.invoked_subcommand is None:
         from medfuse.verbs.plugins import listing
 
-        typer.echo(listing(describe=describe))
+        print(listing(describe=describe))
 
 
 @plugins_app.command("list")
@@ -488,7 +486,7 @@ def list_plugins(
     """List every installed plugin, as `medfuse plugins` alone does."""
     from medfuse.verbs.plugins import listing
 
-    typer.echo(listing(describe=describe))
+    print(listing(describe=describe))
 
 
 def _plugin_names(incomplete: str) -> list[str]:
@@ -513,7 +511,7 @@ def show(
     """Explain one plugin: parameters, defaults, a YAML example."""
     from medfuse.verbs.plugins import page
 
-    typer.echo(page(name))
+    print(page(name))
 
 
 @plugins_app.command()
@@ -535,7 +533,7 @@ def new(
     """Write a package with one plugin, and tests that pass."""
     from medfuse.scaffold import new_package
 
-    typer.echo(f"{new_package(kind, name, output)}: run `pip install -e .` and `pytest` there")
+    print(f"{new_package(kind, name, output)}: run `pip install -e .` and `pytest` there")
 
 
 def _numbers(text: str) -> list[int]:
@@ -549,7 +547,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        typer.echo(f"medfuse {version('medfuse')}")
+        print(f"medfuse {version('medfuse')}")
         raise typer.Exit
 
 
@@ -580,10 +578,13 @@ def _show_log() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; a user's mistake is a line on stderr and exit code 2, Ctrl-C is 130."""
+    """Run the command line: a user's mistake is a line on stderr and exit code 2; Ctrl-C 130, SIGTERM 143."""
+    from medfuse.core import terminal
     from medfuse.core.offline import stay_offline
 
     code = 0
+    terminal.write_in_any_code_page()
+    terminal.end_when_told()
     _show_log()
     stay_offline()
     try:
@@ -595,15 +596,18 @@ def main() -> NoReturn:
     except Exception as error:
         from medfuse.core.errors import MedfuseError
 
-        if not isinstance(error, MedfuseError):
+        if not isinstance(error, MedfuseError) and not terminal.was_told_to_end():
             raise
         print(error, file=sys.stderr)
         code = 2
-    if code == 130 and "RANK" not in os.environ:  # typer turns Ctrl-C into this code, silently
+    if terminal.was_told_to_end():
+        code = terminal.TERMINATED
+    stopped = code in (130, terminal.TERMINATED)
+    if stopped and "RANK" not in os.environ:  # typer turns Ctrl-C into this code, silently
         print("\nmedfuse: stopped; run the same command again to carry on", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    if code == 130:
+    if stopped:
         os._exit(code)  # loader processes and threads may still be busy; nothing of theirs is wanted
     gc.freeze()  # or Python's last collections walk all of torch and MONAI once more
     sys.exit(code)

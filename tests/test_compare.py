@@ -45,3 +45,12 @@ def test_the_faults_of_every_file_are_told_before_any_training(tmp_path):
     with pytest.raises(PipelineError) as caught:
         compare(*files)
     assert {line.split(":")[0] for line in caught.value.lines} == {str(file) for file in files}
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "{}", '{"labels": {"cube": 1}, "metric_per_case": [3]}'])
+def test_a_damaged_summary_is_one_line(finished_run, tmp_path, text):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "summary.json").write_text(text)
+    with pytest.raises(DataError, match=r"summary\.json[^\n]*write it anew with `medfuse run`"):
+        compare_pipelines([finished_run.folder, other], reporter=Reporter(quiet=True))

@@ -7,11 +7,12 @@ import nibabel
 import numpy as np
 import pytest
 
+from medfuse.core.errors import CheckpointError
 from medfuse.core.reporter import Reporter
 from medfuse.infer.settings import PostprocessSettings
 from medfuse.report.evaluate import Pair
 from medfuse.runs.folds import choose_together
-from medfuse.runs.postprocess import choose, component_scores, said, write_choice
+from medfuse.runs.postprocess import choose, component_scores, said, steps_for, write_choice
 from medfuse.verbs.run import run_pipeline
 
 LABELS = {"background": 0, "organ": 1}
@@ -133,3 +134,10 @@ def test_a_label_that_there_is_not_is_refused(finished_run, medfuse):
     said = medfuse("check", finished_run.pipeline, "--set", "infer.postprocess={largest_component: [kube]}")
     assert said.code == 2
     assert "there is no label 'kube'; did you mean 'cube'?" in said.err
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "{}", '{"steps": {"largest_component": 3}, "scores": {}}'])
+def test_a_damaged_choice_is_one_line(tmp_path, text):
+    (tmp_path / "postprocess.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"postprocess\.json[^\n]*run the pipeline again"):
+        steps_for([tmp_path])

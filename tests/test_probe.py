@@ -28,3 +28,9 @@ def test_an_unknown_case_is_one_line(finished_run, medfuse, tmp_path):
 def test_the_verdict_follows_loss_and_dice(losses, dice, verdict):
     sweep = RateSweep((0.1, 0.2), (1.0, 0.5), 0.2, None)
     assert verdict in Probed(sweep, 0.01, "a", 20, losses, (0.0, dice)).text()
+
+
+def test_what_a_killed_probe_left_is_removed(finished_run, medfuse, tmp_path):
+    (tmp_path / ".probe-killed" / "predictions").mkdir(parents=True)
+    assert medfuse("probe", finished_run.pipeline, "--case", "none", "--runs", tmp_path, "-q").code == 2
+    assert not [*tmp_path.glob(".probe-*")]

@@ -55,8 +55,11 @@ def atomic(path: Path) -> Iterator[Path]:
         with reported(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.touch(exist_ok=False)
+            mode = temporary.stat().st_mode
             with claimed(temporary):  # so that another process does not take it for a leftover
                 yield temporary
+            if temporary.stat().st_mode != mode:  # some libraries make files that nobody else may read
+                temporary.chmod(mode)
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -66,9 +69,12 @@ def atomic(path: Path) -> Iterator[Path]:
         raise
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the unfinished files and folders of killed processes; living ones have claimed theirs."""
-    for left in folder.glob(f"{UNFINISHED}*"):
+def remove_leftovers(folder: Path, name: str = UNFINISHED) -> None:
+    """Remove the unfinished files and folders of killed processes, whose names begin with `name`.
+
+    Living processes have claimed theirs.
+    """
+    for left in folder.glob(f"{name}*"):
         with suppress(OSError), claimed(left) as mine:
             if mine:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()

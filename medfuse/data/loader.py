@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -124,3 +125,12 @@ def _start_worker(_: int) -> None:
     """Loader processes share the cores with training, and leave Ctrl-C to it."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _tell_unless_training_has_ended
+
+
+def _tell_unless_training_has_ended(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Threads that hand over patches lose their connection where training is stopped: that is no fault."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)

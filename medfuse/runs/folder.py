@@ -11,13 +11,16 @@ from medfuse.core.lock import locked
 from medfuse.runs.records import DATA, FINGERPRINT, LOCK, PIPELINE, PLAN, RESOLVED
 
 ANOTHER_NAME = "give this run another name (--set name=…)"
+PROBE = ".probe-"
+"""How the name of a folder begins that is gone when `medfuse probe` ends."""
 WEIGHTS = "weights_last.safetensors"
 JUDGED = ("summary.json", "report.html", "postprocess.json")
 """What says how good the weights are, and so is of no use once they change."""
 
+STATES = ("training_state.pt", "training_state.previous.pt")
+
 _OF_ONE_TRAINING = (
-    "training_state.pt",
-    "training_state.previous.pt",
+    *STATES,
     WEIGHTS,
     "weights_best.safetensors",
     *JUDGED,
@@ -34,9 +37,12 @@ def holds_weights(folder: Path) -> bool:
 
     What a start leaves that was refused or stopped before its first weights binds nothing.
     """
-    from medfuse.train.state import has_state
-
     return has_state(folder) or any(folder.glob("weights_*.safetensors"))
+
+
+def has_state(folder: Path) -> bool:
+    """Whether there is anything to carry a training on from."""
+    return any((folder / name).exists() for name in STATES)
 
 
 def clear(folder: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel
 
 from medfuse.core.errors import CheckpointError
 from medfuse.core.files import write_json
+from medfuse.core.json_text import read_json, validated
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import number
 from medfuse.infer.settings import PostprocessSettings
@@ -136,15 +138,20 @@ def write_choice(folder: Path, chosen: Mapping[str, Any]) -> None:
     write_json(folder / FILE, dict(chosen))
 
 
+class _Choice(BaseModel):
+    """postprocess.json, as far as it is read again."""
+
+    steps: PostprocessSettings
+    scores: dict[Literal["components", "thresholds"], dict[str, dict[str, dict[str, float]]]]
+
+
 def read_choice(folder: Path) -> dict[str, Any] | None:
     """What was chosen for the run in `folder`; None where nothing was. Raises CheckpointError."""
-    path = folder / FILE
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    path, remedy = folder / FILE, "remove it, and run the pipeline again to choose anew"
+    if not path.exists():
         return None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); run the pipeline again") from error
+    found: dict[str, Any] = read_json(path, raises=CheckpointError, remedy=remedy)
+    validated(_Choice, found, str(path), raises=CheckpointError, remedy=remedy)
     return found
 
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from medfuse.api import Case, DatasetInfo, Split
 from medfuse.core.document import Document
 from medfuse.core.errors import DataError, MedfuseError, PipelineError, Problem
-from medfuse.core.files import file_hash, make_folder
+from medfuse.core.files import file_hash, make_folder, remove_leftovers
 from medfuse.core.lock import locked
 from medfuse.core.reporter import Reporter
 from medfuse.pipeline import Pipeline
 from medfuse.runs.changes import case_changes, data_changes, identity, pipeline_changes, text_changes
-from medfuse.runs.folder import ANOTHER_NAME, holds_weights, refuse_cross_validation
+from medfuse.runs.folder import ANOTHER_NAME, PROBE, has_state, holds_weights, refuse_cross_validation
 from medfuse.runs.records import DATA, LOCK, PIPELINE, Lock, TrainedOn, read_mapping, read_record
 from medfuse.trained.trust import remember_own
 
@@ -76,10 +76,10 @@ def open_run(
     """
     import torch
 
-    from medfuse.train.state import has_state
-
     def claim() -> tuple[TrainedOn | None, bool, Split]:
         held.callback(_remove_if_empty, folder)  # what a refused start leaves is nothing
+        if folder.parent == runs:
+            remove_leftovers(runs, PROBE)
         held.enter_context(locked(make_folder(folder), instead=ANOTHER_NAME))
         refuse_cross_validation(folder)
         remember_own(pipeline.model)
@@ -92,6 +92,12 @@ def open_run(
         own = reporter if together.is_first else Reporter(quiet=True)
         store = runs / "prepared" / info_name(pipeline)
         yield Run(pipeline, info, split, folder, store, own, together, kept, starts)
+
+
+def refuse_soon(pipeline: Pipeline, info: DatasetInfo, folder: Path) -> None:
+    """What `open_run` refuses, before anything heavy is imported. The folder is not held, and may change."""
+    if holds_weights(folder):
+        _split(folder, pipeline, info, _kept(folder, pipeline, info))
 
 
 def trained_on(pipeline: Pipeline, info: DatasetInfo, split: Split, hashes: Mapping[str, str]) -> TrainedOn:
@@ -109,10 +115,12 @@ def trained_on(pipeline: Pipeline, info: DatasetInfo, split: Split, hashes: Mapp
 
 def unlabelled(pipeline: Pipeline, info: DatasetInfo) -> tuple[Case, ...]:
     """The cases that pseudo-labels are made for."""
-    from medfuse.train.pseudo import unlabelled_cases
-
     settings = pipeline.train.pseudo_labels
-    return unlabelled_cases(info, settings) if settings else ()
+    if settings is None:
+        return ()
+    from medfuse.train.pseudo import unlabelled_cases  # which imports torch
+
+    return unlabelled_cases(info, settings)
 
 
 def teacher_weights(pipeline: Pipeline) -> Path | None:

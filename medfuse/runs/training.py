@@ -104,11 +104,7 @@ def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
 
 def train(run: Run, planned: Planned, graph: GraphPlan, store: Store) -> None:
     """Weights from batches; the rooms meet in the closures that are handed to `fit`."""
-    from medfuse.model.weights import save_weights
     from medfuse.train.budget import Budget
-    from medfuse.train.guided import Guided
-    from medfuse.train.loop import fit
-    from medfuse.train.pseudo import PseudoLabels
     from medfuse.train.state import Spent, how_far
 
     settings, plan = run.pipeline.train, planned.plan
@@ -118,6 +114,11 @@ def train(run: Run, planned: Planned, graph: GraphPlan, store: Store) -> None:
     if finished and run.together.first(lambda: _has_weights(run)):
         run.reporter.say(f"trained already: {_stands(standing)}, and the budget is {budget}")
         return
+    from medfuse.model.weights import save_weights
+    from medfuse.train.guided import Guided
+    from medfuse.train.loop import fit
+    from medfuse.train.pseudo import PseudoLabels
+
     begun = begin(run, plan, graph, store)
     fabric, pseudo, guided = begun.fabric, settings.pseudo_labels, settings.guided
     teacher = _teacher(run, plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -25,20 +26,21 @@ class MetricsLog:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        self.path = folder / "metrics.jsonl"
+        self._folder, self.path = folder, folder / "metrics.jsonl"
         rows = [row for row in read_rows(self.path) if row["step"] <= step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
-        with reported(self.path):
+        self._hook, threading.excepthook = threading.excepthook, _tell_but_of_the_board
+        with reported(folder):
             self._file = self.path.open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._last: dict[str, float] = {}
         self._last_at = 0
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, row: Mapping[str, float]) -> None:
         if not self._open:
             return
         finite = {k: v for k, v in row.items() if math.isfinite(v)}
-        with reported(self.path):
+        with reported(self._folder):
             if self._last.get("step") == row["step"]:
                 self._file.seek(self._last_at)
                 self._file.truncate()
@@ -54,8 +56,10 @@ class MetricsLog:
     def close(self) -> None:
         if not self._open:
             return
-        self._file.close()
-        self._board.close()
+        with reported(self._folder):
+            self._file.close()
+            self._board.close()
+        threading.excepthook = self._hook
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -64,6 +68,12 @@ class MetricsLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _tell_but_of_the_board(fault: threading.ExceptHookArgs) -> None:
+    """What TensorBoard's thread cannot write is raised by the next row, or by `close`."""
+    if not type(fault.thread).__module__.startswith("tensorboard"):
+        threading.__excepthook__(fault)
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:

@@ -30,11 +30,6 @@ def previous_state(folder: Path) -> Path:
     return folder / "training_state.previous.pt"
 
 
-def has_state(folder: Path) -> bool:
-    """Whether anything has been trained in `folder`."""
-    return newest_state(folder).exists() or previous_state(folder).exists()
-
-
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Write tensors, numbers, texts and containers of them; the state before it stays, under another name.
 

@@ -13,15 +13,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
 
 from medfuse.core.errors import MedfuseError
 from medfuse.core.processes import processes, processes_here
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric  # which takes seconds, and a finished run needs none
 
 Value = TypeVar("Value")
 
@@ -143,6 +144,15 @@ def joined(device: torch.device) -> Iterator[Together]:
 
 def make_fabric(device: torch.device, precision: Any) -> Fabric:
     """Lightning's engine for this process: its device, its precision, the group of processes it is in."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    class Unwrapped(DDPStrategy):
+        """Lightning's processes and devices, and a network that stays as it is."""
+
+        def setup_module(self, module: nn.Module) -> nn.Module:
+            return module
+
     if processes() == 1:
         return Fabric(accelerator=device.type, devices=1, precision=precision)
     fabric = Fabric(
@@ -150,17 +160,10 @@ def make_fabric(device: torch.device, precision: Any) -> Fabric:
         devices=processes_here(),
         num_nodes=processes() // processes_here(),
         precision=precision,
-        strategy=_Unwrapped(timeout=_PATIENCE),
+        strategy=Unwrapped(timeout=_PATIENCE),
     )
     fabric.launch()
     return fabric
-
-
-class _Unwrapped(DDPStrategy):
-    """Lightning's processes and devices, and a network that stays as it is."""
-
-    def setup_module(self, module: nn.Module) -> nn.Module:
-        return module
 
 
 @contextmanager

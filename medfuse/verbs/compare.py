@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, Field
+
 from medfuse.core.errors import DataError, MedfuseError, OutputError, PipelineError
 from medfuse.core.files import file_hash, make_folder, write_text
-from medfuse.core.json_text import read_json
+from medfuse.core.json_text import read_json, validated
 from medfuse.core.labels import from_json
 from medfuse.core.reporter import Reporter
 from medfuse.core.seal import refuse_others, write_own_json
@@ -151,13 +152,29 @@ def dice_of_cases(summaries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str,
     return dice
 
 
+class _Judged(BaseModel):
+    """A case of summary.json: value of a label → measure → number."""
+
+    name: str
+    metrics: dict[str, dict[str, float | None]]
+
+
+class _Summary(BaseModel):
+    """summary.json, as far as it is compared."""
+
+    labels: dict[str, int | list[int]] = Field(min_length=1)
+    metric_per_case: list[_Judged] = Field(min_length=1)
+
+
 def _summary(folder: Path) -> dict[str, Any]:
-    try:
-        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    except OSError as error:
+    path = folder / "summary.json"
+    if not path.exists():
         raise DataError(
             f"{folder}: has no summary.json, so it is no finished run; finish it with `medfuse run`"
-        ) from error
+        )
+    remedy = "write it anew with `medfuse run`"
+    summary: dict[str, Any] = read_json(path, remedy=remedy)
+    validated(_Summary, summary, str(path), remedy=remedy)
     return summary
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medfuse.api import Case, FeatureInfo
 from medfuse.core.errors import MedfuseError
+from medfuse.core.files import remove_leftovers
 from medfuse.core.reporter import Reporter
 from medfuse.data.prepare import Preprocessor
 from medfuse.infer.cases import find_inputs, left_out_of
@@ -63,6 +64,8 @@ def save_features(
         return file_names(case.name, names, kind)
 
     refuse_to_replace_images(cases, lambda case: [output / name for name in files(case)], "feature map")
+    for folder in {(output / name).parent for case in cases for name in file_names(case.name, names, kind)}:
+        remove_leftovers(folder)
     settings = model.settings
     facts = {
         "weights": list(model.hashes),

@@ -14,7 +14,7 @@ import yaml
 
 from medfuse.api import DatasetInfo, ImageInfo, Split
 from medfuse.core.errors import MedfuseError
-from medfuse.core.files import write_text
+from medfuse.core.files import make_folder, write_text
 from medfuse.core.memory import bytes_text, total_memory
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import by
@@ -76,6 +76,7 @@ def init_pipeline(
         found = detect(data, progress=lambda done, _: advance(0, f"{done}"))
     labelled = [case for case in found.info.cases if case.label]
     _split(found.info)  # what cannot be split is refused before anything is measured
+    make_folder(output.parent)  # and so is what cannot be written
     with reporter.track(f"checking {len(labelled)} cases", len(labelled)) as advance:
         fingerprint = take_fingerprint(
             labelled,

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from medfuse.api import Split
 from medfuse.core.errors import DataError, did_you_mean
-from medfuse.core.files import make_folder
+from medfuse.core.files import claimed, make_folder, remove_leftovers
 from medfuse.core.reporter import Reporter
 from medfuse.pipeline import Pipeline, load_pipeline, plan_network
+from medfuse.runs.folder import PROBE
 from medfuse.runs.run import Run, located, open_run, read_dataset
 from medfuse.runs.stages import filled_store, prepare
 from medfuse.runs.training import begin, train
@@ -77,7 +78,12 @@ def probe_pipeline(
     from medfuse.train.rate import sweep_rates
     from medfuse.train.together import Together
 
-    with located(document), tempfile.TemporaryDirectory(dir=make_folder(runs), prefix=".probe-") as folder:
+    remove_leftovers(make_folder(runs), PROBE)
+    with (
+        located(document),
+        tempfile.TemporaryDirectory(dir=runs, prefix=PROBE) as folder,
+        claimed(Path(folder)),
+    ):
         info = read_dataset(pipeline)
         still = _still(pipeline, Path(folder).name, steps)
         with open_run(still, info, runs, runs / still.name, reporter, Together()) as run:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import number
 from medfuse.pipeline import Pipeline, load_pipeline
-from medfuse.runs.run import located, open_run, read_dataset
+from medfuse.runs.run import located, open_run, read_dataset, refuse_soon
 from medfuse.runs.stages import do_stages
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def run_pipeline(
     with located(document):
         info = read_dataset(pipeline)
         where = folder or runs / pipeline.name
+        if not retrain:
+            refuse_soon(pipeline, info, where)
         with (
             _together(pipeline) as together,
             open_run(pipeline, info, runs, where, reporter, together, retrain=retrain) as run,

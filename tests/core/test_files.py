@@ -147,3 +147,51 @@ def test_a_file_that_is_being_written_is_no_leftover(tmp_path: Path) -> None:
         remove_leftovers(tmp_path)
         assert temporary.exists()
     assert contents(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_a_file_that_a_library_made_for_its_owner_alone_is_opened_as_the_umask_says(
+    tmp_path: Path, umask: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic(tmp_path / "a.bin") as temporary:
+            temporary.unlink()
+            temporary.write_text("replaced")
+            temporary.chmod(0o600)
+        assert stat.S_IMODE((tmp_path / "a.bin").stat().st_mode) == 0o666 & ~umask
+    finally:
+        os.umask(before)
+
+
+def test_making_a_folder_sweeps_it(tmp_path: Path) -> None:
+    (tmp_path / ".unfinished-0badcafe.pt").touch()
+    make_folder(tmp_path)
+    assert contents(tmp_path) == []
+
+
+def test_leftovers_of_another_name_are_removed_by_it(tmp_path: Path) -> None:
+    (tmp_path / ".probe-abc" / "cubes").mkdir(parents=True)
+    (tmp_path / ".unfinished-a").touch()
+    remove_leftovers(tmp_path, ".probe-")
+    assert contents(tmp_path) == [".unfinished-a"]
+
+
+@pytest.mark.parametrize("path", ["/proc/x", "/proc/x/y", "/proc/self/x", "/dev/null/x", "/sys/x"])
+def test_a_folder_that_cannot_be_made_is_one_line_that_names_it(path: str) -> None:
+    if not Path("/proc/self").exists():
+        pytest.skip("for Linux, which has folders in which nothing can be made")
+    with pytest.raises(OutputError, match=rf"^{path}: [^\n]+$"):
+        make_folder(Path(path))
+    with pytest.raises(OutputError, match=rf"^{path}/a\.json: [^\n]+$"):
+        write_json(Path(path) / "a.json", {})
+
+
+def test_a_folder_that_goes_away_meanwhile_is_one_line(tmp_path: Path) -> None:
+    def write() -> None:
+        with atomic(tmp_path / "gone" / "a.txt") as temporary:
+            temporary.unlink()
+            temporary.parent.rmdir()
+
+    with pytest.raises(OutputError, match="has gone"):
+        write()

@@ -215,6 +215,18 @@ def test_of_unlabelled_patches_the_weak_one_moves_and_the_strong_one_changes_bes
     assert len(Augmenter(both, deep).further) == 2
 
 
+@pytest.mark.parametrize("image", [FLAT, DEEP])
+def test_labels_are_never_interpolated(image):
+    zoom = {"use": "RandZoom", "min_zoom": 0.6, "max_zoom": 1.6, "prob": 1}
+    check_augmentation(settings(zoom).monai[0].plugin(), image)
+
+
+@pytest.mark.parametrize("image", [FLAT, DEEP])
+def test_a_transform_that_writes_into_its_image_gets_one_of_its_own(image):
+    drop = {"use": "RandCoarseDropout", "holes": 2, "spatial_size": 4, "prob": 1}
+    check_augmentation(settings(drop).monai[0].plugin(), image)
+
+
 @pytest.mark.parametrize("transform", [STILL[0], MOVING[0]], ids=name)
 @pytest.mark.parametrize("image", [FLAT, DEEP])
 def test_monais_transforms_keep_the_contract_of_plugins(transform, image):

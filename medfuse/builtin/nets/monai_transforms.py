@@ -53,9 +53,9 @@ class MonaiChange:
         given = dict(parameters)
         if self.moves:
             given["keys"] = ("image", "label")
-            for mode in {*_LABEL_MODES} & {*(known or ())}:
-                default = inspect.signature(kind).parameters[mode].default
-                given[mode] = (given.get(mode, default), "nearest")
+            arguments = inspect.signature(kind).parameters
+            for mode in {*_LABEL_MODES} & {*arguments}:
+                given[mode] = (given.get(mode, arguments[mode].default), "nearest")
         try:
             self.transform = kind(**given)
         except Exception as error:
@@ -66,9 +66,10 @@ class MonaiChange:
             self.transform.set_random_state(state=random)
         try:
             with plain_tensors():
+                own = image.clone()  # as some of them write into what they are given
                 if not self.moves:
-                    return torch.as_tensor(self.transform(image)), label
-                made = self.transform({"image": image, "label": label.float()})
+                    return torch.as_tensor(self.transform(own)), label
+                made = self.transform({"image": own, "label": label.float()})
         except Exception as error:
             raise MedfuseError(f"MONAI's {self.name}: {_shorn(error)}") from error
         return torch.as_tensor(made["image"]), torch.as_tensor(made["label"]).round().to(label.dtype)

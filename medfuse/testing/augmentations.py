@@ -108,9 +108,8 @@ def _bears_other_images(plugin: Augmentation, image: ImageInfo) -> None:
             _keeps_shapes(plugin, other, _FEW)
         except Exception as error:
             raise AssertionError(
-                f"of patches of {other.channels} channels and {other.patch_size} voxels: {error}; "
-                "make build() "
-                "follow its image, or refuse such images there with ShapeError"
+                f"of patches of {other.channels} channels: {error}; make build() follow its image, or refuse "
+                "such images there with ShapeError"
             ) from error
 
 

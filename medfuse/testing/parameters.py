@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 import types
 import typing
@@ -48,11 +49,20 @@ def _docstring_has_an_example(plugin: Plugin) -> None:
 def _example_is_valid(plugin: Plugin) -> None:
     for paragraph in _docstring(plugin).split("\n\n"):
         if "use:" in paragraph:
-            for example in _plugins_in(yaml.safe_load(textwrap.dedent(paragraph))):
+            for example in _plugins_in(yaml.load(textwrap.dedent(paragraph), _Examples)):
                 try:
                     type(plugin).model_validate(example)
                 except ValidationError as error:
                     raise AssertionError("; ".join(_said(error))) from error
+
+
+class _Examples(yaml.SafeLoader):
+    """Numbers as pipeline files have them, where 1e-3 is one. A paragraph may show one key several times."""
+
+
+_Examples.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
 
 
 def _plugins_in(value: Any) -> Iterator[dict[str, Any]]:

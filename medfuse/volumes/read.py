@@ -12,6 +12,7 @@ from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry
 from medfuse.volumes import metaimage, nifti, nrrd, pictures, stored
 from medfuse.volumes.endings import ENDINGS, METAIMAGE, NIFTI, ending, is_picture
+from medfuse.volumes.folders import lost_target, not_there
 from medfuse.volumes.volume import SlabReader, Volume
 
 
@@ -83,5 +84,6 @@ def is_nifti(path: Path) -> bool:
     """Whether the ending is NIfTI's. Raises DataError where it is no volume's."""
     found = ending(path)
     if found is None:
-        raise DataError(f"{path}: unknown ending; medfuse reads {', '.join(ENDINGS)}")
+        lost = not_there(path) if lost_target(path) else ""
+        raise DataError(lost or f"{path}: unknown ending; medfuse reads {', '.join(ENDINGS)}")
     return found in NIFTI

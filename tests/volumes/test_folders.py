@@ -8,6 +8,7 @@ import pytest
 
 from medfuse.core.errors import DataError
 from medfuse.volumes.folders import left_out, look_into, lost_target, not_there
+from medfuse.volumes.read import slab_reader
 
 KINDS = {
     "DICOM files": ("a.dcm", "B.DCM", "c.ima"),
@@ -106,3 +107,10 @@ def test_what_is_no_folder_is_one_line(tmp_path, folder):
     with pytest.raises(DataError) as caught:
         look_into(tmp_path / folder)
     assert len(caught.value.lines) == 1
+
+
+@pytest.mark.parametrize("name", ["c.nii.gz", "c.nrrd", "c.mha", "c.mhd", "c.png", "c.NII", "patient07"])
+def test_whoever_reads_a_link_without_target_is_told_where_it_leads(tmp_path, name):
+    (tmp_path / name).symlink_to("../archive/not-fetched")
+    with pytest.raises(DataError, match=r"is a link to \.\./archive/not-fetched, which is not there"):
+        slab_reader(tmp_path / name)

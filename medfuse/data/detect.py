@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medfuse import registry
 from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError
@@ -23,6 +21,7 @@ from medfuse.data.parallel import in_threads
 from medfuse.volumes.endings import stem
 from medfuse.volumes.folders import look_into
 from medfuse.volumes.read import read_labels, slab_reader
+from medfuse.volumes.volume import values_of
 
 IMAGE_FOLDERS = ("images", "imagesTr", "image", "img", "scans", "volumes")
 LABEL_FOLDERS = ("labels", "labelsTr", "label", "masks", "mask", "segmentations", "seg")
@@ -152,7 +151,7 @@ def _label_values(cases: tuple[Case, ...], progress: Progress) -> list[int]:
     def values(case: Case) -> set[int] | DataError:
         assert case.label is not None
         try:
-            return {int(v) for v in np.unique(read_labels(case.label).array)}
+            return {*values_of(read_labels(case.label).array)}
         except DataError as error:
             return error
 

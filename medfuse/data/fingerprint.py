@@ -96,6 +96,11 @@ def take_fingerprint(
             return _measure(case, info, tolerance_mm, pixel_mm)
         except DataError as error:
             return error
+        except MemoryError:
+            return DataError(
+                f"{case.images[0]}: measuring it takes more memory than is free; crop it, or drop case "
+                f"{case.name}"
+            )
 
     found = in_threads(measure, cases, os.cpu_count() or 1, progress)
     faults = [line for result in found if isinstance(result, DataError) for line in result.lines]

@@ -12,7 +12,7 @@ from medfuse.api import Case
 from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry
 from medfuse.volumes.read import read_labels, slab_reader
-from medfuse.volumes.volume import SlabReader
+from medfuse.volumes.volume import SlabReader, values_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +134,7 @@ def read_case_labels(
         f"{case.label}: label {difference} of {case.images[0].name}; resample one, or drop case {case.name}"
         for difference in like.differences(volume.geometry, tolerance_mm)
     ]
-    if unknown := [int(v) for v in np.unique(volume.array) if int(v) not in values]:
+    if unknown := [value for value in values_of(volume.array) if value not in values]:
         known = ", ".join(map(str, sorted(values)))
         found = _values(unknown)
         faults.append(

@@ -8,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from medfuse.core.errors import DataError, MedfuseError
 from medfuse.core.labels import LabelValue, map_values, members
 from medfuse.core.reporter import Reporter
@@ -17,6 +15,7 @@ from medfuse.report.metrics import NSD_TOLERANCE_MM, CaseMetrics, case_metrics, 
 from medfuse.volumes.endings import ENDINGS, stem
 from medfuse.volumes.folders import left_out, look_into, named, not_there
 from medfuse.volumes.read import read_geometry, read_labels
+from medfuse.volumes.volume import values_of
 
 
 @dataclass(frozen=True)
@@ -170,6 +169,9 @@ def _judge_all(
                     case, stray = job.result()
                 except MedfuseError as error:
                     errors[name] = error.lines
+                except MemoryError:
+                    too_large = "judging it takes more memory than is free; crop it, or use a larger machine"
+                    errors[name] = (f"{jobs[job].reference}: {too_large}",)
                 else:
                     cases.append(case)
                     for kind_and_value in stray:
@@ -205,7 +207,7 @@ def _judge(
     stray = [
         (kind, int(value))
         for kind, array in (("prediction", prediction), ("reference", reference))
-        for value in np.unique(array)
+        for value in values_of(array)
         if int(value) not in known
     ]
     metrics = case_metrics(
@@ -231,8 +233,8 @@ def _labels_found(pairs: Sequence[Pair], reporter: Reporter) -> dict[str, int]:
     with reporter.track("look for labels", len(pairs)) as advance:
         for done, pair in enumerate(pairs, start=1):
             try:
-                values.update(int(v) for v in np.unique(read_labels(pair.reference).array))
-            except DataError:
+                values.update(values_of(read_labels(pair.reference).array))
+            except (DataError, MemoryError):
                 continue
             finally:
                 advance(done, pair.name)

@@ -88,6 +88,11 @@ def slabs_of(volume: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]
         yield first, volume[:, :, first : first + step]
 
 
+def values_of(label_map: npt.NDArray[np.integer[Any]]) -> list[int]:
+    """Every value of (i, j, k) voxels, in order; of which no copy is made."""
+    return sorted(set[int]().union(*(np.unique(slab).tolist() for _, slab in slabs_of(label_map))))
+
+
 def smallest_integer(largest: int) -> npt.DTypeLike:
     """The smallest unsigned type that holds 0 … `largest`."""
     return np.min_scalar_type(largest)

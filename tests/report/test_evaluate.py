@@ -7,6 +7,7 @@ import SimpleITK as sitk
 
 from medfuse.core.errors import DataError
 from medfuse.core.reporter import Reporter
+from medfuse.report import evaluate
 from medfuse.report.evaluate import evaluate_folders, pair_folders
 
 LABELS = {"background": 0, "organ": 1}
@@ -145,3 +146,21 @@ def test_progress_is_told(store, cube, tmp_path):
     stream = io.StringIO()
     evaluate_folders(*folders(tmp_path), LABELS, reporter=Reporter(stream))
     assert "evaluate: 100 %  a" in stream.getvalue()
+
+
+def test_a_pair_that_memory_does_not_hold_is_an_error_line_and_the_rest_go_on(
+    store, cube, tmp_path, monkeypatch
+):
+    for name in ("ref/a.nii", "pred/a.nii", "ref/b.nii", "pred/b.nii"):
+        store(name, cube)
+
+    def judge(pair, *rest, whole=evaluate._judge):
+        if pair.name == "a":
+            raise MemoryError
+        return whole(pair, *rest)
+
+    monkeypatch.setattr(evaluate, "_judge", judge)
+    found = evaluate_folders(*folders(tmp_path), LABELS)
+    assert [case.name for case in found.cases] == ["b"]
+    (line,) = found.errors
+    assert line.startswith(f"{tmp_path}/ref/a.nii: judging it takes more memory than is free")

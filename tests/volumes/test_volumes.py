@@ -19,6 +19,7 @@ from medfuse.core.errors import DataError, OutputError
 from medfuse.volumes import slabs as slabs_module
 from medfuse.volumes.endings import ending, stem
 from medfuse.volumes.read import read_geometry, read_labels, read_volume
+from medfuse.volumes.volume import values_of
 from medfuse.volumes.write import open_volume, write_volume
 
 SHAPE = (5, 6, 7)
@@ -448,3 +449,10 @@ def test_a_real_image_is_read_as_nibabel_or_itk_reads_it(real_data: Path, name: 
     else:
         expected = np.squeeze(nib.load(path).get_fdata())
     assert np.array_equal(np.squeeze(read_volume(path).array), expected)
+
+
+def test_the_values_of_a_label_map_are_found_slab_by_slab(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medfuse.volumes.volume.SLAB_VOXELS", 40)
+    labels = np.random.default_rng(0).choice([0, 3, 7, 614_454_277], (6, 5, 9)).astype(np.uint32)
+    labels[0, 0, 8] = 2
+    assert values_of(labels) == np.unique(labels).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -103,8 +104,20 @@ def _problems(
             field = around.model_fields.get(str(path[-1])) if around else None
             meaning = f": {field.description}" if field and field.description else ""
             yield Problem(path, f"required key is missing; add `{path[-1]}:`{meaning}")
+        elif key := context.get("key"):  # of a mapping, that is wrong in it
+            yield Problem((*path, key), _sentence(error), at_key=key != "use")
         else:
-            yield Problem(path, _sentence(error))
+            yield Problem((*path, *_mentioned(str(error["msg"]), _at(data, inner))), _sentence(error))
+
+
+def _mentioned(message: str, data: Any) -> KeyPath:
+    """The first key of a mapping that a message about all of it names; none where it names none."""
+    if not isinstance(data, Mapping):
+        return ()
+    named = {
+        key: found.start() for key in data if (found := re.search(rf"\b{re.escape(str(key))}\b", message))
+    }
+    return (min(named, key=named.__getitem__),) if named else ()
 
 
 def _sentence(error: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -149,11 +150,9 @@ class FromRegistry:
         if isinstance(value, str):
             value = {"use": value}
         if not isinstance(value, Mapping) or not isinstance(value.get("use"), str):
-            raise PydanticCustomError(
-                "plugin",
-                "{message}",
-                {"message": f"name a {noun(group)} with `use:`, one of {', '.join(names(group))}"},
-            )
+            wanted = f"name a {noun(group)} with `use:`, one of {', '.join(names(group))}"
+            near = get_close_matches("use", map(str, value), n=1) if isinstance(value, Mapping) else []
+            raise PydanticCustomError("plugin", "{message}", {"message": wanted, "key": [*near, ""][0]})
         try:
             plugin = get(group, value["use"])
         except PluginError as error:

@@ -26,6 +26,7 @@ from medfuse.api import (
     TapStrategy,
 )
 from medfuse.core.errors import MedfuseError, PluginError, did_you_mean
+from medfuse.core.json_text import shortened
 
 CONTRACTS: tuple[type[Plugin], ...] = (
     Backbone,
@@ -82,9 +83,8 @@ def find(group: str, name: str) -> Entry:
     offers = [e for e in entries(group) if e.name == name]
     if not offers:
         installed = ", ".join(names(group)) or "none"
-        raise PluginError(
-            f"no {noun(group)} named {name!r}{did_you_mean(name, names(group))} (installed: {installed})"
-        )
+        near = did_you_mean(name[:100], names(group))
+        raise PluginError(f"no {noun(group)} named {shortened(repr(name))}{near} (installed: {installed})")
     if len(offers) > 1:
         packages = " and ".join(f"{e.package} {e.version}" for e in offers)
         raise PluginError(f"{noun(group)} {name!r} is offered by {packages}; uninstall one of them")

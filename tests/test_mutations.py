@@ -135,3 +135,84 @@ def test_a_few_slips_are_told_at_their_line(tmp_path):
     refused, wrong = misplaced(source, tmp_path, few, fully=False)
     assert refused > 20
     assert not wrong
+
+
+BLOCKS = """\
+data:
+  use: folder
+  root: {root}
+  images: images
+  labels: labels
+  classes: {{a: 1}}
+  channels: [CT]
+sample: {{patch_size: [16, 16, 8]}}
+model:
+  backbones:
+    encoder:
+      use: edited
+      of:
+        use: module
+        target: monai.networks.nets:UNet
+        parameters:
+          spatial_dims: 3
+          in_channels: 1
+          out_channels: 2
+          channels: [4, 8]
+          strides: [2]
+      edits:
+        - replace: "*.adn.A"
+          by: torch.nn.SiLU
+          arguments:
+            inplace: true
+        - insert_after: model.0
+          module: torch.nn.Dropout3d
+          arguments:
+            p: 0.1
+  fusion:
+    fused:
+      use: concat
+      inputs: [encoder.model.0]
+      channels: 4
+  head:
+    input: fused
+train:
+  steps: 1
+"""
+
+SLIPS = [
+    ("  images: images", "  images: no_such", 4),
+    ("  labels: labels", "  labels: no_such", 5),
+    ("target: monai.networks.nets:UNet", "target: monai.networks.nets:UNetz", 15),
+    ("target: monai.networks.nets:UNet", "target: no_such:UNet", 15),
+    ("          in_channels: 1", "          in_chanels: 1", 18),
+    ('replace: "*.adn.A"', 'replace: "*.no_such"', 23),
+    ("by: torch.nn.SiLU", "by: torch.nn.SiLUU", 24),
+    ("            inplace: true", "            inplacee: true", 26),
+    ("insert_after: model.0", "insert_after: model.no_such", 27),
+    ("module: torch.nn.Dropout3d", "module: torch.nn.Dropout9d", 28),
+    ("            p: 0.1", "            p: 7", 29),
+    ("      inputs: [encoder.model.0]", "      inputs: [encoder.model.0z]", 34),
+    ("    input: fused", "    input: fusedd", 37),
+]
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory) -> str:
+    """A pipeline, one key a line, that `check` accepts."""
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("images", "labels"):
+        (folder / name).mkdir()
+        for case in range(6):
+            (folder / name / f"c{case}.nii.gz").touch()
+    text = BLOCKS.format(root=folder)
+    (folder / "p.yaml").write_text(text)
+    assert check_pipeline(folder / "p.yaml")
+    return text
+
+
+@pytest.mark.parametrize(("before", "after", "line"), SLIPS)
+def test_what_only_the_network_and_the_data_tell_is_placed_too(blocks, tmp_path, before, after, line):
+    assert before in blocks
+    lines = told(tmp_path / "p.yaml", Mutant(blocks.replace(before, after, 1), line, after), fully=True)
+    assert lines
+    assert line in lines

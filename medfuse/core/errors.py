@@ -12,7 +12,8 @@ Anything else that is raised is a fault of medfuse itself and keeps its tracebac
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 Path = tuple[str | int, ...]
@@ -20,6 +21,9 @@ Path = tuple[str | int, ...]
 
 class MedfuseError(Exception):
     """Something the user can put right: one line per problem."""
+
+    at: Path = ()
+    """Keys that lead from the plugin that raised it to what it is about, such as `("edits", 0, "by")`."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__(*lines)
@@ -70,6 +74,16 @@ class CheckpointError(MedfuseError):
 
 class OutputError(MedfuseError):
     """A file or a folder cannot be written."""
+
+
+@contextmanager
+def below(*path: str | int) -> Iterator[None]:
+    """A MedfuseError inside is about what stands at `path` of the plugin that raises it."""
+    try:
+        yield
+    except MedfuseError as error:
+        error.at = (*path, *error.at)
+        raise
 
 
 def dotted(path: Path) -> str:

@@ -37,6 +37,9 @@ class PlacedStr(str):
         made.base = base
         return made
 
+    def __getnewargs__(self) -> tuple[str, Path]:  # type: ignore[override]  # for copies and pickles
+        return str(self), self.base
+
 
 def _resolve(value: Any) -> Any:
     if not isinstance(value, PlacedStr):

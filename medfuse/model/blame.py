@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from medfuse.api import Plugin
-from medfuse.core.errors import MedfuseError, Path, PipelineError, Problem
+from medfuse.core.errors import MedfuseError, Path, PipelineError, Problem, reason
+from medfuse.core.json_text import shortened
 from medfuse.registry import blame
 
 __all__ = ["blame", "placed"]
@@ -20,7 +21,11 @@ def placed(path: Path, plugin: Plugin) -> Iterator[None]:
     except PipelineError:
         raise
     except MedfuseError as error:
-        raise PipelineError([Problem(path, line) for line in error.lines]) from error
+        raise PipelineError([Problem((*path, *error.at), line) for line in error.lines]) from error
     except Exception as error:
+        said = shortened(reason(error), 200)
+        if isinstance(error, MemoryError | OverflowError) or "allocate" in said or "overflow" in said:
+            too_large = f"{blame(plugin)} is too large to be made: {said}; choose smaller numbers"
+            raise PipelineError([Problem(path, too_large)]) from error
         error.add_note(f"raised by {blame(plugin)}")
         raise

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from medfuse.core.errors import MedfuseError, ShapeError
+from medfuse.core.errors import MedfuseError, ShapeError, reason
 from medfuse.core.features import ImageInfo
+from medfuse.core.json_text import shortened
 from medfuse.core.text import by
 from medfuse.model.borrowed import borrowed, tensors_of
 from medfuse.model.shapes import ShapesOnly
@@ -34,7 +35,9 @@ def try_out(build: Callable[[], Module], run: Callable[[Module], Result]) -> Res
         return run(module)
     except MedfuseError:
         raise
-    except Exception:
+    except Exception as error:
+        if "overflow" in str(error):  # of a size, which real memory cannot be asked for
+            raise ShapeError(f"is too large to be made: {shortened(reason(error), 200)}") from error
         return run(build())
 
 

@@ -16,6 +16,22 @@ if TYPE_CHECKING:
     from medfuse.model.verify import VerifiedFacts
 
 
+def dataset_problems(pipeline: Pipeline, error: DataError) -> list[Problem]:
+    """What a dataset refuses to be read for, each line at the setting that it quotes, or at `data.root`."""
+    given = pipeline.data.model_dump(mode="json", exclude={"root"})
+
+    def quoted(line: str) -> str:
+        for key, value in given.items():
+            texts = value if isinstance(value, list) else [value]
+            if key in pipeline.data.model_fields_set and any(
+                isinstance(t, str) and t and t in line for t in texts
+            ):
+                return key
+        return "root"
+
+    return [Problem(("data", quoted(line)), line) for line in error.lines]
+
+
 def pseudo_problems(pipeline: Pipeline, graph: GraphPlan, info: DatasetInfo) -> list[Problem]:
     """What `train.pseudo_labels` names and is not there."""
     from medfuse.train.pseudo import head_problems, unlabelled_cases

@@ -13,6 +13,7 @@ from medfuse.model.graph import GraphPlan
 from medfuse.pipeline import Pipeline, load_pipeline, plan_network
 from medfuse.runs.problems import (
     augment_problems,
+    dataset_problems,
     objective_problems,
     parameter_problems,
     postprocess_problems,
@@ -38,7 +39,7 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
     try:
         info = pipeline.data.read()
     except DataError as error:
-        problems += [Problem(("data", "root"), line) for line in error.lines]
+        problems += dataset_problems(pipeline, error)
     image = nominal_image(pipeline, info)
     try:
         graph = plan_network(pipeline, image, len(info.outputs) if info else 2)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from medfuse import Backbone, FeatureInfo, ImageInfo
 from medfuse.builtin.nets.edits import Edit
+from medfuse.core.errors import below
 from medfuse.core.named import NamedCode
 from medfuse.registry import BackboneField
 
@@ -43,12 +44,16 @@ class Edited(Backbone):
         from medfuse.builtin.nets.surgery import find_edited
 
         removed = [edit.remove for edit in self.edits if edit.remove]
-        left = {
-            f.name for f in self.of.features(image) if not any(fnmatchcase(f.name, glob) for glob in removed)
-        }
-        return [f for f in find_edited(lambda: self.of.build(image), self.edits, image) if f.name in left]
+        with below("of"):
+            features = self.of.features(image)
+        left = {f.name for f in features if not any(fnmatchcase(f.name, glob) for glob in removed)}
+        return [f for f in find_edited(lambda: self._other(image), self.edits, image) if f.name in left]
 
     def build(self, image: ImageInfo) -> nn.Module:
         from medfuse.builtin.nets.surgery import edited
 
-        return edited(self.of.build(image), self.edits)
+        return edited(self._other(image), self.edits)
+
+    def _other(self, image: ImageInfo) -> nn.Module:
+        with below("of"):
+            return self.of.build(image)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from medfuse import Backbone, FeatureInfo, ImageInfo, ShapeError
+from medfuse.core.errors import below
 from medfuse.registry import BackboneField
 
 if TYPE_CHECKING:
@@ -30,14 +31,18 @@ class Slices(Backbone):
     neighbours: int = Field(1, ge=0, description="slices that are seen on each side of one")
 
     def features(self, image: ImageInfo) -> Sequence[FeatureInfo]:
-        inner = self.of.features(self._slice(image))
+        flat = self._slice(image)
+        with below("of"):
+            inner = self.of.features(flat)
         return [FeatureInfo(f.name, f.channels, (*f.stride, 1)) for f in inner]
 
     def build(self, image: ImageInfo) -> nn.Module:
         from medfuse.builtin.nets.slices import Slices as Network
 
         seen = self._slice(image)
-        return Network(self.of.build(seen), self.of.features(seen), self.neighbours)
+        with below("of"):
+            inner, features = self.of.build(seen), self.of.features(seen)
+        return Network(inner, features, self.neighbours)
 
     def _slice(self, image: ImageInfo) -> ImageInfo:
         """What the 2-D backbone is given. Raises ShapeError."""

@@ -28,7 +28,7 @@ class SwinUNETR(Backbone):
     """
 
     channels: int = Field(24, ge=1, description="of the first map; a multiple of every number of `heads`")
-    depths: tuple[Count, ...] = Field(
+    depths: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
         (2, 2, 2, 2), min_length=STAGES, max_length=STAGES, description="attention blocks of each stage"
     )
     heads: tuple[Count, ...] = Field(

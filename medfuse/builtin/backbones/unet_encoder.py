@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Count = Annotated[int, Field(ge=1)]
+Depth = Annotated[int, Field(ge=1, le=100)]
 
 
 class UNetEncoder(Backbone):
@@ -44,7 +45,7 @@ class UNetEncoder(Backbone):
         "auto",
         description="of each stage, one odd number or one per axis; auto is 3, and 1 along coarse axes",
     )
-    convs: Count | Annotated[tuple[Count, ...], Field(min_length=2)] = Field(
+    convs: Depth | Annotated[tuple[Depth, ...], Field(min_length=2)] = Field(
         2, description="convolutions per stage, one number or one for each stage"
     )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from medfuse import Backbone, FeatureInfo, ImageInfo, ShapeError
+from medfuse.core.errors import below
 from medfuse.registry import BackboneField
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ class View(Backbone):
     )
 
     def features(self, image: ImageInfo) -> Sequence[FeatureInfo]:
-        inner = self.of.features(self._seen(image))
+        seen = self._seen(image)
+        with below("of"):
+            inner = self.of.features(seen)
         found = [
             FeatureInfo(_path(view, f.name), f.channels, f.stride)
             for f in inner
@@ -52,7 +55,9 @@ class View(Backbone):
         from medfuse.builtin.nets.view import View as Network
 
         seen = self._seen(image)
-        return Network(self.of.build(seen), self.of.features(seen), self._views(image), self.crop)
+        with below("of"):
+            inner, features = self.of.build(seen), self.of.features(seen)
+        return Network(inner, features, self._views(image), self.crop)
 
     def _views(self, image: ImageInfo) -> Mapping[str, Sequence[int]]:
         """Channels of each view; a single one has no name."""

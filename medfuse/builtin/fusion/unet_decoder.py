@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Count = Annotated[int, Field(ge=1)]
+Depth = Annotated[int, Field(ge=1, le=100)]
 
 
 class UNetDecoder(FusionBlock):
@@ -30,7 +31,7 @@ class UNetDecoder(FusionBlock):
 
     aligns: ClassVar[bool] = False
 
-    convs: Count | Annotated[tuple[Count, ...], Field(min_length=1)] = Field(
+    convs: Depth | Annotated[tuple[Depth, ...], Field(min_length=1)] = Field(
         2, description="convolutions per stage, one number or one for each stage, finest first"
     )
     kernels: Literal["auto"] | Annotated[tuple[Count | tuple[Count, ...], ...], Field(min_length=1)] = Field(

@@ -30,7 +30,9 @@ class UNetPlusPlus(FusionBlock):
 
     aligns: ClassVar[bool] = False
 
-    convs: int = Field(2, ge=1, description="convolutions per node; L inputs make L (L - 1) / 2 nodes")
+    convs: int = Field(
+        2, ge=1, le=100, description="convolutions per node; L inputs make L (L - 1) / 2 nodes"
+    )
 
     def plan(self, inputs: Sequence[FeatureInfo]) -> FeatureInfo:
         return inputs[self._order(inputs)[0]].named("unet_plus_plus")

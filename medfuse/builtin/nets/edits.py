@@ -58,7 +58,11 @@ class Edit(Section):
         yield from named_in(self.arguments)
 
     @property
+    def verb(self) -> str:
+        """`replace`, `remove` or `insert_after`."""
+        return "replace" if self.replace else "remove" if self.remove else "insert_after"
+
+    @property
     def text(self) -> str:
         """`replace *.act`."""
-        verb = "replace" if self.replace else "remove" if self.remove else "insert_after"
-        return f"{verb} {self.where}"
+        return f"{self.verb} {self.where}"

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from medfuse.core.errors import PluginError
+from medfuse.core.errors import PluginError, below
 from medfuse.core.features import FeatureInfo, ImageInfo
-from medfuse.core.named import call
+from medfuse.core.named import call, find
 from medfuse.model.layers import find_layers
 
 
@@ -20,11 +20,15 @@ def construct(target: str, parameters: Mapping[str, Any]) -> nn.Module:
 
     Raises PluginError where that is no network. What is raised on the meta device alone is for `try_out`.
     """
+    with below("target"):
+        find(target)
     try:
         made = call(target, parameters)
     except PluginError as error:
         if isinstance(error.__cause__, Exception) and torch.get_default_device().type == "meta":
             raise error.__cause__ from None
+        named = [key for key in parameters if f"'{key}'" in str(error)]
+        error.at = ("parameters", *named[:1]) if parameters else ("target",)
         raise
     if not isinstance(made, nn.Module):
         raise PluginError(

@@ -29,7 +29,7 @@ def edited(network: nn.Module, edits: Sequence[Edit]) -> nn.Module:
         try:
             _apply(network, edit)
         except MedfuseError as error:
-            raise type(error)(f"edits[{index}], {edit.text}: {error}") from error
+            raise _of_edit(error, edits, index, f"{error}") from error
     return network
 
 
@@ -46,7 +46,17 @@ def find_edited(build: Callable[[], nn.Module], edits: Sequence[Edit], image: Im
         if not _runs(build, image):  # no fault of the edits: a strategy may leave out what cannot run
             return find_features(after(len(edits)), image, partial=True)
         index = next(i for i in range(len(edits)) if not _runs(after(i + 1), image))
-        raise ShapeError(f"edits[{index}], {edits[index].text}: the edited network {error}") from error
+        raise _of_edit(error, edits, index, f"the edited network {error}") from error
+
+
+def _of_edit(error: MedfuseError, edits: Sequence[Edit], index: int, said: str) -> MedfuseError:
+    """The same about one edit, at its layers or at what it makes."""
+    edit = edits[index]
+    named = type(error)(f"edits[{index}], {edit.text}: {said}")
+    first, *rest = error.at or ("",)
+    key = {"target": "by" if edit.by else "module", "parameters": "arguments"}.get(str(first), edit.verb)
+    named.at = ("edits", index, key, *rest)
+    return named
 
 
 def _runs(build: Callable[[], nn.Module], image: ImageInfo) -> bool:

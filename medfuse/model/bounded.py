@@ -16,14 +16,14 @@ class Bounded(TorchDispatchMode):
     """While it is entered, torch refuses what goes beyond `weights`, the tensors that are to be loaded.
 
     Memory: at most eight times theirs and a GiB, tensors on the meta device not counted; calls of torch: at
-    most 500 for each of them and 20,000. Raises CheckpointError.
+    most 100 for each of them and 10,000. Raises CheckpointError.
     """
 
     def __init__(self, weights: Iterable[Tensor]) -> None:
         super().__init__()
         sizes = [tensor.numel() * tensor.element_size() for tensor in weights]
         self.bytes_left = 8 * sum(sizes) + 2**30
-        self.calls_left = 500 * len(sizes) + 20_000
+        self.calls_left = 100 * len(sizes) + 10_000
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

@@ -116,7 +116,7 @@ def test_numbers_that_are_none_are_refused(key, infinite, tmp_path):
         ({"base_channels": "x"}, "base_channels"),
         ({"stages": 60_000}, ""),
         ({"convs": 60_000}, "convs: input should be less than or equal to 100"),
-        ({"convs": 100}, "far more parts"),
+        ({"convs": 100}, "another model's weights"),
         ({"strides": [[1, 1, 1], [-2, 2, 2]]}, ""),
         ({"kernels": [[3, 3, 3], [65_535, 65_535, 65_535]]}, ""),
         ({"nothing": 1}, "unknown key"),
@@ -127,6 +127,21 @@ def test_numbers_that_are_none_are_refused(key, infinite, tmp_path):
 def test_a_model_that_its_weights_are_not_of_is_one_line(tmp_path, parameters, word):
     said = strangers.changed(lambda f: f["model"]["backbones"]["encoder"].update(parameters))
     assert word in refusal(strangers.write(tmp_path / "w.safetensors", said))
+
+
+@pytest.mark.slow
+def test_a_network_of_far_more_parts_than_weights_is_not_made(tmp_path):
+    sizes = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [4, 8], "strides": [2]}
+    said = strangers.changed(
+        lambda f: f["model"]["backbones"].update(
+            encoder={
+                "use": "module",
+                "target": "monai.networks.nets:UNet",
+                "parameters": {**sizes, "num_res_units": 60_000},
+            }
+        )
+    )
+    assert "far more parts" in refusal(strangers.write(tmp_path / "w.safetensors", said))
 
 
 @pytest.mark.parametrize(

@@ -7,47 +7,83 @@ from math import prod
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from medfuse.core.errors import CheckpointError
 
+_MAKE = {
+    *(
+        "empty",
+        "zeros",
+        "ones",
+        "full",
+        "rand",
+        "randn",
+        "randint",
+        "randperm",
+        "arange",
+        "range",
+        "linspace",
+    ),
+    *(
+        "logspace",
+        "eye",
+        "empty_strided",
+        "new_empty",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "new_empty_strided",
+    ),
+    *("repeat", "repeat_interleave", "tile"),
+}
+"""What makes a tensor of a size that is asked for."""
 
-class Bounded(TorchDispatchMode):
+
+class Bounded(TorchFunctionMode):
     """While it is entered, torch refuses what goes beyond `weights`, the tensors that are to be loaded.
 
     Memory: at most eight times theirs and a GiB, tensors on the meta device not counted; calls of torch: at
-    most 100 for each of them and 10,000. Raises CheckpointError.
+    most 200 for each of them and 20,000. Raises CheckpointError.
     """
 
     def __init__(self, weights: Iterable[Tensor]) -> None:
         super().__init__()
         sizes = [tensor.numel() * tensor.element_size() for tensor in weights]
         self.bytes_left = 8 * sum(sizes) + 2**30
-        self.calls_left = 100 * len(sizes) + 10_000
+        self.calls_left = 200 * len(sizes) + 20_000
 
-    def __torch_dispatch__(
+    def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         self.calls_left -= 1
         if self.calls_left < 0:
             raise CheckpointError("its model has far more parts than it has weights")
-        asked = max((_voxels(value) for value in args), default=0)
-        if asked > 2**16 and not _is_meta(args, kwargs):
-            self.bytes_left -= 4 * asked
+        name = getattr(func, "__name__", "")
+        if name in _MAKE and not _is_meta(args, kwargs):
+            asked = _numbers([*args, *kwargs.values()]) ** (2 if name == "eye" else 1)
+            self.bytes_left -= 4 * asked if asked > 2**16 else 0
             if self.bytes_left < 0:
                 raise CheckpointError("its model is far larger than its weights")
         return func(*args, **kwargs)
 
 
-def _voxels(value: Any) -> int:
-    """How many numbers a size asks for."""
-    if isinstance(value, list | tuple) and value and all(isinstance(n, int) for n in value):
-        return abs(prod(value))
-    return abs(int(value)) if isinstance(value, int | float) and abs(value) < 2**62 else 0
+def _numbers(values: Iterable[Any]) -> int:
+    """How many numbers sizes ask for: one after the other, or in a row."""
+    alone, most = 1, 0
+    for value in values:
+        if isinstance(value, list | tuple) and all(isinstance(n, int) for n in value):
+            most = max(most, abs(prod(value)))
+        elif isinstance(value, int) and not isinstance(value, bool):
+            alone *= abs(value) or 1
+            most = max(most, abs(value))
+        elif isinstance(value, Tensor) and not value.is_meta:
+            alone *= value.numel() or 1
+    return max(alone, most)
 
 
 def _is_meta(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     if (device := kwargs.get("device")) is not None:
-        return bool(device.type == "meta")
+        return str(device) == "meta"
     return any(isinstance(value, Tensor) and value.is_meta for value in args)

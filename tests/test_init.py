@@ -9,8 +9,8 @@ from phantoms import write_dataset
 from medfuse.core.errors import MedfuseError
 from medfuse.core.reporter import Reporter
 from medfuse.pipeline import load_pipeline
+from medfuse.runs import bench
 from medfuse.train import cost
-from medfuse.verbs import init
 from medfuse.verbs.check import check_pipeline
 from medfuse.verbs.init import init_pipeline
 from medfuse.verbs.schema import LINE, SCHEMA
@@ -31,7 +31,7 @@ def machine(monkeypatch):
         return cost.StepCost(1e-7 * work, 40 * work)
 
     monkeypatch.setattr(cost, "measure_step", measure)
-    monkeypatch.setattr(init._Bench, "_choose", lambda *_: "fp32")
+    monkeypatch.setattr(bench.Bench, "choose", lambda *_: None)
     return asked
 
 
@@ -97,6 +97,16 @@ def test_little_time_makes_a_narrower_network(machine, tmp_path):
     assert short.train.minutes == 0.1
 
 
+def test_a_hopeless_plan_says_how_many_minutes_it_would_take(machine, tmp_path, monkeypatch):
+    def slow(build, objective, settings, *, shape, **_):
+        return cost.StepCost(30.0, 10**6)
+
+    monkeypatch.setattr(cost, "measure_step", slow)
+    said = planned(write_dataset(tmp_path / "cubes"), tmp_path / "cubes.yaml", minutes=5)
+    assert "warning: about 9 steps fit 5 minutes" in said
+    assert "give --minutes 112 at the very least" in said
+
+
 def test_without_minutes_it_trains_as_nnunet_does(machine, tmp_path):
     planned(write_dataset(tmp_path / "cubes"), tmp_path / "cubes.yaml")
     train = load_pipeline(tmp_path / "cubes.yaml")[0].train
@@ -106,7 +116,7 @@ def test_without_minutes_it_trains_as_nnunet_does(machine, tmp_path):
 def test_slices_with_neighbours_are_a_flat_network_on_thin_patches(machine, tmp_path):
     planned(write_dataset(tmp_path / "cubes"), tmp_path / "cubes.yaml", dimensions="2.5")
     pipeline, _ = load_pipeline(tmp_path / "cubes.yaml")
-    assert pipeline.sample.patch_size[2] == init.SLICES
+    assert pipeline.sample.patch_size[2] == bench.SLICES
     assert {f.stride[2] for f in pipeline.model.backbones["encoder"].features(image(pipeline))} == {1}
 
 
@@ -143,7 +153,7 @@ def test_the_hippocampus_is_covered_by_its_patch(machine, real_data, tmp_path):
 
 @pytest.mark.slow
 def test_steps_are_really_measured(tmp_path, monkeypatch):
-    from medfuse import sizing
+    from medfuse.runs import sizing
 
     monkeypatch.setattr(sizing, "PROBES", {3: (12**3, 16**3)})
     monkeypatch.setattr(sizing, "WIDTHS", (8, 4))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from lightning_fabric import Fabric
@@ -22,10 +23,19 @@ FEWEST, MOST, LONG_ENOUGH = 2, 8, 1.0
 
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds of a step, and bytes at its peak: weights, gradients, optimiser and maps together."""
+    """Seconds of a step, and bytes at its peak: weights, gradients, optimiser and maps together.
+
+    `seconds` are those of the fastest of a few, by which networks are compared; `pace`, their median, is what
+    training will find on a machine that is as busy as it was.
+    """
 
     seconds: float
     bytes: int
+    pace: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.pace:
+            object.__setattr__(self, "pace", self.seconds)
 
 
 def measure_step(
@@ -37,24 +47,24 @@ def measure_step(
     classes: int,
     device: torch.device,
 ) -> StepCost:
-    """The fastest of a few steps after a first one, on random batches of `shape` (batch, channels, *patch).
+    """A few steps after a first one, on random batches of `shape` (batch, channels, *patch).
 
     `settings.precision` is fp32 or bf16 here, as a choice between them takes memory and time of its own.
     """
     with memory_growth(device) as growth:
-        seconds = _fastest(build, objective, settings, shape, classes, device)
-        return StepCost(seconds, growth())
+        taken = _steps(build, objective, settings, shape, classes, device)
+        return StepCost(min(taken), growth(), median(taken))
 
 
-def _fastest(
+def _steps(
     build: Callable[[], nn.Module],
     objective: Objective,
     settings: TrainSettings,
     shape: Sequence[int],
     classes: int,
     device: torch.device,
-) -> float:
-    """Seconds of the fastest step, all of whose memory is given up again."""
+) -> list[float]:
+    """Seconds of each step after the first, all of whose memory is given up again."""
     fabric = Fabric(
         accelerator=device.type,
         devices=1,
@@ -80,4 +90,4 @@ def _fastest(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         taken.append(time.perf_counter() - start)
-    return min(taken[1:])  # the first one warms up
+    return taken[1:]  # the first one warms up

@@ -4,37 +4,30 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from medfuse.api import DatasetInfo, ImageInfo, Split
+from medfuse.api import DatasetInfo, Split
 from medfuse.core.errors import MedfuseError
 from medfuse.core.files import make_folder, write_text
 from medfuse.core.memory import bytes_text, total_memory
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import by
-from medfuse.core.topology import plan_kernels, plan_strides
-from medfuse.runs.sizing import Limits, Size, size_network
+from medfuse.runs.bench import MOST_CHANNELS, SLICES, Bench, Dimensions
+from medfuse.runs.sizing import MEASURING_SHARE, Limits, Size, more_minutes, size_network, smallest_step
 from medfuse.verbs.schema import LINE, write_schema_beside
 
 if TYPE_CHECKING:
-    import torch
-
     from medfuse.data.detect import Detected
     from medfuse.data.fingerprint import Fingerprint
     from medfuse.data.plan import DataPlan
-    from medfuse.train.cost import StepCost
 
-Dimensions = Literal["3", "2", "2.5"]
-
-MOST_CHANNELS = {2: 512, 3: 320}  # Isensee et al. 2021
-SLICES = 4
-"""Slices of a 2.5-D patch: each is seen with its neighbours, and costs what a 2-D patch does."""
 QUICK_STEPS = 10_000
 """A training of fewer steps learns faster with AdamW and mild augmentation."""
 RATE_TIMES_WIDTH = 0.08
@@ -67,6 +60,7 @@ def init_pipeline(
     from medfuse.data.plan import make_plan, median_shape
     from medfuse.data.settings import PreprocessSettings, SampleSettings
 
+    began = time.monotonic()
     output = output or Path("pipelines") / f"{_name(data)}.yaml"
     _refuse_to_replace(output)
     where = pick_device(device)
@@ -93,26 +87,31 @@ def init_pipeline(
     if shape[2] == 1 and dimensions != "2":
         reporter.say("  one slice each, so the network has two axes")
         dimensions = "2"
-    bench = _Bench(plan, dimensions, where, reporter)
+    bench = Bench(plan, dimensions, where, reporter)
+    dims = 3 if dimensions == "3" else 2
+    bench.choose(*smallest_step(shape, plan.spacing_mm, dims=dims))
+    left = MEASURING_SHARE * 60 * minutes - (time.monotonic() - began) if minutes else None
     size = size_network(
         shape,
         plan.spacing_mm,
         len(labelled),
         bench.measure,
-        Limits(budget, 60 * minutes if minutes else None),
-        dims=3 if dimensions == "3" else 2,
+        Limits(budget, 60 * minutes if minutes else None, left),
+        dims=dims,
         say=reporter.say,
     )
     text = _Text(found, fingerprint, plan, size, bench, output, minutes, budget).text()
     _refuse_to_replace(output)  # measuring took minutes
     write_schema_beside(output)
     write_text(output, text)
+    advice = more_minutes(size, minutes) if minutes else ""
     return "\n".join(
         [
             f"{size.width} channels: {size.width_reason}",
             f"patch {by(bench.image(size.patch_size).patch_size)}: {size.patch_reason}",
             f"{size.batch_size} patches a step: {size.batch_reason}",
             f"a step: {size.cost.seconds:.2f} s and {bytes_text(size.cost.bytes)} on {where.type}",
+            *([advice] if advice else []),
             f"wrote {output}: read it, change what you like, then `medfuse check {output}` and "
             f"`medfuse run {output}`",
         ]
@@ -146,97 +145,6 @@ def _mm(spacing: Sequence[float]) -> str:
     return "×".join(f"{s:g}" for s in spacing)
 
 
-class _Bench:
-    """Builds the planned network in any size, and trains it for a few steps to see what that costs."""
-
-    def __init__(
-        self, plan: DataPlan, dimensions: Dimensions, device: torch.device, reporter: Reporter
-    ) -> None:
-        self.plan, self.dimensions, self.device = plan, dimensions, device
-        self._reporter = reporter
-        self._precision = ""
-
-    def image(self, patch_size: Sequence[int]) -> ImageInfo:
-        """What the network is given for a planned patch, which is flat for 2.5-D."""
-        patch = (*patch_size, SLICES) if self.dimensions == "2.5" else tuple(patch_size)
-        return ImageInfo(len(self.plan.channels), patch, self.plan.spacing_mm[: len(patch)])
-
-    def encoder(self, width: int, patch_size: Sequence[int]) -> dict[str, Any]:
-        """Depth, strides, kernels and channels by nnU-Net's rules, for a patch of 2 or 3 sides."""
-        dims = len(patch_size)
-        spacing = self.plan.spacing_mm[:dims]
-        strides = plan_strides(ImageInfo(1, tuple(patch_size), spacing))
-        return {
-            "use": "unet_encoder",
-            "channels": [min(width * 2**i, MOST_CHANNELS[dims]) for i in range(len(strides))],
-            "strides": [list(stride) for stride in strides],
-            "kernels": [list(kernel) for kernel in plan_kernels(spacing, strides)],
-        }
-
-    def model(self, width: int, patch_size: Sequence[int]) -> dict[str, Any]:
-        encoder = self.encoder(width, patch_size)
-        if self.dimensions == "2.5":
-            encoder = {"use": "slices", "neighbours": 1, "of": encoder}
-        model: dict[str, Any] = {
-            "backbones": {"encoder": encoder},
-            "fusion": {"decoded": {"use": "unet_decoder", "inputs": ["encoder.*"]}},
-            "head": {"input": "decoded"},
-        }
-        if len(_plain(encoder)["strides"]) > 2:
-            schedule = {"use": "constant", "weight": 0.5, "ratio": 0.5}
-            model["aux"] = {"heads": ["decoded.*"], "schedule": schedule}
-        return model
-
-    def measure(self, width: int, patch_size: tuple[int, ...], batch: int) -> StepCost:
-        """What a training step of this network costs, with AdamW, which keeps most."""
-        from medfuse import registry
-        from medfuse.api import Loss
-        from medfuse.model.graph import plan_graph
-        from medfuse.model.segmenter import build_segmenter
-        from medfuse.model.settings import ModelSettings
-        from medfuse.train.cost import measure_step
-        from medfuse.train.objective import Objective
-        from medfuse.train.settings import TrainSettings
-
-        image, classes = self.image(patch_size), len(self.plan.classes)
-        settings = ModelSettings.model_validate(self.model(width, patch_size))
-        graph = plan_graph(settings, image, classes)
-        loss = registry.get(Loss.group, "dice_ce")()
-        assert isinstance(loss, Loss)
-        objective = Objective(loss.build(classes), graph.aux, settings.aux.schedule if settings.aux else None)
-        shape = (batch, image.channels, *image.patch_size)
-        if not self._precision:
-            self._precision = self._choose(build_segmenter(graph), shape)
-        return measure_step(
-            lambda: build_segmenter(graph),
-            objective,
-            TrainSettings(
-                steps=1,
-                optimizer="adamw",
-                precision="bf16" if self._precision == "bf16" else "fp32",
-            ),
-            shape=shape,
-            classes=classes,
-            device=self.device,
-        )
-
-    def _choose(self, model: torch.nn.Module, shape: Sequence[int]) -> str:
-        import torch
-
-        from medfuse.core.device import choose_precision
-
-        chosen = choose_precision(
-            "auto", model.to(self.device), torch.randn(*shape, device=self.device), backward=True
-        )
-        self._reporter.say(f"  measuring on {self.device.type} in {chosen.kind}: {chosen.reason}")
-        return chosen.kind
-
-
-def _plain(encoder: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The U-Net's own encoder, which 2.5-D wraps."""
-    return encoder.get("of", encoder)
-
-
 @dataclass(frozen=True)
 class _Text:
     """The pipeline file: a comment with its reason above every planned value."""
@@ -245,7 +153,7 @@ class _Text:
     fingerprint: Fingerprint
     plan: DataPlan
     size: Size
-    bench: _Bench
+    bench: Bench
     output: Path
     minutes: float | None
     budget: int

@@ -1,0 +1,117 @@
+"""Training steps of a planned network in any size, measured on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from medfuse.api import ImageInfo
+from medfuse.core.reporter import Reporter
+from medfuse.core.topology import plan_kernels, plan_strides
+
+if TYPE_CHECKING:
+    import torch
+
+    from medfuse.data.plan import DataPlan
+    from medfuse.train.cost import StepCost
+
+Dimensions = Literal["3", "2", "2.5"]
+
+MOST_CHANNELS = {2: 512, 3: 320}  # Isensee et al. 2021
+SLICES = 4
+"""Slices of a 2.5-D patch: each is seen with its neighbours, and costs what a 2-D patch does."""
+
+
+class Bench:
+    """Builds the planned network in any size, and trains it for a few steps to see what that costs."""
+
+    def __init__(
+        self, plan: DataPlan, dimensions: Dimensions, device: torch.device, reporter: Reporter
+    ) -> None:
+        self.plan, self.dimensions, self.device = plan, dimensions, device
+        self._reporter = reporter
+        self._precision = "fp32"
+
+    def image(self, patch_size: Sequence[int]) -> ImageInfo:
+        """What the network is given for a planned patch, which is flat for 2.5-D."""
+        patch = (*patch_size, SLICES) if self.dimensions == "2.5" else tuple(patch_size)
+        return ImageInfo(len(self.plan.channels), patch, self.plan.spacing_mm[: len(patch)])
+
+    def encoder(self, width: int, patch_size: Sequence[int]) -> dict[str, Any]:
+        """Depth, strides, kernels and channels by nnU-Net's rules, for a patch of 2 or 3 sides."""
+        dims = len(patch_size)
+        spacing = self.plan.spacing_mm[:dims]
+        strides = plan_strides(ImageInfo(1, tuple(patch_size), spacing))
+        return {
+            "use": "unet_encoder",
+            "channels": [min(width * 2**i, MOST_CHANNELS[dims]) for i in range(len(strides))],
+            "strides": [list(stride) for stride in strides],
+            "kernels": [list(kernel) for kernel in plan_kernels(spacing, strides)],
+        }
+
+    def model(self, width: int, patch_size: Sequence[int]) -> dict[str, Any]:
+        encoder = self.encoder(width, patch_size)
+        if self.dimensions == "2.5":
+            encoder = {"use": "slices", "neighbours": 1, "of": encoder}
+        model: dict[str, Any] = {
+            "backbones": {"encoder": encoder},
+            "fusion": {"decoded": {"use": "unet_decoder", "inputs": ["encoder.*"]}},
+            "head": {"input": "decoded"},
+        }
+        if len(plain(encoder)["strides"]) > 2:
+            schedule = {"use": "constant", "weight": 0.5, "ratio": 0.5}
+            model["aux"] = {"heads": ["decoded.*"], "schedule": schedule}
+        return model
+
+    def choose(self, width: int, patch_size: tuple[int, ...], batch: int) -> None:
+        """Choose the precision to measure in, once, on a small step: it takes time that no step takes."""
+        import torch
+
+        from medfuse.core.device import choose_precision
+        from medfuse.model.graph import plan_graph
+        from medfuse.model.segmenter import build_segmenter
+        from medfuse.model.settings import ModelSettings
+
+        image = self.image(patch_size)
+        settings = ModelSettings.model_validate(self.model(width, patch_size))
+        model = build_segmenter(plan_graph(settings, image, len(self.plan.classes)))
+        example = torch.randn(batch, image.channels, *image.patch_size, device=self.device)
+        chosen = choose_precision("auto", model.to(self.device), example, backward=True)
+        self._reporter.say(f"  measuring on {self.device.type} in {chosen.kind}: {chosen.reason}")
+        self._precision = chosen.kind
+
+    def measure(self, width: int, patch_size: tuple[int, ...], batch: int) -> StepCost:
+        """What a training step of this network costs, with AdamW, which keeps most."""
+        from medfuse import registry
+        from medfuse.api import Loss
+        from medfuse.model.graph import plan_graph
+        from medfuse.model.segmenter import build_segmenter
+        from medfuse.model.settings import ModelSettings
+        from medfuse.train.cost import measure_step
+        from medfuse.train.objective import Objective
+        from medfuse.train.settings import TrainSettings
+
+        image, classes = self.image(patch_size), len(self.plan.classes)
+        settings = ModelSettings.model_validate(self.model(width, patch_size))
+        graph = plan_graph(settings, image, classes)
+        loss = registry.get(Loss.group, "dice_ce")()
+        assert isinstance(loss, Loss)
+        objective = Objective(loss.build(classes), graph.aux, settings.aux.schedule if settings.aux else None)
+        shape = (batch, image.channels, *image.patch_size)
+        return measure_step(
+            lambda: build_segmenter(graph),
+            objective,
+            TrainSettings(
+                steps=1,
+                optimizer="adamw",
+                precision="bf16" if self._precision == "bf16" else "fp32",
+            ),
+            shape=shape,
+            classes=classes,
+            device=self.device,
+        )
+
+
+def plain(encoder: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The U-Net's own encoder, which 2.5-D wraps."""
+    return encoder.get("of", encoder)

@@ -63,6 +63,16 @@ class Bench:
             model["aux"] = {"heads": ["decoded.*"], "schedule": schedule}
         return model
 
+    def load(self) -> None:
+        """Import what a first step would, so that its time is not taken for that of the step."""
+        from medfuse import registry
+        from medfuse.api import Loss
+        from medfuse.train import cost  # noqa: F401
+
+        loss = registry.get(Loss.group, "dice_ce")()
+        assert isinstance(loss, Loss)
+        loss.build(len(self.plan.classes))
+
     def choose(self, width: int, patch_size: tuple[int, ...], batch: int) -> None:
         """Choose the precision to measure in, once, on a small step: it takes time that no step takes."""
         import torch

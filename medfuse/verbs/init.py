@@ -89,8 +89,13 @@ def init_pipeline(
         dimensions = "2"
     bench = Bench(plan, dimensions, where, reporter)
     dims = 3 if dimensions == "3" else 2
-    bench.choose(*smallest_step(shape, plan.spacing_mm, dims=dims))
-    left = MEASURING_SHARE * 60 * minutes - (time.monotonic() - began) if minutes else None
+    bench.load()
+    share = MEASURING_SHARE * 60 * minutes if minutes else None
+    if share is None or time.monotonic() - began < share / 2:
+        bench.choose(*smallest_step(shape, plan.spacing_mm, dims=dims))
+    else:
+        reporter.say("  measuring in fp32, as finding out whether bf16 is faster would take too long")
+    left = None if share is None else share - (time.monotonic() - began)
     size = size_network(
         shape,
         plan.spacing_mm,

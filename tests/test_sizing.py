@@ -202,6 +202,17 @@ def test_a_median_pace_is_what_the_steps_are_counted_by():
     assert found.steps == int(TRAINING_SHARE * 1200 / (1.4 * found.cost.seconds))
 
 
+def test_a_foretold_choice_is_counted_by_the_pace_of_the_machine():
+    class Uneven(Busy):
+        def __call__(self, width, patch, batch):
+            cost = super().__call__(width, patch, batch)
+            return StepCost(cost.seconds, cost.bytes, 2 * cost.seconds)
+
+    machine = Uneven(0)
+    found = sized(CT, Limits(8 * 10**9, 600, 0.0), machine, clock=machine.clock)
+    assert found.cost.pace == pytest.approx(2 * found.cost.seconds)
+
+
 def test_a_hopeless_plan_advises_more_minutes_and_a_good_one_does_not():
     slow, fast = (sized(CT, Limits(8 * 10**9, 60), Machine(seconds=s)) for s in (1e-6, 1e-8))
     said = more_minutes(slow, 1)

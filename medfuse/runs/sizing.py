@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod, sqrt
+from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from medfuse.core.errors import MedfuseError
@@ -153,7 +154,8 @@ def size_network(
             break
         if not book.affords((width, patch, batch)):
             if not kept:
-                kept = patch, batch, batch_reason, _foretold(memory, foretold, size)
+                cost = book.known(width, size) or _foretold(memory, foretold, size, book.unevenness())
+                kept = patch, batch, batch_reason, cost
             break
         cost = book.ask(width, patch, batch)
         for _ in range(TURNS - 1):
@@ -302,6 +304,14 @@ class _Book:
         self._costs[key] = new
         return replace(new, seconds=self._least(*key, "seconds"), pace=self._least(*key, "pace"))
 
+    def known(self, width: int, voxels: int) -> StepCost | None:
+        """The cost of a step that was measured before."""
+        return self._costs.get((width, voxels))
+
+    def unevenness(self) -> float:
+        """How much slower than the fastest a usual step is on this machine, now."""
+        return median(cost.pace / cost.seconds for cost in self._costs.values())
+
     def _least(self, width: int, voxels: int, what: Literal["seconds", "pace"]) -> float:
         return min(getattr(c, what) for (w, v), c in self._costs.items() if w >= width and v >= voxels)
 
@@ -326,10 +336,11 @@ def _effort(width: int, patch: tuple[int, ...], batch: int) -> float:
     return float(width**1.5 * batch * prod(patch))
 
 
-def _foretold(memory: _Line, time: _Least, voxels: int) -> StepCost:
+def _foretold(memory: _Line, time: _Least, voxels: int, unevenness: float) -> StepCost:
     from medfuse.train.cost import StepCost
 
-    return StepCost(time.at(voxels), int(memory.at(voxels)))
+    seconds = time.at(voxels)
+    return StepCost(seconds, int(memory.at(voxels)), unevenness * seconds)
 
 
 def _steps(limits: Limits, seconds: float) -> int:

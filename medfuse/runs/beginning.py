@@ -41,13 +41,17 @@ _POINTS = 21  # of a course, at which a schedule is looked at
 
 @dataclass(frozen=True)
 class Planned:
-    """What is known of a run before it is trained. hashes: path → SHA-256 of every file of its cases."""
+    """What is known of a run before it is trained.
+
+    hashes: path → SHA-256 of every file of its cases. standing: how far its training has come.
+    """
 
     split: Split
     plan: DataPlan
     fingerprint: Fingerprint
     hashes: Mapping[str, str]
     data: TrainedOn
+    standing: Spent
 
 
 def write_records(run: Run, planned: Planned, graph: GraphPlan, found: Mapping[str, Any]) -> None:
@@ -70,16 +74,16 @@ def write_records(run: Run, planned: Planned, graph: GraphPlan, found: Mapping[s
     write_text(run.folder / RESOLVED, resolved_text(run.pipeline, planned.plan, lock.stretches))
 
 
-def note_stretch(run: Run, planned: Planned, found: Mapping[str, Any], standing: Spent) -> None:
+def note_stretch(run: Run, planned: Planned, found: Mapping[str, Any]) -> None:
     """For a training that goes on: how it does, where that is not as before. What judged its weights goes."""
     forget_judgement(run.folder)
     for name, content in found.items():
         write_json(run.folder / name, content)
-    lock, now = read_record(Lock, run.folder / LOCK), Stretch.now(run.pipeline, standing.step)
+    lock, now = read_record(Lock, run.folder / LOCK), Stretch.now(run.pipeline, planned.standing.step)
     before = lock.stretches[-1]
     if now.is_like(before):
         return
-    for line in budget_change(_settings(run, before), run.pipeline, standing):
+    for line in budget_change(_settings(run, before), run.pipeline, planned.standing):
         run.reporter.say(line)
     lock = lock.carried_on(now)
     write_json(run.folder / LOCK, lock.model_dump(mode="json"))

@@ -76,6 +76,8 @@ def prepare(run: Run) -> Planned:
     from medfuse.data.fingerprint import hash_files, take_fingerprint
     from medfuse.data.split import choose_split
     from medfuse.model.verify import verify
+    from medfuse.train.budget import Budget
+    from medfuse.train.state import Spent, how_far
 
     labelled = [case for case in run.info.cases if case.label]
     with run.reporter.track(f"checking {len(labelled)} cases", len(labelled)) as advance:
@@ -100,14 +102,16 @@ def prepare(run: Run) -> Planned:
     problems += postprocess_problems(run.pipeline.infer.postprocess, run.info)
     problems += pseudo_problems(run.pipeline, graph, run.info) + report_problems(run.pipeline, graph)
     problems += augment_problems(run.pipeline, plan.image, run.info)
-    problems += objective_problems(run.pipeline, graph, facts, run.info, all_losses=True)
+    standing = Spent(0, 0.0) if run.starts else how_far(run.folder)
+    if not Budget.of(run.pipeline.train).is_spent(standing.step, standing.seconds):
+        problems += objective_problems(run.pipeline, graph, facts, run.info, all_losses=True)
     if problems:
         raise PipelineError(problems)
     run.reporter.say(f"  network: {facts.parameters:,} parameters")
     for line in doubts(run, fingerprint, plan):
         run.reporter.say_once(line)
     data = trained_on(run.pipeline, run.info, run.split, hashes)
-    return Planned(run.split, plan, fingerprint, hashes, data)
+    return Planned(run.split, plan, fingerprint, hashes, data, standing)
 
 
 def _plan(run: Run, fingerprint: Fingerprint, hashes: Mapping[str, str]) -> DataPlan:

@@ -105,12 +105,11 @@ def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
 def train(run: Run, planned: Planned, graph: GraphPlan, store: Store) -> None:
     """Weights from batches; the rooms meet in the closures that are handed to `fit`."""
     from medfuse.train.budget import Budget
-    from medfuse.train.state import Spent, how_far
 
     settings, plan = run.pipeline.train, planned.plan
     budget = Budget.of(settings)
-    standing = run.together.first(lambda: Spent(0, 0.0) if run.starts else how_far(run.folder))
-    finished = budget.progress(standing.step, standing.seconds) >= 1
+    standing = planned.standing
+    finished = budget.is_spent(standing.step, standing.seconds)
     if finished and run.together.first(lambda: _has_weights(run)):
         run.reporter.say(f"trained already: {_stands(standing)}, and the budget is {budget}")
         return
@@ -125,7 +124,7 @@ def train(run: Run, planned: Planned, graph: GraphPlan, store: Store) -> None:
     if run.starts:
         run.together.first(lambda: write_records(run, planned, graph, begun.found))
     elif not finished:
-        run.together.first(lambda: note_stretch(run, planned, begun.found, standing))
+        run.together.first(lambda: note_stretch(run, planned, begun.found))
 
     def save(kind: str, network: nn.Module, facts: Mapping[str, float]) -> None:
         path = run.folder / f"weights_{kind}.safetensors"

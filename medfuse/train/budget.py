@@ -31,6 +31,9 @@ class Budget:
         assert self.seconds is not None
         return min(1.0, seconds / self.seconds)
 
+    def is_spent(self, steps: int, seconds: float) -> bool:
+        return self.progress(steps, seconds) >= 1
+
     def __str__(self) -> str:
         """`400 steps`, `2.5 minutes`."""
         if self.steps is not None:

@@ -165,8 +165,10 @@ def _refuse_hidden(network: nn.Module) -> None:
 
 def _as_the_graph(tapped: Tensor, image: Tensor) -> Tensor:
     """A tapped map in the precision of what follows, where a network chooses one of its own."""
-    mixed = torch.is_autocast_enabled(image.device.type) and tapped.dtype != torch.float64
-    return tapped if mixed or tapped.dtype == image.dtype else tapped.to(image.dtype)
+    if tapped.dtype == image.dtype:
+        return tapped
+    mixed = not image.is_meta and torch.is_autocast_enabled(image.device.type)
+    return tapped if mixed and tapped.dtype != torch.float64 else tapped.to(image.dtype)
 
 
 def _aligned(inputs: Sequence[Tensor], node: _Node) -> list[Tensor]:

@@ -148,6 +148,29 @@ def test_odd_patches_agree_too():
     assert verify(graph(backbone, fusion, "decoded", ImageInfo(1, (33, 17, 9), (1.0, 1.0, 2.5)))).parameters
 
 
+@pytest.mark.parametrize("strategy", ["forward_hook", "sequential_truncation", "fx_graph"])
+@pytest.mark.parametrize(
+    "network", [{"use": "unet_encoder", "base_channels": 2}, {"use": "resnet", "depth": 10}]
+)
+def test_plain_networks_are_verified_without_real_weights(network, strategy, monkeypatch):
+    built = []
+
+    def on(plan):
+        built.append(model := build_segmenter(plan))
+        return model
+
+    monkeypatch.setattr("medfuse.model.verify.build_segmenter", on)
+    settings = {
+        "backbones": {"encoder": network},
+        "taps": {"encoder": {"use": strategy}},
+        "fusion": {"decoded": {"use": "unet_decoder", "inputs": ["encoder.*"]}},
+        "head": {"input": "decoded"},
+    }
+    verify(plan_graph(ModelSettings.model_validate(settings), ImageInfo(1, (64, 64), (1.0, 1.0)), 2))
+    (model,) = built
+    assert all(p.is_meta for p in model.parameters())
+
+
 def test_verifying_a_graph_imports_neither_monai_nor_the_compiler():
     code = """if True:
         import sys

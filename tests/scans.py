@@ -13,10 +13,11 @@ from torch import Tensor
 
 from medfuse.api import Case
 from medfuse.core.prepared import Prepared
-from medfuse.infer.folder import Recipe, infer_cases
+from medfuse.infer.folder import infer_cases
 from medfuse.infer.ledger import Outcome, Progress
 from medfuse.infer.plan import Way
 from medfuse.infer.probabilities import ProbabilityFormat
+from medfuse.infer.recipe import Recipe
 from medfuse.infer.settings import InferSettings
 from medfuse.volumes.read import read_volume
 

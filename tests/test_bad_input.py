@@ -279,7 +279,7 @@ STAGES = {
     "checking": "medfuse.data.fingerprint.take_fingerprint",
     "preparing": "medfuse.data.store.Store.build",
     "training": "medfuse.train.step.follow",
-    "predicting": "medfuse.infer.folder.predict_bricks",
+    "predicting": "medfuse.infer.line.predict_bricks",
     "evaluating": "medfuse.report.evaluate.evaluate_pairs",
     "reporting": "medfuse.report.html.write_report",
 }

@@ -1,136 +1,31 @@
-"""Case after case into one folder, as on an assembly line: while the network works on one, the next is read
-and the one before is written.
-"""
+"""Case after case into one folder: what is finished is skipped, what fails is named, and the rest go on."""
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from medfuse.api import Case
-from medfuse.core.engine import Engine, told_by, told_once
 from medfuse.core.errors import OutputError
 from medfuse.core.files import make_folder
-from medfuse.core.geometry import Geometry
-from medfuse.core.labels import LabelValue, map_values, members, outputs
 from medfuse.core.lock import locked
 from medfuse.core.prepared import Prepared
-from medfuse.infer.bricks import Brick
-from medfuse.infer.cases import output_name
-from medfuse.infer.decide import Kind
-from medfuse.infer.export import Exporter
-from medfuse.infer.feed import Abandoned, Feed
 from medfuse.infer.ledger import Ledger, Outcome, Progress
+from medfuse.infer.line import Line, failures_of
 from medfuse.infer.manifest import files_now
-from medfuse.infer.plan import FEED_BYTES, Way
-from medfuse.infer.postprocess import logit_shifts, tidy
-from medfuse.infer.probabilities import (
-    Box,
-    ProbabilityFormat,
-    check_format,
-    open_probabilities,
-    probability_file,
-)
-from medfuse.infer.settings import InferSettings, PostprocessSettings
-from medfuse.infer.shelf import Shelf
-from medfuse.infer.sliding import Network, WindowCount, flip_combinations, predict_bricks
-from medfuse.infer.stitch import spare_memory
-from medfuse.infer.windows import AxisName, plan_grid
-from medfuse.volumes.slabs import Whole
-from medfuse.volumes.write import open_volume
-
-log = logging.getLogger(__name__)
+from medfuse.infer.plan import Way
+from medfuse.infer.probabilities import check_format
+from medfuse.infer.recipe import Recipe
+from medfuse.infer.sliding import Network, flip_combinations
 
 Work = Callable[[Case, Path, Callable[[int, int], None]], dict[str, Any]]
 """Makes the files of a case in a folder, telling (windows done, windows in all); returns what the manifest is
 to say of it, with `windows`."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that a label map depends on, apart from its images. While it stays, finished cases are skipped.
-
-    weights: one hash per fold. labels: name → value, in the order of the network's classes; a region
-    has several. region_order: where labels are regions, the value to write for each, later ones over earlier
-    ones. `probabilities`: the file that those of all classes are written into, if they are wanted.
-    """
-
-    weights: tuple[str, ...]
-    labels: Mapping[str, LabelValue]
-    patch_size: tuple[int, ...]
-    settings: InferSettings
-    region_order: tuple[int, ...] = ()
-    probabilities: ProbabilityFormat | None = None
-
-    @property
-    def written(self) -> tuple[int, ...]:
-        """The value that is written for each of the network's outputs."""
-        return self.region_order or map_values(self.labels.values())
-
-    @property
-    def kind(self) -> Kind:
-        """How labels are decided."""
-        return "regions" if self.region_order else "softmax"
-
-    @property
-    def steps(self) -> PostprocessSettings | None:
-        """What is done to the label map in the end."""
-        steps = self.settings.postprocess
-        return steps if isinstance(steps, PostprocessSettings) else None
-
-    def files(self, case: Case) -> list[str]:
-        """The names of what is written for a case, its label map first."""
-        more = [probability_file(case.name, self.probabilities)] if self.probabilities else []
-        return [output_name(case), *more]
-
-    def exporter(
-        self,
-        shape: tuple[int, int, int],
-        geometry: Geometry,
-        *,
-        sweep: int,
-        probabilities: Callable[[Box], None] | None = None,
-    ) -> Exporter:
-        """What makes labels of the logits of an image of `shape`."""
-        regions = [name for name, value in self.labels.items() if value != 0]
-        shifts = logit_shifts(self.steps, regions) if self.steps and self.steps.threshold else ()
-        return Exporter(
-            shape,
-            geometry,
-            self.written,
-            kind=self.kind,
-            sweep=sweep,
-            shifts=shifts,
-            probabilities=probabilities,
-        )
-
-    def tidied(self, label_map: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
-        """A finished label map (i, j, k) after its steps."""
-        assert self.steps is not None
-        return tidy(label_map, self.steps, self.labels, self.region_order, geometry.voxel_ml)
-
-    def facts(self) -> dict[str, Any]:
-        regions = {"region_order": list(self.region_order)} if self.region_order else {}
-        return {
-            **regions,
-            "weights": list(self.weights),
-            "labels": {n: list(v) if isinstance(v, tuple) else v for n, v in self.labels.items()},
-            "patch_size": list(self.patch_size),
-            "settings": self.settings.model_dump(mode="json", exclude={"batch_size"}),
-            **({"probabilities": self.probabilities} if self.probabilities else {}),
-        }
 
 
 def infer_cases(
@@ -169,7 +64,7 @@ def infer_cases(
     with locked(make_folder(output)):
         ledger = Ledger(cases, recipe.facts(), output, progress, recipe.files, overwrite=overwrite)
         cases = ledger.unfinished()
-        _Line(prepare, networks, recipe, output, device, plan(cases), ledger).run(cases)
+        Line(prepare, networks, recipe, output, device, plan(cases), ledger).run(cases)
         return ledger.finish()
 
 
@@ -194,258 +89,12 @@ def work_through(
         for case in ledger.unfinished():
             ledger.windows(case)
             began, inputs = time.monotonic(), files_now(case.images)
-            with _failures_of(case, ledger):
+            with failures_of(case, ledger):
                 with ledger.staged(case) as folder:
                     entry = work(case, folder, partial(ledger.windows, case))
                 seconds = round(time.monotonic() - began, 3)
                 ledger.done(case, {**entry, "inputs": inputs, "seconds": seconds})
         return ledger.finish()
-
-
-_AXES: tuple[AxisName, ...] = ("x", "y", "z")
-
-
-@dataclass
-class _Job:
-    """A case on the line: `image` until the network has seen it, and the seconds of each stage."""
-
-    case: Case
-    inputs: list[dict[str, Any]]
-    began: float
-    image: npt.NDArray[np.float32] | None
-    shape: tuple[int, int, int]
-    geometry: Geometry
-    source: Path
-    seconds_in: dict[str, float]
-    again: bool = False
-    sweep: int = 0
-    count: WindowCount = field(default_factory=WindowCount)
-    feed: Feed[Brick] = field(default_factory=lambda: Feed(FEED_BYTES))
-
-    def afresh(self) -> _Job:
-        """The same case before its first window, for a second and last time."""
-        return replace(self, again=True, count=WindowCount(), feed=Feed(FEED_BYTES))
-
-
-class _Line:
-    """Three stages, a thread each: reading, the network (the thread that calls), and writing."""
-
-    def __init__(
-        self,
-        prepare: Callable[[Case], Prepared],
-        networks: Sequence[Network],
-        recipe: Recipe,
-        output: Path,
-        device: torch.device | str,
-        ways: Mapping[str, Way],
-        ledger: Ledger,
-    ) -> None:
-        self._prepare = prepare
-        self._networks = [_Timed(network) for network in networks]
-        self._recipe = recipe
-        self._output = output
-        self._ways = ways
-        self._ledger = ledger
-        self._options: dict[str, Any] = {
-            "patch_size": recipe.patch_size,
-            "classes": len(recipe.written),
-            "mirror": recipe.settings.mirror,
-            "device": device,
-        }
-        self._writes: list[tuple[Case, Future[None]]] = []
-        self._feed: Feed[Brick] = Feed(FEED_BYTES)
-
-    def run(self, cases: Sequence[Case]) -> None:
-        """All cases. Raises OutputError, and what stops the whole program, with no thread left behind.
-
-        What is stopped on the way leaves nothing; a case whose logits are complete is still written.
-        """
-        with ThreadPoolExecutor(1, "reading") as reading, ThreadPoolExecutor(1, "writing") as writing:
-            try:
-                upcoming = [reading.submit(self._read, case) for case in cases[:1]]
-                for case, following in zip(cases, [*cases[1:], None]):
-                    self._ledger.windows(case)
-                    began = time.perf_counter()
-                    wait(upcoming)
-                    read, upcoming = upcoming, []
-                    if following is not None:
-                        upcoming.append(reading.submit(self._read, following))
-                    with _failures_of(case, self._ledger):
-                        self._predict(_taken(read.pop(), began), writing)
-                    self._settle(1)
-                self._settle(0)
-            except BaseException:
-                self._feed.abandon()
-                for future in upcoming:
-                    future.cancel()
-                raise
-
-    def _read(self, case: Case) -> _Job:
-        began, inputs = time.perf_counter(), files_now(case.images)
-        prepared = self._prepare(case)
-        seconds_in = {"reading": time.perf_counter() - began}
-        image, (x, y, z) = prepared.image, prepared.image.shape[1:]
-        return _Job(case, inputs, began, image, (x, y, z), prepared.geometry, prepared.source, seconds_in)
-
-    def _predict(self, job: _Job, writing: ThreadPoolExecutor) -> None:
-        way = self._ways.get(job.case.name) or Way(self._recipe.settings.batch_size)
-        while True:
-            try:
-                self._send_through(job, way, writing)
-                return
-            except torch.OutOfMemoryError:
-                smaller = way.smaller()
-                if smaller is None or job.again:
-                    raise
-                log.warning("%s: the GPU's memory is too small; once more with %s", job.case.name, smaller)
-                torch.cuda.empty_cache()
-                job, way = job.afresh(), smaller
-
-    def _send_through(self, job: _Job, way: Way, writing: ThreadPoolExecutor) -> None:
-        """Bricks from the network to the writer, which is held up by the case before, and holds up this."""
-        assert job.image is not None, "the network sees an image once"
-        began, before = time.perf_counter(), self._network_seconds
-        self._feed = job.feed
-        grid = plan_grid(job.shape, self._recipe.patch_size, self._recipe.settings.overlap, way.sweep)
-        if job.case.name not in self._ways:  # under a limit freed memory goes back more strictly
-            spare_memory(grid, len(self._recipe.written))
-        job.sweep = grid.sweep
-        self._writes.append((job.case, writing.submit(self._write, job)))
-        try:
-            with Shelf(self._output) if way.shelved else nullcontext() as shelf:
-                for brick in predict_bricks(
-                    job.image,
-                    self._networks,
-                    **self._options,
-                    overlap=self._recipe.settings.overlap,
-                    batch_size=way.batch_size,
-                    sums=torch.float16 if way.sums == "float16" else None,
-                    sums_on=None if way.roomy else "cpu",
-                    shelf=shelf,
-                    sweep=_AXES[job.sweep],
-                    skip_air=self._recipe.settings.skip_air,
-                    adaptive_overlap=self._recipe.settings.adaptive_overlap,
-                    kind=self._recipe.kind,
-                    count=job.count,
-                    progress=lambda done, of: self._ledger.windows(job.case, done, of),
-                ):
-                    job.feed.put(brick, brick.logits.nbytes)
-        except Abandoned:  # the writer has failed, and its future says why
-            self._settle(1)
-            self._writes.pop()[1].result()
-        except BaseException:
-            job.feed.abandon()
-            raise
-        job.seconds_in["network"] = self._network_seconds - before
-        job.seconds_in["held_up"] = job.feed.held_seconds
-        job.seconds_in["predicting"] = time.perf_counter() - began - job.feed.held_seconds
-        job.image = None
-        job.feed.finish()
-
-    @property
-    def _network_seconds(self) -> float:
-        return sum(network.seconds for network in self._networks)
-
-    def _write(self, job: _Job) -> None:
-        """The label map and its entry in the manifest, from bricks as they come."""
-        try:
-            with self._ledger.staged(job.case) as folder:
-                entry = self._written(job, folder)
-        except BaseException:
-            job.feed.abandon()
-            raise
-        seconds = round(time.perf_counter() - job.began, 3)
-        self._ledger.done(job.case, {**entry, "inputs": job.inputs, "seconds": seconds})
-
-    def _written(self, job: _Job, folder: Path) -> dict[str, Any]:
-        recipe, began = self._recipe, time.perf_counter()
-        path, *more = (folder / name for name in recipe.files(job.case))
-        with ExitStack() as opened:
-            write = None
-            if recipe.probabilities:
-                names = outputs(recipe.labels, recipe.region_order)
-                write = opened.enter_context(open_probabilities(more[0], job.geometry, names, job.source))
-            exporter = recipe.exporter(job.shape, job.geometry, sweep=job.sweep, probabilities=write)
-            slabs = opened.enter_context(
-                open_volume(path, job.geometry.shape, exporter.dtype, like=job.source, geometry=job.geometry)
-            )
-            whole = Whole(job.geometry.shape, exporter.dtype) if recipe.steps else None
-            for brick in job.feed:
-                if rows := exporter.add(brick):
-                    (whole or slabs).write(rows.axis, rows.start, rows.labels)
-                del brick  # or it would stay in memory until the next one is there
-            voxels = exporter.voxels
-            if whole is not None:
-                label_map = recipe.tidied(whole.voxels, job.geometry)
-                slabs.write(2, 0, label_map)
-                values, counts = np.unique(label_map, return_counts=True)
-                voxels = dict(zip(values.tolist(), counts.tolist()))
-        job.seconds_in["writing"] = time.perf_counter() - began - job.feed.waited_seconds
-        return {
-            "engines": told_once(network.engine for network in self._networks),
-            "windows": job.count.run + job.count.reused + job.count.skipped,
-            "windows_run": job.count.run,
-            "windows_reused": job.count.reused,
-            "windows_skipped": job.count.skipped,
-            "sums": str(job.count.sums).removeprefix("torch."),
-            "seconds_in": {stage: round(seconds, 3) for stage, seconds in job.seconds_in.items()},
-            "volumes_ml": volumes_ml(voxels, job.geometry, recipe.labels),
-        }
-
-    def _settle(self, left: int) -> None:
-        """Wait until no more than `left` cases are being written, and name those where it failed."""
-        while len(self._writes) > left:
-            case, future = self._writes.pop(0)
-            with _failures_of(case, self._ledger), suppress(Abandoned):
-                future.result()
-
-
-def _taken(read: Future[_Job], began: float) -> _Job:
-    """What has been read. Nobody else holds it, so that its image can be given up."""
-    job = read.result()
-    job.seconds_in["waiting"] = time.perf_counter() - began
-    return job
-
-
-class _Timed:
-    """A network and the seconds spent in it (on CUDA: until its work is handed over)."""
-
-    def __init__(self, network: Network) -> None:
-        self.seconds = 0.0
-        self._network = network
-
-    @property
-    def engine(self) -> Engine:
-        """What runs it, as far as it tells."""
-        return told_by(self._network)
-
-    def __call__(self, windows: Tensor) -> Tensor:
-        began = time.perf_counter()
-        logits = self._network(windows)
-        self.seconds += time.perf_counter() - began
-        return logits
-
-
-@contextmanager
-def _failures_of(case: Case, ledger: Ledger) -> Iterator[None]:
-    """Note what goes wrong with one case. A full disk concerns every case, so OutputError passes."""
-    try:
-        yield
-    except OutputError:
-        raise
-    except Exception as error:
-        ledger.failed(case, error)
-
-
-def volumes_ml(
-    voxels: Mapping[int, int], geometry: Geometry, labels: Mapping[str, LabelValue]
-) -> dict[str, float]:
-    """Millilitres of each label but the background (value 0), rounded to a microlitre."""
-    return {
-        name: round(sum(voxels.get(v, 0) for v in members(value)) * geometry.voxel_ml, 3)
-        for name, value in labels.items()
-        if value != 0
-    }
 
 
 def refuse_to_replace_images(

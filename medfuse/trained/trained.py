@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from medfuse.core.prepared import Prepared as PreparedCase
     from medfuse.data.plan import DataPlan
     from medfuse.data.prepare import Preprocessor
-    from medfuse.infer.folder import Recipe
     from medfuse.infer.ledger import Outcome, Progress
     from medfuse.infer.plan import Plans, Way, WindowCost
     from medfuse.infer.probabilities import ProbabilityFormat
+    from medfuse.infer.recipe import Recipe
     from medfuse.model.segmenter import Segmenter
 
 
@@ -199,7 +199,7 @@ class Trained:
         )
 
     def _recipe(self, *, probabilities: ProbabilityFormat | None = None) -> Recipe:
-        from medfuse.infer.folder import Recipe
+        from medfuse.infer.recipe import Recipe
 
         plan = self.plan
         return Recipe(

@@ -20,9 +20,10 @@ import medfuse
 from medfuse.api import Case
 from medfuse.core.errors import DataError, OutputError, PipelineError
 from medfuse.core.prepared import Prepared
-from medfuse.infer.folder import Recipe, infer_cases
+from medfuse.infer.folder import infer_cases
 from medfuse.infer.ledger import Progress
 from medfuse.infer.plan import Way
+from medfuse.infer.recipe import Recipe
 from medfuse.infer.settings import InferSettings
 from medfuse.volumes.read import read_geometry, read_labels, read_volume
 from medfuse.volumes.write import open_volume
@@ -316,7 +317,7 @@ def test_a_case_is_written_while_the_network_works_on_the_next(
         if now.windows_done == 4:
             watch.note(now.case)
 
-    monkeypatch.setattr("medfuse.infer.folder.open_volume", writing)
+    monkeypatch.setattr("medfuse.infer.line.open_volume", writing)
     assert scans.infer(network=working, progress=progress).done == ("a", "b", "c")
 
 
@@ -328,7 +329,7 @@ def test_a_case_that_cannot_be_written_is_the_one_that_is_blamed(
             raise ZeroDivisionError("by zero")
         return open_volume(path, *given, **options)
 
-    monkeypatch.setattr("medfuse.infer.folder.open_volume", failing)
+    monkeypatch.setattr("medfuse.infer.line.open_volume", failing)
     outcome = scans.infer()
     assert outcome.done == ("a", "c")
     assert outcome.failed["b"].startswith("ZeroDivisionError")

@@ -1,10 +1,12 @@
 """What medfuse did not write, or somebody changed, stays as it is and is named."""
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +19,7 @@ from medfuse.core.errors import OutputError
 from medfuse.core.prepared import Prepared
 from medfuse.core.seal import seal
 from medfuse.infer.settings import InferSettings
+from medfuse.volumes.write import open_volume
 
 
 @pytest.fixture
@@ -301,3 +304,38 @@ def test_a_folder_that_is_finished_by_another_engine_is_told_in_one_line(
         "torch",
         "torch",
     ]
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.ENOTCONN, errno.EIO, errno.ENODEV, errno.EDQUOT])
+def test_a_disk_that_goes_away_ends_the_work_in_one_line(
+    scans: Scans, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refused(file: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refused)
+    with pytest.raises(OutputError, match=r"a\.nii\.gz: the disk") as said:
+        scans.infer()
+    assert len(said.value.lines) == 1
+    assert ".unfinished" not in str(said.value)
+
+
+@pytest.mark.parametrize("where", ["reading", "writing"])
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("too deep"), AssertionError("no")])
+def test_whatever_goes_wrong_with_one_case_the_others_are_done(
+    scans: Scans, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
+) -> None:
+    def reading(case: Case) -> Prepared:
+        if (where, case.name) == ("reading", "b"):
+            raise error
+        return prepare(case)
+
+    def opening(path: Path, *given: Any, **options: Any) -> Any:
+        if (where, path.name) == ("writing", "b.nii.gz"):
+            raise error
+        return open_volume(path, *given, **options)
+
+    monkeypatch.setattr("medfuse.infer.line.open_volume", opening)
+    outcome = scans.infer(prepare=reading)
+    assert (outcome.done, list(outcome.failed)) == (("a", "c"), ["b"])
+    assert not any(path.name.startswith(".unfinished") for path in scans.output.iterdir())

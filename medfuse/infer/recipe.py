@@ -1,0 +1,98 @@
+"""All that a label map depends on, apart from its images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from medfuse.api import Case
+from medfuse.core.geometry import Geometry
+from medfuse.core.labels import LabelValue, map_values
+from medfuse.infer.cases import output_name
+from medfuse.infer.decide import Kind
+from medfuse.infer.export import Exporter
+from medfuse.infer.postprocess import logit_shifts, tidy
+from medfuse.infer.probabilities import (
+    Box,
+    ProbabilityFormat,
+    probability_file,
+)
+from medfuse.infer.settings import InferSettings, PostprocessSettings
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a label map depends on, apart from its images. While it stays, finished cases are skipped.
+
+    weights: one hash per fold. labels: name → value, in the order of the network's classes; a region
+    has several. region_order: where labels are regions, the value to write for each, later ones over earlier
+    ones. `probabilities`: the file that those of all classes are written into, if they are wanted.
+    """
+
+    weights: tuple[str, ...]
+    labels: Mapping[str, LabelValue]
+    patch_size: tuple[int, ...]
+    settings: InferSettings
+    region_order: tuple[int, ...] = ()
+    probabilities: ProbabilityFormat | None = None
+
+    @property
+    def written(self) -> tuple[int, ...]:
+        """The value that is written for each of the network's outputs."""
+        return self.region_order or map_values(self.labels.values())
+
+    @property
+    def kind(self) -> Kind:
+        """How labels are decided."""
+        return "regions" if self.region_order else "softmax"
+
+    @property
+    def steps(self) -> PostprocessSettings | None:
+        """What is done to the label map in the end."""
+        steps = self.settings.postprocess
+        return steps if isinstance(steps, PostprocessSettings) else None
+
+    def files(self, case: Case) -> list[str]:
+        """The names of what is written for a case, its label map first."""
+        more = [probability_file(case.name, self.probabilities)] if self.probabilities else []
+        return [output_name(case), *more]
+
+    def exporter(
+        self,
+        shape: tuple[int, int, int],
+        geometry: Geometry,
+        *,
+        sweep: int,
+        probabilities: Callable[[Box], None] | None = None,
+    ) -> Exporter:
+        """What makes labels of the logits of an image of `shape`."""
+        regions = [name for name, value in self.labels.items() if value != 0]
+        shifts = logit_shifts(self.steps, regions) if self.steps and self.steps.threshold else ()
+        return Exporter(
+            shape,
+            geometry,
+            self.written,
+            kind=self.kind,
+            sweep=sweep,
+            shifts=shifts,
+            probabilities=probabilities,
+        )
+
+    def tidied(self, label_map: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
+        """A finished label map (i, j, k) after its steps."""
+        assert self.steps is not None
+        return tidy(label_map, self.steps, self.labels, self.region_order, geometry.voxel_ml)
+
+    def facts(self) -> dict[str, Any]:
+        regions = {"region_order": list(self.region_order)} if self.region_order else {}
+        return {
+            **regions,
+            "weights": list(self.weights),
+            "labels": {n: list(v) if isinstance(v, tuple) else v for n, v in self.labels.items()},
+            "patch_size": list(self.patch_size),
+            "settings": self.settings.model_dump(mode="json", exclude={"batch_size"}),
+            **({"probabilities": self.probabilities} if self.probabilities else {}),
+        }

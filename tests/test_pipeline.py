@@ -100,7 +100,7 @@ def test_a_problem_of_an_override_is_placed_at_the_override(file):
 
 def test_the_budget_is_given_once(file):
     (line,) = problems(file, GOOD.replace("epochs: 3", "epochs: 3, steps: 5"))
-    assert line == ":11:1: train: give the budget once: one of epochs, steps or minutes"
+    assert line == ":11:17: train.epochs: give the budget once: one of epochs, steps or minutes"
 
 
 def test_the_schema_knows_every_plugin():

@@ -101,7 +101,8 @@ def test_labels_have_names(predictor):
         (np.full(SHAPE, np.nan), {"spacing": SPACING}, "NaN"),
         (np.zeros(SHAPE, complex), {"spacing": SPACING}, "complex"),
         (np.zeros(SHAPE), {}, "three numbers in mm, or an affine"),
-        (np.zeros(SHAPE), {"spacing": (1, 1)}, "three numbers"),
+        (np.zeros(SHAPE), {"spacing": (1, 1)}, "channels of 1"),  # as that of an image of two axes
+        (np.zeros(SHAPE), {"spacing": (1, 1, 1, 1)}, "three numbers"),
         (np.zeros(SHAPE), {"spacing": (1, 1, 0)}, "not invertible"),
         (np.zeros(SHAPE), {"affine": np.zeros((3, 3))}, "4×4"),
         (np.zeros(SHAPE), {"affine": AFFINE, "spacing": (1, 1, 1)}, "not that of the affine"),

@@ -46,7 +46,8 @@ def test_a_folder_that_goes_away_is_one_line(tmp_path, capsys):
 
     def train() -> None:
         with MetricsLog(folder) as log:
-            shutil.rmtree(folder)
+            while folder.exists():  # TensorBoard's thread may write into it meanwhile
+                shutil.rmtree(folder, ignore_errors=True)
             for step in range(2000):
                 log.write({"step": step, "loss": 1.0})
 

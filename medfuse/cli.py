@@ -6,6 +6,7 @@ import gc
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -71,6 +72,22 @@ plugins_app = typer.Typer(
 )
 app.add_typer(plugins_app, name="plugins")
 
+
+def _number(least: float, most: float, *, whole: bool) -> Callable[[str], Any]:
+    """What reads a number from `least` to `most`, in plain digits, and refuses anything else."""
+    kind = "a whole number" if whole else "a number"
+    plain = r"[0-9]{1,12}" if whole else r"[0-9]{1,12}(\.[0-9]{0,12})?|\.[0-9]{1,12}"
+
+    def read(given: str | float) -> Any:  # a default is a number already
+        text = str(given).strip()
+        if not re.fullmatch(plain, text) or not least <= float(text) <= most:
+            shown = text if len(text) <= 40 else f"{text[:39]}…"
+            raise typer.BadParameter(f"{shown!r}: write {kind} from {least:,} to {most:,}")
+        return int(text) if whole else float(text)
+
+    return read
+
+
 PipelineFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="pipeline file, such as pipelines/liver.yaml")
 ]
@@ -105,9 +122,19 @@ def run(
     ] = None,
     runs: Annotated[Path, typer.Option(help="folder that holds the run folders")] = Path("runs"),
     devices: Annotated[
-        int, typer.Option(min=1, help="GPUs, or processes on a CPU, that train together on this machine")
+        int,
+        typer.Option(
+            metavar="N",
+            parser=_number(1, 1024, whole=True),
+            help="GPUs, or processes on a CPU, that train together on this machine",
+        ),
     ] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="machines that train together")] = 1,
+    nodes: Annotated[
+        int,
+        typer.Option(
+            metavar="N", parser=_number(1, 100_000, whole=True), help="machines that train together"
+        ),
+    ] = 1,
     retrain: Retrain = False,
     quiet: Quiet = False,
 ) -> None:
@@ -155,7 +182,12 @@ def init(
     ] = None,
     budget: Annotated[str, typer.Option(help="memory that a training step may take")] = "8GiB",
     minutes: Annotated[
-        float | None, typer.Option(min=0.1, help="time for training; as nnU-Net trains if not given")
+        float | None,
+        typer.Option(
+            metavar="N",
+            parser=_number(0.1, 10_000_000, whole=False),
+            help="time for training; as nnU-Net trains if not given",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda: where steps are measured")] = "auto",
     dimensions: Annotated[
@@ -187,7 +219,14 @@ def init(
 @app.command()
 def probe(
     file: PipelineFile,
-    steps: Annotated[int, typer.Option(min=20, help="training steps on the one case")] = 200,
+    steps: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            parser=_number(20, 10_000_000, whole=True),
+            help="training steps on the one case, 20 or more",
+        ),
+    ] = 200,
     case: Annotated[
         str | None, typer.Option(metavar="NAME", help="the case; the first with foreground if not given")
     ] = None,
@@ -420,7 +459,14 @@ def compare(
     inputs: Annotated[
         list[Path], typer.Argument(metavar="FILE_OR_RUN", help="pipeline files or finished run folders")
     ],
-    seeds: Annotated[int, typer.Option(min=1, help="trainings per pipeline and fold: seeds 1 to N")] = 1,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            parser=_number(1, 1000, whole=True),
+            help="trainings per pipeline and fold: seeds 1 to N",
+        ),
+    ] = 1,
     folds: Annotated[str, typer.Option(metavar="0,1,…", help="folds to train and judge on")] = "0",
     overrides: Overrides = None,
     runs: Annotated[Path, typer.Option(help="folder that holds the run folders")] = Path("runs"),
@@ -560,6 +606,18 @@ def _options(
     pass
 
 
+_UsageError: Any = typer.BadParameter.__base__  # of click, which typer brings along or imports
+
+
+def _tell(error: Any) -> None:
+    """A mistake in a command's words as a line; where there are none at all, the help."""
+    if type(error).show is not _UsageError.show:
+        error.show()
+        return
+    verb = error.ctx.command_path if error.ctx else "medfuse"
+    print(f"{verb}: {error.format_message().rstrip('.')}; `{verb} -h` tells what it takes", file=sys.stderr)
+
+
 def _show_log() -> None:
     """medfuse's own log goes to stderr as plain lines; of other libraries only warnings are of interest."""
     import logging
@@ -588,9 +646,12 @@ def main() -> NoReturn:
     _show_log()
     stay_offline()
     try:
-        app()
+        code = app(standalone_mode=False) or 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
+    except _UsageError as error:
+        code = error.exit_code
+        _tell(error)
     except KeyboardInterrupt:
         code = 130
     except Exception as error:

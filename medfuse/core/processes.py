@@ -1,6 +1,7 @@
 """Several processes of one command, on one machine: started together, ended together."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from medfuse.core.errors import MedfuseError
 
 _COMMAND = (sys.executable, "-m", "medfuse")
+_MOST = 16  # processes on a machine of fewer cores
 _WAIT = 10.0  # seconds for a process to end by itself once it is asked to
 
 
@@ -33,6 +35,10 @@ def run_together(arguments: Sequence[str], *, devices: int, nodes: int = 1) -> N
     They find each other by the variables that torchrun sets too. Several machines need NODE_RANK, MASTER_ADDR
     and MASTER_PORT. Where one process fails, the others are ended. Raises MedfuseError with its reason.
     """
+    if devices > (most := max(_MOST, os.cpu_count() or 1)):
+        raise MedfuseError(
+            f"--devices {devices}: this machine has {os.cpu_count()} cores; at most {most} fit"
+        )
     meeting = _meeting_point(nodes)
     node = int(meeting["NODE_RANK"])
     threads = str(max(1, (os.cpu_count() or 1) // devices))
@@ -120,4 +126,8 @@ def _meeting_point(nodes: int) -> dict[str, str]:
             f"--nodes {nodes}: {', '.join(missing)} must be set on every machine, with one MASTER_ADDR and "
             "MASTER_PORT for all; or start it with torchrun, which sets them"
         )
-    return {name: os.environ[name] for name in wanted}
+    found = {name: os.environ[name] for name in wanted}
+    for name, most in (("NODE_RANK", nodes - 1), ("MASTER_PORT", 65_535)):
+        if not re.fullmatch(r"[0-9]{1,9}", found[name]) or int(found[name]) > most:
+            raise MedfuseError(f"{name}={found[name][:40]!r}: set it to a whole number from 0 to {most}")
+    return found

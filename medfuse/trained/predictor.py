@@ -106,7 +106,7 @@ class Predictor:
         """
         from medfuse.infer.cases import find_inputs, left_out_of
 
-        limit = parse_bytes(max_memory) if max_memory else None
+        limit = parse_bytes(max_memory) if max_memory is not None else None
         paths, reporter = _paths(inputs), Reporter(quiet=quiet)
         cases = find_inputs(paths, self._trained.plan.channels)
         for line in left_out_of(paths, cases):

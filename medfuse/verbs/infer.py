@@ -49,7 +49,7 @@ def infer_volumes(
     What medfuse did not write into `output`, or somebody changed, stays unless `overwrite`.
     What else stands in `inputs` is told.
     """
-    limit = parse_bytes(max_memory) if max_memory else None
+    limit = parse_bytes(max_memory) if max_memory is not None else None
     model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, reporter)
     outcome = model.infer(
         cases, output, reporter, max_memory=limit, probabilities=probabilities, overwrite=overwrite
@@ -73,7 +73,7 @@ def explain_volumes(
 
     It has failed where a case cannot be done.
     """
-    limit = parse_bytes(max_memory) if max_memory else None
+    limit = parse_bytes(max_memory) if max_memory is not None else None
     model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, reporter)
     plans = model.plans(cases, limit, probabilities=probabilities is not None)
     return Inferred(plans.text(), bool(plans.faults))

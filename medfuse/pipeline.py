@@ -17,7 +17,8 @@ from medfuse.core.json_text import shortened
 from medfuse.core.section import Section
 from medfuse.data.settings import AugmentSettings, PreprocessSettings, SampleSettings, SplitSettings
 from medfuse.infer.settings import InferSettings
-from medfuse.model.graph import GraphPlan, plan_graph
+from medfuse.model.graph import plan_graph
+from medfuse.model.plan import GraphPlan
 from medfuse.model.settings import ModelSettings
 from medfuse.registry import DatasetField, LossField
 from medfuse.report.settings import ReportSettings

@@ -13,7 +13,7 @@ from medfuse.core.errors import ShapeError
 from medfuse.core.text import listed
 from medfuse.model.blame import placed
 from medfuse.model.borrowed import out_of_sight
-from medfuse.model.graph import IMAGE, GraphPlan
+from medfuse.model.plan import IMAGE, GraphPlan
 from medfuse.model.resample import centred, resize
 from medfuse.model.still import untaught
 from medfuse.model.trial import settled

@@ -11,7 +11,7 @@ from medfuse.core.errors import MedfuseError, Path, Problem, did_you_mean
 from medfuse.core.features import FeatureInfo
 from medfuse.core.names import matches
 from medfuse.model.blame import placed
-from medfuse.model.graph import IMAGE, BackbonePlan, GraphPlan
+from medfuse.model.plan import IMAGE, BackbonePlan, GraphPlan
 
 MOST_NAMES = 20
 

@@ -6,7 +6,7 @@ import torch
 
 from medfuse.core.features import FeatureInfo
 from medfuse.model.borrowed import chance_kept
-from medfuse.model.graph import ActivationPlan, GraphPlan
+from medfuse.model.plan import ActivationPlan, GraphPlan
 
 
 def untaught(plan: GraphPlan) -> frozenset[str]:

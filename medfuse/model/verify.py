@@ -14,8 +14,8 @@ from medfuse.api import FeatureInfo, Plugin
 from medfuse.core.errors import Path, PipelineError, Problem
 from medfuse.core.text import by
 from medfuse.model.blame import blame
-from medfuse.model.graph import GraphPlan
 from medfuse.model.maps import other_sizes
+from medfuse.model.plan import GraphPlan
 from medfuse.model.segmenter import Segmenter, build_segmenter
 from medfuse.model.trial import trial, try_out
 

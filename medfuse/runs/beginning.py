@@ -10,7 +10,7 @@ from medfuse.api import Split
 from medfuse.core.errors import CheckpointError
 from medfuse.core.files import write_json, write_text
 from medfuse.core.json_text import validated
-from medfuse.model.graph import GraphPlan
+from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import Pipeline
 from medfuse.runs.changes import identity
 from medfuse.runs.folder import clear, forget_judgement

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medfuse.core.errors import CheckpointError, DataError
 from medfuse.core.json_text import read_text
 from medfuse.core.text import yaml_text
-from medfuse.model.graph import GraphPlan
+from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import resolved
 from medfuse.runs.changes import pipeline_changes
 from medfuse.runs.postprocess import THRESHOLDS, choose, component_scores, dice, said, write_choice

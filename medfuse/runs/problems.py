@@ -8,7 +8,7 @@ from medfuse.api import DatasetInfo, ImageInfo
 from medfuse.core.errors import CheckpointError, DataError, Problem, did_you_mean
 from medfuse.core.labels import map_values, united
 from medfuse.infer.settings import PostprocessSettings
-from medfuse.model.graph import GraphPlan
+from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import Pipeline
 from medfuse.trained.loading import weights_file
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from medfuse.core.errors import CheckpointError
-from medfuse.model.graph import GraphPlan
+from medfuse.model.plan import GraphPlan
 from medfuse.runs.beginning import Planned, note_stretch, write_records
 from medfuse.runs.records import read_mapping
 from medfuse.runs.run import teacher_weights

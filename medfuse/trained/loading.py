@@ -16,7 +16,8 @@ from medfuse.core.errors import CheckpointError, MedfuseError, PipelineError, re
 from medfuse.core.files import file_hash, no_file
 from medfuse.core.json_text import shortened
 from medfuse.infer.settings import InferSettings
-from medfuse.model.graph import GraphPlan, plan_graph
+from medfuse.model.graph import plan_graph
+from medfuse.model.plan import GraphPlan
 from medfuse.model.settings import ModelSettings
 from medfuse.pipeline import Pipeline, problems_of, resolved, watched_maps
 from medfuse.trained.facts import REMEDY, Facts, read_facts

@@ -18,7 +18,7 @@ from medfuse.core.engine import Engine, label, told_by, told_once
 from medfuse.core.errors import CheckpointError, DataError
 from medfuse.core.reporter import Advance, Reporter
 from medfuse.infer.settings import InferSettings
-from medfuse.model.graph import GraphPlan
+from medfuse.model.plan import GraphPlan
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from medfuse.api import DatasetInfo, ImageInfo
 from medfuse.core.errors import DataError, PipelineError, Problem
 from medfuse.core.text import by
-from medfuse.model.graph import GraphPlan
+from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import Pipeline, load_pipeline, plan_network
 from medfuse.runs.problems import (
     augment_problems,

@@ -11,7 +11,8 @@ from medfuse.api import ImageInfo
 from medfuse.core.errors import DataError, MedfuseError, PipelineError, Problem, did_you_mean
 from medfuse.core.text import aligned, by
 from medfuse.model.blame import placed
-from medfuse.model.graph import BackbonePlan, plan_graph
+from medfuse.model.graph import plan_graph
+from medfuse.model.plan import BackbonePlan
 from medfuse.pipeline import Pipeline, load_pipeline
 from medfuse.verbs.check import nominal_image
 

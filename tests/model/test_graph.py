@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from medfuse.api import FeatureInfo, FusionBlock, ImageInfo
 from medfuse.core.errors import PipelineError, Problem, ShapeError
-from medfuse.model.graph import GraphPlan, plan_graph
+from medfuse.model.graph import plan_graph
+from medfuse.model.plan import GraphPlan
 from medfuse.model.settings import ModelSettings
 
 IMAGE = ImageInfo(1, (32, 32), (1.0, 1.0))

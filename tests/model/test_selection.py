@@ -5,7 +5,8 @@ import torch
 
 from medfuse import MedfuseError
 from medfuse.api import ImageInfo
-from medfuse.model.graph import GraphPlan, plan_graph
+from medfuse.model.graph import plan_graph
+from medfuse.model.plan import GraphPlan
 from medfuse.model.segmenter import build_segmenter
 from medfuse.model.selection import select, selection_problems, tap_further
 from medfuse.model.settings import ModelSettings

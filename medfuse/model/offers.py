@@ -1,0 +1,165 @@
+"""What backbones offer to the graph: features that they declare, and layers of any depth that are named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import prod
+from typing import TYPE_CHECKING
+
+from medfuse import registry
+from medfuse.api import Backbone, FeatureInfo, ImageInfo, TapStrategy
+from medfuse.core.errors import Path, PipelineError, Problem, did_you_mean
+from medfuse.core.names import is_part, matches
+from medfuse.core.text import by, listed
+from medfuse.model.blame import blame, placed
+from medfuse.model.plan import names_of
+from medfuse.model.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from medfuse.model.layers import Layer
+
+
+class Offers:
+    """The maps of every backbone that could be asked; what is wrong becomes one of `problems`."""
+
+    def __init__(self, settings: ModelSettings, image: ImageInfo, problems: list[Problem]) -> None:
+        self.settings = settings
+        self.image = image
+        self.problems = problems
+        self.declared: dict[str, tuple[FeatureInfo, ...]] = {}  # of each backbone that could be asked
+        self.called_for: dict[str, dict[str, FeatureInfo]] = {name: {} for name in settings.backbones}
+        self.surveys: dict[str, Sequence[Layer]] = {}
+
+    def declare(self, name: str, backbone: Backbone) -> None:
+        """Ask a backbone for its features, and hold them against the contract."""
+        try:
+            with placed(("model", "backbones", name), backbone):
+                found = tuple(backbone.features(self.image))
+        except PipelineError as error:
+            self.problems += error.problems
+            return
+        faults = [fault for f in found if (fault := fault_of(f, self.image))]
+        if len(set(names_of(found))) < len(found):
+            faults.append("declares a name twice")
+        if not found:
+            faults.append("declares no features, so there is nothing to tap")
+        for fault in faults:
+            self._problem(("backbones", name), f"{blame(backbone)} {fault}")
+        if not faults:
+            self.declared[name] = found
+
+    def strategies(self) -> dict[str, TapStrategy]:
+        """How each backbone is tapped; narrows `declared` to the layers that a strategy lists."""
+        default = registry.get(TapStrategy.group, "forward_hook")()
+        assert isinstance(default, TapStrategy)
+        for name, strategy in self.settings.taps.items():
+            if name not in self.settings.backbones:
+                known = self.settings.backbones
+                near = did_you_mean(name, known)
+                self._problem(("taps", name), f"no backbone is named {name!r}{near} ({listed([*known])})")
+            elif name in self.declared and strategy.layers:
+                self._narrow(name, strategy.layers)
+        return {name: self.settings.taps.get(name, default) for name in self.settings.backbones}
+
+    def _narrow(self, name: str, layers: Sequence[str]) -> None:
+        """Keep what a strategy lists: declared features or, where it lists no such, layers of any depth."""
+        declared, picked = self.declared[name], dict[str, FeatureInfo]()
+        for index, layer in enumerate(layers):
+            found = _matching(declared, layer) or _matching(self._undeclared(name, layer), layer)
+            if not found:
+                self._problem(("taps", name, "layers", index), self._no_layer(name, layer))
+            picked |= {f.name: f for f in found}
+        if picked:
+            self.declared[name] = tuple(sorted(picked.values(), key=lambda f: prod(f.stride)))
+        else:
+            del self.declared[name]  # or every reference to it would be a problem too
+
+    def _undeclared(self, name: str, layer: str) -> list[FeatureInfo]:
+        """What can be tapped besides declared features; another path of a layer only where it is named."""
+        found = [(other, f) for other in self._survey(name) if other.name and (f := other.feature())]
+        return [f for other, f in found if not other.same_as or other.name == layer]
+
+    def _survey(self, name: str) -> Sequence[Layer]:
+        """Every layer of a backbone, found by trials the first time that somebody asks."""
+        if name not in self.surveys:
+            from medfuse.model.layers import find_layers  # planning what is declared needs no torch
+
+            backbone, self.surveys[name] = self.settings.backbones[name], ()
+            try:
+                with placed(("model", "backbones", name), backbone):
+                    made = find_layers(lambda: backbone.build(self.image), self.image, partial=True)
+                    self.surveys[name] = made
+            except PipelineError as error:
+                self.problems += error.problems
+        return self.surveys[name]
+
+    def _no_layer(self, name: str, layer: str) -> str:
+        known = [f.name for f in self.declared[name] if not is_part(f.name)]
+        if why := self._why_not(name, layer):
+            return f"{why} (it has: {listed(known)})"
+        near = did_you_mean(layer, [*known, *(other.name for other in self._survey(name))])
+        return (
+            f"backbone {name!r} has no layer {layer!r}{near} (it has: {listed(known)}; "
+            "`medfuse taps FILE` lists every layer)"
+        )
+
+    def _why_not(self, name: str, layer: str) -> str:
+        """Why a layer that there is cannot be tapped."""
+        reasons = [other.reason for other in self._survey(name) if other.name == layer and other.reason]
+        return f"layer {layer!r} of backbone {name!r} {reasons[0]}" if reasons else ""
+
+    def of(self, name: str) -> tuple[FeatureInfo, ...]:
+        """What a backbone declares, and its layers that were named besides."""
+        return (*self.declared[name], *self.called_for[name].values())
+
+    def resolve(self, owner: str, layer: str, path: Path) -> list[FeatureInfo] | None:
+        """The maps that OWNER.LAYER stands for, by their names in the graph; None where it cannot be said."""
+        if owner not in self.declared:
+            return None  # said at the backbone
+        features = [f.in_graph(owner) for f in self.of(owner)]
+        if not layer:
+            self._problem(
+                path, f"{owner!r} is a backbone; name a feature of it: {listed(names_of(features))}"
+            )
+            return None
+        strategy = self.settings.taps.get(owner)
+        limited = f", as model.taps.{owner}.layers limits it," if strategy and strategy.layers else ""
+        what = f"backbone {owner!r}{limited}"
+        if limited or "*" in layer or any(matches(f.name, f"{owner}.{layer}") for f in features):
+            return self.pick(f"{owner}.{layer}", features, path, what)
+        found = [f for f in self._undeclared(owner, layer) if f.name == layer]
+        if found:
+            self.called_for[owner][layer] = found[0]
+            return [found[0].in_graph(owner)]
+        if reason := self._why_not(owner, layer):
+            self._problem(path, reason)
+            return None
+        return self.pick(f"{owner}.{layer}", features, path, what)
+
+    def pick(
+        self, reference: str, features: Sequence[FeatureInfo], path: Path, what: str
+    ) -> list[FeatureInfo] | None:
+        """Those of `features` that a reference names or, as a glob, matches."""
+        found = [f for f in features if matches(f.name, reference)]
+        if not found:
+            names = names_of(features)
+            has = f"it has: {listed(names)}" if names else "it has none"
+            near = did_you_mean(reference, names)
+            self._problem(path, f"{what} has no feature map {reference!r}{near} ({has})")
+        return found or None
+
+    def _problem(self, path: Path, message: str) -> None:
+        self.problems.append(Problem(("model", *path), message))
+
+
+def fault_of(feature: FeatureInfo, image: ImageInfo) -> str:
+    """What is wrong with a declared map in itself, or nothing."""
+    if feature.dims != image.dims:
+        return f"declares {feature.dims}-D strides for {feature.name}; the patch is {image.dims}-D"
+    if feature.channels < 1 or min(feature.stride) < 1:
+        return f"declares {feature.channels} channels, stride {by(feature.stride)} for {feature.name}"
+    return ""
+
+
+def _matching(features: Iterable[FeatureInfo], pattern: str) -> list[FeatureInfo]:
+    return [f for f in features if matches(f.name, pattern)]

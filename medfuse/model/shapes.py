@@ -136,8 +136,10 @@ def _convolved(
     groups: int = 1,
 ) -> Tensor | None:
     """The map of a convolution, or None where torch should speak."""
-    if isinstance(padding, str) or x.ndim != weight.ndim or x.shape[1] != groups * weight.shape[1]:
+    if isinstance(padding, str) or x.ndim != weight.ndim:
         return None
+    if x.is_meta and x.shape[1] != (wanted := groups * weight.shape[1]):  # torch tells no numbers there
+        raise ValueError(f"a convolution of {wanted} channels is given {x.shape[1]}")
     axes = _axes(x, weight, stride, padding, dilation)
     size = [(n + 2 * pad - gap * (k - 1) - 1) // step + 1 for n, k, step, pad, gap in axes]
     return _made(x, weight.shape[0], size)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from math import prod
 from typing import Any, TypeVar
 
 import torch
@@ -13,11 +14,13 @@ from torch.nn.parameter import is_lazy
 from medfuse.core.errors import MedfuseError, ShapeError, reason
 from medfuse.core.features import ImageInfo
 from medfuse.core.json_text import shortened
+from medfuse.core.memory import free_memory
 from medfuse.core.text import by
 from medfuse.model.borrowed import borrowed, tensors_of
 from medfuse.model.shapes import ShapesOnly
 
 BATCH = 2  # batch normalisation in training needs more than one value per channel
+HEAVY = 2**30  # bytes of weights that are made in memory only where the meta device is at fault
 
 Module = TypeVar("Module", bound=nn.Module)
 Result = TypeVar("Result")
@@ -54,7 +57,8 @@ def trial(
     It is left as it was: weights, statistics, attributes, mode, hooks, and chance. On the meta device; where
     that fails and the module has real weights, on the CPU. Hooks fire as ever, in each of the two passes.
     Raises ShapeError where the network cannot run on such an image; what a module whose weights are on the
-    meta device raises is let through, as a real one may do better. `within` makes what each pass runs inside.
+    meta device raises is let through, as a real one may do better, unless that would be far too large.
+    `within` makes what each pass runs inside.
     """
     shape = (batch, image.channels, *image.patch_size)
 
@@ -68,17 +72,36 @@ def trial(
     try:
         with torch.device("meta"), ShapesOnly():
             return run(_without_data, lambda: torch.empty(shape))
-    except Exception:
+    except Exception as error:
         if any(t.is_meta for t in tensors_of(module)):
+            if not isinstance(error, MedfuseError) and _is_too_heavy(module, shape, error):
+                raise _failed(shape, error) from error
             raise  # for try_out
     try:
         return run(torch.clone, lambda: _noise(shape))
     except MedfuseError:
         raise
     except Exception as error:
-        reason = (str(error) or "no reason given").partition("\n")[0]
-        said = f"fails on a batch of {by(shape)}: {type(error).__name__}: {reason}"
-        raise ShapeError(said) from error
+        raise _failed(shape, error) from error
+
+
+def _failed(shape: Sequence[int], error: Exception) -> ShapeError:
+    said = (str(error) or "no reason given").partition("\n")[0]
+    return ShapeError(f"fails on a batch of {by(shape)}: {type(error).__name__}: {said}")
+
+
+def _is_too_heavy(module: nn.Module, batch: Sequence[int], error: Exception) -> bool:
+    """Whether a network that raised `error` on the meta device is not to be made in memory and tried there.
+
+    What is not the meta device's doing fails there too, only later.
+    """
+    tensors = [t for t in tensors_of(module) if not is_lazy(t)]
+    weights = sum(t.numel() * t.element_size() for t in tensors)
+    said, most = str(error).lower(), free_memory() // 2
+    if isinstance(error, NotImplementedError) or "meta" in said or "data pointer" in said:
+        return weights > most
+    widest = 4 * batch[0] * prod(batch[2:]) * max((t.shape[0] for t in tensors if t.ndim), default=1)
+    return weights > HEAVY or widest > most
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from medfuse.api import FeatureInfo, Plugin
-from medfuse.core.errors import Path, PipelineError, Problem
+from medfuse.core.errors import Path, PipelineError, Problem, ShapeError
 from medfuse.core.text import by
 from medfuse.model.blame import blame
 from medfuse.model.maps import other_sizes
@@ -64,8 +64,9 @@ class _Witness:
         except Exception as error:
             if self.problems:  # what came after a wrong map failed because of it
                 raise PipelineError(list(self.problems)) from error
-            if self.at is None or any(p.is_meta for p in self.model.parameters()):
-                raise
+            is_meta = any(p.is_meta for p in self.model.parameters())
+            if self.at is None or (is_meta and not isinstance(error, ShapeError)):
+                raise  # for try_out
             path, plugin = self.at
             raise PipelineError([Problem(path, f"{blame(plugin)} {error}")]) from error
         if self.problems:

@@ -98,3 +98,35 @@ def test_shapes_are_those_of_a_real_pass(image, make):
 def test_mistakes_get_torchs_own_words(image, make, reason):
     with pytest.raises(ShapeError, match=reason):
         trial(make(), image)
+
+
+@pytest.mark.parametrize(
+    ("width", "said", "times"),
+    [
+        (8, "sizes differ", 2),
+        (8, "not on meta tensors", 2),
+        (20_000, "sizes differ", 1),
+        (2_000_000, "not on meta tensors", 1),
+    ],
+)
+def test_a_heavy_network_that_fails_without_arithmetic_is_not_tried_with_it(width, said, times):
+    made = []
+
+    class Fails(nn.Module):
+        def __init__(self):
+            super().__init__()
+            made.append(1)
+            self.weights = nn.Parameter(torch.empty(width, width))
+
+        def forward(self, x):
+            raise RuntimeError(said)
+
+    with pytest.raises(ShapeError, match=f"fails on a batch of .*: RuntimeError: {said}"):
+        try_out(Fails, lambda network: trial(network, SOLID))
+    assert len(made) == times
+
+
+def test_a_network_that_fails_on_a_vast_patch_is_not_tried_with_arithmetic():
+    vast = ImageInfo(2, (20_000,) * 3, (1.0,) * 3)
+    with pytest.raises(ShapeError, match="a convolution of 9 channels is given 4"):
+        try_out(lambda: nn.Sequential(nn.Conv3d(2, 4, 3), nn.Conv3d(9, 4, 3)), lambda made: trial(made, vast))

@@ -34,6 +34,13 @@ class Declares(Backbone):
         )
 
 
+class Heavy(Declares):
+    """More weights than a machine has memory for, in a layer that does not fit."""
+
+    def build(self, image):
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(400_000, 400_000, 3))
+
+
 class Doubles(FusionBlock):
     """Says that it doubles the channels."""
 
@@ -117,6 +124,12 @@ def test_channels_that_are_declared_in_the_wrong_place_are_found_at_another_size
 def test_a_network_that_cannot_run_is_blamed():
     text = message(Declares(wanted=20))
     assert text.startswith("model.taps.encoder: fails on a batch of 2×1×16×16: RuntimeError")
+
+
+def test_a_heavy_network_that_cannot_run_is_blamed_without_being_made():
+    text = message(Heavy())
+    assert text.startswith("model.taps.encoder: fails on a batch of 2×1×16×16: ")
+    assert "a convolution of 400000 channels is given 4" in text
 
 
 def test_too_deep_a_network_for_the_patch_is_told_with_the_size():

@@ -9,6 +9,7 @@ import torch
 
 from medfuse.core.errors import CheckpointError
 from medfuse.data.plan import DataPlan
+from medfuse.model.bounded import Bounded
 from medfuse.trained.facts import read_facts
 from medfuse.trained.loading import load_trained
 
@@ -127,6 +128,17 @@ def test_numbers_that_are_none_are_refused(key, infinite, tmp_path):
 def test_a_model_that_its_weights_are_not_of_is_one_line(tmp_path, parameters, word):
     said = strangers.changed(lambda f: f["model"]["backbones"]["encoder"].update(parameters))
     assert word in refusal(strangers.write(tmp_path / "w.safetensors", said))
+
+
+def test_a_refusal_leaves_gradients_as_they_were():
+    with pytest.raises(CheckpointError, match="far larger"), Bounded([]), torch.no_grad():
+        torch.zeros(2**40)
+    for calls in range(3):
+        bounded = Bounded([])
+        bounded.calls_left = calls
+        with pytest.raises(CheckpointError, match="far more parts"), bounded, torch.no_grad():
+            torch.stack([torch.zeros(1) for _ in range(5)])
+    assert torch.is_grad_enabled()
 
 
 @pytest.mark.slow

@@ -101,7 +101,7 @@ def _parsed(path: Path, begin: bytes) -> _Header:
             "says another; mend its header"
         )
     offset = mended.get_data_offset()
-    if not 0 <= offset < 2**62:
+    if not size + 4 <= offset < 2**62:  # four bytes tell of extensions; then voxels may come
         raise ValueError(f"its voxels are said to begin at byte {offset}")
     slope, inter = mended.get_slope_inter()
     scaling = 1.0 if slope is None else float(slope), 0.0 if inter is None else float(inter)

@@ -81,8 +81,12 @@ def _check_size(stored: Stored) -> None:
     if held * MOST_RATIO[stored.encoding] < wanted:
         raise DataError(
             f"{stored.path}: is truncated or damaged; copy it again from its source (its header says "
-            f"{bytes_text(stored.voxel_bytes)} of voxels, which {held:,} bytes cannot hold)"
+            f"{_told(wanted)}, which {held:,} bytes cannot hold)"
         )
+
+
+def _told(size: int) -> str:
+    return bytes_text(size) if size >= 2**30 else f"{size:,} bytes"
 
 
 def _in_a_row(stored: Stored) -> Iterator[Slab]:

@@ -151,3 +151,10 @@ def test_a_device_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a.nii").symlink_to("/dev/zero")
     with pytest.raises(DataError, match="is a device, no file"):
         read_geometry(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("offset", [0, 1, 40, 348])
+def test_voxels_do_not_begin_within_the_header(tmp_path: Path, offset: float) -> None:
+    path = patched(tmp_path / "a.nii", **{f"at{VOX_OFFSET}": struct.pack("<f", offset)})
+    with pytest.raises(DataError, match=r"a\.nii"):
+        read_volume(path)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandle
 from pydantic_core import CoreSchema
 
 from medfuse.core.literal import literally
+from medfuse.core.text import is_text
 
 MOST_BYTES, MOST_BYTES_OF_A_NAME = 4095, 255  # of a path, on most systems
 
@@ -48,6 +49,8 @@ def _resolve(value: Any) -> Any:
         path = Path(value.base, Path(value).expanduser())
     except RuntimeError:  # of a user whom this machine does not know
         raise ValueError(f"{value.partition('/')[0]} has no home folder here; write the path out") from None
+    if not is_text(str(path)):
+        raise ValueError(f"{str(path)!a} is no text in UTF-8; rename that folder or file")
     if len(os.fsencode(path)) > MOST_BYTES or any(
         len(os.fsencode(p)) > MOST_BYTES_OF_A_NAME for p in path.parts
     ):

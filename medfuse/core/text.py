@@ -31,3 +31,12 @@ def yaml_text(value: Any) -> str:
     import yaml
 
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+
+
+def is_text(name: str) -> bool:
+    """Whether a name of the file system is one in UTF-8, as records and pages are."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -14,6 +14,7 @@ from medfuse.api import Case, Split
 from medfuse.core.errors import DataError
 from medfuse.core.json_text import parse_json, read_text, shortened
 from medfuse.core.labels import LabelValue, map_values, members
+from medfuse.core.text import is_text
 from medfuse.volumes.folders import left_out, listed, lost_target, named, not_there
 
 LARGEST_LABEL = 2**32 - 1
@@ -186,9 +187,10 @@ def check_cases(cases: Iterable[Case], faults: list[str], source: Path | None = 
     """
     first: dict[str, Case] = {}
     for case in cases:
-        if not re.fullmatch(r"[^\s./\\][^/\\\n]{0,199}", case.name):
-            name = shortened(repr(case.name))
-            file = shortened(str(case.images[0]))
+        name, file = shortened(repr(case.name)), shortened(str(case.images[0]))
+        if not is_text(case.name):
+            faults.append(f"{source or file}: the name of case {name} is no text in UTF-8; rename its files")
+        elif not re.fullmatch(r"[^\s./\\][^/\\\n]{0,199}", case.name):
             faults.append(f"{source or file}: case name {name} (image {file}) cannot name a file; rename it")
         for path in (*case.images, *((case.label,) if case.label else ())):
             if not os.path.isfile(path):

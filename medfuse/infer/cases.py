@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medfuse.api import Case
 from medfuse.core.errors import DataError
+from medfuse.core.text import is_text
 from medfuse.volumes.endings import ENDINGS, ending, label_ending, stem
 from medfuse.volumes.folders import left_out, look_into, not_there
 
@@ -106,10 +107,15 @@ class _Search:
         for case in self.cases:
             by_name[case.name][tuple(image.resolve() for image in case.images)] = case
         for name, cases in sorted(by_name.items()):
+            if not is_text(name):
+                file = next(iter(cases.values())).images[0]
+                self.problems.append(f"{file}: its name is no text in UTF-8, as records need it; rename it")
             if len(cases) > 1:
-                places = " and ".join(str(case.images[0]) for case in cases.values())
+                *some, last = (str(case.images[0]) for case in cases.values())
+                how, which = ("both", "one") if len(cases) == 2 else ("all", "all but one")
                 self.problems.append(
-                    f"{places} are both case {name!r}, and would be written to one file; rename one"
+                    f"{', '.join(some)} and {last} are {how} case {name!r}, and would be written to one "
+                    f"file; rename {which}"
                 )
         if not self.cases and not self.problems:
             self.problems.append(f"{', '.join(map(str, paths))}: no volumes here; {self._layouts()}")

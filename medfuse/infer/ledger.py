@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import shutil
 import threading
@@ -18,7 +19,9 @@ from medfuse.api import Case
 from medfuse.core.engine import Engine, differences
 from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import UNFINISHED, claimed, remove_leftovers, reported
+from medfuse.core.json_text import shortened
 from medfuse.core.seal import Seal, seal
+from medfuse.core.section import MOST_BYTES_OF_A_NAME
 from medfuse.infer.manifest import NAME, InTheWay, Manifest
 
 log = logging.getLogger(__name__)
@@ -86,6 +89,10 @@ class Ledger:
             names = self._files(case)
             if self._manifest.has(case, names):
                 self._tell(case, state="skipped")
+                continue
+            if long := [name for name in names if len(os.fsencode(name)) > MOST_BYTES_OF_A_NAME]:
+                place = self._output / shortened(long[0], 80)
+                self.failed(case, OutputError(f"{place}: the name is too long for a file; rename its image"))
                 continue
             try:
                 self._manifest.refuse_to_replace(names, overwrite=self._overwrite)

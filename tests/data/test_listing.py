@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from medfuse.api import Case
@@ -96,3 +98,12 @@ def test_fold_numbers_hold_out_their_own_cases():
     first, second = splits_from_folds({"a": 0, "b": 1, "c": 0})
     assert (first.train, first.validation) == (("b",), ("a", "c"))
     assert (second.train, second.validation) == (("a", "c"), ("b",))
+
+
+def test_a_case_whose_name_is_no_text_is_a_fault(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.nii")
+    path.touch()
+    faults: list[str] = []
+    check_cases([Case(path.stem, (path,))], faults)
+    assert len(faults) == 1
+    assert "is no text in UTF-8; rename its files" in faults[0]

@@ -1,5 +1,6 @@
 """Cases are found in the layouts that people have, and every fault is listed at once."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -210,3 +211,15 @@ def test_where_nothing_can_be_read_it_is_said_what_is_there(tmp_path: Path) -> N
     said = faults(files(tmp_path, "1.dcm", "2.dcm"), channels=ONE)
     assert "no volumes here" in said
     assert "2 DICOM files (1.dcm, 2.dcm) are left out: convert them" in said
+
+
+def test_a_name_that_is_no_text_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.nii.gz")).touch()
+    (line,) = faults(tmp_path, channels=ONE).splitlines()
+    assert "its name is no text in UTF-8" in line
+
+
+def test_all_files_of_one_name_are_named(tmp_path: Path) -> None:
+    line = faults(files(tmp_path, "a.nii", "a.nrrd", "a.mha"), channels=ONE)
+    assert "are all case 'a'" in line
+    assert all(name in line for name in ("a.nii", "a.nrrd", "a.mha"))

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -484,3 +485,14 @@ def test_regions_are_written_above_their_threshold_and_tidied(
     )
     found = read_labels(scans.output / "c.nii.gz").array
     assert {*np.unique(found).tolist()} - {0} == written
+
+
+def test_a_name_that_is_too_long_for_its_files_fails_and_the_rest_go_on(scans: Scans) -> None:
+    long = scans.folder / "scans" / f"{'n' * 247}.nii.gz"
+    shutil.copy(scans.cases[0].images[0], long)
+    scans.cases.append(Case("n" * 247, (long,)))
+    outcome = scans.infer(probabilities="nifti")
+    assert outcome.done == ("a", "b", "c")
+    assert [*outcome.failed.values()] == [
+        f"{scans.output / ('n' * 79)}…: the name is too long for a file; rename its image"
+    ]

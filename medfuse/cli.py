@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -635,20 +636,30 @@ def _show_log() -> None:
     logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
+_UNPRINTED = "what was to be printed could not be written; see where the output of this command goes"
+
+
 def main() -> NoReturn:
     """Run the command line: a user's mistake is a line on stderr and exit code 2; Ctrl-C 130, SIGTERM 143."""
     from medfuse.core import terminal
     from medfuse.core.offline import stay_offline
 
     code = 0
+    terminal.stand_in_for_closed_streams()
     terminal.write_in_any_code_page()
     terminal.end_when_told()
     _show_log()
     stay_offline()
     try:
+        terminal.refuse_to_start_nowhere()
         code = app(standalone_mode=False) or 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
+        if stranger := terminal.stranger_that_ended(ended):
+            print(f"{stranger} ended the process ({ended}); mend or uninstall it", file=sys.stderr)
+            code = 2
+    except BrokenPipeError:  # who reads the output, such as `head`, has seen enough
+        code = 1
     except _UsageError as error:
         code = error.exit_code
         _tell(error)
@@ -656,18 +667,23 @@ def main() -> NoReturn:
         code = 130
     except Exception as error:
         from medfuse.core.errors import MedfuseError
+        from medfuse.core.files import is_full
 
-        if not isinstance(error, MedfuseError) and not terminal.was_told_to_end():
+        full = isinstance(error, OSError) and error.filename is None and is_full(error)
+        if not (isinstance(error, MedfuseError) or full or terminal.was_told_to_end()):
             raise
-        print(error, file=sys.stderr)
+        with suppress(OSError):
+            print(f"medfuse: {_UNPRINTED} ({error})" if full else error, file=sys.stderr)
         code = 2
     if terminal.was_told_to_end():
         code = terminal.TERMINATED
     stopped = code in (130, terminal.TERMINATED)
     if stopped and "RANK" not in os.environ:  # typer turns Ctrl-C into this code, silently
         print("\nmedfuse: stopped; run the same command again to carry on", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    if (unprinted := terminal.flush()) and code != 1:
+        with suppress(OSError):
+            print(f"medfuse: {_UNPRINTED} ({unprinted})", file=sys.stderr)
+        code = code or 2
     if stopped:
         os._exit(code)  # loader processes and threads may still be busy; nothing of theirs is wanted
     gc.freeze()  # or Python's last collections walk all of torch and MONAI once more

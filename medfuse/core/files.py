@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from medfuse.core.errors import OutputError
+from medfuse.core.errors import MedfuseError, OutputError
 
 try:
     import fcntl
@@ -56,7 +57,7 @@ def atomic(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.touch(exist_ok=False)
             mode = temporary.stat().st_mode
-            with claimed(temporary):  # so that another process does not take it for a leftover
+            with claimed(temporary), _disk_speaks():  # claimed, or others take it for a leftover
                 yield temporary
             if temporary.stat().st_mode != mode:  # some libraries make files that nobody else may read
                 temporary.chmod(mode)
@@ -159,6 +160,39 @@ def reported(path: Path) -> Iterator[None]:
         else:
             raise
         raise OutputError(f"{path}: {remedy}") from error
+
+
+_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+@contextmanager
+def _disk_speaks() -> Iterator[None]:
+    """An error of a library that hides what the disk said, such as safetensors and torch, becomes that."""
+    try:
+        yield
+    except (OSError, MedfuseError):
+        raise
+    except Exception as error:
+        if (number := _said_by_the_disk(error)) is None:
+            raise
+        raise OSError(number, os.strerror(number)) from error
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk, or what stands for one, takes no more."""
+    return error.errno in _IS_FULL
+
+
+def _said_by_the_disk(error: BaseException | None) -> int | None:
+    while error is not None:
+        said = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
+        if "iostream error" in str(error):  # of C++, which does not know more
+            number = errno.EIO
+        if number in _IS_FULL:
+            return number
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def no_file(path: Path) -> str:

@@ -20,6 +20,7 @@ from medfuse.train.targets import supervised
 _STEPS = 10_000  # of a course; of longer ones as many, evenly
 _OTHER_COURSES = (1, 2, 10, 100, 1000)  # total steps: what a pipeline says of its budget is changed often
 _OTHER_HEADS = (1, 2, 3, 5, 8)
+_LARGEST = torch.finfo(torch.float32).max  # of a weight, as it meets losses
 _VOXELS = 48  # per axis, of the patch that losses are tried on
 
 
@@ -58,7 +59,7 @@ def _numbers(given: Any, count: int) -> tuple[float, ...]:
         raise _Wrong(f"gives {str(given)[:60]!r}, and wanted are {count} numbers") from None
     if len(numbers) != count:
         raise _Wrong(f"gives {_counted(len(numbers), 'weight')}, and wanted is one for each of {count}")
-    if not all(math.isfinite(n) and n >= 0 for n in numbers):
+    if not all(0 <= n <= _LARGEST for n in numbers):
         raise _Wrong(f"gives {', '.join(f'{n:g}' for n in numbers)}; a weight is finite and not below 0")
     return numbers
 

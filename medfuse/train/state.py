@@ -37,7 +37,8 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
     """
     path = newest_state(folder)
     with atomic(path) as temporary:
-        torch.save(dict(state), temporary)
+        with temporary.open("wb") as file:  # by its name, torch hides what the disk says
+            torch.save(dict(state), file)
         digest = bytes.fromhex(file_hash(temporary))
         with temporary.open("ab") as file:
             file.write(digest)

@@ -195,3 +195,23 @@ def test_a_folder_that_goes_away_meanwhile_is_one_line(tmp_path: Path) -> None:
 
     with pytest.raises(OutputError, match="has gone"):
         write()
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "Error while serializing: I/O error: No space left on device (os error 28)",
+        "basic_ios::clear: iostream error",
+    ],
+)
+def test_what_the_disk_said_is_told_where_a_library_hides_it(tmp_path: Path, hidden: str) -> None:
+    with pytest.raises(OutputError, match="disk"), atomic(tmp_path / "a.bin"):
+        raise RuntimeError(hidden)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_the_disk_said_before_a_library_failed_of_it_is_told(tmp_path: Path) -> None:
+    failed = RuntimeError("unexpected pos 704 vs 598")
+    failed.__context__ = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OutputError, match="the disk is full"), atomic(tmp_path / "a.bin"):
+        raise failed

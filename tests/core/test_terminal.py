@@ -92,3 +92,46 @@ def test_sigterm_ends_a_training_as_ctrl_c_does(tmp_path, whole_group):
     assert said.splitlines()[-1] == "medfuse: stopped; run the same command again to carry on"
     assert not [p for p in tmp_path.rglob(".*") if p.is_file()]
     assert read_state(folder)["progress"]["step"] >= 5
+
+
+MEDFUSE = [sys.executable, "-m", "medfuse"]
+
+
+def shell(command, **options):
+    line = command.replace("medfuse", " ".join(MEDFUSE))
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_output_that_is_closed_is_no_fault(closed):
+    said = shell(f"medfuse plugins {closed}")
+    assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("verb", ["plugins", "schema", "--version"])
+def test_output_that_cannot_be_written_is_told_in_one_line(verb):
+    said = shell(f"medfuse {verb} > /dev/full")
+    assert said.returncode == 2
+    assert said.stderr.startswith("medfuse: what was to be printed could not be written")
+    assert said.stderr.count("\n") == 1
+
+
+def test_a_working_directory_that_has_gone_is_told_in_one_line(tmp_path):
+    said = shell("mkdir gone && cd gone && rmdir ../gone && medfuse plugins", cwd=tmp_path)
+    assert (said.returncode, said.stderr) == (2, "the working directory has gone; cd to one that is there\n")
+
+
+def test_a_plugin_that_ends_the_process_is_named(tmp_path):
+    (tmp_path / "ending.py").write_text("import sys\n\ndef end(**_):\n    sys.exit(0)\n")
+    code = "import ending, medfuse.cli as c; c.app = ending.end; c.main()"
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 2
+    assert said.stderr == f"{tmp_path / 'ending.py'}:4 ended the process (0); mend or uninstall it\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault():
+    said = shell("medfuse schema | head -c 9 | tail -c 1 && echo ${PIPESTATUS[0]}")
+    assert said.stderr == ""

@@ -117,7 +117,7 @@ _KINDS = (
     _Kind(
         "picture",
         "pictures",
-        _READ,
+        f"beside volumes they are taken for previews, so give them a folder of their own; {_READ}",
         (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".svg", ".webp", ".jp2"),
     ),
     _Kind(

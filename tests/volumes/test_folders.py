@@ -114,3 +114,10 @@ def test_whoever_reads_a_link_without_target_is_told_where_it_leads(tmp_path, na
     (tmp_path / name).symlink_to("../archive/not-fetched")
     with pytest.raises(DataError, match=r"is a link to \.\./archive/not-fetched, which is not there"):
         slab_reader(tmp_path / name)
+
+
+def test_pictures_beside_volumes_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "a.png"):
+        (tmp_path / name).touch()
+    (line,) = left_out(tmp_path, [tmp_path / "a.nii.gz"], [tmp_path])
+    assert "1 picture (a.png) is left out: beside volumes they are taken for previews" in line

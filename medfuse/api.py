@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from medfuse.core.features import FeatureInfo, ImageInfo
 from medfuse.core.labels import LabelValue, outputs
 from medfuse.core.named import NamedCode
-from medfuse.core.section import ConfigPath, Section
+from medfuse.core.section import ConfigPath, Section, without_detours
 
 if TYPE_CHECKING:
     import numpy as np
@@ -282,7 +282,7 @@ class Dataset(Plugin):
 
     group: ClassVar[str] = "medfuse.datasets"
 
-    root: ConfigPath = Field(description="the dataset's folder")
+    root: Annotated[ConfigPath, AfterValidator(without_detours)] = Field(description="the dataset's folder")
 
     def read(self) -> DatasetInfo:
         """Cases, labels and channels from text files and file names. Raises DataError with every fault."""

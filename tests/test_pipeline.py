@@ -40,6 +40,11 @@ def problems(path: Path, text: str) -> list[str]:
     return [line.removeprefix(str(path)) for line in caught.value.lines]
 
 
+def test_a_datasets_folder_is_told_without_detours(file):
+    file.write_text(GOOD.replace("root: liver", "root: ../data/liver"))
+    assert load_pipeline(file)[0].data.root == file.parent.parent / "data" / "liver"
+
+
 def test_a_good_file_is_typed(file):
     pipeline, _ = load_pipeline(file)
     assert pipeline.name == "liver"

@@ -12,6 +12,10 @@ import numpy.typing as npt
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
+_BETWEEN_UNITS = (1e-6, 1e-3, 1e3, 1e6)
+"""How metres, millimetres and micrometres differ."""
+
+
 @dataclass(frozen=True, eq=False)
 class Geometry:
     """The grid of a volume as its file has it: shape in voxels, affine from index (i, j, k) to RAS+ mm.
@@ -85,6 +89,15 @@ class Geometry:
             angle = np.degrees(np.arccos(np.clip((self.direction * other.direction).sum(0), -1, 1)))
             found.append(f"direction differs (axes are turned by {_brief(_three(angle))} degrees)")
         return found
+
+    def remedy(self, other: Geometry, usual: str) -> str:
+        """What to do where `other` differs: `usual`, unless one of the two headers names a wrong unit."""
+        axes = [n > 1 for n in self.shape]  # a slice that has no spacing of its own is 1 mm thick
+        ratios = (np.asarray(other.spacing_mm) / self.spacing_mm)[axes]
+        scaled = any(np.allclose(ratios, factor, rtol=1e-3, atol=0) for factor in _BETWEEN_UNITS)
+        if not (scaled and ratios.size and self.spaced and other.spaced):
+            return usual
+        return "the unit in one of the two headers is wrong (`xyzt_units` in NIfTI); mend it"
 
 
 @dataclass(frozen=True)

@@ -60,3 +60,12 @@ def _resolve(value: Any) -> Any:
 
 ConfigPath = Annotated[Path, BeforeValidator(_resolve)]
 """A path in a pipeline file: relative to that file; from `--set`, relative to the working directory."""
+
+
+def without_detours(path: Path) -> Path:
+    """Without `..` in it, where that is the same place, which beyond links it may not be."""
+    plain = Path(os.path.normpath(path))
+    try:
+        return plain if os.path.realpath(plain) == os.path.realpath(path) else path
+    except (OSError, ValueError):  # whoever opens it says what is wrong with it
+        return path

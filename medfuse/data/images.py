@@ -63,10 +63,12 @@ def open_image(
     *,
     tolerance_mm: float = 1e-3,
     pixel_mm: tuple[float, float] | None = None,
+    by_model: bool = False,
 ) -> ImageSlabs:
     """One file per channel, or one file with several; only headers are read.
 
-    `pixel_mm`: the size of pixels where a picture does not tell it.
+    `pixel_mm`: the size of pixels where a picture does not tell it. `by_model`: whether it is a trained
+    model that wants so many `channels`, and not the dataset that names them.
 
     Raises DataError with every fault: an unreadable file, a wrong number of channels, channels on different
     grids.
@@ -81,11 +83,12 @@ def open_image(
         faults.append(fault)
     for file in files[1:]:
         faults.extend(
-            f"{file.path}: {difference} of {first.path.name}; resample one to the other's grid"
+            f"{file.path}: {difference} of {first.path.name}; "
+            + first.geometry.remedy(file.geometry, "resample one to the other's grid")
             for difference in first.geometry.differences(file.geometry, tolerance_mm)
         )
     if (found := sum(file.channels for file in files)) != channels:
-        faults.append(_wrong_count(case, files, found, channels))
+        faults.append(_wrong_count(case, files, found, channels, by_model))
     if faults:
         raise DataError(*faults)
     return ImageSlabs(case, first.geometry.with_spacing(pixel_mm), files)
@@ -131,7 +134,8 @@ def read_case_labels(
         raise DataError(f"{case.images[0]}: has no label; add one, or leave case {case.name} out of training")
     volume = read_labels(case.label)
     faults = [
-        f"{case.label}: label {difference} of {case.images[0].name}; resample one, or drop case {case.name}"
+        f"{case.label}: label {difference} of {case.images[0].name}; "
+        f"{like.remedy(volume.geometry, 'resample one')}, or drop case {case.name}"
         for difference in like.differences(volume.geometry, tolerance_mm)
     ]
     if unknown := [value for value in values_of(volume.array) if value not in values]:
@@ -155,14 +159,14 @@ def _every_fault(case: Case) -> Iterator[str]:
             yield from error.lines
 
 
-def _wrong_count(case: Case, files: Sequence[SlabReader], found: int, wanted: int) -> str:
+def _wrong_count(case: Case, files: Sequence[SlabReader], found: int, wanted: int, by_model: bool) -> str:
     file = next((file for file in files if file.channels > 1), files[0])
     shape = (*file.geometry.shape, file.channels) if file.channels > 1 else file.geometry.shape
     what = f"{len(files)} files" if len(files) > 1 else f"shape {shape}"
-    return (
-        f"{file.path}: case {case.name} has {found} channels ({what}) where the dataset names {wanted}; "
-        f"mend the file, or the dataset's channels"
-    )
+    has = f"{file.path}: case {case.name} has {found} channel{'' if found == 1 else 's'} ({what})"
+    if by_model:
+        return f"{has} where the model takes {wanted}; give it images of the kind that it was trained with"
+    return f"{has} where the dataset names {wanted}; mend the file, or the dataset's channels"
 
 
 def _values(values: list[int]) -> str:

@@ -81,7 +81,11 @@ class Preprocessor:
 
     def _open(self, case: Case) -> ImageSlabs:
         return open_image(
-            case, len(self.plan.channels), tolerance_mm=self.tolerance_mm, pixel_mm=self.plan.pixel_mm
+            case,
+            len(self.plan.channels),
+            tolerance_mm=self.tolerance_mm,
+            pixel_mm=self.plan.pixel_mm,
+            by_model=True,
         )
 
     def _resampling_bytes(self, geometry: Geometry, shape: Shape) -> int:

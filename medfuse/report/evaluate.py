@@ -70,10 +70,10 @@ def evaluate_folders(
 ) -> Evaluation:
     """Judge every reference that has a prediction of the same name; their endings may differ.
 
-    A reference without a prediction is an error line, and so is a link that leads nowhere; a prediction
-    without a reference, and what else the folders hold, is a note, one for each kind. Without `labels`,
-    the values found in the references are judged, named by their number. Raises DataError where
-    a folder is missing or nothing can be paired.
+    References without a prediction are an error line, and so is a link that leads nowhere; predictions
+    without a reference, a label that is in no case, and what else the folders hold, are notes, one for each
+    kind. Without `labels`, the values found in the references are judged, named by their number. Raises
+    DataError where a folder is missing or nothing can be paired.
     """
     pairs, errors, notes = pair_folders(predictions, references)
     evaluation = evaluate_pairs(
@@ -89,7 +89,7 @@ def evaluate_folders(
         evaluation.labels,
         nsd_tolerance_mm,
         (*errors, *evaluation.errors),
-        (*notes, *evaluation.notes),
+        (*notes, *evaluation.notes, *_absent_labels(evaluation)),
     )
 
 
@@ -103,21 +103,23 @@ def pair_folders(predictions: Path, references: Path) -> tuple[list[Pair], list[
         for name, files in side.items()
         if len(files) > 1
     ]
-    errors += [
-        f"{theirs[name][0]}: has no prediction; put {name}{{{','.join(ENDINGS)}}} into {predictions}"
-        for name in theirs
-        if name not in ours
-    ]
+    if lacking := [theirs[name][0].name for name in theirs if name not in ours]:
+        remedy = "add predictions of the same names; their endings may differ"
+        errors.append(
+            f"{references}: {named(lacking, 'reference')} without a prediction in {predictions}; {remedy}"
+        )
     errors += [not_there(path) for side in held for path in side.lost]
     alone = [ours[name][0].name for name in ours if name not in theirs]
     notes = [f"{predictions}: {named(alone, 'prediction')} without a reference, not judged"] if alone else []
+    if alone and lacking and not ours.keys() & theirs.keys():
+        errors.insert(0, f"{predictions} and {references} share no case: no two names in them are the same")
     for folder, side in zip((predictions, references), held):
         notes += left_out(folder, (*side.volumes, *side.lost), [folder])
     single = [n for n in theirs if len(theirs[n]) == 1 and len(ours.get(n, ())) == 1]
     if not single:
-        raise DataError(
-            *(errors or [f"{references}: no label map here ends with one of {', '.join(ENDINGS)}"])
-        )
+        empty = [folder for folder, side in ((predictions, ours), (references, theirs)) if not side]
+        none = [f"{folder}: no label map here ends with one of {', '.join(ENDINGS)}" for folder in empty]
+        raise DataError(*none, *errors, *notes)
     return [Pair(n, ours[n][0], theirs[n][0]) for n in single], errors, notes
 
 
@@ -200,7 +202,7 @@ def _judge(
     if unlike := grid.differences(predicted, tolerance_mm):
         raise DataError(
             f"{pair.prediction}: {'; '.join(unlike)} in {pair.reference}; "
-            "predict on the grid of the reference, or resample one to the other"
+            + grid.remedy(predicted, "predict on the grid of the reference, or resample one to the other")
         )
     prediction, reference = read_labels(pair.prediction).array, read_labels(pair.reference).array
     known = {0, *map_values(labels.values()), *(() if ignore is None else (ignore,))}
@@ -219,6 +221,18 @@ def _judge(
         ignore=ignore,
     )
     return EvaluatedCase(pair, metrics), stray
+
+
+def _absent_labels(evaluation: Evaluation) -> list[str]:
+    """A line for each label that no case holds, in its reference or its prediction."""
+    if not evaluation.cases:
+        return []
+    return [
+        f"label {name}: no case that was judged holds {' or '.join(map(str, members(value)))}, neither its "
+        "reference nor its prediction; check the label's value"
+        for name, value in evaluation.labels.items()
+        if all(case.metrics[name].outcome == "absent in both" for case in evaluation.cases)
+    ]
 
 
 def _stray_note(kind: str, value: int, names: Sequence[str]) -> str:

@@ -132,3 +132,20 @@ def test_every_difference_is_named() -> None:
 def test_a_small_difference_far_from_the_scanners_centre_can_be_seen_in_the_words() -> None:
     (origin,) = geometry(affine=moved(x=-123.46)).differences(geometry(affine=moved(x=-123.462)))
     assert origin == "origin (-123.462, 0, 0) differs from (-123.46, 0, 0) mm"
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e-3, 1e3, 1e6])
+def test_spacings_in_another_unit_are_no_reason_to_resample(factor: float) -> None:
+    other = geometry(affine=geometry().affine @ np.diag([factor, factor, factor, 1]))
+    assert "xyzt_units" in geometry().remedy(other, "resample")
+
+
+@pytest.mark.parametrize("scales", [(1, 1, 1), (2, 2, 2), (1e3, 1e3, 1), (1e3, 1e3, 1e6), (100, 100, 100)])
+def test_other_differences_have_their_usual_remedy(scales: tuple[float, float, float]) -> None:
+    other = geometry(affine=geometry().affine @ np.diag([*scales, 1]))
+    assert geometry().remedy(other, "resample") == "resample"
+
+
+def test_the_thickness_of_a_single_slice_has_no_say_in_the_unit() -> None:
+    slices = [Geometry((4, 5, 1), np.diag([mm, mm, 1, 1])) for mm in (1.0, 1000.0)]
+    assert "xyzt_units" in slices[0].remedy(slices[1], "resample")

@@ -5,7 +5,7 @@ import pytest
 
 from medfuse.api import Case
 from medfuse.core.errors import DataError
-from medfuse.data.images import read_case_labels, read_image
+from medfuse.data.images import open_image, read_case_labels, read_image
 
 CUBE = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 
@@ -28,6 +28,13 @@ def test_a_4d_file_where_one_channel_is_wanted_is_refused(tmp_path, write):
     case = Case("a", (write(tmp_path / "a.nii.gz", np.stack([CUBE] * 10, axis=-1)),))
     with pytest.raises(DataError, match=r"a\.nii\.gz: .* 10 channels .*where the dataset names 1"):
         read_image(case, 1)
+
+
+def test_a_trained_model_and_no_dataset_wants_the_channels_at_inference(tmp_path, write):
+    case = Case("a", (write(tmp_path / "a.nii.gz", CUBE),))
+    with pytest.raises(DataError, match=r"has 1 channel \(.* where the model takes 3; give") as caught:
+        open_image(case, 3, by_model=True)
+    assert "dataset" not in str(caught.value)
 
 
 def test_nan_and_infinite_voxels_are_counted(tmp_path, write):
@@ -72,6 +79,14 @@ def test_a_label_on_another_grid_is_refused(make_case, write):
     write(case.label, np.zeros((8, 9, 10), np.uint8), spacing=(1, 1, 1.5))
     with pytest.raises(DataError, match=r"labels/a\.nii\.gz: label spacing .*1\.5.* differs"):
         read_case_labels(case, read_image(case, 1)[1], {0: "background"})
+
+
+def test_a_label_in_another_unit_is_told_as_that(make_case, write):
+    case = make_case()
+    write(case.label, np.zeros((8, 9, 10), np.uint8), spacing=(1000, 1000, 1000))
+    with pytest.raises(DataError, match=r"label spacing .*xyzt_units.* mend it, or drop case") as caught:
+        read_case_labels(case, read_image(case, 1)[1], {0: "background"})
+    assert "resample" not in str(caught.value)
 
 
 def test_a_tolerance_lets_nearly_equal_grids_pass(make_case, write):

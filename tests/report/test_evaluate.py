@@ -27,13 +27,11 @@ def test_cases_are_paired_by_name_whatever_their_endings(store, cube, tmp_path):
     assert (found.errors, found.cases[0].dice) == ((), 1)
 
 
-def test_every_missing_prediction_is_an_error_line(store, cube, tmp_path):
-    for name in ("ref/a.nii", "ref/b.nii", "ref/c.nii", "pred/a.nii"):
+def test_missing_predictions_are_one_error_line_with_the_first_of_them(store, cube, tmp_path):
+    for name in ("pred/a.nii", *(f"ref/{n}.nii" for n in "abcdef")):
         store(name, cube)
-    found = evaluate_folders(*folders(tmp_path), LABELS)
-    assert [line.partition(": has no prediction")[0] for line in found.errors] == [
-        str(tmp_path / "ref" / f"{n}.nii") for n in "bc"
-    ]
+    (line,) = evaluate_folders(*folders(tmp_path), LABELS).errors
+    assert line.startswith(f"{tmp_path}/ref: 5 references (b.nii, c.nii, d.nii, …) without a prediction in ")
 
 
 def test_a_prediction_without_a_reference_is_a_note(store, cube, tmp_path):
@@ -129,8 +127,37 @@ def test_a_missing_folder_is_an_error(tmp_path):
 def test_folders_without_a_pair_are_an_error(store, cube, tmp_path):
     store("ref/a.nii", cube)
     (tmp_path / "pred").mkdir()
-    with pytest.raises(DataError, match="has no prediction"):
+    with pytest.raises(DataError) as caught:
         evaluate_folders(*folders(tmp_path), LABELS)
+    empty, lacking = caught.value.lines
+    assert "pred: no label map here" in empty
+    assert "ref: 1 reference (a.nii) without a prediction" in lacking
+
+
+def test_folders_that_share_no_case_are_told_so_with_what_lacks_on_either_side(store, cube, tmp_path):
+    for name in ("ref/a.nii", "ref/b.nii", "pred/c.nii"):
+        store(name, cube)
+    with pytest.raises(DataError) as caught:
+        evaluate_folders(*folders(tmp_path), LABELS)
+    apart, lacking, alone = caught.value.lines
+    assert "share no case" in apart
+    assert "2 references (a.nii, b.nii) without a prediction" in lacking
+    assert "1 prediction (c.nii) without a reference" in alone
+
+
+def test_a_label_that_no_file_holds_is_noted(store, cube, tmp_path):
+    for name in ("ref/a.nii", "pred/a.nii", "ref/b.nii", "pred/b.nii"):
+        store(name, cube if "a" in name else 2 * cube)
+    (note,) = evaluate_folders(*folders(tmp_path), {"a": 1, "b": 2, "c": 7, "d": (2, 9)}).notes
+    assert note.startswith("label c: no case that was judged holds 7")
+
+
+def test_a_grid_in_another_unit_is_told_as_that(store, cube, tmp_path):
+    store("ref/a.nii", cube)
+    store("pred/a.nii", cube, np.diag([1e-3, 1e-3, 1e-3, 1]))
+    (line,) = evaluate_folders(*folders(tmp_path), LABELS).errors
+    assert "xyzt_units" in line
+    assert "resample" not in line
 
 
 def test_float_label_maps_are_read_as_integers(store, cube, tmp_path):

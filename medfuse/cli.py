@@ -616,7 +616,8 @@ def _tell(error: Any) -> None:
         error.show()
         return
     verb = error.ctx.command_path if error.ctx else "medfuse"
-    print(f"{verb}: {error.format_message().rstrip('.')}; `{verb} -h` tells what it takes", file=sys.stderr)
+    said = error.format_message().rstrip(".").replace("Value error, ", "")
+    print(f"{verb}: {said}; `{verb} -h` tells what it takes", file=sys.stderr)
 
 
 def _show_log() -> None:

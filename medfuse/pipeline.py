@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -79,9 +80,26 @@ def plan_network(pipeline: Pipeline, image: ImageInfo, classes: int) -> GraphPla
     return plan_graph(pipeline.model, image, classes, watched_maps(pipeline))
 
 
+_EITHER = "input should be "
+"""How pydantic says of each member of a union what it wants."""
+
+
 def problems_of(error: ValidationError, model: type[BaseModel], data: Any) -> list[Problem]:
     """What pydantic found in `data`, in words that say what was wanted and what to do."""
-    return [*_problems(error.errors(), (), model, data)]
+    found: list[Problem] = []
+    for problem in _problems(error.errors(), (), model, data):
+        before = found[-1] if found else None
+        if (
+            before
+            and before.path == problem.path
+            and _EITHER in before.message
+            and _EITHER in problem.message
+        ):
+            wanted = before.message.partition("; got ")[0]
+            found[-1] = replace(problem, message=f"{wanted}, {problem.message.replace(_EITHER, 'or ')}")
+        else:
+            found.append(problem)
+    return found
 
 
 def _problems(
@@ -123,7 +141,7 @@ def _mentioned(message: str, data: Any) -> KeyPath:
 
 def _sentence(error: Mapping[str, Any]) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
+    message = (message[:1].lower() + message[1:]).replace("a valid tuple", "a list, such as [1, 2]")
     given = error.get("input")
     if error["type"] in ("plugin", "plugin_name", "value_error") or isinstance(
         given, dict | list | BaseModel

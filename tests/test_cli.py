@@ -166,3 +166,21 @@ def test_a_folder_of_the_same_name_does_not_hide_the_package(tmp_path):
     (tmp_path / "medfuse").mkdir()
     code = "from medfuse import Predictor"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+@pytest.mark.parametrize("verb", ["check", "run"])
+def test_a_fold_that_there_is_not_has_its_place(medfuse, tmp_path, verb):
+    text = (ROOT / "pipelines" / "liver.yaml").read_text()
+    text = text.replace("{fold: 0}", "{fold: 7}").replace("../sample_data", str(ROOT / "sample_data"))
+    (tmp_path / "liver.yaml").write_text(text)
+    said = medfuse(verb, tmp_path / "liver.yaml")
+    assert said.code == 2
+    assert "split.fold: is 7, but there are 4 folds" in said.err
+    assert said.err.startswith(f"{tmp_path / 'liver.yaml'}:")
+
+
+def test_a_folder_for_label_maps_is_not_named_like_an_image(medfuse, finished_run, tmp_path):
+    images = finished_run.data / "imagesTr"
+    said = medfuse("infer", finished_run.folder, "-i", images, "-o", tmp_path / "out.nii.gz")
+    assert (said.code, (tmp_path / "out.nii.gz").exists()) == (2, False)
+    assert "--output is the folder" in said.err

@@ -97,15 +97,13 @@ def test_a_plugin_without_use_lists_the_choices(file):
 
 
 def test_a_problem_of_an_override_is_placed_at_the_override(file):
-    with pytest.raises(
-        PipelineError, match=r"^--set train\.optimizer: train\.optimizer: input should be 'sgd' or"
-    ):
+    with pytest.raises(PipelineError, match=r"^--set train\.optimizer: input should be 'sgd' or"):
         load_pipeline(file, ["train.optimizer=rmsprop"])
 
 
 def test_the_budget_is_given_once(file):
     (line,) = problems(file, GOOD.replace("epochs: 3", "epochs: 3, steps: 5"))
-    assert line == ":11:17: train.epochs: give the budget once: one of epochs, steps or minutes"
+    assert line.startswith(":11:17: train.epochs: give the budget once: one of epochs, steps or minutes")
 
 
 def test_the_schema_knows_every_plugin():
@@ -147,3 +145,16 @@ def test_paths_that_no_system_takes_are_placed(file, root, said):
     (line,) = problems(file, GOOD.replace("root: liver", f"root: {root}"))
     assert line.startswith(":1:30: data.root: ")
     assert said in line
+
+
+def test_an_override_is_named_once(file):
+    with pytest.raises(PipelineError) as said:
+        load_pipeline(file, ["train.epochs=0"])
+    assert str(said.value).count("train.epochs") == 1
+
+
+def test_what_may_be_of_two_kinds_is_one_problem(file):
+    with pytest.raises(PipelineError) as said:
+        load_pipeline(file, ["sample.patch_size=64"])
+    (line,) = said.value.lines
+    assert "'auto', or a list, such as [1, 2]; got 64" in line

@@ -57,7 +57,10 @@ class Document:
     def located(self, error: PipelineError) -> PipelineError:
         """The same problems, each line beginning with its place; ordered as in the file."""
         places = [self._place_of(problem) for problem in error.problems]
-        lines = [f"{place}: {p}" for place, p in zip(places, error.problems)]
+        lines = [
+            f"{place}: {p.message if place == f'--set {dotted(p.path)}' else p}"
+            for place, p in zip(places, error.problems)
+        ]
         order = sorted(range(len(lines)), key=lambda i: _by_line(places[i]))
         return PipelineError([error.problems[i] for i in order], lines=[lines[i] for i in order])
 

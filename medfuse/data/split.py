@@ -21,7 +21,7 @@ def choose_split(info: DatasetInfo, settings: SplitSettings, facts: Sequence[Cas
     source, splits = all_splits(info, settings, facts)
     if settings.fold >= len(splits):
         raise DataError(
-            f"split.fold is {settings.fold}, but {source} has {len(splits)} folds, counted from 0"
+            f"split.fold is {settings.fold}, but there are {len(splits)} folds in {source}, counted from 0"
         )
     split = splits[settings.fold]
     _check(split, patients(info.cases, settings), f"{source}, fold {settings.fold}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from medfuse.api import DatasetInfo, ImageInfo
-from medfuse.core.errors import CheckpointError, DataError, Problem, did_you_mean
+from medfuse.api import DatasetInfo, ImageInfo, Split
+from medfuse.core.errors import CheckpointError, DataError, PipelineError, Problem, did_you_mean
 from medfuse.core.labels import map_values, united
 from medfuse.infer.settings import PostprocessSettings
 from medfuse.model.plan import GraphPlan
@@ -13,7 +15,23 @@ from medfuse.pipeline import Pipeline
 from medfuse.trained.loading import weights_file
 
 if TYPE_CHECKING:
+    from medfuse.data.fingerprint import CaseFacts
     from medfuse.model.verify import VerifiedFacts
+
+
+def placed_split(pipeline: Pipeline, info: DatasetInfo, facts: Sequence[CaseFacts] = ()) -> Split:
+    """The cases that train and those that judge. Raises PipelineError at the setting that cannot be met."""
+    from medfuse.data.split import choose_split
+
+    try:
+        return choose_split(info, pipeline.split, facts)
+    except DataError as error:
+        problems = []
+        for line in error.lines:
+            named = re.match(r"split\.(\w+)", line)
+            path = ("split", named[1]) if named else ("split",)
+            problems.append(Problem(path, line.removeprefix(f"{'.'.join(path)} ")))
+        raise PipelineError(problems) from None
 
 
 def dataset_problems(pipeline: Pipeline, error: DataError) -> list[Problem]:

@@ -17,6 +17,7 @@ from medfuse.core.reporter import Reporter
 from medfuse.pipeline import Pipeline
 from medfuse.runs.changes import case_changes, data_changes, identity, pipeline_changes, text_changes
 from medfuse.runs.folder import ANOTHER_NAME, PROBE, has_state, holds_weights, refuse_cross_validation
+from medfuse.runs.problems import placed_split
 from medfuse.runs.records import DATA, LOCK, PIPELINE, Lock, TrainedOn, read_mapping, read_record
 from medfuse.trained.trust import remember_own
 
@@ -166,12 +167,10 @@ def _named(kept: TrainedOn, info: DatasetInfo, cases: list[Case]) -> TrainedOn:
 
 def _split(folder: Path, pipeline: Pipeline, info: DatasetInfo, kept: TrainedOn | None) -> Split:
     """The split that a run is held to; of a fresh one, as its settings say."""
-    from medfuse.data.split import choose_split
-
     if kept is None:
-        return choose_split(info, pipeline.split)
+        return placed_split(pipeline, info)
     if pipeline.split.file or info.splits:
-        split = choose_split(info, pipeline.split)
+        split = placed_split(pipeline, info)
         now = kept.model_copy(update={"train": split.train, "validation": split.validation})
         _refuse(folder, [], data_changes(kept, now))
     return kept.split

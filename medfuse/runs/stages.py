@@ -24,6 +24,7 @@ from medfuse.runs.problems import (
     augment_problems,
     objective_problems,
     parameter_problems,
+    placed_split,
     postprocess_problems,
     pseudo_problems,
     report_problems,
@@ -74,7 +75,6 @@ def prepare(run: Run) -> Planned:
     The split of a fresh one is another where it is stratified by what only the label maps tell.
     """
     from medfuse.data.fingerprint import hash_files, take_fingerprint
-    from medfuse.data.split import choose_split
     from medfuse.model.verify import verify
     from medfuse.train.budget import Budget
     from medfuse.train.state import Spent, how_far
@@ -92,7 +92,7 @@ def prepare(run: Run) -> Planned:
     hashes |= hash_files(run.unlabelled())
     run.refuse_other_data(hashes)
     if run.kept is None and run.pipeline.split.stratify:  # by what only the label maps tell
-        run = replace(run, split=choose_split(run.info, run.pipeline.split, fingerprint.cases))
+        run = replace(run, split=placed_split(run.pipeline, run.info, fingerprint.cases))
     plan = _plan(run, fingerprint, hashes)
     for what, reason in plan.reasons.items():
         run.reporter.say(f"  {what}: {_said(plan, what)}: {reason}")

@@ -40,7 +40,9 @@ def new_package(kind: str, name: str, parent: Path) -> Path:
     package = f"medfuse-{name.replace('_', '-')}"
     for taken in (entry for group in KINDS.values() for entry in entries(group)):
         if taken.package == package or (taken.group, taken.name) == (KINDS[kind], name):
-            raise PluginError(f"there is a {noun(taken.group)} {taken} already; choose another name")
+            what = noun(taken.group)
+            article = "an" if what[0] in "aeiou" else "a"
+            raise PluginError(f"there is {article} {what} {taken} already; choose another name")
     files = _files(kind, name)
     folder = parent / package
     if os.path.lexists(folder):

@@ -151,5 +151,8 @@ class TrainSettings(Section):
     @model_validator(mode="after")
     def _one_budget(self) -> "TrainSettings":
         if sum(v is not None for v in (self.epochs, self.steps, self.minutes)) != 1:
-            raise ValueError("give the budget once: one of epochs, steps or minutes")
+            raise ValueError(
+                "give the budget once: one of epochs, steps or minutes; on the command line "
+                "`--set train.minutes=null` takes out one that the file has"
+            )
         return self

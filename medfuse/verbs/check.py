@@ -16,6 +16,7 @@ from medfuse.runs.problems import (
     dataset_problems,
     objective_problems,
     parameter_problems,
+    placed_split,
     postprocess_problems,
     pseudo_problems,
     report_problems,
@@ -35,6 +36,7 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
     """
     pipeline, document = load_pipeline(file, overrides)
     problems: list[Problem] = []
+    split_doubts: list[str] = []
     info: DatasetInfo | None = None
     try:
         info = pipeline.data.read()
@@ -50,6 +52,8 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
             problems += pseudo_problems(pipeline, graph, info)
             problems += postprocess_problems(pipeline.infer.postprocess, info)
             problems += augment_problems(pipeline, image, info)
+        if info:
+            split_doubts = _split_doubts(pipeline, info)
         if info and facts:
             problems += objective_problems(pipeline, graph, facts, info, all_losses=False)
     except PipelineError as error:
@@ -68,7 +72,7 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
     lines = [
         f"{file}: {data}",
         *info.notes,
-        *_split_doubts(pipeline, info),
+        *split_doubts,
         f"patch {by(image.patch_size)}{assumed}",
         "",
         graph.table(),
@@ -88,14 +92,10 @@ def _verified(graph: GraphPlan) -> VerifiedFacts:
 def _split_doubts(pipeline: Pipeline, info: DatasetInfo) -> list[str]:
     """What the split leaves out, where it can be told before label maps are opened."""
     from medfuse.data.doubts import split_doubts
-    from medfuse.data.split import choose_split
 
     if pipeline.split.stratify:
         return []
-    try:
-        return list(split_doubts(info, choose_split(info, pipeline.split)))
-    except DataError:  # of which a run tells
-        return []
+    return list(split_doubts(info, placed_split(pipeline, info)))
 
 
 def nominal_image(pipeline: Pipeline, info: DatasetInfo | None) -> ImageInfo:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfuse.api import Case
-from medfuse.core.errors import MedfuseError
+from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.memory import parse_bytes
 from medfuse.core.reporter import Reporter
 from medfuse.infer.settings import PostprocessSettings
@@ -16,6 +16,7 @@ from medfuse.runs.folder import fold_folders
 from medfuse.runs.postprocess import steps_for
 from medfuse.trained.loading import load_trained, weights_file
 from medfuse.trained.trained import Trained
+from medfuse.volumes.endings import ending
 
 if TYPE_CHECKING:
     from medfuse.infer.ledger import Outcome
@@ -50,6 +51,8 @@ def infer_volumes(
     What else stands in `inputs` is told.
     """
     limit = parse_bytes(max_memory) if max_memory is not None else None
+    if ending(output) and not output.is_dir():
+        raise OutputError(f"{output}: is the name of an image; --output is the folder for the label maps")
     model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, reporter)
     outcome = model.infer(
         cases, output, reporter, max_memory=limit, probabilities=probabilities, overwrite=overwrite

@@ -64,7 +64,7 @@ def test_a_case_on_both_sides_is_refused(tmp_path):
 
 
 def test_a_fold_that_does_not_exist_says_how_many_there_are(tmp_path):
-    with pytest.raises(DataError, match="has 5 folds, counted from 0"):
+    with pytest.raises(DataError, match="there are 5 folds in the drawn splits"):
         choose_split(dataset(tmp_path, 6), SplitSettings(fold=5))
 
 

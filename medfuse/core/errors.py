@@ -12,6 +12,7 @@ Anything else that is raised is a fault of medfuse itself and keeps its tracebac
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,3 +105,31 @@ def reason(error: BaseException) -> str:
     """An exception in one line: what it says, and its type where it is not one of ours."""
     said = str(error).strip().partition("\n")[0][:200]
     return said if isinstance(error, MedfuseError) else f"{type(error).__name__}: {said}"
+
+
+def lacks(error: BaseException | None) -> str:
+    """What to install where a package that somebody's code imports is not there; else nothing.
+
+    `needs the package einops, which is not installed; run pip install einops`.
+    """
+    if not isinstance(error, ImportError):
+        return ""
+    said = f"{error} {error.__cause__ or error.__context__}"
+    if not (found := re.search(r"No module named '(\w+)", said)):
+        return ""
+    package = found[1]
+    ways = " or ".join([f"pip install {package}", *(f'pip install "{x}"' for x in _extras(package))])
+    return f"needs the package {package}, which is not installed; run {ways}"
+
+
+def _extras(package: str) -> list[str]:
+    """`medfuse[swin]`, where that extra brings the package along."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        wanted = requires("medfuse") or []
+    except PackageNotFoundError:
+        return []
+    found = (re.match(rf"{re.escape(package)}\b.*extra == ['\"](\w+)['\"]", one) for one in wanted)
+    extras = [match[1] for match in found if match]
+    return [f"medfuse[{extra}]" for extra in extras if extra != "dev"]

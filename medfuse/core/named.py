@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from medfuse.core.errors import PluginError, did_you_mean, reason
+from medfuse.core.errors import PluginError, did_you_mean, lacks, reason
 from medfuse.core.json_text import shortened
 
 TARGET = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*(\.\w+)*$"
@@ -39,6 +40,18 @@ def target_of(text: str) -> str:
         return text
     module, _, name = text.rpartition(".")
     return f"{module}:{name}"
+
+
+def checked_target(value: Any) -> Any:
+    """A target of the right form, or no text at all. Raises ValueError, with the one that may be meant."""
+    if not isinstance(value, str) or re.match(TARGET, value):
+        return value
+    meant = target_of(value)
+    example = meant if re.match(TARGET, meant) else "monai.networks.nets:ResNet"
+    raise ValueError(
+        f"{shortened(repr(value))} has not the form of a target; write it as `package.module:name`, "
+        f"such as `{shortened(example)}`"
+    )
 
 
 def named_in(arguments: Any) -> Iterator[NamedCode]:
@@ -83,6 +96,8 @@ def call(target: str, arguments: Mapping[str, Any]) -> Any:
     try:
         return made(**values)
     except (Exception, SystemExit) as error:  # whatever its author chose to raise
+        if missing := lacks(error):
+            raise PluginError(f"target {target}: {missing}") from error
         raise PluginError(
             f"target {target}: refuses these parameters: {shortened(reason(error), 200)}"
         ) from error

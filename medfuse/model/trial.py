@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import prod
+from traceback import walk_tb
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from medfuse.core.errors import MedfuseError, ShapeError, reason
+from medfuse.core.errors import MedfuseError, PluginError, ShapeError, lacks, reason
 from medfuse.core.features import ImageInfo
 from medfuse.core.json_text import shortened
 from medfuse.core.memory import free_memory
@@ -75,19 +76,30 @@ def trial(
     except Exception as error:
         if any(t.is_meta for t in tensors_of(module)):
             if not isinstance(error, MedfuseError) and _is_too_heavy(module, shape, error):
-                raise _failed(shape, error) from error
+                raise _failed(shape, error, module) from error
             raise  # for try_out
     try:
         return run(torch.clone, lambda: _noise(shape))
     except MedfuseError:
         raise
     except Exception as error:
-        raise _failed(shape, error) from error
+        raise _failed(shape, error, module) from error
 
 
-def _failed(shape: Sequence[int], error: Exception) -> ShapeError:
+def _failed(shape: Sequence[int], error: Exception, module: nn.Module) -> MedfuseError:
+    if missing := lacks(error):
+        return PluginError(missing)
     said = (str(error) or "no reason given").partition("\n")[0]
-    return ShapeError(f"fails on a batch of {by(shape)}: {type(error).__name__}: {said}")
+    layer = _raised_in(error, module)
+    inside = f" (in its layer {layer!r})" if layer else ""
+    return ShapeError(f"fails on a batch of {by(shape)}: {type(error).__name__}: {said}{inside}")
+
+
+def _raised_in(error: Exception, module: nn.Module) -> str:
+    """The innermost layer whose code was running; nothing where that is the network's own."""
+    paths = {id(inner): path for path, inner in module.named_modules()}
+    ran = [id(frame.f_locals.get("self")) for frame, _ in walk_tb(error.__traceback__)]
+    return next((paths[one] for one in reversed(ran) if one in paths), "")
 
 
 def _is_too_heavy(module: nn.Module, batch: Sequence[int], error: Exception) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from medfuse import Backbone, FeatureInfo, ImageInfo
-from medfuse.core.named import TARGET, NamedCode, named_in
+from medfuse.core.named import TARGET, NamedCode, checked_target, named_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,8 +32,13 @@ class Module(Backbone):
     )
     parameters: dict[str, Any] = Field(
         default_factory=dict,
-        description="its arguments; `import:torch.nn.InstanceNorm3d` stands for a class or function",
+        description="its arguments; `import:package.module:name` stands for a class or function",
     )
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _names_code(cls, target: Any) -> Any:
+        return checked_target(target)
 
     def named_code(self) -> Iterable[NamedCode]:
         return [NamedCode(self.target, self.parameters), *named_in(self.parameters)]

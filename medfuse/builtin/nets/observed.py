@@ -19,6 +19,7 @@ from medfuse.core.errors import ShapeError
 from medfuse.core.features import FeatureInfo, ImageInfo
 from medfuse.core.text import listed
 from medfuse.model.address import Address, Place, as_returned, element, tensors_in
+from medfuse.model.blame import told_at
 from medfuse.model.borrowed import tensors_of
 from medfuse.model.trial import BATCH, trial
 
@@ -265,12 +266,21 @@ def check_taps(taps: Sequence[Tap], training: Observer, inference: Observer) -> 
                 f"{[*shapes['inference']]} in inference; tap another one"
             )
         if tap.call is None and training.times(tap.path) > 1:
-            log.warning(
-                "layer %s runs %d times in a forward pass; its last output is tapped, its first is %s#1",
-                tap.name,
-                training.times(tap.path),
-                tap.path,
+            _tell_once(
+                told_at(
+                    f"layer {tap.name} runs {training.times(tap.path)} times in a forward pass; "
+                    f"its last output is tapped, its first is {tap.path}#1"
+                )
             )
+
+
+_told: set[str] = set()  # a line a process: a network is tried out more than once
+
+
+def _tell_once(line: str) -> None:
+    if line not in _told:
+        _told.add(line)
+        log.warning("%s", line)
 
 
 def _missing(tap: Tap, seen: Observer) -> str:

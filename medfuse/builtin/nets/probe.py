@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from medfuse.core.errors import PluginError, below
+from medfuse.core.errors import PluginError, below, lacks
 from medfuse.core.features import FeatureInfo, ImageInfo
 from medfuse.core.named import call, find
 from medfuse.model.layers import find_layers
@@ -28,7 +28,9 @@ def construct(target: str, parameters: Mapping[str, Any]) -> nn.Module:
         if isinstance(error.__cause__, Exception) and torch.get_default_device().type == "meta":
             raise error.__cause__ from None
         named = [key for key in parameters if f"'{key}'" in str(error)]
-        error.at = ("parameters", *named[:1]) if parameters else ("target",)
+        missing = lacks(error.__cause__)
+        of_package = bool(missing) and missing in str(error)
+        error.at = ("parameters", *named[:1]) if parameters and not of_package else ("target",)
         raise
     if not isinstance(made, nn.Module):
         raise PluginError(

@@ -71,7 +71,7 @@ class Auto(Runtime):
             isinstance(choice, str)
             and choice in options
             and _still_holds(known, model)
-            and (run := _right(choice, options[choice], model, example, reference, wrong, told))
+            and (run := _right(choice, options, model, example, reference, wrong, told))
         ):
             log.info("%s runs the network, as was found before: %s", choice, known.get("reason"))
             return run
@@ -98,28 +98,33 @@ class Auto(Runtime):
 
 def _right(
     choice: str,
-    option: Runtime,
+    options: dict[str, Runtime],
     model: nn.Module,
     example: Tensor,
     reference: Tensor,
     wrong: list[str],
     told: list[str],
 ) -> Run | None:
-    """`option`, prepared, where it answers `example` with `reference`; else None, and a line why.
+    """A choice, prepared, where it answers `example` with `reference`; else None, and a line why.
 
     One that answers otherwise is added to those that are `wrong`. A line that was `told` is not told again.
+    One that ends with what is another of the options is left to that.
     """
     from medfuse.core.device import disagreement
-    from medfuse.core.engine import Running
+    from medfuse.core.engine import Running, label
     from medfuse.model.engines import engine_of
 
+    option = options[choice]
+    name = registry.name_of(option)
     try:
         made = option.prepare(model, example)
         run = Running(made, **engine_of(option, made))
+        if run.engine["runtime"] != name and label(run.engine) in options:
+            return None
         if fault := disagreement(reference, run(example)):
             wrong.append(choice)
     except MedfuseError as error:  # not installed, or not for this device; the same in every precision
-        line = f"not {registry.name_of(option)}: {error}"
+        line = f"not {name}: {error}"
         if line not in told:
             log.info("%s", line)
             told.append(line)
@@ -146,8 +151,8 @@ def _fastest(
 
     runs: dict[str, Run] = {}
     seconds: dict[str, float] = {}
-    for choice, option in options.items():
-        if run := _right(choice, option, model, example, reference, wrong, told):
+    for choice in options:
+        if run := _right(choice, options, model, example, reference, wrong, told):
             runs[choice], seconds[choice] = run, seconds_of(run, example)
     if not runs:
         plain = registry.get(Runtime.group, "torch").model_validate({"precision": "fp32"})

@@ -36,7 +36,7 @@ class TorchWinograd(Runtime):
         eager = Torch(precision="fp32", channels_last=True).eager(model, example)
         quick = with_winograd(model)
         if quick is None:
-            log.info("torch runs the network as it is: it has no 3-D convolution that gains")
+            log.info("torch_winograd changes nothing in the network: it has no 3-D convolution that gains")
             return Running(eager, runtime="torch", precision="fp32")
         best = either(eager, lambda: replace(eager, model=quick), example, "torch runs the network as it is")
         return Running(best, **({"runtime": "torch"} if best is eager else {}), precision="fp32")

@@ -1,13 +1,20 @@
 """Built-in backbones: the contract, and what each promises."""
 
+import re
+from importlib import import_module
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
+from pydantic import ValidationError
 from torch import nn
 
 from medfuse import registry
 from medfuse.api import Backbone, ImageInfo
-from medfuse.core.errors import PluginError, ShapeError
+from medfuse.core.errors import PluginError, ShapeError, lacks
 from medfuse.core.named import NamedCode
+from medfuse.model.trial import trial
 from medfuse.testing import check_backbone
 
 FLAT, DEEP = ImageInfo(2, (32, 32), (1.0, 1.0)), ImageInfo(1, (16, 16, 16), (1.0, 1.0, 1.0))
@@ -34,6 +41,33 @@ class Net(nn.Module):
 
     def forward(self, x):
         return self.numbers(self.coarse(self.fine(x))).flatten(1)
+
+
+class Lacking(nn.Module):
+    """Imports what is not there, when it is made or when it runs."""
+
+    def __init__(self, at_once: bool, package: str) -> None:
+        super().__init__()
+        self.first, self.package = nn.Conv2d(2, 4, 1), package
+        if at_once:
+            import_module(package)
+
+    def forward(self, x):
+        x = self.first(x)
+        import_module(self.package)
+        return x
+
+
+class Deep(nn.Module):
+    """Runs a layer well, and then one inside a layer that raises."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.good = nn.Conv2d(2, 4, 1)
+        self.bad = nn.Sequential(nn.Identity(), nn.Conv2d(9, 4, 1))
+
+    def forward(self, x):
+        return self.bad(self.good(x))
 
 
 def small(width: int) -> nn.Module:
@@ -240,6 +274,49 @@ def test_a_module_that_cannot_be_made_says_why(target, parameters, message):
     with pytest.raises(PluginError, match=message) as caught:
         backbone("module", target=target, parameters=parameters).features(FLAT)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_package_that_a_network_lacks_is_named_with_what_installs_it(at_once):
+    parameters = {"at_once": at_once, "package": "no_such_package.part"}
+    with pytest.raises(PluginError) as caught:
+        backbone("module", target=f"{MODULE}:Lacking", parameters=parameters).features(FLAT)
+    assert "needs the package no_such_package, which is not installed" in str(caught.value)
+    assert "run pip install no_such_package" in str(caught.value)
+    assert caught.value.at == (("target",) if at_once else ())
+
+
+def test_an_extra_that_brings_a_package_along_is_named():
+    assert lacks(ImportError("import einops (No module named 'einops')")).endswith(
+        'run pip install einops or pip install "medfuse[swin]"'
+    )
+
+
+def test_the_layer_that_raises_is_named():
+    with pytest.raises(ShapeError, match=r"RuntimeError: .* \(in its layer 'bad\.1'\)$"):
+        trial(Deep(), FLAT)
+
+
+@pytest.mark.parametrize(
+    ("target", "meant"),
+    [
+        ("monai.networks.nets.ResNet", "monai.networks.nets:ResNet"),
+        ("torch.nn.Conv2d", "torch.nn:Conv2d"),
+        ("ResNet", "monai.networks.nets:ResNet"),
+        ("", "monai.networks.nets:ResNet"),
+    ],
+)
+def test_a_target_without_a_colon_is_told_how_it_is_written(target, meant):
+    with pytest.raises(ValidationError, match=f"write it as `package.module:name`, such as `{meant}`"):
+        backbone("module", target=target)
+
+
+def test_the_network_that_the_documents_show_can_be_made():
+    text = (Path(__file__).parents[3] / "docs/techniques.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"`encoder: (\{use: module.*?)` \|", text)
+    image = ImageInfo(1, (32, 32, 32), (1.0, 1.0, 1.0))
+    settings = yaml.safe_load(shown)
+    assert backbone(settings.pop("use"), **settings).features(image)
 
 
 def test_a_function_makes_a_network_as_a_class_does():

@@ -218,6 +218,20 @@ def test_in_fp32_nothing_shorter_is_tried(
     assert logits.dtype == torch.float32
 
 
+def test_a_candidate_that_changes_nothing_is_left_to_the_one_that_it_ends_with(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plain = registry.get(Runtime.group, "torch").model_validate({"precision": "fp32"})
+    winograd = registry.get(Runtime.group, "torch_winograd")()
+    assert isinstance(plain, Runtime)
+    assert isinstance(winograd, Runtime)
+    prepared(winograd, plain)
+    assert "torch in fp32 runs the network" in caplog.messages[-1]
+    assert "winograd" not in caplog.messages[-1]
+    prepared(winograd)
+    assert "nothing else" not in caplog.messages[-1]
+
+
 def test_it_does_not_choose_itself() -> None:
     auto = registry.get(Runtime.group, "auto")
     with pytest.raises(ValidationError, match="leave it out"):

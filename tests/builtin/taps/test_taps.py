@@ -9,6 +9,7 @@ from torch import nn
 from medfuse import registry
 from medfuse.api import Backbone, FeatureInfo, ImageInfo, TapStrategy
 from medfuse.core.errors import ShapeError
+from medfuse.model.blame import placed
 from medfuse.testing import check_tap_strategy
 
 IMAGE = ImageInfo(1, (16, 16), (1.0, 1.0))
@@ -155,9 +156,12 @@ def test_a_tap_that_is_left_alone_is_not_copied():
 
 def test_a_layer_that_runs_twice_is_told(caplog):
     network, x = Twice(), torch.randn(1, 1, 16, 16)
-    with caplog.at_level(logging.WARNING):
+    strategy = registry.get(TapStrategy.group, HOOK)()
+    with caplog.at_level(logging.WARNING), placed(("model", "taps", "twice"), strategy):
         tapped = attach(HOOK, network, "a")
-    assert "layer a runs 2 times in a forward pass; its last output is tapped" in caplog.text
+        attach(HOOK, network, "a")
+    said = "model.taps.twice: layer a runs 2 times in a forward pass; its last output is tapped"
+    assert caplog.text.count("its last output is tapped") == caplog.text.count(said) == 1
     assert torch.equal(tapped(x)["a"], network.a(network.a(x)))
 
 

@@ -194,11 +194,12 @@ def test_a_header_that_says_more_than_a_file_can_hold_is_refused_before_reading(
     header = nib.Nifti1Header()
     header.set_data_dtype(np.int16)
     header.set_data_shape((30000, 30000, 30000))
+    header["vox_offset"] = 352
     packed = gzip.compress(header.binaryblock + bytes(100_000))
     (tmp_path / "x.nii.gz").write_bytes(packed)
     (tmp_path / "x.mha").write_text(META.replace("16 14 12", "30000 " * 3) + "ElementDataFile = LOCAL\n")
     for path in tmp_path.iterdir():
-        with pytest.raises(DataError, match=r"its header says .* TiB of voxels, which"):
+        with pytest.raises(DataError, match=r"its header says .* TiB.*, which"):
             read_geometry(path)
 
 

@@ -255,7 +255,7 @@ def test_a_program_of_others_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def onnx_file(finished_run, tmp_path_factory):
-    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxscript", reason="pip install 'medfuse[onnx]' to export to it")
     from medfuse.verbs.export import export_network
 
     path = tmp_path_factory.mktemp("onnx") / "cubes.onnx"
@@ -265,7 +265,7 @@ def onnx_file(finished_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def openvino_file(finished_run, tmp_path_factory):
-    pytest.importorskip("openvino")
+    pytest.importorskip("openvino", reason="pip install 'medfuse[openvino]' to export to it")
     from medfuse.verbs.export import export_network
 
     path = tmp_path_factory.mktemp("openvino") / "cubes.xml"

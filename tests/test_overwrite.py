@@ -80,7 +80,7 @@ def test_export_replaces_nothing_without_being_told(medfuse, finished_run, tmp_p
 
 
 def test_export_keeps_a_bin_of_somebody_else(medfuse, finished_run, tmp_path):
-    pytest.importorskip("openvino")
+    pytest.importorskip("openvino", reason="pip install 'medfuse[openvino]' to export to it")
     (tmp_path / "net.bin").write_text("years of work")
     said = medfuse("export", finished_run.folder, "--format", "openvino", "-o", tmp_path / "net.xml")
     assert said.code == 2

@@ -49,7 +49,8 @@ def plain_archive(path: Path) -> tuple[io.BytesIO, dict[str, Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = dict(_members(archive, path))
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+    # the last two are what zipfile raises for encryption and for compressions that it does not know
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
         said = shortened(str(error)) or type(error).__name__
         raise CheckpointError(
             f"{path}: cannot be read as a .pt2 archive ({said}); export it again"

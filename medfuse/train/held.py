@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -146,7 +147,7 @@ def loss_problems(
         for what, target in (("", label), (" on background alone", torch.zeros_like(label))):
             logits = torch.randn(2, targets.classes, *size, generator=random).requires_grad_()
             try:
-                _hold_loss(lambda: made(logits, target), [logits], wants_gradient=not what)  # noqa: B023
+                _hold_loss(partial(made, logits, target), [logits], wants_gradient=not what)
             except Exception as error:
                 said = f"on logits of 2×{targets.classes}×{by(size)}{what}: {reason(error)}"
                 raise PluginError(f"{blame(loss)} {said}") from error

@@ -18,6 +18,7 @@ from medfuse.api import Case
 from medfuse.core.errors import OutputError
 from medfuse.core.prepared import Prepared
 from medfuse.core.seal import seal
+from medfuse.infer.probabilities import ProbabilityFormat
 from medfuse.infer.settings import InferSettings
 from medfuse.volumes.write import open_volume
 
@@ -186,19 +187,19 @@ def test_an_empty_file_is_nobody_s_work(scans: Scans) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nifti", "zarr"])
-def test_probabilities_that_were_changed_keep_their_case(scans: Scans, kind: str) -> None:
+def test_probabilities_that_were_changed_keep_their_case(scans: Scans, kind: ProbabilityFormat) -> None:
     pytest.importorskip("zarr", reason="zarr is an extra: pip install 'medfuse[features]'")
-    assert scans.infer(probabilities=kind).done == ("a", "b", "c")  # type: ignore[arg-type]
+    assert scans.infer(probabilities=kind).done == ("a", "b", "c")
     (made,) = scans.output.glob("b_probabilities*")
     changed = made / "zarr.json" if made.is_dir() else made
     changed.write_bytes(changed.read_bytes() + b" ")
     before = content(scans.output)
-    outcome = scans.infer(probabilities=kind, weights=["def"])  # type: ignore[arg-type]
+    outcome = scans.infer(probabilities=kind, weights=["def"])
     assert (outcome.done, list(outcome.left)) == (("a", "c"), ["b"])
     assert {name: now for name, now in content(scans.output).items() if name.startswith("b")} == {
         name: then for name, then in before.items() if name.startswith("b")
     }
-    assert scans.infer(probabilities=kind, weights=["def"], overwrite=True).done == ("b",)  # type: ignore[arg-type]
+    assert scans.infer(probabilities=kind, weights=["def"], overwrite=True).done == ("b",)
 
 
 def test_a_folder_of_somebody_else_is_not_replaced_by_probabilities(scans: Scans) -> None:

@@ -54,7 +54,7 @@ def test_every_runtime_tells_its_name_precision_and_versions(name: str) -> None:
     try:
         run = prepare_as(runtime, network(), WINDOWS)
     except MedfuseError as error:
-        pytest.skip(str(error))
+        pytest.skip(str(error))  # it says which package or device is not here
     assert run.engine["runtime"] in {*registry.names(Runtime.group)} - {"auto"}
     assert run.engine["precision"] in ("fp32", "bf16")
     assert run.engine["device"] == "cpu"

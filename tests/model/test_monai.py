@@ -13,7 +13,7 @@ from medfuse.builtin.nets.probe import construct
 from medfuse.core.names import is_part
 from medfuse.model.layers import find_layers
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch's and MONAI's own, of what they call themselves
 
 FLAT: Mapping[str, Any] = {"spatial_dims": 2, "in_channels": 1, "out_channels": 2}
 SOLID: Mapping[str, Any] = {**FLAT, "spatial_dims": 3}

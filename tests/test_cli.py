@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from medfuse.cli import app
+
 ROOT = Path(__file__).parents[1]
+VERBS = [command.name or command.callback.__name__ for command in app.registered_commands] + ["plugins"]
 
 
 def medfuse_in_a_process(*arguments, **environment):
@@ -83,7 +86,7 @@ def test_a_verb_of_another_tool_is_answered_with_ours(typed, meant):
     assert f"`{meant}`" in said.stderr
 
 
-@pytest.mark.parametrize("verb", ["", "plugins", *(f"{verb} " for verb in ("run", "infer", "compare"))])
+@pytest.mark.parametrize("verb", ["", *VERBS, "plugins list", "plugins show", "plugins new"])
 def test_help_of_80_columns_cuts_no_sentence(verb):
     said = medfuse_in_a_process(*verb.split(), "--help", COLUMNS="80").stdout
     commands = said.partition("Commands:")[2]

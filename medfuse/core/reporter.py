@@ -97,13 +97,14 @@ class Reporter:
 
     def _lines(self, what: str, total: int, *, inner: bool) -> Advance:
         began = last = time.monotonic()
+        ended = False
 
         def advance(done: int, note: str) -> None:
-            nonlocal last
+            nonlocal last, ended
             now = time.monotonic()
             wait = max(self._every, min(_SELDOM, _SHARE * (now - began)))
-            if now - last >= wait or (done >= total and not inner):
-                last = now
+            if not ended and (now - last >= wait or (done >= total and not inner)):
+                last, ended = now, done >= total
                 self.say(f"  {what}: {100 * done // max(total, 1)} %{'  ' if note else ''}{note}")
 
         return advance

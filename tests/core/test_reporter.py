@@ -119,6 +119,14 @@ def test_a_short_stage_inside_another_leaves_no_line_in_a_log(clock):
     assert log.getvalue().splitlines()[-1] == "  training: 100 %"
 
 
+def test_the_end_of_a_stage_is_told_once(clock):
+    log = io.StringIO()
+    with Reporter(log).track("predicting", 2) as advance:
+        for done in (1, 2, 2, 2):
+            advance(done, "")
+    assert log.getvalue().splitlines() == ["  predicting: 100 %"]
+
+
 def test_a_quiet_one_says_nothing(terminal):
     a_training(Reporter(terminal, quiet=True))
     assert terminal.getvalue() == ""

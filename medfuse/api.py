@@ -97,7 +97,7 @@ class TapStrategy(Plugin):
     )
 
     def attach(self, backbone: nn.Module, taps: Sequence[FeatureInfo], image: ImageInfo) -> nn.Module:
-        """A module x → {feature name: Tensor}, one entry for each of `taps`.
+        """A module x → {feature name: Tensor}, what the layer makes for each of `taps`.
 
         It may keep `backbone` and change it: nobody else holds it. `image` is what the network will be
         given, so that a strategy can try the network out; it may be on the meta device.

@@ -7,6 +7,10 @@ the patient's right, front and head ("RAS+", as in nibabel and MONAI). Every per
 """
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class FeatureInfo:
     """A feature map: its name, its channels, and its stride per axis relative to the network's input.
 
     `channels_last`: the layer makes (batch, *spatial, channels), as transformers do. A tap strategy hands
-    such a map on with its channels first, so that in the graph every map is (batch, channels, *spatial).
+    such a map on as it is, and the graph turns it: there every map is (batch, channels, *spatial).
     """
 
     name: str
@@ -44,8 +48,12 @@ class FeatureInfo:
         return replace(self, name=name)
 
     def in_graph(self, backbone: str) -> "FeatureInfo":
-        """What a tap hands on to the graph, by its name there: BACKBONE.LAYER."""
+        """What a tap is in the graph, by its name there: BACKBONE.LAYER."""
         return replace(self, name=f"{backbone}.{self.name}", channels_last=False)
+
+    def channels_first(self, made: "Tensor") -> "Tensor":
+        """What the layer makes as the graph has it: (batch, channels, *spatial)."""
+        return made.movedim(-1, 1) if self.channels_last else made
 
     def size(self, image_size: tuple[int, ...]) -> tuple[int, ...]:
         """Voxels per axis for an input of `image_size`: rounded up, as padded convolutions do."""

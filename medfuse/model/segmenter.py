@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medfuse.core.errors import ShapeError
+from medfuse.core.features import FeatureInfo
 from medfuse.core.text import listed
 from medfuse.model.blame import placed
 from medfuse.model.borrowed import out_of_sight
@@ -80,7 +81,7 @@ class Segmenter(nn.Module):
             if b.strategy.align == "start"
             for tap in b.taps
         }
-        self._taps = {b.name: tuple(f"{b.name}.{tap.name}" for tap in b.taps) for b in plan.backbones}
+        self._taps = {b.name: b.taps for b in plan.backbones}
         self._nodes = tuple(
             _Node(
                 node.name,
@@ -134,9 +135,10 @@ class Segmenter(nn.Module):
                 needed.update(node.inputs)
         maps = {IMAGE: image}
         for backbone, taps in self._taps.items():
-            if any(name in needed for name in taps):
+            names = {f"{backbone}.{tap.name}": tap for tap in taps}
+            if needed & {*names}:
                 made = self.backbones[backbone](image)
-                maps.update({f"{backbone}.{k}": _as_the_graph(v, image) for k, v in made.items()})
+                maps.update({name: _as_the_graph(made[t.name], t, image) for name, t in names.items()})
         for name, stride in self._starts.items():
             if name in maps:
                 maps[name] = centred(maps[name], stride)
@@ -163,8 +165,9 @@ def _refuse_hidden(network: nn.Module) -> None:
         )
 
 
-def _as_the_graph(tapped: Tensor, image: Tensor) -> Tensor:
-    """A tapped map in the precision of what follows, where a network chooses one of its own."""
+def _as_the_graph(made: Tensor, tap: FeatureInfo, image: Tensor) -> Tensor:
+    """A tapped map in the graph's order of axes, and in its precision where a network has one of its own."""
+    tapped = tap.channels_first(made)
     if tapped.dtype == image.dtype:
         return tapped
     mixed = not image.is_meta and torch.is_autocast_enabled(image.device.type)

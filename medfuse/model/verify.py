@@ -52,7 +52,7 @@ class _Witness:
         self.problems: dict[Problem, None] = {}  # in order, each once
         self.handles: list[RemovableHandle] = []
         for b in plan.backbones:
-            taps = [tap.in_graph(b.name) for tap in b.taps]
+            taps = [tap.named(f"{b.name}.{tap.name}") for tap in b.taps]
             self._watch(model.backbones[b.name], ("model", "backbones", b.name), b.backbone, taps)
         for node in plan.nodes:
             maps = [node.output, *node.sides]
@@ -97,7 +97,7 @@ class _Witness:
                 except Exception:  # a network may ask for any size, in any way
                     continue
                 for tap, tensor in zip(b.taps, _listed(made)):
-                    if isinstance(tensor, Tensor) and tensor.shape[1] != tap.channels:
+                    if isinstance(tensor, Tensor) and tap.channels_first(tensor).shape[1] != tap.channels:
                         fault = (
                             f"declares {tap.channels} channels for {b.name}.{tap.name} but makes "
                             f"{by(tensor.shape[1:])} of an image of {by(size)} voxels; where a layer puts "
@@ -134,6 +134,7 @@ class _Witness:
         name, patch = feature.name, self.plan.image.patch_size
         if not isinstance(tensor, Tensor) or tensor.ndim != feature.dims + 2:
             return [f"makes no (batch, channels, *spatial) tensor for {name}"]
+        tensor = feature.channels_first(tensor)
         size = self.sizes[name] = tuple(tensor.shape[2:])
         faults = []
         if tensor.shape[1] != feature.channels:

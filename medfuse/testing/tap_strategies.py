@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -46,6 +46,16 @@ def check_tap_strategy(plugin: TapStrategy) -> None:
         made = by_name(attached(len(size), channels=channels).eval(), images)
         same(real, {name: made[name] for name in NAMES if name in made}, "from what the layers make")
 
+    def hands_channels_last_maps_on_as_made(*size: int) -> None:
+        dims, names = len(size), ["1", "2", "4"]
+        taps = [FeatureInfo(name, 4, (1,) * dims, channels_last=name != "4") for name in names]
+        image = ImageInfo(1, (8,) * dims, (1.0,) * dims)
+        real, _ = tapped(_turned_chain(dims).eval(), names, *_images(*size))
+        module = plugin.attach(_turned_chain(dims), taps, image)
+        made = by_name(module.eval(), _images(*size))
+        ours = {name: made[name] for name in names if name in made}
+        same(real, ours, "from what the layers make; medfuse turns what has its channels last itself")
+
     def trains_as_without(names: Sequence[str]) -> None:
         """The same maps, gradients and running means, after two steps from the same seed."""
         plain = _chain(2, 1)
@@ -75,6 +85,10 @@ def check_tap_strategy(plugin: TapStrategy) -> None:
             "equals the real outputs at odd sizes": partial(equals_the_real_ones, 7, 9),
             "equals the real outputs in 3-D": partial(equals_the_real_ones, 8, 8, 8),
             "equals the real outputs of two channels": partial(equals_the_real_ones, 8, 8, channels=2),
+            "hands on as made what has its channels last": partial(hands_channels_last_maps_on_as_made, 7, 9),
+            "hands on as made what has its channels last in 3-D": partial(
+                hands_channels_last_maps_on_as_made, 5, 6, 7
+            ),
             "trains as without taps": for_each(trains_as_without, NAMES, ["0"]),
             "recovers from an image that fails": partial(_recovers, tested),
             "any batch": partial(calls.take_any_batch, tested),
@@ -98,10 +112,37 @@ def _network(dims: int, channels: int) -> nn.Module:
     )
 
 
+def _turned(dims: int) -> nn.Module:
+    conv = _CONVOLUTION[dims]
+    return nn.Sequential(
+        conv(1, 4, 3, padding=1), _Moved(1, -1), nn.LayerNorm(4), _Moved(-1, 1), conv(4, 4, 3, padding=1)
+    )
+
+
+class _Moved(nn.Module):
+    """What it is given with one axis in another place."""
+
+    def __init__(self, axis: int, place: int) -> None:
+        super().__init__()
+        self.axis, self.place = axis, place
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.movedim(self.axis, self.place)
+
+
 def _chain(dims: int, channels: int) -> nn.Module:
     """With the same weights each time; the seed outside stays as it is."""
+    return _seeded(partial(_network, dims, channels))
+
+
+def _turned_chain(dims: int) -> nn.Module:
+    """A chain of layers of which some have their channels last, as those of transformers."""
+    return _seeded(partial(_turned, dims))
+
+
+def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
-        return seeded(partial(_network, dims, channels))
+        return seeded(build)
 
 
 def _images(*size: int, batch: int = 2, channels: int = 1) -> list[Tensor]:

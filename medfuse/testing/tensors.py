@@ -70,7 +70,7 @@ def whole_numbers(feature: FeatureInfo, dims: int) -> None:
 
 def compare(feature: FeatureInfo, tensor: Any, size: Sequence[int], batch: int) -> None:
     assert isinstance(tensor, Tensor), f"{feature.name} is a {type(tensor).__name__}, not a tensor"
-    batch_real, channels, *real = tensor.shape
+    batch_real, channels, *real = feature.channels_first(tensor).shape
     assert batch_real == batch, f"{feature.name} has batch {batch_real} for a batch of {batch}"
     assert channels == feature.channels, (
         f"{feature.name} declares {feature.channels} channels, makes {channels}"

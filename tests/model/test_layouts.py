@@ -247,8 +247,30 @@ def test_in_the_graph_every_map_has_its_channels_first(strategy):
     plan = graph(*(f"encoder.{n}" for n in names), taps={"use": strategy}, target=f"{__name__}:Plain")
     assert not any(feature.channels_last for feature in plan.features.values())
     verify(plan)
-    network = build_segmenter(plan).eval()
-    assert network(torch.randn(1, 1, 32, 32)).shape == (1, 2, 32, 32)
+    network, image = build_segmenter(plan).eval(), torch.randn(1, 1, 32, 32)
+    mapped = tuple(f"encoder.{n}" for n in names)
+    logits, _, maps = network(image, (), mapped)
+    assert logits.shape == (1, 2, 32, 32)
+    tapped = network.backbones["encoder"](image)
+    for name, channels_last in zip(names, (False, True, True)):
+        made = tapped[name].movedim(-1, 1) if channels_last else tapped[name]
+        assert torch.equal(maps[f"encoder.{name}"], made)
+
+
+@pytest.mark.parametrize("wrapped", ["slices", "view"])
+def test_a_backbone_around_another_turns_its_maps(wrapped):
+    of = {"use": "module", "target": f"{__name__}:Plain"}
+    image = ImageInfo(1, (32, 32, 8), (1.0,) * 3)
+    settings = {"slices": {"neighbours": 0}, "view": {"crop": [32, 32]}}[wrapped]
+    named = ModelSettings.model_validate(
+        {
+            "backbones": {"encoder": {"use": wrapped, "of": of, **settings}},
+            "head": {"input": "encoder.norm"},
+        }
+    )
+    plan = plan_graph(named, image if wrapped == "slices" else FLAT, 2)
+    verify(plan)
+    assert plan.features["encoder.norm"].channels == 8
 
 
 class Plain(Flat):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 from planting import Module, each, failed, planted
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 from torch import nn
 from torch.nn import functional
 
@@ -132,6 +132,30 @@ def test_a_faulty_backbone_is_caught(fault):
     assert check in failed(check_backbone, faulty(), IMAGE)
 
 
+class Last(Network):
+    """A layer whose channels come last.
+
+    encoder: {use: last}
+    """
+
+    known: bool = Field(True, description="whether it says so")
+
+    def features(self, image):
+        return [FeatureInfo("norm", 4, (1, 1), channels_last=self.known)]
+
+    def build(self, image):
+        return Module(self.run, fine=nn.Conv2d(image.channels, 4, 3, padding=1), norm=nn.LayerNorm(4))
+
+    @staticmethod
+    def run(module, x):
+        return module.norm(module.fine(x).movedim(1, -1))
+
+
+def test_layers_that_have_their_channels_last_are_declared_so():
+    check_backbone(Last(), IMAGE)
+    assert "declared equals real" in failed(check_backbone, Last(known=False), IMAGE)
+
+
 def test_one_channel_is_not_enough_to_hide_the_others():
     def first_alone(self, image):
         return two_layers(1, lambda module, x: in_turn(module, x[:, :1]))
@@ -230,6 +254,30 @@ def for_grey_images(self, backbone, taps, image):
     return Taps.attach(self, backbone, taps, image)
 
 
+class Turning(Taps):
+    __doc__ = Taps.__doc__
+
+    def attach(self, backbone, taps, image):
+        return Module(self.run, backbone=backbone, names=[tap.name for tap in taps], taps=taps)
+
+    @staticmethod
+    def run(module, x):
+        made = Taps.run(module, x)
+        return {tap.name: tap.channels_first(made[tap.name]) for tap in module.taps}
+
+
+class Guessing(Turning):
+    __doc__ = Taps.__doc__
+
+    @staticmethod
+    def run(module, x):
+        made = Taps.run(module, x)
+        channels = {tap.name: tap.channels for tap in module.taps}
+        return {
+            n: y if y.shape[1] == channels[n] else y.movedim(-1, 1) for n, y in made.items() if n in channels
+        }
+
+
 STRATEGIES = {
     "runs the network twice": ("trains as without taps", {"run": staticmethod(twice)}),
     "runs a part without gradients": (
@@ -248,6 +296,7 @@ STRATEGIES = {
     "keeps the first network": ("two tapped networks share nothing", {"attach": of_another}),
     "takes two taps and no less": ("makes what is asked for", {"attach": for_grey_images}),
 }
+IN_ORDER = "hands on as made what has its channels last"
 
 
 @each(STRATEGIES)
@@ -255,6 +304,11 @@ def test_a_faulty_tap_strategy_is_caught(fault):
     check, members = fault
     ANOTHER.clear()
     assert check in failed(check_tap_strategy, planted(Taps, **members)())
+
+
+@each({"turns maps itself": Turning(), "turns what looks as if": Guessing()})
+def test_a_tap_strategy_that_turns_maps_is_caught(fault):
+    assert {IN_ORDER, f"{IN_ORDER} in 3-D"} <= failed(check_tap_strategy, fault)
 
 
 def test_without_a_fault_a_tap_strategy_passes():

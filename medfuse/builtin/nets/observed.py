@@ -34,7 +34,6 @@ class Tap:
     path: str
     call: int | None = None  # the last where it is not given
     place: Place = ()
-    channels_last: bool = False
 
     def of(self, output: Any) -> Tensor:
         """The tapped tensor in what the layer returned, as it made it. Raises ShapeError."""
@@ -52,10 +51,6 @@ class Tap:
             )
         return found
 
-    def handed_on(self, tensor: Tensor) -> Tensor:
-        """A tapped tensor as the graph wants it: (batch, channels, *spatial)."""
-        return tensor.movedim(-1, 1) if self.channels_last else tensor
-
 
 def find_taps(backbone: nn.Module, taps: Sequence[FeatureInfo]) -> list[Tap]:
     """Where each of `taps` is made. Raises ShapeError where the network has no such layer."""
@@ -65,7 +60,7 @@ def find_taps(backbone: nn.Module, taps: Sequence[FeatureInfo]) -> list[Tap]:
     for tap in taps:
         address = Address(tap.name) if tap.name in paths else Address.of(tap.name)
         path = first_names[layer(backbone, address.path)]
-        found.append(Tap(tap.name, path, address.call, address.place, tap.channels_last))
+        found.append(Tap(tap.name, path, address.call, address.place))
     return found
 
 

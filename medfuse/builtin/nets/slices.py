@@ -23,8 +23,9 @@ class Slices(nn.Module):
         super().__init__()
         self.inner = Hooked(network, features)
         self._neighbours = neighbours
-        for feature in features:
-            place(self, feature.name)
+        self._features = {f.name: f for f in features}
+        for name in self._features:
+            place(self, name)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         batch, channels, *size, depth = x.shape
@@ -32,7 +33,8 @@ class Slices(nn.Module):
         longer = torch.cat([x[..., :1]] * k + [x] + [x[..., -1:]] * k, dim=-1)
         stacks = longer.unfold(-1, 2 * k + 1, 1)  # (batch, channels, x, y, z, slices)
         flat = stacks.permute(0, 4, 1, 5, 2, 3).reshape(batch * depth, channels * (2 * k + 1), *size)
-        return {
-            name: self.get_submodule(name)(maps.unflatten(0, (batch, depth)).movedim(1, -1).contiguous())
-            for name, maps in self.inner(flat).items()
-        }
+        made = {}
+        for name, flat_maps in self.inner(flat).items():
+            maps = self._features[name].channels_first(flat_maps).unflatten(0, (batch, depth))
+            made[name] = self.get_submodule(name)(maps.movedim(1, -1).contiguous())
+        return made

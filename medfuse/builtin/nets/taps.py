@@ -41,7 +41,7 @@ class Hooked(nn.Module):
                     f"taps {', '.join(silent)} did not fire: the network did not run these layers, or was "
                     "compiled before it was tapped"
                 )
-            return {tap.name: tap.handed_on(self._kept[tap.name]) for tap in self.taps}
+            return {tap.name: self._kept[tap.name] for tap in self.taps}
         finally:
             self._kept.clear()
             self._ran.clear()

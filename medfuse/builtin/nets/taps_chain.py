@@ -41,7 +41,7 @@ class Chain(nn.Module):
                 if tap.path in ends:
                     made = tap.of(x)
                     kept[tap.name] = made.clone() if tap.name in self.copied else made
-        return {tap.name: tap.handed_on(kept[tap.name]) for tap in self.taps}
+        return {tap.name: kept[tap.name] for tap in self.taps}
 
 
 def chain_steps(backbone: nn.Module, paths: Sequence[str]) -> tuple[Step, ...]:

@@ -255,9 +255,6 @@ def _cut(graph: Graph, taps: Mapping[Tap, _Traced], pass_: _Pass) -> None:
             with graph.inserting_after(made.at):
                 outputs[tap.name] = graph.call_method("clone", (made.value,))
     graph.erase_node(_last(graph))
-    for tap in taps:
-        if tap.channels_last:
-            outputs[tap.name] = graph.call_method("movedim", (outputs[tap.name], -1, 1))
     graph.output(outputs)
     for node in reversed(nodes):
         if node not in needed:

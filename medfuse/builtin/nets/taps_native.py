@@ -26,7 +26,7 @@ class Returned(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         made = self.backbone(x)
-        return {tap.name: tap.handed_on(_at(made, place)) for tap, place in self.places.items()}
+        return {tap.name: _at(made, place) for tap, place in self.places.items()}
 
 
 def find_returned(backbone: nn.Module, taps: Sequence[FeatureInfo], image: ImageInfo) -> Returned:

@@ -29,10 +29,10 @@ class View(nn.Module):
         super().__init__()
         self.inner = Hooked(network, features)
         self._views = {name: list(channels) for name, channels in views.items()}
-        self._strides = {f.name: f.stride for f in features}
+        self._features = {f.name: f for f in features}
         self._crop = tuple(crop) if crop else None
         for view in self._views:
-            for name in self._strides:
+            for name in self._features:
                 place(self, f"{view}.{name}" if view else name)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -42,10 +42,11 @@ class View(nn.Module):
             x = x.narrow(2 + axis, start, min(self._crop[axis], size[axis])) if self._crop else x
         parts = [torch.cat([x[:, c : c + 1] for c in channels], dim=1) for channels in self._views.values()]
         made: dict[str, Tensor] = {}
-        for name, maps in self.inner(torch.cat(parts)).items():
-            for view, one in zip(self._views, maps.chunk(len(parts))):
+        for name, inner in self.inner(torch.cat(parts)).items():
+            feature = self._features[name]
+            for view, one in zip(self._views, feature.channels_first(inner).chunk(len(parts))):
                 path = f"{view}.{name}" if view else name
-                whole = self._pasted(one, self._strides[name], starts, size) if self._crop else one
+                whole = self._pasted(one, feature.stride, starts, size) if self._crop else one
                 made[path] = self.get_submodule(path)(whole)
         return made
 
@@ -53,7 +54,7 @@ class View(nn.Module):
         """Where the crop begins: about the middle, at a multiple of every stride, so that grids agree."""
         if not self._crop:
             return [0] * len(size)
-        steps = [math.lcm(*per_axis) for per_axis in zip(*self._strides.values())]
+        steps = [math.lcm(*per_axis) for per_axis in zip(*(f.stride for f in self._features.values()))]
         return [max(0, n - c) // 2 // step * step for n, c, step in zip(size, self._crop, steps)]
 
     @staticmethod

@@ -69,7 +69,7 @@ def _fields(path: Path) -> Fields:
             continue
         name, sign, value = (*re.split("([=:])", line, maxsplit=1), "", "")[:3]
         name = name.strip().lower()
-        if not sign or name in values or not name.isalnum():
+        if not sign or name in values or not re.fullmatch(r"[ -~]+", name):
             break
         values[name] = value.strip()
         if name == "elementdatafile":

@@ -123,6 +123,16 @@ def test_a_metaimage_is_read_as_itk_reads_it(tmp_path: Path, name: str) -> None:
     assert_read_as_by_itk(meta(tmp_path / "a.mha", *METAS[name]))
 
 
+@pytest.mark.parametrize("ending", [".mha", ".nrrd", ".mhd", ".nhdr"])
+def test_what_a_converter_kept_of_another_header_is_passed_over(tmp_path: Path, ending: str) -> None:
+    image = sitk.GetImageFromArray(VOXELS.reshape(6, 4, 5))
+    for name in ("ITK_original_spacing", "dim[0]", "0008|0060", "(0010,0010)", "intent-name", "a b/c.d"):
+        image.SetMetaData(name, "10 10 10")
+    path = tmp_path / f"a{ending}"
+    sitk.WriteImage(image, path)
+    assert_read_as_by_itk(path)
+
+
 def parts(folder: Path) -> None:
     (folder / "whole.raw").write_bytes(VOXELS.tobytes())
     (folder / "padded.raw").write_bytes(b"12345" + VOXELS.tobytes())

@@ -72,6 +72,13 @@ def test_finished_cases_are_skipped_and_other_layers_are_not(finished_run, featu
     assert "4 written, 0 were finished" in features("--layers", "decoded.1", inputs=folder).out
 
 
+def test_files_of_another_format_stay_and_are_told(features, tmp_path, caplog):
+    features("--layers", "decoded")
+    features("--layers", "decoded", "--format", "nifti")
+    assert "from earlier calls, and not of the cases as they are now: cube_03.npz" in caplog.text
+    assert (tmp_path / "out" / "cube_03.npz").is_file()
+
+
 def test_a_failing_case_is_named_and_the_rest_go_on(features, tmp_path):
     write_case(tmp_path, "good")
     (tmp_path / "imagesTr" / "bad.nii.gz").write_text("no image")

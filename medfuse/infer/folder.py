@@ -62,7 +62,9 @@ def infer_cases(
     check_format(recipe.probabilities)
     refuse_to_replace_images(cases, lambda case: [output / name for name in recipe.files(case)])
     with locked(make_folder(output)):
-        ledger = Ledger(cases, recipe.facts(), output, progress, recipe.files, overwrite=overwrite)
+        ledger = Ledger(
+            cases, recipe.facts(), output, progress, recipe.files, recipe.former, overwrite=overwrite
+        )
         cases = ledger.unfinished()
         Line(prepare, networks, recipe, output, device, plan(cases), ledger).run(cases)
         return ledger.finish()
@@ -74,18 +76,19 @@ def work_through(
     facts: Mapping[str, Any],
     output: Path,
     files: Callable[[Case], Sequence[str]],
+    former: Callable[[Case], Mapping[str, str]] = lambda _: {},
     progress: Callable[[Progress], None] = lambda _: None,
     *,
     overwrite: bool = False,
 ) -> Outcome:
     """`work` on every case that `output`/manifest.json does not list as finished under the same `facts`.
 
-    `files`: the names of what it makes of a case. A case that fails, or whose files are not to be replaced,
-    is named with its reason and the rest go on. Raises OutputError, as that concerns all, also where another
-    process works in `output`.
+    `files`: the names of what it makes of a case; `former`: see Ledger. A case that fails, or
+    whose files are not to be replaced, is named with its reason and the rest go on. Raises OutputError, as
+    that concerns all, also where another process works in `output`.
     """
     with locked(make_folder(output)):
-        ledger = Ledger(cases, facts, output, progress, files, overwrite=overwrite)
+        ledger = Ledger(cases, facts, output, progress, files, former, overwrite=overwrite)
         for case in ledger.unfinished():
             ledger.windows(case)
             began, inputs = time.monotonic(), files_now(case.images)

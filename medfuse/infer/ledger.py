@@ -22,6 +22,7 @@ from medfuse.core.files import UNFINISHED, claimed, remove_leftovers, reported
 from medfuse.core.json_text import shortened
 from medfuse.core.seal import Seal, seal
 from medfuse.core.section import MOST_BYTES_OF_A_NAME
+from medfuse.core.text import listed
 from medfuse.infer.manifest import NAME, InTheWay, Manifest
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,8 @@ class Ledger:
     """The cases of one call, in the manifest of `output` and to `progress`. Any thread may tell it.
 
     `output` is a folder that this process holds (see core.lock). `files`: the names of what is written for a
-    case.
+    case; `former`: those that earlier calls may have given it, and what is written in place of each, if
+    anything.
     """
 
     def __init__(
@@ -68,13 +70,14 @@ class Ledger:
         output: Path,
         progress: Callable[[Progress], None],
         files: Callable[[Case], Sequence[str]],
+        former: Callable[[Case], Mapping[str, str]],
         *,
         overwrite: bool = False,
     ) -> None:
         self._manifest = Manifest(output / NAME, facts)
         remove_leftovers(output)
         self._output, self._place = output, _place(output)
-        self._files, self._overwrite = files, overwrite
+        self._files, self._former, self._overwrite = files, former, overwrite
         self._progress = progress
         self._lock = threading.RLock()
         self._last = {case.name: Progress(case.name, n, len(cases)) for n, case in enumerate(cases, 1)}
@@ -155,6 +158,8 @@ class Ledger:
             self._tell(case, state="failed", reason=reason)
 
     def finish(self) -> Outcome:
+        """What became of the cases. Label maps of earlier calls that others stand for now are gone then."""
+        self._clear()
         self._manifest.finish()
         last = self._last.values()
         return Outcome(
@@ -164,6 +169,31 @@ class Ledger:
             manifest=self._manifest.path,
             left={p.case: p.reason for p in last if p.state == "left"},
         )
+
+    def _clear(self) -> None:
+        """What earlier calls wrote for finished cases, under other names: it goes where something else is
+        written in its place and nobody touched it, and is told."""
+        finished = [case for case in self._cases if self._last[case.name].state in ("done", "skipped")]
+        wanted = {name for case in self._cases for name in self._files(case)}
+        gone, stay = list[str](), list[str]()
+        for case in finished:
+            former = {name: new for name, new in self._former(case).items() if name not in wanted}
+            for name, untouched in self._manifest.left_by_earlier_calls(former):
+                if untouched and former[name]:
+                    with reported(self._output / name):
+                        (self._output / name).unlink()
+                    self._manifest.forget(name)
+                    gone.append(f"{name} for {former[name]}")
+                else:
+                    stay.append(name)
+        if gone:
+            log.info("%s: label maps of earlier calls gave way to others: %s", self._output, listed(gone))
+        if stay:
+            log.warning(
+                "%s: from earlier calls, and not of the cases as they are now: %s; delete what is not wanted",
+                self._output,
+                listed(stay),
+            )
 
     def _tell_of_another_engine(self, engines: Sequence[Engine]) -> None:
         """One line where the first cases of the folder were made otherwise."""

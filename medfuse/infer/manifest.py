@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,6 +97,17 @@ class Manifest:
         else:
             why = "was written by an older medfuse, which noted no hash to know it by"
         return f"{path}: {why}, and stays"
+
+    def left_by_earlier_calls(self, names: Iterable[str]) -> Iterator[tuple[str, bool]]:
+        """Which of these names are there by an earlier call of medfuse's, and whether nobody touched them."""
+        for name in names:
+            path = self._folder / name
+            if name not in self._listed and (known := self._known.get(name)) and os.path.lexists(path):
+                yield name, any(isinstance(one, Seal) and one.holds(path) for one in known)
+
+    def forget(self, name: str) -> None:
+        """A file that an earlier call wrote is no longer there."""
+        self._known.pop(name, None)
 
     def announce(self, seals: Mapping[str, Seal]) -> None:
         """What will be put in its place now: a process that is killed before `note` has still told of it."""

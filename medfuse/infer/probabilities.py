@@ -22,6 +22,7 @@ from medfuse.infer.trilinear import Axis
 from medfuse.volumes.write import open_maps
 
 ProbabilityFormat = Literal["zarr", "nifti"]
+PROBABILITY_FORMATS: tuple[ProbabilityFormat, ...] = ("zarr", "nifti")
 
 _AT_ONCE = 1 << 22  # numbers in a box
 BOX_BYTES = 256 * 2**20

@@ -15,12 +15,9 @@ from medfuse.infer.cases import output_name
 from medfuse.infer.decide import Kind
 from medfuse.infer.export import Exporter
 from medfuse.infer.postprocess import logit_shifts, tidy
-from medfuse.infer.probabilities import (
-    Box,
-    ProbabilityFormat,
-    probability_file,
-)
+from medfuse.infer.probabilities import PROBABILITY_FORMATS, Box, ProbabilityFormat, probability_file
 from medfuse.infer.settings import InferSettings, PostprocessSettings
+from medfuse.volumes.endings import LABEL_ENDINGS
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,14 @@ class Recipe:
         """The names of what is written for a case, its label map first."""
         more = [probability_file(case.name, self.probabilities)] if self.probabilities else []
         return [output_name(case), *more]
+
+    def former(self, case: Case) -> dict[str, str]:
+        """What earlier calls may have written for a case and this one does not, and the name of what is
+        written in its place; none for probabilities, which may still be wanted."""
+        label_map, *_ = now = self.files(case)
+        others = {case.name + ending: label_map for ending in LABEL_ENDINGS}
+        others |= dict.fromkeys((probability_file(case.name, kind) for kind in PROBABILITY_FORMATS), "")
+        return {name: instead for name, instead in others.items() if name not in now}
 
     def exporter(
         self,

@@ -15,7 +15,7 @@ from medfuse.core.files import remove_leftovers
 from medfuse.core.reporter import Reporter
 from medfuse.data.prepare import Preprocessor
 from medfuse.infer.cases import find_inputs, left_out_of
-from medfuse.infer.feature_files import Format, check_format, file_names, write_maps
+from medfuse.infer.feature_files import FORMATS, Format, check_format, file_names, write_maps
 from medfuse.infer.features import FeatureMap, Pool, feature_maps
 from medfuse.infer.folder import refuse_to_replace_images, work_through
 from medfuse.model.engines import whole_engine
@@ -63,6 +63,10 @@ def save_features(
     def files(case: Case) -> list[str]:
         return file_names(case.name, names, kind)
 
+    def former(case: Case) -> dict[str, str]:
+        others = (name for other in FORMATS for name in file_names(case.name, names, other))
+        return dict.fromkeys([name for name in others if name not in files(case)], "")
+
     refuse_to_replace_images(cases, lambda case: [output / name for name in files(case)], "feature map")
     for folder in {(output / name).parent for case in cases for name in file_names(case.name, names, kind)}:
         remove_leftovers(folder)
@@ -78,7 +82,7 @@ def save_features(
     job = _Job(model, chosen, pool, kind)
     with reporter.track(f"features of {len(cases)} cases", 100 * len(cases)) as advance:
         progress = case_progress(reporter, advance)
-        outcome = work_through(cases, job.save, facts, output, files, progress, overwrite=overwrite)
+        outcome = work_through(cases, job.save, facts, output, files, former, progress, overwrite=overwrite)
     return outcome_text(outcome, output)
 
 

@@ -9,6 +9,10 @@ VOLUMES = (*NIFTI, *NRRD, *METAIMAGE)
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 ENDINGS = (*VOLUMES, *PICTURES)
 
+_WRITTEN_AS = {".mhd": ".mha", ".nhdr": ".nrrd", ".tiff": ".tif", ".jpg": ".png", ".jpeg": ".png"}
+LABEL_ENDINGS = tuple(ending for ending in ENDINGS if ending not in _WRITTEN_AS)
+"""Those that label maps may have."""
+
 
 def ending(path: Path) -> str | None:
     """`.nii.gz` of `liver_01.nii.gz`; None where the ending is not one that can be read."""
@@ -28,5 +32,4 @@ def is_picture(path: Path) -> bool:
 def label_ending(image: Path) -> str:
     """The ending of the label map of an image: its own, where a label map can be written so."""
     found = ending(image) or NIFTI[0]
-    others = {".mhd": ".mha", ".nhdr": ".nrrd", ".tiff": ".tif", ".jpg": ".png", ".jpeg": ".png"}
-    return others.get(found, found)
+    return _WRITTEN_AS.get(found, found)

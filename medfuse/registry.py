@@ -83,12 +83,19 @@ def find(group: str, name: str) -> Entry:
     offers = [e for e in entries(group) if e.name == name]
     if not offers:
         installed = ", ".join(names(group)) or "none"
-        near = did_you_mean(name[:100], names(group))
-        raise PluginError(f"no {noun(group)} named {shortened(repr(name))}{near} (installed: {installed})")
+        meant = _elsewhere(name) or did_you_mean(name[:100], names(group))
+        raise PluginError(f"no {noun(group)} named {shortened(repr(name))}{meant} (installed: {installed})")
     if len(offers) > 1:
         packages = " and ".join(f"{e.package} {e.version}" for e in offers)
         raise PluginError(f"{noun(group)} {name!r} is offered by {packages}; uninstall one of them")
     return offers[0]
+
+
+def _elsewhere(name: str) -> str:
+    """`; that is a loss`, where plugins of other kinds have this name; else nothing."""
+    kinds = [noun(contract.group) for contract in CONTRACTS if name in names(contract.group)]
+    said = " and ".join(f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}" for kind in kinds)
+    return f"; that is {said}" if said else ""
 
 
 @functools.cache

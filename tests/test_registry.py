@@ -1,5 +1,6 @@
 """Plugins by name: lazily, and blamed on their packages. Packages are faked as metadata on sys.path."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,32 @@ def test_a_third_party_plugin_is_found_and_loaded(site):
 def test_listing_imports_no_plugin(site):
     install(site, "gates", "gated", "raise RuntimeError('imported')")
     assert "gated" in registry.names("medfuse.fusion_blocks")
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "said"),
+    [
+        (
+            "aux_schedules",
+            "dice_ce",
+            "no aux schedule named 'dice_ce'; that is a loss (installed: constant, ",
+        ),
+        ("losses", "linear_decay", "no loss named 'linear_decay'; that is an aux schedule ("),
+        ("fusion_blocks", "unet_encoder", "no fusion block named 'unet_encoder'; that is a backbone ("),
+        ("backbones", "forward_hook", "that is a tap strategy ("),
+        ("losses", "torch", "that is a runtime ("),
+    ],
+)
+def test_a_plugin_of_another_kind_is_told_as_that(group, name, said):
+    with pytest.raises(PluginError, match=re.escape(said)):
+        registry.get(f"medfuse.{group}", name)
+
+
+def test_a_name_of_several_other_kinds_is_told_with_all_of_them(site):
+    install(site, "gates", "gated", GOOD)
+    install(site, "doors", "gated", GOOD, group="medfuse.augmentations")
+    with pytest.raises(PluginError, match="'gated'; that is a fusion block and an augmentation "):
+        registry.get("medfuse.losses", "gated")
 
 
 def test_one_name_from_two_packages_names_both(site):

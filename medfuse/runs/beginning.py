@@ -122,8 +122,10 @@ def _aux_is_constant(pipeline: Pipeline, *budgets: Budget) -> bool:
     aux = pipeline.model.aux
     if aux is None or (schedule := aux.schedule) is None:
         return True
+    from medfuse.train.held_schedules import head_weights
+
     found = {
-        tuple(schedule.weights(*budget.schedule_step(point / (_POINTS - 1)), len(aux.heads)))
+        head_weights(schedule, *budget.schedule_step(point / (_POINTS - 1)), len(aux.heads))
         for budget in budgets
         for point in range(_POINTS)
     }

@@ -82,7 +82,8 @@ def objective_problems(
     Losses that come with medfuse are tried where `all_losses` are asked for.
     """
     from medfuse.train.budget import Budget
-    from medfuse.train.held import Targets, activation_problems, loss_problems, schedule_problems
+    from medfuse.train.held_losses import Targets, activation_problems, loss_problems
+    from medfuse.train.held_schedules import schedule_problems
 
     aux, values = pipeline.model.aux, map_values(info.labels.values())
     ignored = None if info.ignore is None else len(values)

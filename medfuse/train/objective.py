@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from medfuse.api import AuxSchedule
 from medfuse.core.errors import MedfuseError
-from medfuse.train.held import balance_weights, head_weights, scalar
+from medfuse.train.held import scalar
+from medfuse.train.held_schedules import balance_weights, head_weights
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 

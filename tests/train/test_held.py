@@ -1,6 +1,7 @@
 """Schedules and losses that break their contracts are told before training, and in it."""
 
 import math
+import random
 
 import pytest
 import torch
@@ -8,13 +9,9 @@ from torch import nn
 
 from medfuse import AuxSchedule, Loss, MedfuseError, PluginError, ShapeError, registry
 from medfuse.api import ActivationLoss, FeatureInfo
-from medfuse.train.held import (
-    Targets,
-    activation_problems,
-    head_weights,
-    loss_problems,
-    schedule_problems,
-)
+from medfuse.train import held_schedules
+from medfuse.train.held_losses import Targets, activation_problems, loss_problems
+from medfuse.train.held_schedules import head_weights, schedule_problems
 from medfuse.train.objective import Objective
 
 AT = ("model", "aux", "schedule")
@@ -51,6 +48,12 @@ def test_schedules_that_come_with_medfuse_keep_their_contract(name, total):
         (lambda step, total, heads: 0.5, "gives '0.5', and wanted are 3 numbers"),
         (lambda step, total, heads: None, "gives 'None'"),
         (lambda step, total, heads: [(-1) ** 0.5] * heads, "wanted are 3 numbers"),
+        (lambda step, total, heads: ["0.5"] * heads, "wanted are 3 numbers"),
+        (lambda step, total, heads: [b"1"] * heads, "wanted are 3 numbers"),
+        (lambda step, total, heads: "1" * heads, "gives '111', and wanted are 3 numbers"),
+        (lambda step, total, heads: bytes(heads), "wanted are 3 numbers"),
+        (lambda step, total, heads: {0.1 * i: 1 for i in range(heads)}, "wanted are 3 numbers"),
+        (lambda step, total, heads: {0.1 * i for i in range(heads)}, "wanted are 3 numbers"),
         (lambda step, total, heads: [1 / (step - 2)] * heads if step > 1 else [1] * heads, "ZeroDivision"),
         (lambda step, total, heads: [math.nan if step == total - 1 else 1] * heads, "at step 49 of 50"),
         (lambda step, total, heads: [math.nan if step == 23 else 1] * heads, "at step 23 of 50"),
@@ -62,6 +65,89 @@ def test_a_schedule_that_silences_heads_is_told_with_its_name_and_moment(weights
     line = told(schedule_problems(schedule(weights), 50, 3, AT))
     assert line.startswith("model.aux.schedule: aux schedule 'Planted' at step ")
     assert said in line
+
+
+class Asked:
+    """How often, and what is remembered of it."""
+
+    def __init__(self) -> None:
+        self.times, self.furthest, self.random = 0, 0, random.Random(1)
+
+    def once_more(self, step: int) -> "Asked":
+        self.times += 1
+        self.furthest = max(self.furthest, step)
+        return self
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        lambda asked: 1 / asked.times,
+        lambda asked: asked.times % 2,
+        lambda asked: asked.times % 3,
+        lambda asked: min(1.0, asked.times / 20),
+        lambda asked: float(asked.times > 5000),
+        lambda asked: asked.furthest / 10_000,
+        lambda asked: asked.random.random(),
+    ],
+)
+def test_a_schedule_that_remembers_what_it_was_asked_is_told(weight):
+    asked = Asked()
+    line = told(
+        schedule_problems(schedule(lambda step, t, n: [weight(asked.once_more(step))] * n), 50, 3, AT)
+    )
+    assert "when asked before; weights may depend on step, total_steps and heads alone" in line
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_a_slow_schedule_is_tried_for_a_while_and_told_once(layers, caplog, monkeypatch):
+    calls = []
+    monkeypatch.setattr(held_schedules, "time", clock := Clock())
+
+    def slow(step, total, heads):
+        clock.now += 0.3
+        calls.append(step)
+        return [1.0] * heads
+
+    tried = schedule(slow)
+    for _ in range(layers):
+        tried = registry.get(AuxSchedule.group, "warmup")(then=tried)
+    assert schedule_problems(tried, 50, 3, AT) == []
+    assert clock.now - Clock.now < 15
+    assert {0, 25, 49} <= {*calls}
+    (line,) = caplog.messages
+    assert "aux schedule 'Planted' takes 0.3 s a call" in line
+    assert "not at the others" in line
+
+
+class Clock:
+    """Time that passes in the slow schedule alone."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_faults_of_a_slow_schedule_are_told_all_the_same(monkeypatch):
+    monkeypatch.setattr(held_schedules, "time", clock := Clock())
+
+    def slow(step, total, heads):
+        clock.now += 60
+        return [math.nan] * heads
+
+    assert "gives nan" in told(schedule_problems(schedule(slow), 50, 3, AT))
+
+
+def test_a_schedule_that_prepares_itself_for_long_is_tried_everywhere(caplog, monkeypatch):
+    monkeypatch.setattr(held_schedules, "time", clock := Clock())
+
+    def prepares(step, total, heads):
+        clock.now = max(clock.now, 200.0)
+        return [math.nan if step == 23 else 1] * heads
+
+    assert "at step 23 of 50" in told(schedule_problems(schedule(prepares), 50, 3, AT))
+    assert not caplog.messages
 
 
 def test_the_whole_course_of_a_long_training_is_looked_at():

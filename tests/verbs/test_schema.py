@@ -13,7 +13,7 @@ from medfuse.verbs.schema import LINE, SCHEMA, schema_text, write_schema, write_
 
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema comes with the dev extra")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PIPELINES = sorted((ROOT / "pipelines").glob("*.yaml"))
 
 

@@ -15,7 +15,7 @@ from medfuse.verbs.check import check_pipeline
 from medfuse.verbs.init import init_pipeline
 from medfuse.verbs.schema import LINE, SCHEMA
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 AGREES = "every declared shape agrees with the real one"
 
 

@@ -17,7 +17,7 @@ from medfuse.core.reporter import Reporter
 from medfuse.trained.loading import load_trained
 from medfuse.verbs.run import run_pipeline
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

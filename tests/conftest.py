@@ -4,15 +4,28 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are small; threads would only wait for each other
-os.environ["MEDFUSE_CACHE"] = tempfile.mkdtemp()  # what runs fastest is found out anew, and left nowhere
+CACHE = tempfile.TemporaryDirectory(prefix="medfuse-tests-")  # gone with this process
+os.environ["MEDFUSE_CACHE"] = CACHE.name  # what runs fastest is found out anew, and left nowhere
+os.environ["MPLCONFIGDIR"] = CACHE.name  # matplotlib's fonts, which tests of MONAI itself would leave at home
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def process() -> Iterator[None]:
+    """No test leaves torch's settings or the working directory other than they were."""
+    from medfuse.testing.settings import restore, settings
+
+    before = settings()
+    yield
+    changed = restore(before)
+    assert not changed, f"the test leaves {', '.join(changed)} changed"
 
 
 @pytest.fixture(scope="session")

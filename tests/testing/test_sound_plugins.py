@@ -7,6 +7,7 @@ import pytest
 import torch
 from planting import Module, each
 from pydantic import BaseModel, ConfigDict, Field
+from sound import CONVOLUTION, Block, Entropy
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
@@ -21,7 +22,6 @@ from medfuse.api import (
     FeatureInfo,
     FusionBlock,
     ImageInfo,
-    Loss,
     Runtime,
     Split,
     TapStrategy,
@@ -41,32 +41,9 @@ from medfuse.testing import (
 A, B = FeatureInfo("a", 3, (2, 2)), FeatureInfo("b", 5, (2, 2))
 THICK = FeatureInfo("t", 4, (2, 2, 1))
 FLAT, SOLID = ImageInfo(2, (16, 16), (1.0, 1.0)), ImageInfo(1, (8, 8, 8), (1.0, 1.0, 3.0))
-CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
 # ---- fusion blocks
-
-
-class Block(FusionBlock):
-    """A projection.
-
-    mixed: {use: block, inputs: [a], channels: 4}
-    """
-
-    channels: int = Field(4, ge=1, description="of the result")
-
-    def plan(self, inputs):
-        return FeatureInfo("block", self.channels, inputs[0].stride)
-
-    def conv(self, inputs):
-        return CONVOLUTION[inputs[0].dims](sum(x.channels for x in inputs), self.channels, 1)
-
-    def build(self, inputs):
-        return Module(self.forward, conv=self.conv(inputs))
-
-    @staticmethod
-    def forward(module, *maps):
-        return module.conv(torch.cat(maps, 1))
 
 
 class WithBatchNormAndDropout(Block):
@@ -449,20 +426,6 @@ def test_an_unusual_schedule_passes(plugin):
 
 
 # ---- losses
-
-
-class Entropy(Loss):
-    """Cross-entropy.
-
-    loss: {use: entropy}
-    """
-
-    def build(self, classes):
-        return Module(self.forward)
-
-    @staticmethod
-    def forward(module, logits, target):
-        return functional.cross_entropy(logits.float(), target[:, 0])
 
 
 class Smoothed(Entropy):

@@ -1,31 +1,14 @@
 """Faults that authors of runtimes make, each caught by the law that it breaks."""
 
+import copy
 import threading
 
 import torch
 from planting import each, failed, planted
+from sound import Plain, run_by
 from torch import nn
 
-from medfuse.api import Runtime
 from medfuse.testing import check_runtime
-
-
-class Plain(Runtime):
-    """Torch as it is.
-
-    runtime: {use: plain}
-    """
-
-    def prepare(self, model, example):
-        return run_by(model.eval())
-
-
-def run_by(model, after=lambda logits: logits):
-    def run(windows):
-        with torch.inference_mode():
-            return after(model(windows))
-
-    return run
 
 
 def of_the_example(model, example):
@@ -79,8 +62,6 @@ def folded_in_place(model, example):
 
 
 def emptied(model, example):
-    import copy
-
     mine = copy.deepcopy(model).eval()
     model[0].forward = None
     return run_by(mine)
@@ -186,7 +167,46 @@ def split_into_twos(model, example):
     )
 
 
+def in_training(model, example):
+    return run_by(model.train())
+
+
+def with_softmax(model, example):
+    return run_by(model.eval(), lambda logits: logits.softmax(1))
+
+
+def of_the_examples_shape(model, example):
+    return run_by(model.eval(), before=lambda windows: windows.reshape(example.shape))
+
+
+def with_a_graph(model, example):
+    return model.eval()
+
+
+def moving_its_windows(model, example):
+    return run_by(model.eval(), before=lambda windows: windows.add_(1e-3))
+
+
+def with_noise(model, example):
+    return run_by(model.eval(), lambda logits: logits + 1e-3 * torch.rand_like(logits))
+
+
+LAST: dict[str, nn.Module] = {}
+
+
+def kept_by_all(model, example):
+    LAST["model"] = model.eval()
+    return lambda windows: run_by(LAST["model"])(windows)
+
+
 FAULTS = {
+    "runs in training": ("equals torch in 2-D", in_training),
+    "gives probabilities": ("equals torch in 3-D", with_softmax),
+    "takes the example's shape": ("any batch", of_the_examples_shape),
+    "holds on to a graph": ("logits are floats without a graph", with_a_graph),
+    "changes its windows": ("inputs stay as they are", moving_its_windows),
+    "adds noise": ("is deterministic", with_noise),
+    "runs the last network": ("two networks share nothing", kept_by_all),
     "answers the example": ("equals torch in 2-D", of_the_example),
     "clamps to the example's range": ("equals torch for windows of other values", scaled_by_the_example),
     "is 1 % too large": ("equals torch in 3-D", a_little_larger),

@@ -2,39 +2,19 @@
 
 import random
 from dataclasses import replace
-from typing import Annotated
 
 import numpy as np
-import pytest
 import torch
 from planting import Module, each, failed, planted
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
+from sound import Block
 from torch import nn
 from torch.nn import functional
 
-from medfuse.api import FeatureInfo, FusionBlock
+from medfuse.api import FeatureInfo
 from medfuse.testing import check_fusion_block
 
 A, B = FeatureInfo("a", 3, (2, 2)), FeatureInfo("b", 5, (2, 2))
-
-
-class Block(FusionBlock):
-    """A projection.
-
-    mixed: {use: block, inputs: [a], channels: 3}
-    """
-
-    channels: int = Field(3, ge=1, description="of the result")
-
-    def plan(self, inputs):
-        return FeatureInfo("block", self.channels, inputs[0].stride)
-
-    def build(self, inputs):
-        return Module(self.forward, conv=nn.Conv2d(inputs[0].channels, self.channels, 1))
-
-    @staticmethod
-    def forward(module, x):
-        return module.conv(x)
 
 
 def made_by(forward, **parts):
@@ -103,6 +83,11 @@ def nothing(*_):
     return None
 
 
+def keeping_its_last(module, x):
+    module.last = module.conv(x)
+    return module.last
+
+
 def evaluating_its_layers(module, x):
     module.conv.eval()
     return module.conv(x)
@@ -133,6 +118,14 @@ def of_four_cases(module, x):
 
 def scaled_by_the_largest(module, x):
     return module.conv(x / x.abs().amax())
+
+
+def of_two_cases(module, x):
+    return torch.cat([x[:1], x[1:2]])
+
+
+def centred_on_the_batch(module, x):
+    return x - x.mean(0)
 
 
 # ---- weights
@@ -192,6 +185,33 @@ class Call:
         return self.module[0].conv(x)
 
 
+SHARED = nn.Conv2d(3, 3, 1)
+
+
+def of_the_class(module, x):
+    return SHARED(x)
+
+
+def listed(module, x):
+    return module.listed[0](x)
+
+
+def with_a_lambda():
+    module = nn.Conv2d(3, 3, 1)
+    module.register_forward_hook(lambda *_: None)
+    return module
+
+
+def with_weights_of_its_own_dice():
+    module = nn.Conv2d(3, 3, 1)
+    nn.init.constant_(module.weight, random.random())
+    return module
+
+
+def half_detached(module, x):
+    return module.conv(x).detach() + module.conv.bias.sum()
+
+
 def ungated(module, x, y):
     return module.conv(x) + 0 * y.mean()
 
@@ -202,6 +222,10 @@ def ungated(module, x, y):
 def reseeding(module, x):
     torch.manual_seed(0)
     return functional.dropout(module.conv(x), 0.1, module.training)
+
+
+def random_in_evaluation(module, x):
+    return functional.dropout(x, 0.5, training=True)
 
 
 def rolling_pythons_dice(module, x):
@@ -268,6 +292,14 @@ def written_into_float32(module, x):
 
 
 # ---- inputs and channels
+
+
+def in_place(module, x):
+    return x.mul_(2)
+
+
+def down_and_up(module, x):
+    return functional.interpolate(functional.avg_pool2d(x, 2), scale_factor=2)
 
 
 def doubled_in_training(module, x):
@@ -360,11 +392,38 @@ def test_a_faulty_forward_pass_is_caught(fault):
     assert check in failed(check_fusion_block, made_by(forward, **parts)(inputs=("a",)), [A])
 
 
-@pytest.mark.parametrize(
-    ("check", "module"), [("a state dict holds all", Unsaved), ("a state dict holds all", Bound)]
-)
-def test_a_faulty_state_is_caught(check, module):
-    faulty = planted(Block, build=lambda self, inputs: module(inputs[0].channels, self.channels))
+BUILT = {
+    "makes a channel more": ("planned equals real", lambda: nn.Conv2d(3, 4, 1)),
+    "halves the size": ("planned equals real", lambda: nn.Conv2d(3, 3, 1, stride=2)),
+    "makes a map more": ("planned equals real", lambda: Module(lambda module, x: [x, x])),
+    "takes sizes to be even": ("planned equals real at odd sizes", lambda: Module(down_and_up)),
+    "answers two cases": ("any batch", lambda: Module(of_two_cases)),
+    "is centred on the batch": ("any batch", lambda: Module(centred_on_the_batch)),
+    "works in place": ("inputs stay as they are", lambda: Module(in_place)),
+    "detaches a half": (
+        "gradients reach every parameter and input",
+        lambda: Module(half_detached, conv=nn.Conv2d(3, 3, 1)),
+    ),
+    "keeps layers in a list": (
+        "every parameter is registered",
+        lambda: Module(listed, listed=[nn.Conv2d(3, 3, 1)]),
+    ),
+    "uses a layer of the file": ("every parameter is registered", lambda: Module(of_the_class)),
+    "shares a layer of the file": ("two blocks share nothing", lambda: Module(of_the_class)),
+    "is always the same module": ("two blocks share nothing", lambda: SHARED),
+    "drops out in evaluation": ("evaluation is deterministic", lambda: Module(random_in_evaluation)),
+    "draws its weights by `random`": ("the same seed agrees", with_weights_of_its_own_dice),
+    "keeps its last map": ("a copy agrees", lambda: Module(keeping_its_last, conv=nn.Conv2d(3, 3, 1))),
+    "holds a lambda": ("an unpickled one agrees", with_a_lambda),
+    "moves what no state dict has": ("a state dict holds all", lambda: Unsaved(3, 3)),
+    "is bound to the first of its copies": ("a state dict holds all", lambda: Bound(3, 3)),
+}
+
+
+@each(BUILT)
+def test_a_faulty_module_is_caught(fault):
+    check, build = fault
+    faulty = planted(Block, build=lambda self, inputs: build())
     assert check in failed(check_fusion_block, faulty(inputs=("a",)), [A])
 
 
@@ -458,29 +517,41 @@ def without_gradients_from_now_on(self, inputs):
 
 
 PLANS = {
-    "plans whole numbers": planted(Block, plan=of_half),
-    "planned equals real for other inputs": planted(Block, build=of_three_channels),
-    "a plan is pure": Remembering,
-    "the process's settings stay as they are": planted(Block, build=with_a_changed_default_type),
+    "plans half a stride": ("plans whole numbers", planted(Block, plan=of_half)),
+    "takes three channels": (
+        "planned equals real for other inputs",
+        planted(Block, build=of_three_channels),
+    ),
+    "raises what is no ShapeError": ("planned equals real for other inputs", Raising),
+    "takes strides to be alike": (
+        "planned equals real for other inputs",
+        planted(Block, plan=with_isotropic_stride),
+    ),
+    "plans few channels for many": (
+        "planned equals real for other inputs",
+        planted(Block, plan=quadrupled, build=as_wide_as_it_is_given),
+    ),
+    "plans what it planned first": ("a plan is pure", Remembering),
+    "builds what it planned last": ("a plan is pure", Planned),
+    "grows as it plans": ("the plugin stays as it is", Growing),
+    "changes the default type": (
+        "the process's settings stay as they are",
+        planted(Block, build=with_a_changed_default_type),
+    ),
+    "turns gradients off": (
+        "the process's settings stay as they are",
+        planted(Block, build=without_gradients_from_now_on),
+    ),
+    "declares a side output that it does not make": (
+        "planned equals real",
+        planted(Block, side_outputs=lambda self, inputs: [A]),
+    ),
 }
 
 
-@pytest.mark.parametrize(
-    ("check", "faulty"),
-    [
-        *PLANS.items(),
-        ("a plan is pure", Planned),
-        ("planned equals real for other inputs", Raising),
-        ("the plugin stays as it is", Growing),
-        ("planned equals real for other inputs", planted(Block, plan=with_isotropic_stride)),
-        (
-            "planned equals real for other inputs",
-            planted(Block, plan=quadrupled, build=as_wide_as_it_is_given),
-        ),
-        ("the process's settings stay as they are", planted(Block, build=without_gradients_from_now_on)),
-    ],
-)
-def test_a_faulty_plan_is_caught(check, faulty):
+@each(PLANS)
+def test_a_faulty_plan_is_caught(fault):
+    check, faulty = fault
     assert check in failed(check_fusion_block, faulty(inputs=("a",)), [A])
 
 
@@ -496,51 +567,3 @@ def test_an_input_that_changes_nothing_is_caught():
 def test_two_side_outputs_of_one_name_are_caught():
     faulty = planted(Block, side_outputs=lambda self, inputs: [replace(inputs[0], name="1")] * 2)
     assert "plans whole numbers" in failed(check_fusion_block, faulty(inputs=("a",)), [A])
-
-
-# ---- parameters
-
-
-class Inner(BaseModel):
-    width: int = 3
-
-
-class Lenient(Block):
-    __doc__ = Block.__doc__
-    inner: Inner = Field(Inner(), description="takes any key")
-
-
-class Forgiving(Block):
-    __doc__ = Block.__doc__
-    width: Annotated[int, BeforeValidator(lambda n: n if isinstance(n, int) else 3)] = Field(
-        3, description="or 3"
-    )
-
-
-class Crashing(Block):
-    __doc__ = Block.__doc__
-    width: Annotated[int, BeforeValidator(lambda n: n + 1 - 1)] = Field(3, description="a number")
-
-
-class BadDefault(Block):
-    __doc__ = Block.__doc__
-    power: float = Field(-1.0, gt=0, description="of the gate")
-
-
-class Thawed(Block):
-    __doc__ = Block.__doc__
-    model_config = ConfigDict(frozen=False)
-
-
-@pytest.mark.parametrize(
-    ("check", "plugin"),
-    [
-        ("an unknown key is refused", Lenient(inputs=("a",))),
-        ("a value of another type is refused by name", Forgiving(inputs=("a",))),
-        ("a value of another type is refused by name", Crashing(inputs=("a",))),
-        ("its defaults are valid", BadDefault(inputs=("a",), power=1.0)),
-        ("it is frozen", Thawed(inputs=("a",))),
-    ],
-)
-def test_a_faulty_parameter_is_caught(check, plugin):
-    assert failed(check_fusion_block, plugin, [A]) == {check}

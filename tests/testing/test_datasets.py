@@ -1,37 +1,18 @@
 """Faults that authors of datasets make, each caught by the law that it breaks."""
 
+import itertools
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from planting import each, failed, planted
+from sound import Layout
 
-from medfuse.api import Case, Dataset, DatasetInfo, Split
-from medfuse.core.errors import DataError
+from medfuse.api import Case, Split
 from medfuse.testing import check_dataset
 
-
-class Layout(Dataset):
-    """NAME.nii beside NAME_label.nii.
-
-    data: {use: layout, root: scans}
-    """
-
-    def read(self):
-        if not self.root.is_dir():
-            raise DataError(f"{self.root}: no such folder; set `data.root`")
-        return self.info([self.case(path) for path in self.images()])
-
-    def images(self):
-        found = (p for p in self.root.glob("*.nii") if not p.name.startswith("."))
-        return sorted(p for p in found if not p.stem.endswith("_label"))
-
-    def case(self, path):
-        return Case(path.stem, (path,), path.with_name(f"{path.stem}_label.nii"))
-
-    def info(self, cases):
-        return DatasetInfo(tuple(cases), {"background": 0, "liver": 1}, ("CT",))
+CALLS = itertools.count()
 
 
 @pytest.fixture
@@ -111,11 +92,45 @@ def judged_twice(self, cases):
     return replace(Layout.info(self, cases), splits=(Split(("a", "b"), ("c",)), Split(("b", "a"), ("c",))))
 
 
+def turned_each_time(self, cases):
+    return Layout.info(self, cases[:: (-1) ** next(CALLS)])
+
+
+def with_two_files_for_three_channels(self, cases):
+    twice = [replace(case, images=case.images * 2) for case in cases]
+    return replace(Layout.info(self, twice), channels=("T1", "T2", "FLAIR"))
+
+
 def as_text(case):
     return replace(case, images=tuple(map(str, case.images)), label=str(case.label))
 
 
 FAULTS = {
+    "finds nothing": ("has cases", told(cases=())),
+    "has no background": ("labels have values of their own", told(labels={"liver": 1, "tumour": 2})),
+    "has a value for two labels": (
+        "labels have values of their own",
+        told(labels={"background": 0, "liver": 1, "tumour": 1}),
+    ),
+    "tests with a file that is not there": (
+        "every file is there",
+        told(test_cases=(Case("d", (Path("nowhere.nii"),)),)),
+    ),
+    "judges by a case that trains": ("splits part the cases", told(splits=(Split(("a", "b"), ("b",)),))),
+    "judges by a case that is not there": ("splits part the cases", told(splits=(Split(("a",), ("d",)),))),
+    "has two files for three channels": (
+        "channels have files",
+        {"info": with_two_files_for_three_channels},
+    ),
+    "has a case twice": (
+        "cases have names of their own",
+        {"info": lambda self, cases: Layout.info(self, [cases[0], cases[0]])},
+    ),
+    "reads otherwise each time": ("reads the same again", {"info": turned_each_time}),
+    "reads a missing folder": (
+        "blames a missing folder",
+        {"read": lambda self: Layout.info(self, [])},
+    ),
     "lists files as the disk does": ("reads the same in any order of files", {"images": unsorted}),
     "lists names as the disk does": ("reads the same in any order of files", {"images": by_listdir}),
     "reads hidden files": ("hidden files are no cases", {"images": with_hidden_files}),

@@ -46,12 +46,15 @@ def opened(pieces: Sequence[Piece], encoding: Encoding) -> IO[bytes]:
     return io.BufferedReader(_Joined(pieces, encoding), _CHUNK)
 
 
-def read_to_end(file: IO[bytes], most: int) -> None:
-    """Read on to where the checksum stands. Raises Damaged where more than `most` bytes are left."""
-    while rest := file.read(_CHUNK):
-        most -= len(rest)
-        if most < 0:
-            raise Damaged("far more follows than its header says")
+def read_to_end(file: IO[bytes], most: int) -> tuple[int, bool]:
+    """Read on to where the checksum stands, or a little more than `most` bytes.
+
+    How many bytes were left, and whether one of them is not 0.
+    """
+    count, filled = 0, False
+    while count <= most and (part := file.read(_CHUNK)):
+        count, filled = count + len(part), filled or part != bytes(len(part))
+    return count, filled
 
 
 class _Joined(io.RawIOBase):

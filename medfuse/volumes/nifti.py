@@ -21,6 +21,7 @@ from medfuse.volumes.volume import checked_geometry, with_third_axis
 _MM = {1: 1000.0, 3: 1e-3}
 """Millimetres in the units that a header may name, by its code; others stand for millimetres."""
 _MOST_TOO_LONG = 1e-3  # of a quaternion that float32 or a few digits rounded
+_MOST_AXES = 7
 _QUIET = logging.getLogger(f"{__name__}.nibabel")
 _QUIET.disabled = True  # what it mends is of no concern, or an error of ours
 
@@ -82,10 +83,16 @@ def _parsed(path: Path, begin: bytes) -> _Header:
     size = 540 if 540 in sizes else 348
     if size not in sizes or len(begin) < size:
         raise ValueError("it does not begin with a NIfTI header")
-    raw, mended = (kind(begin[:size], check=False) for _ in range(2))
+    order = "<" if size == int.from_bytes(begin[:4], "little") else ">"
+    raw, mended = (kind(begin[:size], endianness=order, check=False) for _ in range(2))
     magic = bytes(raw["magic"].tobytes())[:3]
     if magic not in (b"n+1", b"n+2"):
         raise ValueError("its header is not that of a NIfTI file in one piece")
+    if not 2 <= (axes := int(raw["dim"][0])) <= _MOST_AXES:
+        raise DataError(
+            f"{path}: its header has dim[0] = {axes}, the number of its axes; wanted 2 to {_MOST_AXES}: mend "
+            "its header, or convert it again"
+        )
     mended.check_fix(logger=_QUIET, error_level=40)
     if mended["sform_code"] > 0:
         _keep_spacing(raw, mended)

@@ -17,13 +17,15 @@ import numpy.typing as npt
 from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry
 from medfuse.core.memory import bytes_text
+from medfuse.core.text import by
 from medfuse.volumes import volume
 from medfuse.volumes.faults import broken
 from medfuse.volumes.inflate import MOST_RATIO, Damaged, Encoding, Piece, opened, read_to_end
 from medfuse.volumes.volume import Slab, SlabReader, plain_numbers, rows_per_slab
 
 _MOST_TEXT = 1 << 28
-_MAY_FOLLOW = 1 << 26  # bytes of other things behind the voxels, such as padding
+_FOLLOWED = 1 << 26  # so many bytes behind the voxels are read to find out whether a file is damaged
+_BLOCK = 512  # bytes: zeros that fill up the last block of a file are padding
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ class Stored:
 
 
 def slab_reader(stored: Stored) -> SlabReader:
-    """Raises DataError where voxels are no plain numbers, or the file is too small to hold them."""
+    """Raises DataError where voxels are no plain numbers, or a file is too small for them, or too large."""
     plain_numbers(stored.path, stored.dtype)
     _check_size(stored)
     dtype = stored.scaled(np.zeros(1, stored.dtype)).dtype
@@ -83,6 +85,17 @@ def _check_size(stored: Stored) -> None:
             f"{stored.path}: is truncated or damaged; copy it again from its source (its header says "
             f"{_told(wanted)}, which {held:,} bytes cannot hold)"
         )
+    if stored.encoding == "raw" and held - wanted >= _BLOCK:
+        raise _unaccounted(stored, _told(held - wanted))
+
+
+def _unaccounted(stored: Stored, more: str) -> DataError:
+    shape = (*stored.geometry.shape, *((stored.channels,) if stored.channels > 1 else ()))
+    return DataError(
+        f"{stored.path}: its header says {by(shape)} voxels of {stored.dtype.name} "
+        f"({_told(stored.voxel_bytes)}), and its data go on for {more}; mend its header, or copy it again "
+        "from its source"
+    )
 
 
 def _told(size: int) -> str:
@@ -113,7 +126,11 @@ def _interleaved(stored: Stored) -> Iterator[Slab]:
 
 @contextmanager
 def _data(stored: Stored) -> Iterator[IO[bytes]]:
-    """The voxels to read; at the end of the block, the rest is read to where a checksum stands."""
+    """The voxels to read; at the end of the block, the rest is read to where a checksum stands.
+
+    Raises DataError where the rest is more than padding: the header may say fewer axes, smaller ones or a
+    smaller type than the voxels have, or another place where they begin.
+    """
     try:
         if stored.encoding == "text":
             yield _from_text(stored)
@@ -121,10 +138,17 @@ def _data(stored: Stored) -> Iterator[IO[bytes]]:
         with opened(stored.pieces, stored.encoding) as file:
             _pass(file, stored.skip)
             yield file
-            if stored.encoding != "raw":
-                read_to_end(file, max(_MAY_FOLLOW, stored.voxel_bytes) if len(stored.pieces) == 1 else 0)
+            count, filled = read_to_end(file, _FOLLOWED)
+            if count and (filled or not _is_padding(stored, count)):
+                raise _unaccounted(stored, f"{_told(count)}{' at least' * (count > _FOLLOWED)}")
     except (OSError, Damaged) as error:
         raise broken(stored.path, error) from error
+
+
+def _is_padding(stored: Stored, zeros: int) -> bool:
+    """Whether so many zeros at the end fill up its last block."""
+    begin = stored.skip + (stored.pieces[-1].offset if stored.encoding == "raw" else 0)
+    return zeros < _BLOCK and (begin + stored.voxel_bytes + zeros) % _BLOCK == 0
 
 
 def _from_text(stored: Stored) -> IO[bytes]:
@@ -138,6 +162,8 @@ def _from_text(stored: Stored) -> IO[bytes]:
             voxels = numbers.astype(stored.dtype)
     except ValueError as error:
         raise Damaged("a voxel is no number") from error
+    if (more := len(words) - wanted) > 0:
+        raise _unaccounted(stored, f"{more} numbers")
     if len(voxels) < wanted or (stored.dtype.kind in "iu" and (voxels != numbers).any()):
         raise Damaged("it ends too early, or a voxel does not fit its type")
     return BytesIO(voxels.tobytes())

@@ -186,8 +186,59 @@ def test_a_stream_in_several_parts_is_read_to_its_end(tmp_path: Path) -> None:
 
 def test_a_stream_that_does_not_end_is_not_followed(tmp_path: Path) -> None:
     path = nifti(tmp_path / "x.nii.gz", lambda b: gzip.compress(b + bytes(1 << 27), 1))
-    with pytest.raises(DataError, match="far more follows than its header says"):
+    with pytest.raises(DataError, match=r"its header says 16×14×12 .* its data go on for .* bytes at least"):
         read_volume(path)
+
+
+LONGER: dict[str, Callable[[Path, bytes], Path]] = {
+    "nii": lambda d, more: nifti(d / "x.nii", lambda b: b + more),
+    "nii.gz": lambda d, more: nifti(d / "x.nii.gz", lambda b: gzip.compress(b + more)),
+    "nrrd": lambda d, more: nrrd(d / "x.nrrd", "raw", lambda b: b + more),
+    "nrrd gzip": lambda d, more: nrrd(d / "x.nrrd", "gzip", lambda b: gzip.compress(b + more)),
+    "nrrd bzip2": lambda d, more: nrrd(d / "x.nrrd", "bzip2", lambda b: bz2.compress(b + more)),
+    "nhdr": lambda d, more: detached(d / "x.gz", lambda b: gzip.compress(b + more)).with_name("x.nhdr"),
+    "mha": lambda d, more: metaimage(d / "x.mha", lambda b: zlib.compress(b + more)),
+    "mhd": lambda d, more: beside(d / "x.zraw", lambda b: zlib.compress(b + more)).with_name("x.mhd"),
+}
+"""Makes a file whose voxels go on for some bytes more than its header says."""
+
+
+@pytest.mark.parametrize("make", [*LONGER.values()], ids=[*LONGER])
+@pytest.mark.parametrize(
+    "more", [b"\1", b"\n", noise().tobytes(), bytes(noise().nbytes), bytes(7), b"\1" * 511]
+)
+def test_voxels_that_a_header_does_not_account_for_are_told(
+    tmp_path: Path, make: Callable[[Path, bytes], Path], more: bytes
+) -> None:
+    with pytest.raises(DataError, match=f"its header says 16×14×12 .* go on for {len(more):,} bytes"):
+        read_volume(make(tmp_path, more))
+
+
+@pytest.mark.parametrize("name", [*LONGER])
+def test_zeros_that_fill_up_the_last_block_are_padding(tmp_path: Path, name: str) -> None:
+    begins = {"nii": 352, "nii.gz": 352, "nrrd": len(f"{NRRD}encoding: raw\n\n")}
+    size = begins.get(name, 0) + noise().nbytes
+    path = LONGER[name](tmp_path, bytes(-size % 512))
+    assert np.array_equal(read_volume(path).array, noise())
+
+
+@pytest.mark.parametrize("make", [*RAW.values()], ids=[*RAW])
+def test_without_compression_a_header_is_enough_to_tell(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    path = make(tmp_path)
+    path.write_bytes(path.read_bytes() + noise().tobytes())
+    with pytest.raises(DataError, match="go on for 5,376 bytes"):
+        read_geometry(path)
+
+
+def test_numbers_in_words_beyond_those_of_the_header_are_told(tmp_path: Path) -> None:
+    words = "1 " * (noise().size + 3)
+    (tmp_path / "x.nrrd").write_text(f"{NRRD}encoding: text\n\n{words}\n")
+    (tmp_path / "x.mha").write_text(
+        META.replace("BinaryData = True", "BinaryData = False") + f"ElementDataFile = LOCAL\n{words}\n"
+    )
+    for name in ("x.nrrd", "x.mha"):
+        with pytest.raises(DataError, match="go on for 3 numbers"):
+            read_volume(tmp_path / name)
 
 
 def test_a_header_that_says_more_than_a_file_can_hold_is_refused_before_reading(tmp_path: Path) -> None:

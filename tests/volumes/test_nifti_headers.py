@@ -108,6 +108,37 @@ def test_voxels_that_are_said_to_begin_nowhere_are_one_line(tmp_path: Path, offs
         read_volume(path)
 
 
+def with_axes(path: Path, kind: type, order: str, axes: int) -> Path:
+    header = {nib.Nifti1Image: nib.Nifti1Header, nib.Nifti2Image: nib.Nifti2Header}[kind](endianness=order)
+    content = bytearray(kind(VOXELS, AT, header).to_bytes())
+    at, number = (40, "h") if kind is nib.Nifti1Image else (16, "q")
+    struct.pack_into(f"{order}{number}", content, at, axes)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("axes", [-1, 0, 1, 8, 768])
+def test_a_number_of_axes_that_no_volume_has_is_the_reason(
+    tmp_path: Path, kind: type, order: str, axes: int
+) -> None:
+    with pytest.raises(DataError, match=rf"dim\[0\] = {axes}, the number of its axes; wanted 2 to 7"):
+        read_geometry(with_axes(tmp_path / "a.nii", kind, order, axes))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_axes_of_one_voxel_may_be_said_or_not_and_others_may_not_be_left_out(
+    tmp_path: Path, kind: type, order: str
+) -> None:
+    for axes in (3, 4, 7):
+        read = read_volume(with_axes(tmp_path / "a.nii", kind, order, axes))
+        assert np.array_equal(read.array, VOXELS)
+    with pytest.raises(DataError, match=r"its header says 5×6×1 voxels of .* go on for"):
+        read_volume(with_axes(tmp_path / "a.nii", kind, order, 2))
+
+
 def labels(path: Path, *values: float, dtype: type = np.float32) -> Path:
     array = np.zeros((3, 3, 3), dtype)
     array.flat[: len(values)] = values

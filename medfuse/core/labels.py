@@ -11,6 +11,12 @@ import numpy.typing as npt
 LabelValue = int | tuple[int, ...]
 
 
+def label_value(numbers: Iterable[int]) -> LabelValue:
+    """What a label is, given all values that it has: a region of one value is that value."""
+    found = tuple(sorted({*numbers}))
+    return found[0] if len(found) == 1 else found
+
+
 def members(value: LabelValue) -> tuple[int, ...]:
     """The values of a label map that belong to a label."""
     return value if isinstance(value, tuple) else (value,)

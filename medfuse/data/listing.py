@@ -13,7 +13,7 @@ from pydantic import Field, StrictInt
 from medfuse.api import Case, Split
 from medfuse.core.errors import DataError
 from medfuse.core.json_text import parse_json, read_text, shortened
-from medfuse.core.labels import LabelValue, map_values, members
+from medfuse.core.labels import LabelValue, label_value, map_values, members
 from medfuse.core.text import is_text
 from medfuse.volumes.folders import left_out, listed, lost_target, named, not_there
 
@@ -89,13 +89,12 @@ class Labels:
 def parse_labels(value: Any, where: str, faults: list[str], order: Any = None) -> Labels:
     """From `{"liver": 1}` or `{"1": "liver"}`, with background 0 and perhaps `ignore`. Adds a line per fault.
 
-    A region is a list of values, `{"whole": [1, 2], "core": 2}`; `order` is nnU-Net's `regions_class_order`,
-    the value to write for each region, later ones over earlier ones.
+    A region is a list of values, `{"whole": [1, 2], "core": 2}`, and a list of one is that value. `order` is
+    nnU-Net's `regions_class_order`, the value to write for each region, later ones over earlier ones.
     """
     if not isinstance(value, Mapping) or not value:
         faults.append(f'{where}: labels are missing; write them as {{"background": 0, "liver": 1}}')
         return Labels({})
-    regions = any(isinstance(entry, list | tuple) for entry in value.values())
     labels: dict[str, LabelValue] = {}
     for key, entry in value.items():
         name, number = (entry, key) if isinstance(entry, str) and is_whole(key) else (key, entry)
@@ -109,12 +108,18 @@ def parse_labels(value: Any, where: str, faults: list[str], order: Any = None) -
                 f"{said} has value {found}; a label is a whole number from 0 to {LARGEST_LABEL}, a region a "
                 "list of them"
             )
-        elif str(name) in labels or (not regions and int(number) in labels.values()):
-            faults.append(f"{said} ({number}) repeats a name or a value; keep one")
+        elif str(name) in labels:
+            faults.append(f"{said} ({number}) repeats a name; keep one")
         else:
-            several = isinstance(number, list | tuple)
-            labels[str(name)] = tuple(sorted({*map(int, numbers)})) if several else int(number)
+            labels[str(name)] = label_value(map(int, numbers))
     ignore = _ignore(labels, where, faults)
+    regions = any(isinstance(found, tuple) for found in labels.values())
+    first = {found: name for name, found in reversed(labels.items())}
+    faults.extend(
+        f"{where}: label {shortened(repr(name))} ({found}) repeats the value of {first[found]}; keep one"
+        for name, found in labels.items()
+        if not regions and first[found] != name
+    )
     if labels and 0 not in labels.values():
         if "background" in labels:
             faults.append(f"{where}: background has value {labels['background']}; it must be 0")

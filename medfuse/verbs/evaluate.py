@@ -9,7 +9,7 @@ from pathlib import Path
 from medfuse.core.errors import DataError, MedfuseError
 from medfuse.core.files import make_folder
 from medfuse.core.json_text import shortened
-from medfuse.core.labels import LabelValue
+from medfuse.core.labels import LabelValue, label_value
 from medfuse.core.reporter import Reporter
 from medfuse.core.seal import refuse_others
 from medfuse.core.text import aligned, number
@@ -58,4 +58,4 @@ def _label(text: str) -> tuple[str, LabelValue]:
         raise MedfuseError(
             f"--label {shortened(text)}: write it as NAME=VALUE, such as liver=1, or tumour=1,2,3"
         )
-    return name, int(value) if len(numbers) == 1 else tuple(map(int, numbers))
+    return name, label_value(map(int, numbers))

@@ -51,6 +51,26 @@ def test_regions_are_read_as_nnunet_writes_them():
     assert (found.region_order, found.ignore) == ((1, 2, 3), 4)
 
 
+ONE_EACH = {"background": 0, "liver": 1, "tumour": 2, "ignore": 3}
+
+
+def test_a_list_of_one_value_is_that_value():
+    regions = {name: [value] if isinstance(value, int) else value for name, value in REGIONS.items()}
+    assert parse_labels(regions, "here", [], [1, 2, 3]) == parse_labels(REGIONS, "here", [], [1, 2, 3])
+    assert parse_labels(REGIONS | {"enhancing": [3, 3]}, "here", [], [1, 2, 3]).labels["enhancing"] == 3
+
+
+def test_lists_of_one_value_each_are_no_regions_as_in_nnunet():
+    faults: list[str] = []
+    found = parse_labels({name: [value] for name, value in ONE_EACH.items()}, "here", faults)
+    assert (found, faults) == (parse_labels(ONE_EACH, "here", []), [])
+
+
+def test_an_ignore_label_that_is_a_class_is_told_once():
+    _, (fault,) = labels_and_faults({"liver": 1, "ignore": 1})
+    assert "`ignore` has value 1; it must be one value above 1" in fault
+
+
 def test_a_written_value_belongs_to_its_region():
     faults: list[str] = []
     parse_labels(REGIONS, "here", faults, [1, 1, 3])

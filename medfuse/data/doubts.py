@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
@@ -13,7 +14,7 @@ NAMED = 8
 
 
 def split_doubts(info: DatasetInfo, split: Split) -> Iterator[str]:
-    """Labelled cases that are in neither part of a split."""
+    """Labelled cases that are in neither part of a split, and files that several cases have in common."""
     used = {*split.train, *split.validation}
     unused = [case.name for case in info.cases if case.label and case.name not in used]
     if unused:
@@ -22,6 +23,32 @@ def split_doubts(info: DatasetInfo, split: Split) -> Iterator[str]:
             f"warning: {len(unused)} labelled {are} in neither part of this fold of the splits and not used: "
             f"{_some(unused)}; add them to the splits, or draw folds by another `split`"
         )
+    yield from _shared_files(info, split)
+
+
+def _shared_files(info: DatasetInfo, split: Split) -> Iterator[str]:
+    common = {path: names for path, names in _users(info).items() if len(names) > 1}
+    sides = {*split.train}, {*split.validation}
+    joined = any(all(side & {*names} for side in sides) for names in common.values())
+    way_out = (
+        "keep such cases on one side by `split: {group: …}` or a CSV's column `patient`, as Dice now tells "
+        "of what was learned"
+        if joined
+        else "see that it is meant"
+    )
+    if common:
+        files = [f"{path} ({_some(names)})" for path, names in common.items()]
+        are = "file is" if len(files) == 1 else "files are"
+        yield f"warning: {len(files)} {are} of several cases: {_some(files)}; give each its own, or {way_out}"
+
+
+def _users(info: DatasetInfo) -> dict[str, list[str]]:
+    """Names of the cases that have a file as image or label."""
+    users: dict[str, list[str]] = {}
+    for case in info.cases:
+        for path in dict.fromkeys(map(os.path.normpath, filter(None, (*case.images, case.label)))):
+            users.setdefault(path, []).append(case.name)
+    return users
 
 
 def label_doubts(info: DatasetInfo, facts: Sequence[CaseFacts], split: Split) -> Iterator[str]:

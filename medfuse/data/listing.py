@@ -186,11 +186,13 @@ def parse_channels(value: Any, where: str, faults: list[str]) -> tuple[str, ...]
 
 
 def check_cases(cases: Iterable[Case], faults: list[str], source: Path | None = None) -> None:
-    """Add a line for every file that is not there, every name used twice, and every name no file can have.
+    """Add a line for every file that is not there, every label that is an image, every name used twice, and
+    every name no file can have.
 
     `source`: the text that lists the cases, where one does.
     """
-    first: dict[str, Case] = {}
+    cases, first = tuple(cases), dict[str, Case]()
+    images = {os.path.normpath(path) for case in cases for path in case.images}
     for case in cases:
         name, file = shortened(repr(case.name)), shortened(str(case.images[0]))
         if not is_text(case.name):
@@ -200,6 +202,11 @@ def check_cases(cases: Iterable[Case], faults: list[str], source: Path | None = 
         for path in (*case.images, *((case.label,) if case.label else ())):
             if not os.path.isfile(path):
                 faults.append(_missing(path, case, source))
+        if case.label and os.path.normpath(case.label) in images:
+            faults.append(
+                f"{shortened(str(case.label), 300)}: is an image, and the label of case {name}"
+                f"{f' in {source}' if source else ''}; name the file of its label, or none"
+            )
         if case.name in first:
             file, other = (shortened(str(c.images[0]), 300) for c in (case, first[case.name]))
             in_list = f" in {source}" if source else ""

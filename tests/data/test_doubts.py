@@ -55,6 +55,30 @@ def test_labelled_cases_outside_a_split_are_named_or_counted():
     assert list(split_doubts(info({"x": 1}, names="abcd", bare="d"), SPLIT)) == []
 
 
+def sharing(label="a.seg", image="b"):
+    """Cases a, b and c, of which b has another's label or image."""
+    cases = Case("a", (Path("a"),), Path("a.seg")), Case("b", (Path(image),), Path(label))
+    return DatasetInfo((*cases, Case("c", (Path("c"),), Path("c.seg"))), {"background": 0, "x": 1}, ("CT",))
+
+
+@pytest.mark.parametrize(
+    ("info", "file"),
+    [(sharing(), "a.seg"), (sharing("d/../a.seg"), "a.seg"), (sharing("b.seg", "a"), "a")],
+)
+def test_a_file_of_two_cases_is_said_and_more_where_it_joins_both_sides(info, file):
+    (line,) = split_doubts(info, SPLIT)
+    assert f"1 file is of several cases: {file} (a, b); give each its own, or see that it is meant" in line
+    (line,) = split_doubts(info, Split(("a",), ("b", "c")))
+    assert f"1 file is of several cases: {file} (a, b)" in line
+    assert line.endswith("as Dice now tells of what was learned")
+
+
+def test_one_file_may_be_several_channels_of_a_case():
+    case = Case("a", (Path("a"), Path("a"), Path("a")), Path("a.seg"))
+    info = DatasetInfo((case,), {"background": 0, "x": 1}, ("R", "G", "B"))
+    assert list(split_doubts(info, Split(("a",), ()))) == []
+
+
 @pytest.mark.parametrize(
     ("classes", "patch", "lines"), [(8, (2, 2, 2), 0), (9, (2, 2, 2), 1), (5, (2, 2), 1)]
 )

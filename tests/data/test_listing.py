@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -106,6 +107,18 @@ def test_two_cases_with_one_name_name_both_files(tmp_path):
     check_cases([Case("a", (path,)) for path in paths], faults)
     assert len(faults) == 1
     assert all(str(path) in faults[0] for path in paths)
+
+
+def test_a_label_that_is_an_image_is_a_fault(tmp_path):
+    faults: list[str] = []
+    a, b, seg = (tmp_path / name for name in ("a.nii", "b.nii", "b_seg.nii"))
+    for path in (a, b, seg):
+        path.touch()
+    cases = [Case("a", (a,), tmp_path / "c" / ".." / "a.nii"), Case("b", (b,), seg), Case("c", (seg,), b)]
+    check_cases(cases, faults, Path("cases.csv"))
+    wrong = [fault for fault in faults if "is an image, and the label of case" in fault]
+    assert len(wrong) == 3
+    assert "the label of case 'a' in cases.csv; name the file of its label, or none" in wrong[0]
 
 
 def test_every_missing_file_is_listed(tmp_path):

@@ -1,4 +1,4 @@
-"""A network that a file describes is made in no more memory and steps than the file's weights justify."""
+"""A network is made in the memory that is free; one that a file describes, in what its weights justify."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from medfuse.core.errors import CheckpointError
+from medfuse.core.errors import CheckpointError, MedfuseError, ShapeError
+from medfuse.core.memory import bytes_text
 
 _MAKE = {
     *(
@@ -41,35 +42,59 @@ _MAKE = {
 """What makes a tensor of a size that is asked for."""
 
 
-class Bounded(TorchFunctionMode):
-    """While it is entered, torch refuses what goes beyond `weights`, the tensors that are to be loaded.
+class WithinMemory(TorchFunctionMode):
+    """While it is entered, torch refuses to make more than `most` bytes of tensors, before it makes them.
 
-    Memory: at most eight times theirs and a GiB, tensors on the meta device not counted; calls of torch: at
-    most 200 for each of them and 20,000. Raises CheckpointError.
+    Those on the meta device do not count; those that are let go do. Raises ShapeError.
     """
 
-    def __init__(self, weights: Iterable[Tensor]) -> None:
+    def __init__(self, most: int) -> None:
         super().__init__()
-        sizes = [tensor.numel() * tensor.element_size() for tensor in weights]
-        self.bytes_left = 8 * sum(sizes) + 2**30
-        self.calls_left = 200 * len(sizes) + 20_000
+        self.most = self.bytes_left = most
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is torch._C._set_grad_enabled:  # the end of a `no_grad` that a refusal leaves, too
-            return func(*args, **kwargs)
-        self.calls_left -= 1
-        if self.calls_left < 0:
-            raise CheckpointError("its model has far more parts than it has weights")
         name = getattr(func, "__name__", "")
         if name in _MAKE and not _is_meta(args, kwargs):
             asked = _numbers([*args, *kwargs.values()]) ** (2 if name == "eye" else 1)
             self.bytes_left -= 4 * asked if asked > 2**16 else 0
             if self.bytes_left < 0:
-                raise CheckpointError("its model is far larger than its weights")
+                raise self.too_large()
         return func(*args, **kwargs)
+
+    def too_large(self) -> MedfuseError:
+        return ShapeError(
+            f"is too large to be made: it asks for more than {bytes_text(self.most)}, half of the memory "
+            "that is free; choose smaller numbers"
+        )
+
+
+class Bounded(WithinMemory):
+    """While it is entered, torch refuses what goes beyond `weights`, the tensors that are to be loaded.
+
+    Memory: at most eight times theirs and a GiB; calls of torch: at most 200 for each of them and 20,000.
+    Raises CheckpointError.
+    """
+
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        sizes = [tensor.numel() * tensor.element_size() for tensor in weights]
+        super().__init__(8 * sum(sizes) + 2**30)
+        self.calls_left = 200 * len(sizes) + 20_000
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch._C._set_grad_enabled:  # the end of a `no_grad` that a refusal leaves, too
+            return func(*args, **(kwargs or {}))
+        self.calls_left -= 1
+        if self.calls_left < 0:
+            raise CheckpointError("its model has far more parts than it has weights")
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def too_large(self) -> MedfuseError:
+        return CheckpointError("its model is far larger than its weights")
 
 
 def _numbers(values: Iterable[Any]) -> int:

@@ -18,6 +18,7 @@ from medfuse.core.json_text import shortened
 from medfuse.core.memory import free_memory
 from medfuse.core.text import by
 from medfuse.model.borrowed import borrowed, tensors_of
+from medfuse.model.bounded import WithinMemory
 from medfuse.model.shapes import ShapesOnly
 
 BATCH = 2  # batch normalisation in training needs more than one value per channel
@@ -31,7 +32,8 @@ def try_out(build: Callable[[], Module], run: Callable[[Module], Result]) -> Res
     """`run(build())` without memory for weights; with real ones where the meta device is not up to it.
 
     A constructor that computes with its weights (`.item()`, a loop over `linspace`) or an operator without a
-    meta kernel fails there alone.
+    meta kernel fails there alone. Real weights take at most half of the memory that is free, so that there is
+    room for a trial's stand-ins. Raises ShapeError.
     """
     try:
         with torch.device("meta"), ShapesOnly():
@@ -42,7 +44,9 @@ def try_out(build: Callable[[], Module], run: Callable[[Module], Result]) -> Res
     except Exception as error:
         if "overflow" in str(error):  # of a size, which real memory cannot be asked for
             raise ShapeError(f"is too large to be made: {shortened(reason(error), 200)}") from error
-        return run(build())
+        with WithinMemory(free_memory() // 2):
+            made = build()
+        return run(made)
 
 
 def trial(
@@ -109,11 +113,17 @@ def _is_too_heavy(module: nn.Module, batch: Sequence[int], error: Exception) -> 
     """
     tensors = [t for t in tensors_of(module) if not is_lazy(t)]
     weights = sum(t.numel() * t.element_size() for t in tensors)
-    said, most = str(error).lower(), free_memory() // 2
-    if isinstance(error, NotImplementedError) or "meta" in said or "data pointer" in said:
+    most = free_memory() // 2
+    if of_meta(error):
         return weights > most
     widest = 4 * batch[0] * prod(batch[2:]) * max((t.shape[0] for t in tensors if t.ndim), default=1)
     return weights > HEAVY or widest > most
+
+
+def of_meta(error: Exception) -> bool:
+    """Whether it is the meta device that cannot go on, where real numbers could."""
+    said = str(error).lower()
+    return isinstance(error, NotImplementedError) or "meta" in said or "data pointer" in said
 
 
 @contextmanager

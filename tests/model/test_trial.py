@@ -126,6 +126,22 @@ def test_a_heavy_network_that_fails_without_arithmetic_is_not_tried_with_it(widt
     assert len(made) == times
 
 
+class Computing(nn.Module):
+    """Its constructor needs a number, which the meta device has not, before it makes its weights."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        rates = torch.linspace(0, 1, 4)
+        self.rate = float(rates[1])
+        self.inner = nn.Linear(width, width)
+
+
+def test_a_constructor_that_needs_numbers_is_made_with_them_where_there_is_room():
+    assert try_out(lambda: Computing(8), lambda made: made.inner.weight.is_meta) is False
+    with pytest.raises(ShapeError, match=r"is too large to be made: it asks for more than .* GiB"):
+        try_out(lambda: Computing(2**20), lambda made: made)
+
+
 def test_a_network_that_fails_on_a_vast_patch_is_not_tried_with_arithmetic():
     vast = ImageInfo(2, (20_000,) * 3, (1.0,) * 3)
     with pytest.raises(ShapeError, match="a convolution of 9 channels is given 4"):

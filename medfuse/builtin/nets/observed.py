@@ -21,7 +21,7 @@ from medfuse.core.text import listed
 from medfuse.model.address import Address, Place, as_returned, element, tensors_in
 from medfuse.model.blame import told_at
 from medfuse.model.borrowed import tensors_of
-from medfuse.model.trial import BATCH, trial
+from medfuse.model.trial import BATCH, of_meta, trial
 
 log = logging.getLogger("medfuse")
 
@@ -128,7 +128,8 @@ class Observer:
             more = {"within": within} if within else {}
             self.returned = trial(backbone, image, training=training, batch=batch, **more)
         except Exception as error:
-            if not self._has_enough() or _is_of_meta(error, backbone):
+            real_could = of_meta(error) and any(t.is_meta for t in tensors_of(backbone))
+            if not self._has_enough() or real_could:
                 raise
             self.failure = error
         finally:
@@ -229,12 +230,6 @@ class _Reads(TorchDispatchMode):
 
 _ATEN = torch.ops.aten
 _READING = {_ATEN._local_scalar_dense.default, _ATEN.nonzero.default, _ATEN.equal.default}
-
-
-def _is_of_meta(error: Exception, backbone: nn.Module) -> bool:
-    """Whether it is the meta device that cannot go on, where real weights could."""
-    lacks = isinstance(error, NotImplementedError) or "meta" in str(error)
-    return lacks and any(t.is_meta for t in tensors_of(backbone))
 
 
 def check_taps(taps: Sequence[Tap], training: Observer, inference: Observer) -> None:

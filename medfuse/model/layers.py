@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from medfuse.core.errors import ShapeError
+from medfuse.core.errors import MedfuseError, PluginError, ShapeError
 from medfuse.core.features import FeatureInfo, ImageInfo
 from medfuse.core.names import is_part
 from medfuse.core.text import listed
@@ -55,8 +55,8 @@ def find_layers(build: Callable[[], nn.Module], image: ImageInfo, *, partial: bo
     """The network itself, by the name of "", then its layers in the order in which they are registered.
 
     After a layer that runs more than once come its calls, and after one that makes a tuple or dict its
-    elements. Raises ShapeError where the network cannot run on such an image; with `partial` only where not
-    one layer can.
+    elements. Raises ShapeError where the network cannot run on such an image, PluginError where it lacks a
+    package to; with `partial` only where not one layer can.
     """
     return try_out(build, lambda network: _Survey(settled(network, image), image, partial).layers())
 
@@ -69,7 +69,7 @@ class _Seen:
     calls: dict[str, list[dict[Place, Shown]]] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
     flops: dict[str, int] = field(default_factory=dict)
-    failure: ShapeError | None = None
+    failure: MedfuseError | None = None
 
 
 class _Survey:
@@ -103,7 +103,7 @@ class _Survey:
         failure = None
         try:
             trial(self.network, image, training=training, within=Provenance if traced else nullcontext)
-        except ShapeError as error:
+        except (ShapeError, PluginError) as error:  # it fails, or lacks a package
             if not self.partial or not self.seen.calls:
                 raise
             failure = error

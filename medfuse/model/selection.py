@@ -66,7 +66,7 @@ def _untapped(plan: GraphPlan, backbone: BackbonePlan, reference: str) -> list[F
     if not fnmatchcase(backbone.name, reference.partition(".")[0]):
         return []
     with placed(("model", "backbones", backbone.name), backbone.backbone):
-        layers = find_layers(lambda: backbone.backbone.build(plan.image), plan.image)
+        layers = find_layers(lambda: backbone.backbone.build(plan.image), plan.image, partial=True)
     named = reference.partition(".")[2]
     layers = [layer for layer in layers if layer.name and (not layer.same_as or layer.name == named)]
     features = [f for layer in layers if (f := layer.feature())]

@@ -42,7 +42,7 @@ def find_edited(build: Callable[[], nn.Module], edits: Sequence[Edit], image: Im
     try_out(after(len(edits)), lambda _: None)  # an edit that cannot be made says so itself
     try:
         return find_features(after(len(edits)), image)
-    except ShapeError as error:
+    except (ShapeError, PluginError) as error:
         if not _runs(build, image):  # no fault of the edits: a strategy may leave out what cannot run
             return find_features(after(len(edits)), image, partial=True)
         index = next(i for i in range(len(edits)) if not _runs(after(i + 1), image))
@@ -62,7 +62,7 @@ def _of_edit(error: MedfuseError, edits: Sequence[Edit], index: int, said: str) 
 def _runs(build: Callable[[], nn.Module], image: ImageInfo) -> bool:
     try:
         find_features(build, image)
-    except ShapeError:
+    except (ShapeError, PluginError):
         return False
     return True
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from medfuse import registry
-from medfuse.api import Backbone, ImageInfo
+from medfuse.api import Backbone, ImageInfo, TapStrategy
 from medfuse.core.errors import PluginError, ShapeError, lacks
 from medfuse.core.named import NamedCode
 from medfuse.model.trial import trial
@@ -44,15 +44,17 @@ class Net(nn.Module):
 
 
 class Lacking(nn.Module):
-    """Imports what is not there, when it is made or when it runs."""
+    """Imports what is not there, when it is made or when it runs, before or behind its `first` layer."""
 
-    def __init__(self, at_once: bool, package: str) -> None:
+    def __init__(self, at_once: bool, package: str, before: bool = True) -> None:
         super().__init__()
-        self.first, self.package = nn.Conv2d(2, 4, 1), package
+        self.first, self.package, self.before = nn.Conv2d(2, 4, 1), package, before
         if at_once:
             import_module(package)
 
     def forward(self, x):
+        if self.before:
+            import_module(self.package)
         x = self.first(x)
         import_module(self.package)
         return x
@@ -284,6 +286,23 @@ def test_a_package_that_a_network_lacks_is_named_with_what_installs_it(at_once):
     assert "needs the package no_such_package, which is not installed" in str(caught.value)
     assert "run pip install no_such_package" in str(caught.value)
     assert caught.value.at == (("target",) if at_once else ())
+
+
+@pytest.mark.parametrize("edits", [[], [{"insert_after": "first", "module": "torch.nn.Tanh"}]])
+@pytest.mark.parametrize("strategy", ["sequential_truncation", "fx_graph", "forward_hook"])
+def test_a_package_that_is_needed_behind_the_last_tap_alone_is_needed_by_those_who_run_that(strategy, edits):
+    parameters = {"at_once": False, "package": "no_such_package", "before": False}
+    made = backbone("module", target=f"{MODULE}:Lacking", parameters=parameters)
+    made = backbone("edited", of=made, edits=edits) if edits else made
+    features = made.features(FLAT)
+    assert [(f.name, f.channels) for f in features if f.name == "first"] == [("first", 4)]
+    taps = registry.get(TapStrategy.group, strategy)()
+    if strategy == "forward_hook":
+        with pytest.raises(PluginError, match="needs the package no_such_package"):
+            taps.attach(made.build(FLAT), features[:1], FLAT)
+    else:
+        tapped = taps.attach(made.build(FLAT), features[:1], FLAT)
+        assert tapped(torch.zeros(1, 2, 8, 8))[features[0].name].shape == (1, 4, 8, 8)
 
 
 def test_an_extra_that_brings_a_package_along_is_named():

@@ -50,27 +50,25 @@ def dataset_problems(pipeline: Pipeline, error: DataError) -> list[Problem]:
     return [Problem(("data", quoted(line)), line) for line in error.lines]
 
 
-def pseudo_problems(pipeline: Pipeline, graph: GraphPlan, info: DatasetInfo) -> list[Problem]:
-    """What `train.pseudo_labels` names and is not there."""
-    from medfuse.train.pseudo import head_problems, unlabelled_cases
+def setting_problems(
+    pipeline: Pipeline,
+    graph: GraphPlan,
+    facts: VerifiedFacts | None,
+    info: DatasetInfo | None,
+    *,
+    fresh: bool,
+) -> list[Problem]:
+    """What settings name and is not there, as far as the network and the dataset are known.
 
-    settings, path = pipeline.train.pseudo_labels, ("train", "pseudo_labels")
-    if settings is None:
-        return []
-    problems = head_problems(settings.heads, graph.aux)
-    if info.region_order:
-        problems.append(
-            Problem(path, "pseudo-labels are classes that exclude each other, and these labels are regions")
-        )
-    try:
-        unlabelled_cases(info, settings)
-    except DataError as error:
-        problems += [Problem((*path, "cases"), line) for line in error.lines]
-    try:
-        if settings.teacher != "self":
-            weights_file(settings.teacher, best=False)
-    except CheckpointError as error:
-        problems += [Problem((*path, "teacher"), line) for line in error.lines]
+    Weights to start from matter to a `fresh` run alone.
+    """
+    problems = _report_problems(pipeline, graph)
+    if facts:
+        problems += _parameter_problems(pipeline, facts, fresh=fresh)
+    if info:
+        problems += _pseudo_problems(pipeline, graph, info)
+        problems += _postprocess_problems(pipeline.infer.postprocess, info)
+        problems += _augment_problems(pipeline, graph.image, info)
     return problems
 
 
@@ -104,7 +102,31 @@ def objective_problems(
     return problems
 
 
-def augment_problems(pipeline: Pipeline, image: ImageInfo, info: DatasetInfo) -> list[Problem]:
+def _pseudo_problems(pipeline: Pipeline, graph: GraphPlan, info: DatasetInfo) -> list[Problem]:
+    """What `train.pseudo_labels` names and is not there."""
+    from medfuse.train.pseudo import head_problems, unlabelled_cases
+
+    settings, path = pipeline.train.pseudo_labels, ("train", "pseudo_labels")
+    if settings is None:
+        return []
+    problems = head_problems(settings.heads, graph.aux)
+    if info.region_order:
+        problems.append(
+            Problem(path, "pseudo-labels are classes that exclude each other, and these labels are regions")
+        )
+    try:
+        unlabelled_cases(info, settings)
+    except DataError as error:
+        problems += [Problem((*path, "cases"), line) for line in error.lines]
+    try:
+        if settings.teacher != "self":
+            weights_file(settings.teacher, best=False)
+    except CheckpointError as error:
+        problems += [Problem((*path, "teacher"), line) for line in error.lines]
+    return problems
+
+
+def _augment_problems(pipeline: Pipeline, image: ImageInfo, info: DatasetInfo) -> list[Problem]:
     """What further augmentations do to a patch like `image` that would end or falsify training."""
     if not (pipeline.augment.plugins or pipeline.augment.monai):
         return []  # MONAI takes seconds to import
@@ -113,8 +135,8 @@ def augment_problems(pipeline: Pipeline, image: ImageInfo, info: DatasetInfo) ->
     return augment_problems(pipeline.augment, image, len(map_values(info.labels.values())))
 
 
-def parameter_problems(pipeline: Pipeline, facts: VerifiedFacts, *, fresh: bool) -> list[Problem]:
-    """What settings say of parameters and is not so. Weights to start from matter to a `fresh` run alone."""
+def _parameter_problems(pipeline: Pipeline, facts: VerifiedFacts, *, fresh: bool) -> list[Problem]:
+    """What settings say of parameters and is not so."""
     from medfuse.model.transfer import transfer_problems
     from medfuse.train.parts import part_problems
 
@@ -122,7 +144,7 @@ def parameter_problems(pipeline: Pipeline, facts: VerifiedFacts, *, fresh: bool)
     return problems + (transfer_problems(pipeline.model, facts.parameter_shapes) if fresh else [])
 
 
-def report_problems(pipeline: Pipeline, graph: GraphPlan) -> list[Problem]:
+def _report_problems(pipeline: Pipeline, graph: GraphPlan) -> list[Problem]:
     """What the report is to show of the network and the graph does not have."""
     from medfuse.model.selection import selection_problems
 
@@ -133,7 +155,7 @@ def report_problems(pipeline: Pipeline, graph: GraphPlan) -> list[Problem]:
     ]
 
 
-def postprocess_problems(settings: PostprocessSettings | str, info: DatasetInfo) -> list[Problem]:
+def _postprocess_problems(settings: PostprocessSettings | str, info: DatasetInfo) -> list[Problem]:
     """What `infer.postprocess` names and the dataset does not have."""
     if isinstance(settings, str):
         return []

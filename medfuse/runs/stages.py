@@ -20,15 +20,7 @@ from medfuse.runs.judging import (
     predict_held_out,
     write_run_report,
 )
-from medfuse.runs.problems import (
-    augment_problems,
-    objective_problems,
-    parameter_problems,
-    placed_split,
-    postprocess_problems,
-    pseudo_problems,
-    report_problems,
-)
+from medfuse.runs.problems import objective_problems, placed_split, setting_problems
 from medfuse.runs.records import FINGERPRINT, LOCK, PLAN, Lock, read_plan, read_record
 from medfuse.runs.run import Run, trained_on
 from medfuse.runs.training import train
@@ -98,10 +90,7 @@ def prepare(run: Run) -> Planned:
         run.reporter.say(f"  {what}: {_said(plan, what)}: {reason}")
     graph = plan_network(run.pipeline, plan.image, len(plan.classes))
     facts = verify(graph)
-    problems = parameter_problems(run.pipeline, facts, fresh=run.starts)
-    problems += postprocess_problems(run.pipeline.infer.postprocess, run.info)
-    problems += pseudo_problems(run.pipeline, graph, run.info) + report_problems(run.pipeline, graph)
-    problems += augment_problems(run.pipeline, plan.image, run.info)
+    problems = setting_problems(run.pipeline, graph, facts, run.info, fresh=run.starts)
     standing = Spent(0, 0.0) if run.starts else how_far(run.folder)
     if not Budget.of(run.pipeline.train).is_spent(standing.step, standing.seconds):
         problems += objective_problems(run.pipeline, graph, facts, run.info, all_losses=True)

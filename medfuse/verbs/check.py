@@ -11,16 +11,7 @@ from medfuse.core.errors import DataError, PipelineError, Problem
 from medfuse.core.text import by
 from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import Pipeline, load_pipeline, plan_network
-from medfuse.runs.problems import (
-    augment_problems,
-    dataset_problems,
-    objective_problems,
-    parameter_problems,
-    placed_split,
-    postprocess_problems,
-    pseudo_problems,
-    report_problems,
-)
+from medfuse.runs.problems import dataset_problems, objective_problems, placed_split, setting_problems
 from medfuse.volumes.endings import is_picture
 
 if TYPE_CHECKING:
@@ -45,13 +36,8 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
     image = nominal_image(pipeline, info)
     try:
         graph = plan_network(pipeline, image, len(info.outputs) if info else 2)
-        problems += report_problems(pipeline, graph)
         facts = _verified(graph) if not problems else None
-        problems += parameter_problems(pipeline, facts, fresh=True) if facts else []
-        if info:
-            problems += pseudo_problems(pipeline, graph, info)
-            problems += postprocess_problems(pipeline.infer.postprocess, info)
-            problems += augment_problems(pipeline, image, info)
+        problems += setting_problems(pipeline, graph, facts, info, fresh=True)
         if info:
             split_doubts = _split_doubts(pipeline, info)
         if info and facts:

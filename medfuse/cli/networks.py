@@ -1,0 +1,181 @@
+"""Verbs of trained networks and of label maps, a few lines each; heavy imports come late here as well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from medfuse.cli.words import Best, Device, Images, InferOverrides, Overwrite, Quiet, Trusted, Weights
+
+
+def infer(
+    weights: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN_OR_WEIGHTS", help="run folders, weights or exported files; several are averaged"
+        ),
+    ],
+    inputs: Images,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="folder for the label maps; needed but with --explain"),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="only tell windows, time and memory of each case")
+    ] = False,
+    probabilities: Annotated[
+        Literal["zarr", "nifti"] | None,
+        typer.Option(help="also write those of every class: CASE_probabilities.zarr or .nii.gz"),
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(metavar="4GiB", help="main memory that may be taken above the loaded model"),
+    ] = None,
+    overrides: InferOverrides = None,
+    best: Best = False,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    trust: Trusted = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a label map for every image. Finished cases are skipped when run again."""
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.infer import explain_volumes, infer_volumes
+
+    how: dict[str, Any] = {"best": best, "device": device, "max_memory": max_memory, "trust": trust or ()}
+    how |= {"overrides": overrides or (), "probabilities": probabilities}
+    how["reporter"] = Reporter(quiet=quiet)
+    if explain:
+        done = explain_volumes(weights, inputs, **how)
+    elif output is None:
+        raise typer.BadParameter("name a folder for the label maps", param_hint="--output")
+    else:
+        done = infer_volumes(weights, inputs, output, **how, overwrite=overwrite)
+    print(done.text)
+    if done.failed:
+        raise typer.Exit(2)
+
+
+def import_nnunet(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="nnUNetTrainer__…, with plans.json and fold_0")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="run folder for the weights")],
+    checkpoint: Annotated[
+        str, typer.Option(help="which of each fold's checkpoints")
+    ] = "checkpoint_final.pth",
+    quiet: Quiet = False,
+) -> None:
+    """Turn a model of nnU-Net into a run folder.
+
+    `medfuse infer` and every other verb take it, and a training can start from it.
+    """
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.import_nnunet import import_nnunet
+
+    print(import_nnunet(folder, output, checkpoint=checkpoint, reporter=Reporter(quiet=quiet)))
+
+
+def export(
+    weights: Weights,
+    kind: Annotated[
+        Literal["onnx", "openvino", "torch"],
+        typer.Option("--format", help="onnx: .onnx; openvino: .xml and .bin; torch: .pt2"),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="file, or folder for it")],
+    best: Best = False,
+    overwrite: Overwrite = False,
+    trust: Trusted = None,
+) -> None:
+    """Write the network as ONNX, OpenVINO or torch .pt2 file.
+
+    `medfuse infer` runs such a file too, without the plugins that the network was built from.
+    """
+    from medfuse.verbs.export import export_network
+
+    print(export_network(weights, output, kind=kind, best=best, trust=trust or (), overwrite=overwrite))
+
+
+def features(
+    weights: Weights,
+    layers: Annotated[
+        str,
+        typer.Option(
+            "--layers", "-l", metavar="a,b,…", help="taps, nodes or other layers; globs such as encoder.* too"
+        ),
+    ],
+    inputs: Images,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the feature maps")],
+    pool: Annotated[
+        Literal["none", "mean", "max"], typer.Option(help="one number per channel instead of whole maps")
+    ] = "none",
+    kind: Annotated[
+        Literal["npz", "zarr", "nifti"], typer.Option("--format", help="nifti: a volume a layer")
+    ] = "npz",
+    overrides: InferOverrides = None,
+    best: Best = False,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    trust: Trusted = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write the activations of layers for every image. Finished cases are skipped when run again."""
+    from medfuse.core.reporter import Reporter
+    from medfuse.trained.loading import weights_file
+
+    source = weights_file(weights, best=best)  # a mistyped path is told before torch is imported
+    from medfuse.verbs.features import save_features
+
+    done = save_features(
+        source,
+        inputs,
+        output,
+        layers=[name.strip() for name in layers.split(",") if name.strip()],
+        pool=pool,
+        kind=kind,
+        overrides=overrides or (),
+        best=best,
+        device=device,
+        overwrite=overwrite,
+        trust=trust or (),
+        reporter=Reporter(quiet=quiet),
+    )
+    print(done.text)
+    if done.failed:
+        raise typer.Exit(2)
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="folder of predicted label maps")],
+    labels: Annotated[Path, typer.Argument(help="folder of reference label maps")],
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="NAME=VALUE",
+            help="a label to judge, `tumour=1,2` for a region; all that occur if not given",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="where summary.json goes; into PREDICTIONS if not given"),
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge label maps: Dice, HD95, NSD and volume error."""
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.evaluate import evaluate_label_maps
+
+    print(
+        evaluate_label_maps(
+            predictions,
+            labels,
+            names or (),
+            output=output,
+            overwrite=overwrite,
+            reporter=Reporter(quiet=quiet),
+        )
+    )

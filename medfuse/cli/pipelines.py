@@ -1,0 +1,189 @@
+"""Verbs of a pipeline file, a few lines each; nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from medfuse.cli.words import (
+    Overrides,
+    Overwrite,
+    PipelineFile,
+    Quiet,
+    Retrain,
+    Runs,
+    Trusted,
+    decimal_number,
+    numbers,
+    whole_number,
+)
+
+
+def run(
+    file: PipelineFile,
+    overrides: Overrides = None,
+    folds: Annotated[
+        str | None,
+        typer.Option(metavar="all|0,2,…", help="cross-validate: train these folds, judge all held-out cases"),
+    ] = None,
+    runs: Runs = Path("runs"),
+    devices: Annotated[
+        int, whole_number(1, 1024, "GPUs, or processes on a CPU, that train together on this machine")
+    ] = 1,
+    nodes: Annotated[int, whole_number(1, 100_000, "machines that train together")] = 1,
+    retrain: Retrain = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prepare, train, predict, evaluate and report. Run it again to carry on where it stopped."""
+    from medfuse.core.processes import processes, run_together
+    from medfuse.core.reporter import Reporter
+
+    if devices * nodes > 1 and processes() == 1:
+        run_together(sys.argv[1:], devices=devices, nodes=nodes)
+        return
+    from medfuse.verbs.run import run_pipeline
+
+    if folds is not None:
+        from medfuse.verbs.folds import run_folds
+
+        chosen = None if folds == "all" else numbers(folds)
+        reporter = Reporter(quiet=quiet)
+        print(
+            run_folds(
+                file, overrides or (), folds=chosen, runs=runs, retrain=retrain, reporter=reporter
+            ).text()
+        )
+        return
+    print(
+        run_pipeline(file, overrides or (), runs=runs, retrain=retrain, reporter=Reporter(quiet=quiet)).text()
+    )
+
+
+def check(file: PipelineFile, overrides: Overrides = None) -> None:
+    """Plan FILE's graph, verify and show its shapes. Opens no image."""
+    from medfuse.verbs.check import check_pipeline
+
+    print(check_pipeline(file, overrides or ()))
+
+
+def init(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="folder of a dataset, or a CSV table of its cases")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="the pipeline to write; pipelines/NAME.yaml if not given"),
+    ] = None,
+    budget: Annotated[str, typer.Option(help="memory that a training step may take")] = "8GiB",
+    minutes: Annotated[
+        float | None, decimal_number(0.1, 10_000_000, "time for training; as nnU-Net trains if not given")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda: where steps are measured")] = "auto",
+    dimensions: Annotated[
+        Literal["3", "2", "2.5"], typer.Option(help="2.5: slices that are seen with their neighbours")
+    ] = "3",
+    quiet: Quiet = False,
+) -> None:
+    """Write a pipeline for a dataset, sized by measured steps.
+
+    Every value stands below its reason.
+    """
+    from medfuse.core.memory import parse_bytes
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.init import init_pipeline
+
+    print(
+        init_pipeline(
+            data,
+            output=output,
+            budget=parse_bytes(budget),
+            minutes=minutes,
+            device=device,
+            dimensions=dimensions,
+            reporter=Reporter(quiet=quiet),
+        )
+    )
+
+
+def probe(
+    file: PipelineFile,
+    steps: Annotated[int, whole_number(20, 10_000_000, "training steps on the one case, 20 or more")] = 200,
+    case: Annotated[
+        str | None, typer.Option(metavar="NAME", help="the case; the first with foreground if not given")
+    ] = None,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    quiet: Quiet = False,
+) -> None:
+    """Find a learning rate; try to learn one case by heart.
+
+    Where FILE's network cannot learn one case, data, network and loss do not fit together. Keeps nothing.
+    """
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.probe import probe_pipeline
+
+    reporter = Reporter(quiet=quiet)
+    print(probe_pipeline(file, overrides or (), runs=runs, steps=steps, case=case, reporter=reporter).text())
+
+
+def taps(
+    file: PipelineFile,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME", help="one backbone; all if not given")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """List the layers of FILE's backbones, with map and cost.
+
+    It says which of them are tapped. Opens no image.
+    """
+    from medfuse.verbs.taps import taps_table
+
+    print(taps_table(file, overrides or (), backbone=backbone))
+
+
+def compare(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="FILE_OR_RUN", help="pipeline files or finished run folders")
+    ],
+    seeds: Annotated[int, whole_number(1, 1000, "trainings per pipeline and fold: seeds 1 to N")] = 1,
+    folds: Annotated[str, typer.Option(metavar="0,1,…", help="folds to train and judge on")] = "0",
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the result")] = None,
+    overwrite: Overwrite = False,
+    trust: Trusted = None,
+    retrain: Retrain = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train pipelines alike, and tell whether one is better."""
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.compare import compare_pipelines
+
+    compared = compare_pipelines(
+        inputs,
+        seeds=seeds,
+        folds=numbers(folds),
+        overrides=overrides or (),
+        runs=runs,
+        output=output,
+        overwrite=overwrite,
+        trust=trust or (),
+        retrain=retrain,
+        reporter=Reporter(quiet=quiet),
+    )
+    print(compared.text)
+
+
+def schema(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="file, or folder for it; printed if not given")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of pipeline files, for editors."""
+    from medfuse.verbs.schema import schema_text, write_schema
+
+    print(write_schema(output) if output else schema_text(), end="\n" if output else "")

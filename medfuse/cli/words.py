@@ -1,0 +1,123 @@
+"""The words of the command line: other tools' verbs, numbers, and the options that several verbs take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+ELSEWHERE = {
+    "convert": "import-nnunet",
+    "eval": "evaluate",
+    "find_best_configuration": "compare",
+    "fingerprint": "init",
+    "fit": "run",
+    "inference": "infer",
+    "plan": "init",
+    "plan_and_preprocess": "init",
+    "predict": "infer",
+    "prepare": "run",
+    "preprocess": "run",
+    "score": "evaluate",
+    "segment": "infer",
+    "test": "evaluate",
+    "train": "run",
+    "validate": "check",
+    "create": "new",  # of `medfuse plugins`
+    "info": "show",
+    "describe": "show",
+}
+"""Verbs of other tools, and what does that here."""
+
+
+class Verbs(TyperGroup):
+    """Commands that name the nearest one where there is none of a name."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in self.commands:
+            ctx.fail(f"no command {name!r}{self._hint(ctx, name)} (commands: {', '.join(self.commands)})")
+        return super().resolve_command(ctx, args)
+
+    def _hint(self, ctx: Any, name: str) -> str:
+        """What does here what `name`, or a word that is near to it, does elsewhere."""
+        from difflib import get_close_matches
+
+        elsewhere = {word: verb for word, verb in ELSEWHERE.items() if verb in self.commands}
+        wanted = name.lower().replace("-", "_")
+        if wanted in elsewhere:
+            return f"; `{ctx.command_path} {elsewhere[wanted]}` does that"
+        near = get_close_matches(wanted, [*self.commands, *elsewhere], n=1)
+        return f"; did you mean `{ctx.command_path} {elsewhere.get(near[0], near[0])}`?" if near else ""
+
+
+def whole_number(least: int, most: int, help: str) -> Any:
+    """An option that is a whole number."""
+    return typer.Option(metavar="N", parser=_number(least, most, whole=True), help=help)
+
+
+def decimal_number(least: float, most: float, help: str) -> Any:
+    """An option that is a number, with a fraction or without."""
+    return typer.Option(metavar="N", parser=_number(least, most, whole=False), help=help)
+
+
+def _number(least: float, most: float, *, whole: bool) -> Callable[[str], Any]:
+    """What reads a number from `least` to `most`, in plain digits, and refuses anything else."""
+    kind = "a whole number" if whole else "a number"
+    plain = r"[0-9]{1,12}" if whole else r"[0-9]{1,12}(\.[0-9]{0,12})?|\.[0-9]{1,12}"
+
+    def read(given: str | float) -> Any:  # a default is a number already
+        text = str(given).strip()
+        if not re.fullmatch(plain, text) or not least <= float(text) <= most:
+            shown = text if len(text) <= 40 else f"{text[:39]}…"
+            raise typer.BadParameter(f"{shown!r}: write {kind} from {least:,} to {most:,}")
+        return int(text) if whole else float(text)
+
+    return read
+
+
+def numbers(text: str) -> list[int]:
+    """`0,2` → [0, 2]."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]{1,9}", word) for word in words):
+        raise typer.BadParameter(f"{text[:40]!r}: write numbers between commas, such as 0,1")
+    return [int(word) for word in words]
+
+
+PipelineFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="pipeline file, such as pipelines/liver.yaml")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="a.b=c", help="override one value of the file; repeatable"),
+]
+Retrain = Annotated[
+    bool,
+    typer.Option("--retrain", help="train anew; replaces what the run folder holds, once all is checked"),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print results only")]
+Trusted = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust", metavar="PACKAGE", help="let weights that were not trained here name its code; repeatable"
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="replace files that medfuse did not write, or that were changed since"),
+]
+InferOverrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="a=b", help="override a value of `infer:`, such as overlap=0.25"),
+]
+Runs = Annotated[Path, typer.Option(help="folder that holds the run folders")]
+Weights = Annotated[Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="run folder or weights")]
+Images = Annotated[list[Path], typer.Option("--input", "-i", help="image, or folder of images; repeatable")]
+Best = Annotated[
+    bool, typer.Option("--best", help="use a run's best weights on held-out cases instead of its last")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]

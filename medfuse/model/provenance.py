@@ -16,13 +16,14 @@ _AXIS = "_medfuse_channel_axis"
 class Provenance(TorchFunctionMode):
     """Follows channels through a forward pass: convolutions put them first, linear layers last.
 
-    Permutations move them, what keeps the number of axes leaves them where they are, and after anything
-    else nobody knows.
+    Permutations move them, what keeps the number of axes leaves them where they are. Reshaping leaves them
+    last where the last axis stays as long, and first where batch and channels do. After anything else nobody
+    knows.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        known = [(x.ndim, axis) for x in _tensors((args, kwargs)) if (axis := channel_axis(x)) is not None]
+        known = [(x.shape, axis) for x in _tensors((args, kwargs)) if (axis := channel_axis(x)) is not None]
         made = func(*args, **kwargs)
         if getattr(func, "__name__", "").startswith("__get__"):
             return made
@@ -38,23 +39,32 @@ def channel_axis(x: Tensor) -> int | None:
 
 
 def _axis(
-    func: Any, args: Any, kwargs: dict[str, Any], made: Tensor, known: list[tuple[int, int]]
+    func: Any, args: Any, kwargs: dict[str, Any], made: Tensor, known: list[tuple[torch.Size, int]]
 ) -> int | None:
     if func in _FIRST:
         return 1
     if func in _LAST:
         return made.ndim - 1
     if func in _MOVES:
-        (ndim, axis), *_ = known or [(0, 0)]
-        if not known or ndim != made.ndim:
+        shape, axis = known[0] if known else (torch.Size(), 0)
+        if len(shape) != made.ndim:
             return None
         with torch._C.DisableTorchFunction():
-            moved = func(torch.empty([*range(2, 2 + ndim)]), *args[1:], **kwargs)
+            moved = func(torch.empty([*range(2, 2 + made.ndim)]), *args[1:], **kwargs)
         return [*moved.shape].index(2 + axis)
+    if func in _RESHAPES:
+        return _reshaped(made, *known[0]) if known else None
     if func in _FORGETS:
         return None
-    axes = {axis for ndim, axis in known if ndim == made.ndim}
+    axes = {axis for shape, axis in known if len(shape) == made.ndim}
     return axes.pop() if len(axes) == 1 else None
+
+
+def _reshaped(made: Tensor, shape: torch.Size, axis: int) -> int | None:
+    """Where channels at `axis` of a tensor of `shape` are in what it was reshaped to."""
+    if axis == len(shape) - 1:
+        return made.ndim - 1 if made.shape[-1:] == shape[-1:] else None
+    return 1 if axis == 1 and made.shape[:2] == shape[:2] else None
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -74,9 +84,9 @@ _FIRST = _named(
 )
 _LAST = _named("linear layer_norm rms_norm scaled_dot_product_attention", functional, torch)
 _MOVES = _named("permute transpose movedim moveaxis swapaxes swapdims", torch, Tensor)
+_RESHAPES = _named("reshape view flatten unflatten reshape_as view_as", torch, Tensor)
 _FORGETS = _named(
-    "reshape view flatten unflatten squeeze unsqueeze matmul bmm einsum __matmul__ unfold tensordot expand "
-    "reshape_as view_as as_strided mT T t",
+    "squeeze unsqueeze matmul bmm einsum __matmul__ unfold tensordot expand as_strided mT T t",
     torch,
     Tensor,
 )

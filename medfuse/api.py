@@ -242,6 +242,11 @@ class Case:
     label: Path | None = None
     patient: str | None = None
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its images, and its label if known."""
+        return (*self.images, self.label) if self.label else self.images
+
 
 @dataclass(frozen=True)
 class Split:

@@ -20,7 +20,7 @@ import pytest
 import strangers
 import torch
 
-from medfuse.core.document import Document, unplaced
+from medfuse.core.document import Document
 from medfuse.core.errors import MedfuseError
 from medfuse.core.json_text import parse_json
 from medfuse.model.checkpoints import read_checkpoint
@@ -188,7 +188,7 @@ def _flow(value: Any) -> str:
 
 def graph(chance: random.Random) -> Attack:
     """Values of a pipeline that reads, held against each other and against torch."""
-    made = unplaced(Document.parse(strangers.PIPELINE, source="p.yaml", base=Path()).data)
+    made = json.loads(json.dumps(Document.parse(strangers.PIPELINE, source="p.yaml", base=Path()).data))
     made["data"] = {"use": "decathlon", "root": str(ROOT / "sample_data")}
     if chance.random() < 0.5:
         made = _replaced(made, ("model", "backbones", "encoder", chance.choice(KEYS)), chance.choice(ODD))

@@ -62,9 +62,7 @@ def settle(device: torch.device, *, deterministic: bool = False) -> None:
     torch.set_flush_denormal(True)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS is not
-    if (
-        deterministic != torch.are_deterministic_algorithms_enabled()
-    ):  # to ask costs nothing, to say imports a lot
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # to say it imports a lot
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
     # nothing here reads what it did not write
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch has no stub for it

@@ -115,15 +115,3 @@ _NAME = re.compile(r"[^\s.\[\]][^.\[\]]*(\.[^.\[\]]+|\[[^.\[\]]+\])*")
 def _by_line(place: str) -> tuple[int, int, str]:
     found = re.search(r":(\d+):(\d+)$", place)
     return (int(found[1]), int(found[2]), "") if found else (1 << 30, 0, place)
-
-
-def unplaced(data: Any, path: KeyPath = ()) -> Any:
-    """`data` with ordinary strings: what `json` or `yaml` may write out."""
-    if isinstance(data, dict):
-        return {k: unplaced(v) for k, v in data.items()}
-    if isinstance(data, list | tuple):
-        return [unplaced(v) for v in data]
-    return str(data) if isinstance(data, str) else data
-
-
-__all__ = ["Document", "Problem", "unplaced"]

@@ -8,9 +8,8 @@ from math import prod
 
 from medfuse.api import DatasetInfo, Split
 from medfuse.core.labels import members
+from medfuse.core.text import listed
 from medfuse.data.fingerprint import CaseFacts
-
-NAMED = 8
 
 
 def split_doubts(info: DatasetInfo, split: Split) -> Iterator[str]:
@@ -21,7 +20,7 @@ def split_doubts(info: DatasetInfo, split: Split) -> Iterator[str]:
         are = "case is" if len(unused) == 1 else "cases are"
         yield (
             f"warning: {len(unused)} labelled {are} in neither part of this fold of the splits and not used: "
-            f"{_some(unused)}; add them to the splits, or draw folds by another `split`"
+            f"{listed(unused)}; add them to the splits, or draw folds by another `split`"
         )
     yield from _shared_files(info, split)
 
@@ -30,23 +29,23 @@ def _shared_files(info: DatasetInfo, split: Split) -> Iterator[str]:
     common = {path: names for path, names in _users(info).items() if len(names) > 1}
     sides = {*split.train}, {*split.validation}
     joined = any(all(side & {*names} for side in sides) for names in common.values())
-    way_out = (
+    advice = (
         "keep such cases on one side by `split: {group: …}` or a CSV's column `patient`, as Dice now tells "
         "of what was learned"
         if joined
-        else "see that it is meant"
+        else "leave it where this is meant"
     )
     if common:
-        files = [f"{path} ({_some(names)})" for path, names in common.items()]
+        files = [f"{path} ({listed(names)})" for path, names in common.items()]
         are = "file is" if len(files) == 1 else "files are"
-        yield f"warning: {len(files)} {are} of several cases: {_some(files)}; give each its own, or {way_out}"
+        yield f"warning: {len(files)} {are} of several cases: {listed(files)}; give each its own, or {advice}"
 
 
 def _users(info: DatasetInfo) -> dict[str, list[str]]:
     """Names of the cases that have a file as image or label."""
     users: dict[str, list[str]] = {}
     for case in info.cases:
-        for path in dict.fromkeys(map(os.path.normpath, filter(None, (*case.images, case.label)))):
+        for path in dict.fromkeys(map(os.path.normpath, case.files)):
             users.setdefault(path, []).append(case.name)
     return users
 
@@ -97,8 +96,4 @@ def patch_doubts(classes: int, patch_size: Sequence[int]) -> Iterator[str]:
 
 
 def _with_values(names: Sequence[str], labels: Mapping[str, int | tuple[int, ...]]) -> str:
-    return _some([f"{name} ({', '.join(map(str, members(labels[name])))})" for name in names])
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return listed([f"{name} ({', '.join(map(str, members(labels[name])))})" for name in names])

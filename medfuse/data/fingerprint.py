@@ -120,7 +120,7 @@ def take_fingerprint(
 def hash_files(cases: Iterable[Case]) -> dict[str, str]:
     """Path → SHA-256 of every file of `cases`; nothing for a file that cannot be read, which matches none."""
     hashes = {}
-    for path in (path for case in cases for path in (*case.images, case.label) if path):
+    for path in (path for case in cases for path in case.files):
         try:
             hashes[str(path)] = file_hash(path)
         except OSError:
@@ -156,14 +156,13 @@ def _measure(
         where = np.random.default_rng(zlib.crc32(case.name.encode())).choice(
             where, SAMPLES_PER_CASE, replace=False
         )
-    files = [*case.images, *((case.label,) if case.label else ())]
     return _Measured(
         CaseFacts(
             case.name,
             geometry.ras_shape,
             geometry.ras_spacing_mm,
             {name: sum(volumes.get(v, 0.0) for v in members(value)) for name, value in info.labels.items()},
-            {str(path): file_hash(path) for path in files},
+            {str(path): file_hash(path) for path in case.files},
             tuple(volumes),
         ),
         image.reshape(len(image), -1)[:, where],

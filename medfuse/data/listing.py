@@ -199,7 +199,7 @@ def check_cases(cases: Iterable[Case], faults: list[str], source: Path | None = 
             faults.append(f"{source or file}: the name of case {name} is no text in UTF-8; rename its files")
         elif not re.fullmatch(r"[^\s./\\][^/\\\n]{0,199}", case.name):
             faults.append(f"{source or file}: case name {name} (image {file}) cannot name a file; rename it")
-        for path in (*case.images, *((case.label,) if case.label else ())):
+        for path in case.files:
             if not os.path.isfile(path):
                 faults.append(_missing(path, case, source))
         if case.label and os.path.normpath(case.label) in images:
@@ -247,8 +247,7 @@ def notes_on(
             f"{root}: {named(bare, 'case')} {has} no label; only `train.pseudo_labels` with "
             "`cases: unlabelled` learns from them"
         )
-    every = (*cases, *test_cases)
-    used = [path for case in every for path in (*case.images, *((case.label,) if case.label else ()))]
+    used = [path for case in (*cases, *test_cases) for path in case.files]
     parents = dict.fromkeys(path.parent for path in used)
     between = [above for parent in parents for above in parent.parents if root in above.parents]
     looked = dict.fromkeys([*folders, *parents, *between])
@@ -275,10 +274,14 @@ def _is_fold(fold: Any) -> bool:
     )
 
 
-def splits_beside(folder: Path) -> tuple[Split, ...]:
-    """The folds of `splits_final.json` in `folder`; none where there is no such file."""
+def splits_beside(folder: Path, faults: list[str]) -> tuple[Split, ...]:
+    """Folds of `splits_final.json` in `folder`; none where there is no such file. Adds a line per fault."""
     path = folder / "splits_final.json"
-    return read_splits(path) if path.is_file() else ()
+    try:
+        return read_splits(path) if path.is_file() else ()
+    except DataError as error:
+        faults.extend(error.lines)
+        return ()
 
 
 def splits_from_folds(folds: Mapping[str, int]) -> tuple[Split, ...]:

@@ -195,11 +195,12 @@ class Store:
 def case_key(case: Case, preprocessor: Preprocessor, hashes: Mapping[str, str]) -> str:
     """A digest of what a prepared case depends on: the plan, and the content of each file."""
     plan = preprocessor.plan
-    files = [hashes[str(path)] for path in (*case.images, case.label) if path]
+    files = [hashes[str(path)] for path in case.files]
     labelled = [case.label is not None]
     how = [asdict(n) for n in plan.normalization]
     ignore = [] if plan.ignore is None else [plan.ignore]
-    parts = [FORMAT, plan.spacing_mm, plan.values, how, preprocessor.tolerance_mm, files, *ignore, *labelled]
+    grid = [plan.spacing_mm, plan.pixel_mm, preprocessor.tolerance_mm]
+    parts = [FORMAT, grid, plan.values, how, files, *ignore, *labelled]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_LENGTH]
 
 

@@ -141,14 +141,13 @@ def read_labels_and_channels(folder: Path) -> tuple[dict[str, LabelValue], tuple
     value = read_json(path, raises=CheckpointError, remedy=GIVE)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds no mapping; {GIVE}")
-    given = value.get("labels")
-    if isinstance(given, dict) and (regions := [n for n, v in given.items() if isinstance(v, list)]):
+    faults: list[str] = []
+    labels = parse_labels(value.get("labels"), f"{path}: labels", faults).labels
+    if regions := [name for name, found in labels.items() if isinstance(found, tuple)]:
         raise CheckpointError(
             f"{path}: labels {shortened(', '.join(regions))} are regions, which share voxels; only models "
             "with one value per label can be imported"
         )
-    faults: list[str] = []
-    labels = parse_labels(given, f"{path}: labels", faults).labels
     channels = parse_channels(
         value.get("channel_names") or value.get("modality"), f"{path}: channel_names", faults
     )

@@ -188,10 +188,12 @@ def pieces(
         except OSError as error:
             raise broken(path, error) from error
         offset = size - part if skip < 0 else skip
-        if not compressed and (size - offset < part or (len(names) > 1 and size - offset > part)):
+        held = size - max(0, offset)
+        if not compressed and (held < part or (len(names) > 1 and held > part)):
+            fault = "is truncated or damaged" if held < part else "is longer than its header says"
             raise DataError(
-                f"{path}: is truncated or damaged; copy it again from its source (it has "
-                f"{max(0, size - max(0, offset))} of {part} bytes that {fields.path.name} says)"
+                f"{path}: {fault}; copy it again from its source (it has {max(0, held)} of {part} bytes that "
+                f"{fields.path.name} says)"
             )
         made.append(Piece(path, max(0, offset)))
     return tuple(made)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medfuse.core.document import Document, unplaced
+from medfuse.core.document import Document
 from medfuse.core.errors import MedfuseError, PipelineError, Problem
 
 
@@ -120,10 +120,6 @@ def test_problems_come_in_the_order_of_the_file():
     document = parse("a: 1\nb: 2\n")
     error = document.located(PipelineError([Problem(("b",), "second"), Problem(("a",), "first")]))
     assert error.lines == ("liver.yaml:1:4: a: first", "liver.yaml:2:4: b: second")
-
-
-def test_unplaced_values_are_plain():
-    assert type(unplaced(parse("a: [x]").data)["a"][0]) is str
 
 
 LETTERS = "abcdefghij"

@@ -49,9 +49,9 @@ def test_a_region_is_there_where_one_of_its_values_is():
 
 
 def test_labelled_cases_outside_a_split_are_named_or_counted():
-    (line,) = split_doubts(info({"x": 1}, names="abcdefghijklmnop", bare="p"), SPLIT)
-    assert "12 labelled cases are in neither part" in line
-    assert "d, e, f, g, h, i, j, k and 4 more" in line
+    (line,) = split_doubts(info({"x": 1}, names="abcdefghijklmnopqrst", bare="t"), SPLIT)
+    assert "16 labelled cases are in neither part" in line
+    assert "d, e, f, g, h, i, j, k, l, m, n, o, … 4 more" in line
     assert list(split_doubts(info({"x": 1}, names="abcd", bare="d"), SPLIT)) == []
 
 
@@ -67,7 +67,10 @@ def sharing(label="a.seg", image="b"):
 )
 def test_a_file_of_two_cases_is_said_and_more_where_it_joins_both_sides(info, file):
     (line,) = split_doubts(info, SPLIT)
-    assert f"1 file is of several cases: {file} (a, b); give each its own, or see that it is meant" in line
+    assert (
+        f"1 file is of several cases: {file} (a, b); give each its own, or leave it where this is meant"
+        in line
+    )
     (line,) = split_doubts(info, Split(("a",), ("b", "c")))
     assert f"1 file is of several cases: {file} (a, b)" in line
     assert line.endswith("as Dice now tells of what was learned")

@@ -44,6 +44,13 @@ def test_a_stored_case_is_what_was_prepared(make_case, plan, empty_store):
     np.testing.assert_array_equal(label, preprocessor.prepare_label(case, prepared))
 
 
+def test_a_case_is_prepared_anew_for_another_size_of_pixels(make_case, plan, empty_store):
+    case = make_case()
+    for pixel_mm in (None, (0.5, 0.5)):
+        build(empty_store, [case], Preprocessor(dataclasses.replace(plan, pixel_mm=pixel_mm)))
+    assert len(list(empty_store.folder.glob("a-*.json"))) == 2
+
+
 def test_a_patch_is_that_region_of_the_case(store):
     image, label = store.read_case("a")
     patch, patch_label = store.read_patch("a", (1, 2, 3), (4, 5, 6))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import strangers
 
-from medfuse.core.document import Document, unplaced
+from medfuse.core.document import Document
 from medfuse.core.errors import MedfuseError
 from medfuse.pipeline import parse_pipeline
 from medfuse.verbs.schema import LINE, SCHEMA, schema_text, write_schema, write_schema_beside
@@ -33,7 +33,7 @@ def encoder(**backbone) -> dict:
 
 
 def values(text: str) -> dict:
-    return unplaced(Document.parse(text, source="p.yaml", base=Path()).data)
+    return json.loads(json.dumps(Document.parse(text, source="p.yaml", base=Path()).data))
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.name)

@@ -90,11 +90,7 @@ class Decathlon(Dataset):
     def _splits(
         self, source: JsonFile, entries: list[tuple[Case, Any]], faults: list[str]
     ) -> tuple[Split, ...]:
-        try:
-            given = splits_beside(self.root)
-        except DataError as error:
-            faults.extend(error.lines)
-            return ()
+        given = splits_beside(self.root, faults)
         labelled = [(case.name, fold) for case, fold in entries if case.label is not None]
         folds = {name: fold for name, fold in labelled if fold is not None}
         if not given and folds and len(folds) < len(labelled):

@@ -76,13 +76,14 @@ class Folder(Dataset):
         whole = [n for n in names if all(n in found for found in images)]
         cases = tuple(Case(n, tuple(found[n] for found in images), labels.get(n)) for n in whole)
         check_cases(cases, faults)
+        splits = splits_beside(self.root, faults)
         if faults:
             raise DataError(*faults)
         return DatasetInfo(
             cases,
             given.labels,
             self._channel_names(),
-            splits_beside(self.root),
+            splits,
             region_order=given.region_order,
             ignore=given.ignore,
             notes=notes_on(self.root, cases, folders=self._folders()),

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from medfuse.api import Case, Dataset, DatasetInfo, Split
+from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError
 from medfuse.data.listing import JsonFile, check_cases, notes_on, parse_channels, parse_labels, splits_beside
 from medfuse.volumes.endings import ENDINGS, is_picture, stem
@@ -30,15 +30,8 @@ class NNUNet(Dataset):
         channels = parse_channels(names, f"{source.path}: channel_names", faults)
         cases = self._training(len(channels), faults)
         check_cases(cases, faults)
-        splits: tuple[Split, ...] = ()
-        try:
-            splits = splits_beside(self.root)
-        except DataError as error:
-            faults.extend(error.lines)
-        test = self._images("imagesTs", len(channels), faults)
-        if faults:
-            raise DataError(*faults)
-        tests = tuple(Case(n, p) for n, p in test.items())
+        splits = splits_beside(self.root, faults)
+        tests = tuple(Case(n, p) for n, p in self._images("imagesTs", len(channels), faults).items())
         check_cases(tests, faults)
         if faults:
             raise DataError(*faults)

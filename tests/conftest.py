@@ -86,3 +86,11 @@ def finished_run(tmp_path_factory) -> Run:
     pipeline = write_pipeline(home / "cubes.yaml", data)
     result = run_pipeline(pipeline, runs=home / "runs", reporter=Reporter(quiet=True))
     return Run(data, pipeline, result.folder, result.text())
+
+
+@pytest.fixture(scope="module")
+def plain_report(finished_run: Run) -> Iterator[None]:
+    """Reports of this file's runs are a word: to draw one takes longer than the rest of a tiny run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medfuse.report.html.page", lambda content: f"<html>{content.name}</html>")
+        yield

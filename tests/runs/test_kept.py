@@ -21,6 +21,7 @@ from medfuse.verbs.run import run_pipeline
 
 RECORDS = ("pipeline.json", "data.json", "lock.json", "plan.json", "fingerprint.json", "resolved.yaml")
 NAMES = [f"cube_{i:02d}" for i in range(4)]
+pytestmark = pytest.mark.usefixtures("plain_report")
 
 
 @dataclass

@@ -14,13 +14,14 @@ class Outlook:
     """What the headers of a case say of its preparation.
 
     `shape` is that of the prepared image (channels, x, y, z). `reading_bytes` is about the most memory that
-    reading and resampling take beside it.
+    reading and resampling take beside it. `limits`: between which numbers the values of each channel can lie.
     """
 
     name: str
     geometry: Geometry
     shape: tuple[int, int, int, int]
     reading_bytes: int
+    limits: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

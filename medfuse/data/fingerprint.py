@@ -36,7 +36,7 @@ class ChannelFacts:
 class CaseFacts:
     """One case: shape and spacing in RAS+ order, millilitres per label, SHA-256 of each file.
 
-    `values` are those of its label map.
+    `values` are those of its label map; `intensities` the least and the most of each channel.
     """
 
     name: str
@@ -45,6 +45,7 @@ class CaseFacts:
     volumes_ml: Mapping[str, float]
     files: Mapping[str, str]
     values: tuple[int, ...] = ()
+    intensities: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Fingerprint:
                 c["volumes_ml"],
                 c["files"],
                 tuple(c.get("values", ())),
+                tuple((least, most) for least, most in c.get("intensities", ())),
             )
             for c in data["cases"]
         )
@@ -141,7 +143,8 @@ def _measure(
     case: Case, info: DatasetInfo, tolerance_mm: float, pixel_mm: tuple[float, float] | None
 ) -> _Measured:
     image, geometry = read_image(case, len(info.channels), tolerance_mm=tolerance_mm, pixel_mm=pixel_mm)
-    if empty := [name for name, channel in zip(info.channels, image) if channel.min() == channel.max()]:
+    ranges = tuple((float(channel.min()), float(channel.max())) for channel in image)
+    if empty := [name for name, (least, most) in zip(info.channels, ranges) if least == most]:
         images = ", ".join(str(path) for path in case.images)
         raise DataError(
             f"{images}: every voxel of {', '.join(empty)} has one value; replace it, or drop case {case.name}"
@@ -164,6 +167,7 @@ def _measure(
             {name: sum(volumes.get(v, 0.0) for v in members(value)) for name, value in info.labels.items()},
             {str(path): file_hash(path) for path in case.files},
             tuple(volumes),
+            ranges,
         ),
         image.reshape(len(image), -1)[:, where],
         (image == 0).mean(axis=(1, 2, 3)),

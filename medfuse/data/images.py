@@ -30,6 +30,11 @@ class ImageSlabs:
     def slab_bytes(self) -> int:
         return max(file.slab_bytes for file in self.files)
 
+    @property
+    def limits(self) -> tuple[tuple[float, float], ...]:
+        """Between which numbers the values of each channel can lie, by the type that they are stored in."""
+        return tuple(limits_of(file.dtype) for file in self.files for _ in range(file.channels))
+
     def read(self) -> Iterator[tuple[int, int, npt.NDArray[np.float32]]]:
         """Channel, first row and voxels (i, j, rows): all of channel 0 in order, then of channel 1, …
 
@@ -55,6 +60,13 @@ class ImageSlabs:
                 faults.append(f"{file.path}: {bad} voxels are NaN or infinite; {remedy}")
         if faults:
             raise DataError(*faults)
+
+
+def limits_of(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """The least and the largest number of a type; floats have none."""
+    if dtype.kind not in "iu":
+        return -np.inf, np.inf
+    return float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
 
 
 def open_image(

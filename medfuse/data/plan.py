@@ -12,6 +12,7 @@ from medfuse.core.labels import LabelValue, from_json, map_values, outputs, unit
 from medfuse.core.text import by
 from medfuse.core.topology import SMALLEST, plan_strides, total_stride
 from medfuse.data.fingerprint import ChannelFacts, Fingerprint
+from medfuse.data.seen import Seen
 from medfuse.data.settings import PreprocessSettings, SampleSettings
 
 PATCH_VOXELS = 64**3
@@ -52,7 +53,7 @@ class DataPlan:
     the background. In a prepared label, `values[i]` is i, and `ignore` the number after the last.
     Per-axis tuples are (x, y, z); a `patch_size` of two numbers means 2-D, (x, y) slices.
     `pixel_mm`: of pictures whose file does not tell the size of a pixel.
-    `reasons`: one sentence for each value that was `auto`.
+    `reasons`: one sentence for each value that was `auto`. `seen`: what its cases were like, where known.
     """
 
     spacing_mm: Spacing
@@ -65,6 +66,7 @@ class DataPlan:
     region_order: tuple[int, ...] = ()
     ignore: int | None = None
     pixel_mm: tuple[float, float] | None = None
+    seen: Seen | None = None
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -108,6 +110,7 @@ class DataPlan:
             tuple(data.get("region_order", ())),
             data.get("ignore"),
             (pixel[0], pixel[1]) if (pixel := data.get("pixel_mm")) else None,
+            Seen.from_json(seen) if (seen := data.get("seen")) else None,
         )
 
 
@@ -150,6 +153,7 @@ def make_plan(
         info.region_order,
         info.ignore,
         preprocess.pixel_mm,
+        Seen.of(fingerprint),
     )
 
 

@@ -16,8 +16,10 @@ MOST_PATCH_VOXELS = 2**25  # 320³
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Spacing = Annotated[float, Field(gt=0, le=10_000)]
+Length = Annotated[float, Field(gt=0)]
 Side = Annotated[int, Field(ge=1, le=2**16)]
 Value = Annotated[int, Field(ge=0, lt=2**31)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class _Strict(BaseModel):
@@ -42,6 +44,14 @@ class NormalizationFacts(_Strict):
         return self
 
 
+class SeenFacts(_Strict):
+    """See `data.seen.Seen`."""
+
+    spacing_mm: tuple[tuple[Length, Length, Length], tuple[Length, Length, Length]]
+    shape: tuple[tuple[Count, Count, Count], tuple[Count, Count, Count]]
+    values: Annotated[tuple[tuple[float, float], ...], Field(max_length=1000)]
+
+
 class PlanFacts(_Strict):
     """See `data.plan.DataPlan`."""
 
@@ -58,6 +68,7 @@ class PlanFacts(_Strict):
     region_order: Annotated[tuple[Value, ...], Field(max_length=10_000)] = ()
     ignore: Value | None = None
     pixel_mm: tuple[Spacing, Spacing] | None = None
+    seen: SeenFacts | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> PlanFacts:

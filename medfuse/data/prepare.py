@@ -23,7 +23,7 @@ from medfuse.core.memory import bytes_text, free_memory
 from medfuse.core.prepared import Outlook, Prepared
 from medfuse.core.text import by
 from medfuse.data.disk import DiskImage
-from medfuse.data.images import ImageSlabs, open_image, read_case_labels
+from medfuse.data.images import ImageSlabs, limits_of, open_image, read_case_labels
 from medfuse.data.plan import DataPlan, Normalization, resampled_shape
 from medfuse.data.resample import Floats, SlabResampler
 from medfuse.volumes.volume import slabs_of, smallest_integer
@@ -50,7 +50,7 @@ class Preprocessor:
         reading = source.slab_bytes + self._resampling_bytes(source.geometry, shape)
         disk = shutil.disk_usage(tempfile.gettempdir()).free
         self._check_room(case.images[0], source.geometry, shape, max(free_memory(), disk), "memory or disk")
-        return Outlook(case.name, source.geometry, (len(self.plan.channels), *shape), reading)
+        return Outlook(case.name, source.geometry, (len(self.plan.channels), *shape), reading, source.limits)
 
     def prepare(self, case: Case, *, scratch: Path | None = None) -> Prepared:
         """The image on the network's grid. Raises DataError that names the file.
@@ -78,6 +78,11 @@ class Preprocessor:
 
         self._check_room(Path("array"), geometry, self._shape(geometry), free_memory(), "memory")
         return self._streamed(read, geometry, None)
+
+    def look_at_array(self, array: npt.NDArray[Any], geometry: Geometry) -> Outlook:
+        """As `look`, of voxels (channels, i, j, k) in memory."""
+        shape = (len(array), *self._shape(geometry))
+        return Outlook("array", geometry, shape, 0, (limits_of(array.dtype),) * len(array))
 
     def _open(self, case: Case) -> ImageSlabs:
         return open_image(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import prod
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from medfuse.infer.recipe import Recipe
     from medfuse.model.segmenter import Segmenter
 
+log = logging.getLogger(__name__)
 
 Prepare = Callable[["Tensor", "Engine | None"], Callable[["Tensor"], "Tensor"]]
 
@@ -80,7 +83,9 @@ class Trained:
         ways: dict[str, Way] = {}
 
         def plan(left: Sequence[Case]) -> Mapping[str, Way]:
-            if max_memory is not None and left:
+            if max_memory is None:
+                self.tell_of_foreign(left)
+            elif left:
                 how: dict[str, Any] = {"probabilities": probabilities is not None, "runners": runners}
                 plans = self.plans(left, max_memory, **how).plans
                 ways.update({plan.name: plan.way for plan in plans})
@@ -110,6 +115,8 @@ class Trained:
         from medfuse.infer.windows import plan_grid
         from medfuse.volumes.slabs import Whole
 
+        outlook = self._preprocessor.look_at_array(voxels, geometry)
+        self._warn_of_foreign([outlook], self._told_of_arrays)
         image = self._preprocessor.prepare_array(voxels, geometry)
         x, y, z = image.shape[1:]
         grid = plan_grid((x, y, z), self.plan.patch_size, self.settings.overlap)
@@ -161,6 +168,7 @@ class Trained:
                 outlooks[case.name] = self._preprocessor.look(case)
             except DataError as error:
                 faults[case.name] = "; ".join(error.lines)
+        self._warn_of_foreign([*outlooks.values()])
         cost: WindowCost | None = None
         readable = [case for case in cases if case.name in outlooks]
         for case in sorted(readable, key=lambda case: prod(outlooks[case.name].shape)):
@@ -181,6 +189,27 @@ class Trained:
             self._recipe().kind,
         )
         return Plans(planner.plan([*outlooks.values()], max_memory), faults)
+
+    def tell_of_foreign(self, cases: Sequence[Case]) -> None:
+        """A warning for each way in which images are plainly not of the kind that was trained on.
+
+        What cannot be read is passed over.
+        """
+        outlooks = []
+        for case in cases:
+            with suppress(DataError):
+                outlooks.append(self._preprocessor.look(case))
+        self._warn_of_foreign(outlooks)
+
+    def _warn_of_foreign(self, outlooks: Sequence[Outlook], told: set[str] | None = None) -> None:
+        """What is among the kinds that were `told` is not told again."""
+        from medfuse.data.foreign import foreign
+
+        told = set() if told is None else told
+        for kind, line in foreign(self.plan, outlooks).items():
+            if kind not in told:
+                told.add(kind)
+                log.warning("%s", line)
 
     def _window_cost(self, case: Case, runners: Sequence[Callable[[Tensor], Tensor]]) -> WindowCost:
         from medfuse.infer.plan import measure, run_one_window
@@ -246,6 +275,11 @@ class Trained:
     @cached_property
     def _kept(self) -> dict[str, tuple[Prepared, ...]]:
         return {}
+
+    @cached_property
+    def _told_of_arrays(self) -> set[str]:
+        """In how far arrays were of another kind than training saw."""
+        return set()
 
     def segmenter(self) -> Segmenter:
         """The (first) network as it was trained. Raises CheckpointError for what was exported."""

@@ -60,6 +60,8 @@ def save_features(
     for line in left_out_of(inputs, cases):
         reporter.say(line)
 
+    model.tell_of_foreign(cases)
+
     def files(case: Case) -> list[str]:
         return file_names(case.name, names, kind)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -98,7 +99,7 @@ def prepare(shape: Sequence[int], folder: Path) -> tuple[int, ...]:
     image, label = store.read_case(info.cases[0].name)
     np.save(folder / "image.npy", image)
     np.save(folder / "label.npy", label[None])
-    (folder / "name").write_text(info.cases[0].name)
+    (folder / "store.pickle").write_bytes(pickle.dumps((store, info.cases[0].name)))
     return label.shape
 
 
@@ -126,9 +127,7 @@ Reader = tuple[Callable[[list[int]], int], int]
 
 
 def medfuse_(given: argparse.Namespace) -> Reader:
-    from medfuse.data.store import Store
-
-    store, name = Store(given.folder / "store"), (given.folder / "name").read_text()
+    store, name = pickle.loads((given.folder / "store.pickle").read_bytes())
 
     def read(start: list[int]) -> int:
         image, label = store.read_patch(name, start, given.patch)

@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher, get_close_matches
+from difflib import get_close_matches
 from math import floor, prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medfuse.core.errors import CheckpointError, Problem, did_you_mean
-from medfuse.core.text import by
 from medfuse.model.checkpoints import read_checkpoint
 from medfuse.model.hub import fetch
-from medfuse.model.nnunet_names import is_nnunets, plain_name, turned
+from medfuse.model.kernels import adapt, is_kernel
+from medfuse.model.nnunet_names import is_nnunets, turned
+from medfuse.model.pairs import Shapes, beginnings, by_name, by_order, likely_prefix
 from medfuse.model.settings import ModelSettings, TransferSettings
 
 NESTED = ("state_dict", "model", "network_weights")  # where training tools keep a network's tensors
-
-Shapes = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -113,10 +111,10 @@ def plan_transfer(
     chosen = {k: t for k, t in tensors.items() if not prefix or k.startswith(f"{prefix}.")}
     if not chosen:
         raise CheckpointError(_no_prefix(prefix, tensors, path))
-    pairs = _by_name(own, chosen)
+    pairs = by_name(own, chosen)
     if settings.match == "order":
-        pairs |= _by_order(own, {k: t.shape for k, t in chosen.items()}, pairs)
-    stem = next((k for k, shape in own.items() if _is_kernel(k, shape)), "")
+        pairs |= by_order(own, {k: t.shape for k, t in chosen.items()}, pairs)
+    stem = next((k for k, shape in own.items() if is_kernel(k, shape)), "")
     taken: dict[str, Tensor] = {}
     rows = []
     for key, shape in own.items():
@@ -126,7 +124,7 @@ def plan_transfer(
             made, status = adapt(
                 tensors[source],
                 shape,
-                kernel=_is_kernel(key, shape),
+                kernel=is_kernel(key, shape),
                 stem=key == stem,
                 resize=settings.resize_kernels,
             )
@@ -165,126 +163,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {name: turned(tensor) for name, tensor in tensors.items()} if is_nnunets(tensors) else tensors
 
 
-# ---- shapes
-
-
-def adapt(
-    tensor: Tensor, shape: Sequence[int], *, kernel: bool = True, stem: bool = False, resize: bool = False
-) -> tuple[Tensor | None, str]:
-    """`tensor` in `shape` and how it came there, or None and why not.
-
-    Kernels (out, in, *size) gain an axis and, with `resize`, change their size; those of the first
-    convolution, the `stem`, change their number of input channels too.
-    """
-    shape = tuple(shape)
-    if tuple(tensor.shape) == shape:
-        return tensor, "matched"
-    deeper = len(shape) - tensor.ndim
-    same = tensor.shape[:1] == shape[:1] and (stem or tensor.shape[1:2] == shape[1:2])
-    if not kernel or tensor.ndim < 4 or deeper not in (0, 1) or not same:
-        return None, f"left out: {_shape(tensor.shape)} in place of {_shape(shape)}"
-    before = (*tensor.shape[2:], shape[-1]) if deeper else tuple(tensor.shape[2:])
-    if before != shape[2:] and not resize:
-        sizes = f"{_shape(tensor.shape[2:])} in place of {_shape(shape[2:])}"
-        return None, f"left out: a kernel of {sizes}, which resize_kernels would adapt"
-    told = []
-    if tensor.shape[1] != shape[1]:
-        told.append(f"{tensor.shape[1]} → {shape[1]} channels")
-        tensor = with_channels(tensor, shape[1])
-    if deeper:
-        told.append("2-D → 3-D")
-        tensor = deepened(tensor, shape[-1])
-    kind = "inflated" if told else "resized"
-    if tuple(tensor.shape[2:]) != shape[2:]:
-        told.append(f"{_shape(tensor.shape[2:])} → {_shape(shape[2:])}")
-        tensor = resized(tensor, shape[2:])
-    return tensor, f"{kind}: {', '.join(told)}"
-
-
-def with_channels(kernel: Tensor, channels: int) -> Tensor:
-    """The mean over input channels in each of `channels`, scaled so that a constant image gives the same."""
-    mean = kernel.mean(1, keepdim=True) * (kernel.shape[1] / channels)
-    return mean.expand(-1, channels, *kernel.shape[2:])
-
-
-def deepened(kernel: Tensor, length: int) -> Tensor:
-    """A 2-D kernel repeated along z and divided by its length there (Carreira & Zisserman 2017)."""
-    return kernel.unsqueeze(-1).expand(*kernel.shape, length) / length
-
-
-def resized(kernel: Tensor, size: Sequence[int]) -> Tensor:
-    """A kernel of another size whose sum is the same: each weight is spread linearly over its new places."""
-    for axis, length in enumerate(size, start=2):
-        spread = _spread(kernel.shape[axis], length).to(kernel)
-        kernel = (kernel.movedim(axis, -1) @ spread.T).movedim(-1, axis)
-    return kernel
-
-
-def _spread(before: int, after: int) -> Tensor:
-    """(after, before): linear interpolation, or its transpose to a shorter axis; every column sums to 1."""
-    if after < before:
-        matrix = _spread(after, before).T
-    else:
-        matrix = functional.interpolate(torch.eye(before)[None], size=after, mode="linear")[0].T
-    return matrix / matrix.sum(0)
-
-
-def _is_kernel(name: str, shape: Sequence[int]) -> bool:
-    return len(shape) >= 4 and name.rpartition(".")[2] == "weight"
-
-
-# ---- names
-
-
 def _of(shapes: Shapes, part: str) -> Shapes:
     """Those of a backbone or of a node."""
     return {k: s for k, s in shapes.items() if k.startswith((f"backbones.{part}.", f"fusion.{part}."))}
-
-
-def _by_name(own: Iterable[str], sources: Iterable[str]) -> dict[str, str]:
-    """The network's name → the file's, each without what all names of its side begin with, where that helps.
-
-    So `module.`, `backbone.` and the like, which wrappers put before every name, do not matter; nor do
-    nnU-Net's names of a plain U-Net.
-    """
-    own, sources = list(own), list(sources)
-    readings = [dict(zip(sources, sources)), {plain: k for k in sources if (plain := plain_name(k))}]
-    best: dict[str, str] = {}
-    for here in _beginnings(own):
-        for reading, there in ((r, start) for r in readings for start in _beginnings(r)):
-            short = {name.removeprefix(there): source for name, source in reading.items()}
-            found = {k: short[k.removeprefix(here)] for k in own if k.removeprefix(here) in short}
-            best = max(best, found, key=len)
-    return best
-
-
-def _beginnings(names: Iterable[str]) -> list[str]:
-    """`["", "a.", "a.b."]` of a.b.c and a.b.d: what may be taken off before all of them."""
-    found = [""]
-    for parts in zip(*(name.split(".")[:-1] for name in names)):
-        if len({*parts}) > 1:
-            break
-        found.append(f"{found[-1]}{parts[0]}.")
-    return found
-
-
-def _by_order(own: Shapes, sources: Shapes, pairs: Mapping[str, str]) -> dict[str, str]:
-    """What `pairs` leave over, by the longest runs of one kind, output channels and kernel in both."""
-
-    def left(shapes: Shapes, used: Iterable[str]) -> dict[str, tuple[Any, ...]]:
-        taken = {*used}
-        return {name: _look(name, shape) for name, shape in shapes.items() if name not in taken}
-
-    here, there = left(own, pairs), left(sources, pairs.values())
-    runs = SequenceMatcher(None, [*here.values()], [*there.values()], autojunk=False).get_matching_blocks()
-    names, theirs = [*here], [*there]
-    return {names[run.a + i]: theirs[run.b + i] for run in runs for i in range(run.size)}
-
-
-def _look(name: str, shape: Sequence[int]) -> tuple[Any, ...]:
-    """What two tensors in the same place of two networks share, whatever their names, axes or input."""
-    rest = max(shape[2:]) if len(shape) > 3 else tuple(shape[1:])
-    return name.rpartition(".")[2], tuple(shape[:1]), rest
 
 
 def _of_medfuse(tensors: Iterable[str], kind: str, name: str, path: Path) -> str:
@@ -328,9 +209,9 @@ def _nothing(
     if misfit := next((row for row in rows if row.source), None):
         reason = misfit.status.removeprefix("left out: ")
         return f"{said}{misfit.source} is {reason}; use weights of the same architecture and width"
-    if guess := _likely_prefix(own, chosen):
+    if guess := likely_prefix(own, chosen):
         return f"{said}those below {guess} have its names; add `prefix: {guess}`"
-    short = [k.removeprefix(_beginnings(own)[-1]) for k in own]
+    short = [k.removeprefix(beginnings(own)[-1]) for k in own]
     near = get_close_matches(short[0], chosen, n=3) or [*chosen][:3]
     order = "" if settings.match == "order" else ", or match by `match: order`"
     return f"{said}it has {', '.join(short[:3])}, … and the file {', '.join(near)}, …; give `prefix:`{order}"
@@ -359,16 +240,3 @@ def _too_few(
         f"the file{shapes}; use weights of the same architecture and width, or take them by "
         f"`at_least: {floor(1000 * found / wanted) / 1000:g}`"
     )
-
-
-def _likely_prefix(own: Shapes, chosen: Iterable[str]) -> str:
-    """Below what the most names of the file are the network's."""
-    names = {k.removeprefix(start) for start in _beginnings(own) for k in own}
-    votes = Counter(
-        k[:i] for k in chosen for i, letter in enumerate(k) if letter == "." and k[i + 1 :] in names
-    )
-    return max(votes, key=votes.__getitem__, default="")
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return by(shape) or "a scalar"

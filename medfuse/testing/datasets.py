@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError
 from medfuse.core.labels import map_values, members
+from medfuse.testing.disk import contents, listed, opened
 from medfuse.testing.report import report
 
 
@@ -195,47 +192,13 @@ def _minds_no_order(plugin: Dataset) -> None:
     """A disk lists a folder in any order it likes."""
     orders = []
     for backwards in (False, True):
-        with _listed(backwards):
+        with listed(backwards):
             orders.append(plugin.read())
     assert orders[0] == orders[1], (
         "where the disk lists files in another order it reads "
         f"{[c.name for c in orders[1].cases]} in place of {[c.name for c in orders[0].cases]}; sort "
         "what it lists"
     )
-
-
-@contextlib.contextmanager
-def _listed(backwards: bool) -> Iterator[None]:
-    """Folders are listed by name, forwards or backwards."""
-    listdir, scandir = os.listdir, os.scandir
-
-    class Listing:
-        def __init__(self, path: Any = ".") -> None:
-            with scandir(path) as entries:
-                self.entries = iter(
-                    sorted(entries, key=lambda entry: os.fspath(entry.name), reverse=backwards)
-                )
-
-        def __iter__(self) -> Any:
-            return self.entries
-
-        def __next__(self) -> Any:
-            return next(self.entries)
-
-        def __enter__(self) -> Any:
-            return self
-
-        def __exit__(self, *_: Any) -> None:
-            self.close()
-
-        def close(self) -> None:
-            self.entries = iter(())
-
-    def names(path: Any = ".") -> list[Any]:
-        return sorted(listdir(path), reverse=backwards)
-
-    with patch("os.scandir", Listing), patch("os.listdir", names):
-        yield
 
 
 def _reads_from_anywhere(plugin: Dataset) -> None:
@@ -256,47 +219,13 @@ def _reads_from_anywhere(plugin: Dataset) -> None:
 def _only_reads_texts(plugin: Dataset) -> None:
     info = plugin.read()
     images = {os.path.abspath(p) for case in (*info.cases, *info.test_cases) for p in _files(case)}
-    before = _listing(plugin.root)
-    with _opened() as opened:
+    before = contents(plugin.root)
+    with opened() as paths:
         plugin.read()
-    seen = sorted(images & {os.path.abspath(p) for p in opened})
+    seen = sorted(images & {os.path.abspath(p) for p in paths})
     assert not seen, f"{seen[0]} is opened; a thousand volumes take minutes: tell by names and text files"
-    changed = sorted(set(before.items()) ^ set(_listing(plugin.root).items()))
+    changed = sorted(set(before.items()) ^ set(contents(plugin.root).items()))
     assert not changed, f"{changed[0][0]} is written or removed by reading; leave the folder as it is"
-
-
-def _listing(root: Path) -> dict[str, tuple[int, int]]:
-    found = {}
-    for folder, _, names in os.walk(root):
-        for name in names:
-            facts = os.stat(os.path.join(folder, name), follow_symlinks=False)
-            found[os.path.join(folder, name)] = facts.st_size, facts.st_mtime_ns
-    return found
-
-
-_hearing: list[list[str]] = []
-_hooked = False
-
-
-@contextlib.contextmanager
-def _opened() -> Iterator[list[str]]:
-    """The paths of the files that are opened. Python's audit hooks cannot be removed: one serves all."""
-    global _hooked
-    if not _hooked:
-        sys.addaudithook(_hear)
-        _hooked = True
-    heard: list[str] = []
-    _hearing.append(heard)
-    try:
-        yield heard
-    finally:
-        _hearing.remove(heard)
-
-
-def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    if _hearing and event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
-        for heard in _hearing:
-            heard.append(os.fsdecode(arguments[0]))
 
 
 def _skips_hidden_files(plugin: Dataset) -> None:

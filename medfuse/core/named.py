@@ -56,14 +56,19 @@ def checked_target(value: Any) -> Any:
 
 def named_in(arguments: Any) -> Iterator[NamedCode]:
     """Every `import:` among arguments, however deep."""
-    if isinstance(arguments, str) and arguments.startswith(IMPORT):
-        yield NamedCode(target_of(arguments.removeprefix(IMPORT)))
-    elif isinstance(arguments, Mapping):
-        for value in arguments.values():
-            yield from named_in(value)
-    elif isinstance(arguments, list | tuple):
-        for value in arguments:
-            yield from named_in(value)
+    for value in within(arguments):
+        if isinstance(value, str) and value.startswith(IMPORT):
+            yield NamedCode(target_of(value.removeprefix(IMPORT)))
+
+
+def within(value: Any) -> Iterator[Any]:
+    """A value, and all that it holds in mappings and lists, however deep."""
+    yield value
+    if isinstance(value, Mapping):
+        value = [*value.values()]
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from within(inner)
 
 
 def find(target: str) -> Any:

@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from medfuse.api import NamedCode, Plugin
 from medfuse.core.errors import CheckpointError, MedfuseError
-from medfuse.core.named import named_in
+from medfuse.core.named import named_in, within
 from medfuse.core.remembered import recall, remember
 
 _OWN = "own_code.json"
@@ -55,17 +55,12 @@ def harmless(code: NamedCode) -> bool:
 
 def named_code(value: Any) -> Iterator[NamedCode]:
     """All that the plugins in a part of a pipeline name, and the plugins inside these."""
-    if isinstance(value, Plugin):
-        yield from value.named_code()
-    if isinstance(value, BaseModel):
-        for field in type(value).model_fields:
-            yield from named_code(getattr(value, field))
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from named_code(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from named_code(inner)
+    for part in within(value):
+        if isinstance(part, Plugin):
+            yield from part.named_code()
+        if isinstance(part, BaseModel):
+            for field in type(part).model_fields:
+                yield from named_code(getattr(part, field))
 
 
 def remember_own(model: BaseModel) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from medfuse.core.engine import Running
+
     Run = Callable[[Tensor], Tensor]
 
 log = logging.getLogger(__name__)
@@ -56,28 +58,24 @@ class Auto(Runtime):
 
     def prepare(self, model: nn.Module, example: Tensor) -> Run:
         """What the remembered or the winning runtime prepares. Where all fail it is torch in fp32."""
-        import torch
-
         from medfuse.core.remembered import recall, remember
 
-        model.eval()
-        with torch.inference_mode():
-            reference = model(example).float()
         options = {_label(option): option for option in self.choices(example.device)}
+        trials = _Trials(options, model, example)
         key = _key(model, example, options)
-        known, wrong, told = recall(_FILE, key), list[str](), list[str]()
+        known = recall(_FILE, key)
         choice = known.get("choice") if isinstance(known, dict) else None
         if (
             isinstance(choice, str)
             and choice in options
             and _still_holds(known, model)
-            and (run := _right(choice, options, model, example, reference, wrong, told))
+            and (run := trials.right(choice))
         ):
             log.info("%s runs the network, as was found before: %s", choice, known.get("reason"))
             return run
-        choice, run, why = _fastest(options, model, example, reference, wrong, told)
+        choice, run, why = trials.fastest()
         log.info("%s runs the network: %s", choice, why)
-        weights = {"weights": _digest(model)} if wrong else {}  # others may be right with others
+        weights = {"weights": _digest(model)} if trials.wrong else {}  # others may be right with others
         remember(_FILE, key, {"choice": choice, "reason": why, **weights})
         return run
 
@@ -96,78 +94,75 @@ class Auto(Runtime):
         return found
 
 
-def _right(
-    choice: str,
-    options: dict[str, Runtime],
-    model: nn.Module,
-    example: Tensor,
-    reference: Tensor,
-    wrong: list[str],
-    told: list[str],
-) -> Run | None:
-    """A choice, prepared, where it answers `example` with `reference`; else None, and a line why.
+class _Trials:
+    """Options held against what `model` answers to `example` by itself; what answers otherwise is `wrong`."""
 
-    One that answers otherwise is added to those that are `wrong`. A line that was `told` is not told again.
-    One that ends with what is another of the options is left to that.
-    """
-    from medfuse.core.device import disagreement
-    from medfuse.core.engine import Running, label
-    from medfuse.model.engines import engine_of
+    def __init__(self, options: dict[str, Runtime], model: nn.Module, example: Tensor) -> None:
+        import torch
 
-    option = options[choice]
-    name = registry.name_of(option)
-    try:
-        made = option.prepare(model, example)
-        run = Running(made, **engine_of(option, made))
-        if run.engine["runtime"] != name and label(run.engine) in options:
+        self.options, self.model, self.example = options, model, example
+        self.wrong: list[str] = []
+        self._told: set[str] = set()
+        model.eval()
+        with torch.inference_mode():
+            self._reference = model(example).float()
+
+    def right(self, choice: str) -> Run | None:
+        """A choice, prepared, where it answers with the reference; else None, and a line why, told once.
+
+        One that ends with what is another of the options is left to that.
+        """
+        from medfuse.core.device import disagreement
+        from medfuse.core.engine import label
+
+        option = self.options[choice]
+        name = registry.name_of(option)
+        try:
+            run = self._prepared(option)
+            if run.engine["runtime"] != name and label(run.engine) in self.options:
+                return None
+            if fault := disagreement(self._reference, run(self.example)):
+                self.wrong.append(choice)
+        except MedfuseError as error:  # not installed, or not for this device; the same in every precision
+            line = f"not {name}: {error}"
+            if line not in self._told:
+                log.info("%s", line)
+                self._told.add(line)
             return None
-        if fault := disagreement(reference, run(example)):
-            wrong.append(choice)
-    except MedfuseError as error:  # not installed, or not for this device; the same in every precision
-        line = f"not {name}: {error}"
-        if line not in told:
-            log.info("%s", line)
-            told.append(line)
-        return None
-    except Exception as error:  # other people's engines fail in any way they like
-        fault = reason(error)
-    if fault:
-        log.warning("not %s: %s", choice, fault)
-    return None if fault else run
+        except Exception as error:  # other people's engines fail in any way they like
+            fault = reason(error)
+        if fault:
+            log.warning("not %s: %s", choice, fault)
+        return None if fault else run
 
+    def fastest(self) -> tuple[str, Run, str]:
+        """The name of the best option, the option prepared, and why it is that."""
+        from medfuse.core.device import TURNS, seconds_of
 
-def _fastest(
-    options: dict[str, Runtime],
-    model: nn.Module,
-    example: Tensor,
-    reference: Tensor,
-    wrong: list[str],
-    told: list[str],
-) -> tuple[str, Run, str]:
-    """The name of the best option, the option prepared, and why it is that."""
-    from medfuse.core.device import TURNS, seconds_of
-    from medfuse.core.engine import Running
-    from medfuse.model.engines import engine_of
+        runs: dict[str, Run] = {}
+        seconds: dict[str, float] = {}
+        for choice in self.options:
+            if run := self.right(choice):
+                runs[choice], seconds[choice] = run, seconds_of(run, self.example)
+        if not runs:
+            plain = registry.get(Runtime.group, "torch").model_validate({"precision": "fp32"})
+            assert isinstance(plain, Runtime)
+            return "torch in fp32", self._prepared(plain), "nothing else that was tried works here"
+        for _ in range(TURNS):  # in turns, so that a pause of the machine decides nothing
+            limit = _HOPELESS * min(seconds.values())
+            for choice, run in runs.items():
+                if seconds[choice] <= limit:
+                    seconds[choice] = min(seconds[choice], seconds_of(run, self.example))
+        ranks = sorted(seconds, key=lambda choice: seconds[choice])
+        times = ", ".join(f"{choice} {seconds[choice]:.3g} s" for choice in ranks)
+        return ranks[0], runs[ranks[0]], f"a batch of windows takes {times}"
 
-    runs: dict[str, Run] = {}
-    seconds: dict[str, float] = {}
-    for choice in options:
-        if run := _right(choice, options, model, example, reference, wrong, told):
-            runs[choice], seconds[choice] = run, seconds_of(run, example)
-    if not runs:
-        plain = registry.get(Runtime.group, "torch").model_validate({"precision": "fp32"})
-        assert isinstance(plain, Runtime)
-        made = plain.prepare(model, example)
-        run = Running(made, **engine_of(plain, made))
-        return "torch in fp32", run, "nothing else that was tried works here"
-    for _ in range(TURNS):  # in turns, so that a pause of the machine decides nothing
-        limit = _HOPELESS * min(seconds.values())
-        for choice, run in runs.items():
-            if seconds[choice] <= limit:
-                seconds[choice] = min(seconds[choice], seconds_of(run, example))
-    ranks = sorted(seconds, key=lambda choice: seconds[choice])
-    times = ", ".join(f"{choice} {seconds[choice]:.3g} s" for choice in ranks)
-    return ranks[0], runs[ranks[0]], f"a batch of windows takes {times}"
+    def _prepared(self, option: Runtime) -> Running:
+        from medfuse.core.engine import Running
+        from medfuse.model.engines import engine_of
+
+        made = option.prepare(self.model, self.example)
+        return Running(made, **engine_of(option, made))
 
 
 def _still_holds(known: dict[str, Any], model: nn.Module) -> bool:

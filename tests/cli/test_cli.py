@@ -11,7 +11,7 @@ import pytest
 
 from medfuse.cli import app
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 VERBS = [command.name or command.callback.__name__ for command in app.registered_commands] + ["plugins"]
 
 

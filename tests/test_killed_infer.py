@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +9,19 @@ import pytest
 
 from medfuse.volumes.read import read_geometry, read_labels
 
-SLOWLY = """
-import sys, time
+IN_STEPS = """
+import os, sys, threading
 from medfuse import Predictor
-import os
-fsync = os.fsync
-os.fsync = lambda file: (time.sleep(0.3), fsync(file))  # a long moment in which a file is not yet whole
-print("loaded", flush=True)
+
+fsync, turn = os.fsync, threading.Lock()
+
+def asked(file):  # a moment in which a file is not yet whole, and nothing goes on until it is said
+    with turn:
+        print("may I?", flush=True)
+        sys.stdin.readline()
+    fsync(file)
+
+os.fsync = asked
 Predictor.load(sys.argv[1], device="cpu").files(sys.argv[2], sys.argv[3])
 """
 
@@ -42,10 +47,15 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_run_leaves_whole_files_and_the_next_finishes(finished_run, medfuse, tmp_path, moment):
     images, output = finished_run.data / "imagesTr", tmp_path / "out"
-    command = [sys.executable, "-c", SLOWLY, str(finished_run.folder), str(images), str(output)]
-    with subprocess.Popen(command) as process:
-        while process.poll() is None and not MOMENTS[moment](output):
-            time.sleep(0.005)
+    command = [sys.executable, "-c", IN_STEPS, str(finished_run.folder), str(images), str(output)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        for _ in process.stdout:
+            if MOMENTS[moment](output):
+                break
+            process.stdin.write("yes\n")
+            process.stdin.flush()
         process.kill()
     assert process.returncode == -9, "it ended before it could be killed"
     for name in labels(output):

@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from clock import Clock
 
 from medfuse.infer.feed import Abandoned, Feed
 
@@ -28,7 +29,21 @@ def test_items_come_in_order() -> None:
     assert not giver.is_alive()
 
 
-def test_the_giver_waits_where_there_is_no_room() -> None:
+class Watched(Clock):
+    """A clock that tells when somebody looks at it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = threading.Semaphore(0)
+
+    def perf_counter(self) -> float:
+        self.read.release()
+        return super().perf_counter()
+
+
+def test_the_giver_waits_where_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Watched()
+    monkeypatch.setattr("medfuse.infer.feed.time", clock)
     feed: Feed[str] = Feed(10)
     given: list[str] = []
 
@@ -39,10 +54,13 @@ def test_the_giver_waits_where_there_is_no_room() -> None:
         feed.finish()
 
     giver = in_thread(give)
+    for _ in range(5):  # before and after a and b, and before c
+        assert clock.read.acquire(timeout=60)
     giver.join(0.2)
     assert given == ["a", "b"]
+    clock.now = 7
     assert list(feed) == ["a", "b", "c"]
-    assert feed.held_seconds > 0.1
+    assert feed.held_seconds == 7
 
 
 def test_an_item_larger_than_the_room_passes_alone() -> None:

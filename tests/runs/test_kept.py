@@ -17,6 +17,7 @@ from medfuse.core.files import file_hash
 from medfuse.core.reporter import Reporter
 from medfuse.model.weights import load_weights
 from medfuse.runs.folder import holds_weights
+from medfuse.train.state import read_state
 from medfuse.verbs.run import run_pipeline
 
 RECORDS = ("pipeline.json", "data.json", "lock.json", "plan.json", "fingerprint.json", "resolved.yaml")
@@ -187,11 +188,12 @@ def test_a_shorter_budget_is_finished_and_changes_no_record(given):
 
 @pytest.mark.parametrize(
     ("budget", "goes_on"),
-    [("minutes=0.000001", False), ("minutes=0.05", True), ("epochs=1", False), ("epochs=3", True)],
+    [("minutes={less}", False), ("minutes={more}", True), ("epochs=1", False), ("epochs=3", True)],
 )
 def test_a_budget_of_another_kind_is_compared_by_what_was_done(given, budget, goes_on):
-    changes = [f"train.{budget}", "train.steps=null"]
-    said = given.run(*changes)
+    minutes = read_state(given.folder)["progress"]["seconds"] / 60
+    budget = budget.format(less=minutes / 2, more=minutes + 0.02)
+    said = given.run(f"train.{budget}", "train.steps=null")
     assert ("training goes on from step 4" in said) == goes_on
     assert ("trained already" in said) != goes_on
 

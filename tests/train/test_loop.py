@@ -5,6 +5,7 @@ from collections.abc import Generator
 
 import pytest
 import torch
+from clock import Clock
 from lightning_fabric import Fabric
 from torch import nn
 
@@ -136,18 +137,6 @@ def test_a_budget_in_minutes_ends(tmp_path, minutes):
     )
     assert result.seconds >= 60 * minutes
     assert result.step > 0
-
-
-class Clock:
-    """Time that passes where a test says so."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def perf_counter(self):
-        return self.now
-
-    monotonic = perf_counter
 
 
 @pytest.mark.parametrize("saving", [0.0, 0.7])  # with 0.7 the time runs out while weights are saved

@@ -2,13 +2,13 @@
 
 import json
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
+from clock import Clock
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -20,6 +20,9 @@ from medfuse.testing import check_runtime
 WINDOWS = torch.randn((2, 1, 8, 8), generator=torch.Generator().manual_seed(0))
 
 
+CLOCK = Clock()
+
+
 class Fake(Runtime):
     """A runtime that takes its time.
 
@@ -27,7 +30,7 @@ class Fake(Runtime):
     """
 
     name: str = "fake"
-    seconds: float = 0.0
+    seconds: float = 1.0
     error: str = ""
     factor: float = 1.0
     prepared: ClassVar[list[str]] = []
@@ -38,20 +41,21 @@ class Fake(Runtime):
             raise {"missing": MedfuseError, "broken": RuntimeError}[self.error]("it is not here\nat all")
 
         def run(windows: Tensor) -> Tensor:
-            time.sleep(self.seconds)
+            CLOCK.now += self.seconds
             with torch.inference_mode():
                 return self.factor * model(windows)
 
         return run
 
 
-SLOW, QUICK = Fake(name="slow", seconds=0.1), Fake(name="quick")
+SLOW, QUICK = Fake(name="slow", seconds=2), Fake(name="quick")
 WRONG, BROKEN, MISSING = Fake(name="wrong", factor=-1), Fake(error="broken"), Fake(error="missing")
 
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Path:
-    """Where it remembers, still empty."""
+    """Where it remembers, still empty; and no clock of the machine's decides."""
+    monkeypatch.setattr("medfuse.core.device.time", CLOCK)
     monkeypatch.setenv("MEDFUSE_CACHE", str(tmp_path))
     monkeypatch.setattr("medfuse.core.remembered._told", [])  # a line a process
     caplog.set_level(logging.INFO, logger="medfuse")
@@ -119,6 +123,13 @@ def test_a_candidate_that_fails_is_left_out_with_a_line(
     assert any(line.startswith("not Fake") and said in line for line in caplog.messages)
 
 
+def test_what_is_not_installed_is_told_once_and_not_for_each_precision(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    prepared(MISSING, Fake(name="in bf16", error="missing"), QUICK)
+    assert sum(line.startswith("not Fake: it is not here") for line in caplog.messages) == 1
+
+
 def test_where_all_fail_torch_in_fp32_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     run = prepared(WRONG, BROKEN)
     with torch.no_grad():
@@ -134,7 +145,7 @@ def test_a_hopeless_candidate_is_timed_once() -> None:
             run = super().prepare(model, example)
             return lambda windows: (passes.append(self.name), run(windows))[1]
 
-    prepared(Counted(name="hopeless", seconds=0.5), Counted(name="quick"))
+    prepared(Counted(name="hopeless", seconds=4), Counted(name="quick"))
     assert passes.count("hopeless") == 2  # is it right, and how long does it take
     assert passes.count("quick") > 2
 

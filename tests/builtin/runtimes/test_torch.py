@@ -1,11 +1,11 @@
 """The torch runtime gives what the network gives, in fp32, whatever it computes in."""
 
 import logging
-import time
 from typing import Any
 
 import pytest
 import torch
+from clock import Clock
 from torch import Tensor, nn
 
 from medfuse import registry
@@ -57,17 +57,20 @@ def test_bf16_computes_in_bf16() -> None:
 
 
 def test_a_pause_of_the_machine_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+
     class Pauses(nn.Module):
         passes = 0
 
         def forward(self, x: Tensor) -> Tensor:
             if not torch.is_autocast_enabled("cpu"):
-                time.sleep(0.05)
+                clock.now += 5
             else:
                 self.passes += 1
-                time.sleep(0.3 if self.passes == 2 else 0)
+                clock.now += 30 if self.passes == 2 else 1
             return x + 1
 
+    monkeypatch.setattr(device, "time", clock)
     monkeypatch.setattr(device, "_has_bf16", lambda _: True)
     assert device.choose_precision("auto", Pauses(), windows(), backward=False).kind == "bf16"
 

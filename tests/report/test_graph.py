@@ -1,9 +1,11 @@
 import itertools
+import re
 from graphlib import CycleError
 
 import pytest
 
 from medfuse.core.errors import OutputError
+from medfuse.report.figures import DARK
 from medfuse.report.graph import Box, GraphNode, draw_graph, graph_words, lay_out
 
 
@@ -69,6 +71,15 @@ def test_text_wraps_into_the_box():
     box = next(b for b in lay_out(model()).boxes if b.node and b.node.name == "encoder")
     assert " ".join(box.lines[1:]) == "a name that is long enough to be wrapped over several lines"
     assert len(box.lines) > 2
+
+
+def test_what_fills_the_graph_has_a_colour_for_dark_pages(tmp_path):
+    draw_graph(tmp_path / "graph.svg", model())
+    style, _, drawn = (tmp_path / "graph.svg").read_text().partition("</style>")
+    assert "@media (prefers-color-scheme: dark)" in style
+    colours = {*re.findall(r"fill: (#[0-9a-f]{6})", drawn)}
+    assert colours
+    assert colours <= {*DARK}
 
 
 def test_dollars_and_angles_are_drawn_as_they_are(tmp_path):

@@ -1,3 +1,4 @@
+import base64
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -94,6 +95,20 @@ def test_every_picture_has_words(text):
     pictures = [attrs for tag, attrs in Walk(text).tags if tag == "img"]
     assert len(pictures) == 6  # graph, two curves, three cases
     assert all(len(attrs["alt"] or "") > 20 for attrs in pictures)
+
+
+def test_the_page_turns_dark_where_its_reader_does(text):
+    assert "@media (prefers-color-scheme: dark)" in text.partition("</style>")[0]
+
+
+def test_a_narrow_screen_gets_a_graph_that_is_no_wider(text):
+    def width(source: str) -> float:
+        svg = base64.b64decode(source.partition("base64,")[2]).decode()
+        return float(re.search(r'width="([\d.]+)pt"', svg)[1]) * 96 / 72
+
+    (narrow,) = (attrs for tag, attrs in Walk(text).tags if tag == "source")
+    assert narrow["media"] == "(max-width: 640px)"
+    assert width(narrow["srcset"]) < 400
 
 
 def test_the_table_begins_with_the_worst_case(text):

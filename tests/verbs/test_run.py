@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import shutil
+import stat
 
 import nibabel
 import numpy as np
@@ -39,6 +41,25 @@ def test_a_run_leaves_everything_in_its_folder(finished_run):
         "report.html",
     }
     assert not list(finished_run.folder.rglob(".unfinished*"))
+
+
+def test_what_a_run_writes_is_open_to_whom_the_umask_says(finished_run):
+    os.umask(umask := os.umask(0))
+    files = [path for path in finished_run.folder.rglob("*") if path.is_file()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o666 & ~umask}
+
+
+@pytest.mark.usefixtures("plain_report")
+def test_validation_has_a_bar_of_its_own_after_each_epoch(finished_run, tmp_path):
+    shown = []
+
+    class Watched(Reporter):
+        def track(self, what, total):
+            shown.append(what)
+            return super().track(what, total)
+
+    run_pipeline(finished_run.pipeline, runs=tmp_path, reporter=Watched(quiet=True))
+    assert shown[shown.index("training") :][:3] == ["training", "validation", "validation"]
 
 
 def test_the_last_lines_name_dice_report_weights_and_predictions(finished_run):

@@ -40,7 +40,9 @@ def all_splits(
         return str(settings.file or "the dataset's own splits"), splits
     patient_of = patients(info.cases, settings)
     if (units := len({*patient_of.values()})) < settings.folds:
-        what = "labelled cases" if units == len(patient_of) else "patients with labelled cases"
+        ending = "" if units == 1 else "s"
+        single = units == len(patient_of)
+        what = f"labelled case{ending}" if single else f"patient{ending} with labelled cases"
         fewer = f"write `split: {{folds: {units}}}`, or give `split.file`"
         raise DataError(
             f"split.folds is {settings.folds}, but the dataset has {units} {what}; "

@@ -36,7 +36,8 @@ class ChannelFacts:
 class CaseFacts:
     """One case: shape and spacing in RAS+ order, millilitres per label, SHA-256 of each file.
 
-    `values` are those of its label map; `intensities` the least and the most of each channel.
+    `values` are those of its label map; `intensities` the least and the most of each channel; `medians` that
+    of each channel in the foreground, none where there is none.
     """
 
     name: str
@@ -46,6 +47,7 @@ class CaseFacts:
     files: Mapping[str, str]
     values: tuple[int, ...] = ()
     intensities: tuple[tuple[float, float], ...] = ()
+    medians: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Fingerprint:
                 c["files"],
                 tuple(c.get("values", ())),
                 tuple((least, most) for least, most in c.get("intensities", ())),
+                tuple(c.get("medians", ())),
             )
             for c in data["cases"]
         )
@@ -159,6 +162,7 @@ def _measure(
         where = np.random.default_rng(zlib.crc32(case.name.encode())).choice(
             where, SAMPLES_PER_CASE, replace=False
         )
+    foreground = image.reshape(len(image), -1)[:, where]
     return _Measured(
         CaseFacts(
             case.name,
@@ -168,8 +172,9 @@ def _measure(
             {str(path): file_hash(path) for path in case.files},
             tuple(volumes),
             ranges,
+            tuple(map(float, np.median(foreground, axis=1))) if where.size else (),
         ),
-        image.reshape(len(image), -1)[:, where],
+        foreground,
         (image == 0).mean(axis=(1, 2, 3)),
     )
 

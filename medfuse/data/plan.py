@@ -253,10 +253,14 @@ def plan_batch(patch: Sequence[int], shape: Sequence[int], cases: int, most_voxe
     return (limits[limit], limit) if limits[limit] > SMALLEST_BATCH else (SMALLEST_BATCH, "the fewest")
 
 
+def is_ct(channel: str) -> bool:
+    """Whether a channel's name says that its values are absolute."""
+    return channel.strip().lower() == "ct"
+
+
 def _normalization(channel: ChannelFacts, wanted: str) -> tuple[Normalization, str]:
     """The way that is `wanted`, or for `auto` the one that suits the channel; and why."""
-    is_ct = channel.name.strip().lower() == "ct"
-    kind = wanted if wanted != "auto" else "ct" if is_ct else "zscore"
+    kind = wanted if wanted != "auto" else "ct" if is_ct(channel.name) else "zscore"
     if kind == "ct":
         reason = (
             "CT has absolute units: clipped to the foreground's 0.5 and 99.5 percentiles, and standardised"

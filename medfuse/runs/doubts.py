@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 def doubts(run: Run, fingerprint: Fingerprint, plan: DataPlan) -> Iterator[str]:
     """One line for each; what is unsound has been refused before."""
     from medfuse.data.doubts import label_doubts, patch_doubts, split_doubts
+    from medfuse.data.suspicions import suspicions
     from medfuse.train.budget import Budget, too_few
 
     yield from run.info.notes
     yield from split_doubts(run.info, run.split)
     yield from label_doubts(run.info, fingerprint.cases, run.split)
+    for suspicion in suspicions(
+        fingerprint, run.info, plan.spacing_mm, normalization=plan.normalization, split=run.split
+    ):
+        yield suspicion.line
     yield from patch_doubts(len(plan.classes), plan.patch_size)
     steps = Budget.of(run.pipeline.train).steps
     if steps and not run.pipeline.model.transfer and (warning := too_few(steps)):

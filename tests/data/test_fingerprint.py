@@ -28,6 +28,7 @@ def test_intensities_are_those_of_the_foreground(make_case, info_of, write):
     write(case.images[0], image)
     channel = fingerprint_of(info_of(case)).channels[0]
     assert (channel.lower, channel.median, channel.mean, channel.std) == (40, 40, 40, 0)
+    assert fingerprint_of(info_of(case)).cases[0].medians == (40,)
     assert channel.zeros == pytest.approx(1 - 27 / 720)
 
 

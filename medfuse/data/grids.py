@@ -1,0 +1,151 @@
+"""What is suspicious about the grids of cases: sizes, spacings and extents that do not go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medfuse.core.text import by, listed
+from medfuse.data.fingerprint import CaseFacts
+
+LOST_SIZES = 1.6
+"""Times that sizes in voxels differ, along two axes at least, where spacings that are all 1 mm are not
+believed. Matrices of scanners come in steps of two; volumes that are 1 mm in truth differ by less, or along
+one axis."""
+SAME_SIZES = 1.3
+"""Times that sizes may differ of cases that ought to show about the same extent."""
+THIN = 0.1
+"""Of its width: a stack that is no thicker at 1 mm a slice has slices that are thicker."""
+FIELDS = 1.6
+"""Times between the 5th and the 95th percentile of extents: bodies alone differ by less."""
+COARSE = 2.0
+"""Times that one spacing is beyond both others where slices lie across its axis."""
+LARGE_MM = 10.0
+"""No scanner has voxels so large along all three axes."""
+_NAMED = 3
+
+
+def lost_spacing(cases: Sequence[CaseFacts]) -> Iterator[str]:
+    """Spacings of all cases, or of some, that are what a file says that was told none."""
+    shapes, spacings = _shapes(cases), _spacings(cases)
+    told_none = np.array([_told_none(case.spacing_mm) for case in cases])
+    if told_none.all() and np.allclose(spacings, spacings[0], rtol=1e-4):
+        least, most = np.percentile(shapes, (2, 98), axis=0)
+        if (most >= LOST_SIZES * least).sum() >= 2:
+            yield (
+                f"warning: every case has a spacing of {mm(spacings[0])} mm, but sizes go from "
+                f"{_size(least)} to {_size(most)} voxels; {_PROBABLY_LOST}"
+            )
+    elif told_none.any() and not told_none.all():
+        size, spacing = (np.median(rows[told_none], axis=0) for rows in (shapes, spacings))
+        other_size, other = (np.median(rows[~told_none], axis=0) for rows in (shapes, spacings))
+        if _times(size, other_size) < SAME_SIZES and _times(spacing, other) >= LOST_SIZES:
+            names = [case.name for case, lost in zip(cases, told_none) if lost]
+            yield (
+                f"warning: {_of_all(names, cases)} a spacing of {mm(spacing)} mm, where cases of about as "
+                f"many voxels have {mm(other)}; {_PROBABLY_LOST}"
+            )
+
+
+_PROBABLY_LOST = (
+    "it was probably lost, so that nothing tells how large a structure is: give the true spacings (of "
+    "pictures, `preprocess.pixel_mm`); until then scaling by more makes up for some of it "
+    "(`augment.scale_range`, which `medfuse init` plans)"
+)
+
+
+def lost_distance(cases: Sequence[CaseFacts]) -> Iterator[str]:
+    """Stacks of a few slices whose voxels are said to be cubes."""
+    size = np.median(_shapes(cases), axis=0)
+    axis = int(size.argmin())
+    width = float(np.delete(size, axis).min())
+    if all(_told_none(case.spacing_mm) for case in cases) and 1 < size[axis] < THIN * width:
+        side = cases[0].spacing_mm[axis]
+        yield (
+            f"warning: every case has a spacing of {mm(cases[0].spacing_mm)} mm, by which the median one "
+            f"shows {side * size[axis]:.0f} mm of a body that is {side * width:.0f} mm wide; the distance "
+            "of its slices was probably lost: give it, else a network for cubes is planned"
+        )
+
+
+def _told_none(spacing_mm: Sequence[float]) -> bool:
+    """1 mm along all axes, or more than any scanner has."""
+    cube = np.allclose(spacing_mm, spacing_mm[0], rtol=1e-4)
+    return bool(cube and (abs(spacing_mm[0] - 1) < 1e-4 or spacing_mm[0] >= LARGE_MM))
+
+
+def fields_of_view(cases: Sequence[CaseFacts]) -> Iterator[str]:
+    """Extents that differ by more than bodies do. Of single slices `single_slices` tells."""
+    found = []
+    for axis, name in enumerate("xyz"):
+        extents = [case.shape[axis] * case.spacing_mm[axis] for case in cases if case.shape[axis] > 1]
+        least, most = np.percentile(extents, (5, 95)) if extents else (1, 1)
+        if most > FIELDS * least:
+            found.append(f"{least:.3g} to {most:.3g} mm along {name}")
+    if found:
+        yield (
+            f"warning: fields of view differ: {', '.join(found)} (5th to 95th percentile), so that patches "
+            "see less or more of the body; crop all cases to what each of them shows, or have both kinds "
+            "train and judge"
+        )
+
+
+def orientations(cases: Sequence[CaseFacts]) -> Iterator[str]:
+    """Stacks that were taken in different planes."""
+    across: dict[str, list[str]] = {}
+    for case in cases:
+        _, second, coarsest = sorted(case.spacing_mm)
+        axis = case.spacing_mm.index(coarsest)
+        if coarsest >= COARSE * second and case.shape[axis] > 1:
+            across.setdefault("xyz"[axis], []).append(case.name)
+    if len(across) > 1:
+        most_first = sorted(across.items(), key=lambda kind: -len(kind[1]))
+        told = [f"across {axis} in {len(names)} ({listed(names, _NAMED)})" for axis, names in most_first]
+        yield (
+            f"warning: slices lie in several planes: {', '.join(told)}; no spacing suits all, so train a "
+            "model for each plane, or leave the fewer out"
+        )
+
+
+def single_slices(cases: Sequence[CaseFacts]) -> Iterator[str]:
+    """Slices among volumes."""
+    for axis, name in enumerate("xyz"):
+        flat = [case.name for case in cases if case.shape[axis] == 1]
+        if 0 < len(flat) < len(cases):
+            yield (
+                f"warning: {_of_all(flat, cases)} one voxel along {name}, and the others are volumes; leave "
+                "them out, or plan a network of slices (`medfuse init --dimensions 2`)"
+            )
+
+
+def usual_spacing(cases: Sequence[CaseFacts]) -> tuple[float, ...]:
+    return tuple(float(side) for side in np.median(_spacings(cases), axis=0))
+
+
+def mm(spacing: Sequence[float] | npt.NDArray[Any]) -> str:
+    return " × ".join(f"{side:.3g}" for side in spacing)
+
+
+def _size(shape: npt.NDArray[Any]) -> str:
+    return by(round(n) for n in shape)
+
+
+def _of_all(names: Sequence[str], cases: Sequence[CaseFacts]) -> str:
+    has = "has" if len(names) == 1 else "have"
+    return f"{len(names)} of {len(cases)} cases ({listed(names, _NAMED)}) {has}"
+
+
+def _times(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
+    """How many times the larger is the smaller, at most."""
+    return float(np.maximum(one / other, other / one).max())
+
+
+def _shapes(cases: Sequence[CaseFacts]) -> npt.NDArray[np.float64]:
+    return np.array([case.shape for case in cases], float)
+
+
+def _spacings(cases: Sequence[CaseFacts]) -> npt.NDArray[np.float64]:
+    return np.array([case.spacing_mm for case in cases], float)

@@ -18,6 +18,7 @@ from medfuse.core.errors import DataError
 from medfuse.core.files import no_file
 from medfuse.data.images import read_image
 from medfuse.data.parallel import in_threads
+from medfuse.data.sampled import MOST_CASES, sampled
 from medfuse.volumes.endings import stem
 from medfuse.volumes.folders import look_into
 from medfuse.volumes.read import read_labels, slab_reader
@@ -42,10 +43,10 @@ class Detected:
     reason: str
 
 
-def detect(data: Path, *, progress: Progress = lambda done, total: None) -> Detected:
+def detect(data: Path, *, most: int = MOST_CASES, progress: Progress = lambda done, total: None) -> Detected:
     """Read a folder, or a CSV table, by the dataset plugin that fits it. Raises DataError.
 
-    Where no text file names the labels or tells what the channels are, every label map and one image are
+    Where no text file names the labels or tells what the channels are, `most` label maps and one image are
     opened; `progress(done, total)` counts label maps.
     """
     if not data.exists():
@@ -55,12 +56,13 @@ def detect(data: Path, *, progress: Progress = lambda done, total: None) -> Dete
     if data.is_file():
         if data.suffix.lower() != ".csv":
             raise DataError(f"{data}: is no folder and no .csv file; give the dataset's folder")
-        return _looked_into("csv", {"root": data.parent, "file": data.name}, "a table of cases", progress)
+        table = {"root": data.parent, "file": data.name}
+        return _looked_into("csv", table, "a table of cases", most, progress)
     if (data / "dataset.json").is_file():
         return _described(data)
     if tables := [path for path in sorted(data.glob("*.csv")) if path.is_file() and _lists_cases(path)]:
         table = {"root": data, "file": tables[0].name}
-        return _looked_into("csv", table, f"{tables[0].name} lists cases", progress)
+        return _looked_into("csv", table, f"{tables[0].name} lists cases", most, progress)
     parameters = _folders(data) or _per_case(data)
     if parameters is None:
         raise DataError(
@@ -69,7 +71,7 @@ def detect(data: Path, *, progress: Progress = lambda done, total: None) -> Dete
             "`label` or `mask`); write its `data:` by hand, see `medfuse plugins show folder`"
         )
     reason = parameters.pop("reason")
-    return _looked_into("folder", {"root": data, **parameters}, reason, progress)
+    return _looked_into("folder", {"root": data, **parameters}, reason, most, progress)
 
 
 def _described(data: Path) -> Detected:
@@ -127,13 +129,18 @@ def _per_case(data: Path) -> dict[str, Any] | None:
     }
 
 
-def _looked_into(name: str, parameters: dict[str, Any], reason: str, progress: Progress) -> Detected:
+def _looked_into(
+    name: str, parameters: dict[str, Any], reason: str, most: int, progress: Progress
+) -> Detected:
     """A dataset without names of labels, and perhaps of channels: both are read from its volumes."""
     info = _plugin(name, {**parameters, "classes": {"label": 1}}).read()
     labelled = tuple(case for case in info.cases if case.label is not None)
     if not labelled:
         raise DataError(f"{parameters['root']}: no case has a label; training needs some")
-    values = _label_values(labelled, progress)
+    looked_at = sampled(labelled, most)
+    values = _label_values(looked_at, progress)
+    if len(looked_at) < len(labelled):
+        reason += f"; its labels are those of {len(looked_at):,} of its {len(labelled):,} label maps"
     classes = {"label" if len(values) == 1 else f"label_{value}": value for value in values}
     parameters["classes"] = classes
     if len(info.channels) == 1 and slab_reader(info.cases[0].images[0]).channels == len(COLOURS):

@@ -51,7 +51,13 @@ def _users(info: DatasetInfo) -> dict[str, list[str]]:
 
 
 def label_doubts(info: DatasetInfo, facts: Sequence[CaseFacts], split: Split) -> Iterator[str]:
-    """Labels that no label map holds, or none of those that train or judge; values that a region lacks."""
+    """Labels that no label map holds, or none of those that train or judge; values that a region lacks.
+
+    `facts` may be those of a sample of the cases, and then tell of it alone.
+    """
+    whole = len(facts) >= sum(case.label is not None for case in info.cases)
+    none = "no label map" if whole else f"none of the {len(facts):,} label maps that were looked at"
+    mend = "mend" if whole else "look whether others do, else mend"
     labels = {name: value for name, value in info.labels.items() if value != 0}
     values = {case.name: {*case.values} for case in facts}
     everywhere = {value for found in values.values() for value in found}
@@ -62,8 +68,8 @@ def label_doubts(info: DatasetInfo, facts: Sequence[CaseFacts], split: Split) ->
     nowhere = [name for name, cases in held.items() if not cases]
     if nowhere:
         yield (
-            f"warning: no label map holds {_with_values(nowhere, labels)}; a network cannot learn what it "
-            "never sees, and no Dice tells of it: mend the value, or leave the label out"
+            f"warning: {none} holds {_with_values(nowhere, labels)}; a network cannot learn what it "
+            f"never sees, and no Dice tells of it: {mend} the value, or leave the label out"
         )
     rest = [name for name in labels if name not in nowhere]
     if untaught := [name for name in rest if not held[name] & {*split.train}]:
@@ -80,8 +86,8 @@ def label_doubts(info: DatasetInfo, facts: Sequence[CaseFacts], split: Split) ->
         absent = [value for value in members(labels[name]) if value not in everywhere]
         if absent:
             yield (
-                f"warning: no label map holds {', '.join(map(str, absent))}, which the region {name} unites "
-                "with others; mend the values, or leave them out"
+                f"warning: {none} holds {', '.join(map(str, absent))}, which the region {name} unites "
+                f"with others; {mend} the values, or leave them out"
             )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from planting import Module, each
 from pydantic import BaseModel, ConfigDict, Field
-from sound import CONVOLUTION, Block, Entropy
+from sound import CONVOLUTION, Block, Entropy, Small
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
@@ -534,14 +534,11 @@ class Distilled(ActivationLoss):
         return functional.mse_loss(made, theirs.detach().float())
 
 
-class Contrasting(ActivationLoss):
+class Contrasting(Small):
     """Cases of a batch are told apart by the means of their channels.
 
     apart: {use: contrasting, maps: [a], weight: 0.1}
     """
-
-    def build(self, maps):
-        return Module(self.forward)
 
     @staticmethod
     def forward(module, *maps):

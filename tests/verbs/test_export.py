@@ -19,16 +19,21 @@ NEEDS = {"onnx": ["onnx", "onnxscript", "onnxruntime"], "openvino": ["openvino"]
 SLOW = pytest.param("onnx", marks=pytest.mark.slow)  # torch takes half a minute to export a network
 
 
-@pytest.fixture(scope="module", params=["openvino", "torch", SLOW])
-def exported(request, finished_run, tmp_path_factory):
-    """The finished run in every format."""
+def made(kind, finished_run, tmp_path_factory):
+    """The finished run in a format."""
     from medfuse.verbs.export import export_network
 
-    for package in NEEDS[request.param]:
-        pytest.importorskip(package, reason=f"pip install 'medfuse[{request.param}]' to export to it")
+    for package in NEEDS[kind]:
+        pytest.importorskip(package, reason=f"pip install 'medfuse[{kind}]' to export to it")
     folder = tmp_path_factory.mktemp("exported")
-    export_network(finished_run.folder, folder, kind=request.param)
-    return folder / f"cubes{EXPORTED[request.param]}"
+    export_network(finished_run.folder, folder, kind=kind)
+    return folder / f"cubes{EXPORTED[kind]}"
+
+
+@pytest.fixture(scope="module", params=["openvino", "torch", SLOW])
+def exported(request, finished_run, tmp_path_factory):
+    """In every format."""
+    return made(request.param, finished_run, tmp_path_factory)
 
 
 def infer(medfuse, model, image, output):
@@ -255,22 +260,12 @@ def test_a_program_of_others_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def onnx_file(finished_run, tmp_path_factory):
-    pytest.importorskip("onnxscript", reason="pip install 'medfuse[onnx]' to export to it")
-    from medfuse.verbs.export import export_network
-
-    path = tmp_path_factory.mktemp("onnx") / "cubes.onnx"
-    export_network(finished_run.folder, path, kind="onnx")
-    return path
+    return made("onnx", finished_run, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def openvino_file(finished_run, tmp_path_factory):
-    pytest.importorskip("openvino", reason="pip install 'medfuse[openvino]' to export to it")
-    from medfuse.verbs.export import export_network
-
-    path = tmp_path_factory.mktemp("openvino") / "cubes.xml"
-    export_network(finished_run.folder, path, kind="openvino")
-    return path
+    return made("openvino", finished_run, tmp_path_factory)
 
 
 def flipped(content, place):

@@ -2,6 +2,7 @@
 
     python sample_data/make_phantoms.py --out FOLDER --cases 12 --seed 1
     python sample_data/make_phantoms.py --out FOLDER --cases 1 --test-cases 0 --shape 512 512 300
+    python sample_data/make_phantoms.py --out FOLDER --cases 40 --organs
 
 An anatomy is a set of shapes in the patient's millimetres (x to the right, y to the front, z to the head,
 nibabel's RAS+). A grid with any spacing, orientation or rotation is laid over it, so shape and scanner are
@@ -11,10 +12,11 @@ independent. Voxels average the tissue they cover; their label is that of the ti
 import argparse
 import gzip
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -71,6 +73,22 @@ HU: dict[Tissue, tuple[float, float]] = {
     Tissue.LIVER: (62, 4),
     Tissue.LIVER_VESSEL: (88, 8),
     Tissue.TUMOUR: (26, 5),
+}
+# The same where organs can be told by their place alone: those of soft tissue are as dense as one another.
+ALIKE: dict[Tissue, tuple[float, float]] = {
+    **HU,
+    Tissue.MUSCLE: (57, 8),
+    Tissue.SPLEEN: (58, 9),
+    Tissue.KIDNEY: (60, 9),
+    Tissue.KIDNEY_CORE: (54, 9),
+    Tissue.LIVER: (58, 9),
+    Tissue.LIVER_VESSEL: (66, 9),
+    Tissue.HEART: (58, 9),
+    Tissue.BLOOD: (66, 12),
+    Tissue.BOWEL: (45, 14),
+    Tissue.STOMACH: (30, 20),
+    Tissue.GALLBLADDER: (20, 8),
+    Tissue.TUMOUR: (30, 8),
 }
 TEXTURED = [Tissue.LIVER, Tissue.LIVER_VESSEL, Tissue.TUMOUR, Tissue.SPLEEN, Tissue.MUSCLE]
 LABEL_OF = np.zeros(len(Tissue), np.uint8)
@@ -133,11 +151,18 @@ class Ellipsoid:
 class Anatomy:
     """One patient: shapes drawn at random around a plausible upper abdomen."""
 
-    def __init__(self, rng: np.random.Generator, tumours: int) -> None:
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        tumours: int,
+        *,
+        hu: Mapping[Tissue, tuple[float, float]] = HU,
+        tumour_mm: tuple[float, float] = (8, 22),
+    ) -> None:
         def organ(*centre: float, radii: npt.ArrayLike, **spread: float) -> Ellipsoid:
             return Ellipsoid.draw(rng, centre, radii, **spread)
 
-        self.mean_hu = np.array([rng.normal(mean, spread / 2) for mean, spread in HU.values()])
+        self.mean_hu = np.array([rng.normal(mean, spread / 2) for mean, spread in hu.values()])
         self.size = rng.uniform(0.92, 1.08, 3)
         self.warp = [Waves.draw(rng, 2.5, (70, 160), count=3) for _ in range(3)]
         self.texture = Waves.draw(rng, 4.0, (9, 40), count=12)
@@ -160,12 +185,12 @@ class Anatomy:
         self.vessels = [(porta, np.array(end) + rng.normal(0, 8, 3), rng.uniform(2.5, 4.5)) for end in ends]
         self.tumours: list[Ellipsoid] = []
         for _ in range(tumours):
-            self.tumours.append(self._draw_tumour(rng))
+            self.tumours.append(self._draw_tumour(rng, tumour_mm))
 
-    def _draw_tumour(self, rng: np.random.Generator) -> Ellipsoid:
-        """An ellipsoid of 8 to 22 mm that lies wholly in the liver and touches no other."""
+    def _draw_tumour(self, rng: np.random.Generator, radii_mm: tuple[float, float]) -> Ellipsoid:
+        """An ellipsoid that lies wholly in the liver and touches no other."""
         while True:
-            radius = rng.uniform(8, 22)
+            radius = rng.uniform(*radii_mm)
             centre = rng.uniform((-50, -70, -80), (140, 90, 90))
             surface = rng.normal(size=(60, 3))
             surface *= radius / np.linalg.norm(surface, axis=1, keepdims=True)
@@ -309,7 +334,7 @@ def segment_distance(x: Floats, y: Floats, z: Floats, start: Floats, end: Floats
 
 
 def draw_grid(rng: np.random.Generator, index: int, shape: tuple[int, ...] | None) -> Grid:
-    """The grid of case `index`. Orientations and types take turns; case 4 of every 12 is oblique."""
+    """The grid of case `index`, around the whole trunk."""
     if shape:
         extent = np.array([380.0, 380.0, 300.0])
         spacing = extent / shape
@@ -319,7 +344,21 @@ def draw_grid(rng: np.random.Generator, index: int, shape: tuple[int, ...] | Non
         spacing = np.round([inplane, inplane, rng.uniform(4.0, 6.0)], 2)
         extent = np.array([rng.uniform(335, 380), rng.uniform(235, 280), rng.uniform(195, 230)])
         counts = np.round(extent / spacing).astype(int)
-    centre = np.array([0.0, 0.0, rng.uniform(-12, 8)])
+    return lay_grid(index, counts, spacing, np.array([0.0, 0.0, rng.uniform(-12, 8)]))
+
+
+def draw_thick_grid(rng: np.random.Generator, index: int, shape: tuple[int, ...] | None) -> Grid:
+    """Slices of 6 to 8 mm, and fields of view of which one may be twice as wide as another."""
+    extent = np.array([rng.uniform(210, 390), rng.uniform(175, 290), rng.uniform(115, 230)])
+    inplane = rng.uniform(2.2, 3.2)
+    spacing = np.round([inplane, inplane, rng.uniform(6.0, 8.0)], 2)
+    counts = np.array(shape) if shape else np.round(extent / spacing).astype(int)
+    spacing = extent / counts if shape else spacing
+    return lay_grid(index, counts, spacing, rng.normal((0.0, -5.0, -5.0), (22, 12, 15)))
+
+
+def lay_grid(index: int, counts: Floats, spacing: Floats, centre: Floats) -> Grid:
+    """Orientations and types take turns; case 4 of every 12 is oblique."""
     oblique = rotation((10, -7, 14)) if index % 12 == 4 else np.eye(3)
     affine = np.eye(4)
     affine[:3, :3] = oblique * spacing
@@ -333,8 +372,58 @@ def draw_grid(rng: np.random.Generator, index: int, shape: tuple[int, ...] | Non
     return Grid(stored, turned, ("int16", "int16", "int32", "float32")[index % 4])
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What a dataset of phantoms is about: its labels, how dense tissues are, and how they are scanned.
+
+    `right` and `left`: the label of each tissue in either half of the patient. `tumour_mm`: radii.
+    """
+
+    name: str
+    labels: Mapping[str, int]
+    right: npt.NDArray[np.uint8]
+    left: npt.NDArray[np.uint8]
+    hu: Mapping[Tissue, tuple[float, float]]
+    tumour_mm: tuple[float, float]
+    draw_grid: Callable[[np.random.Generator, int, tuple[int, ...] | None], Grid]
+
+    @classmethod
+    def of(cls, name: str, labels: Mapping[str, Sequence[Tissue]], **how: Any) -> "Recipe":
+        """Labels are numbered in order; `left …` and `right …` name halves."""
+        sides = {side: np.zeros(len(Tissue), np.uint8) for side in ("right", "left")}
+        for value, (label, tissues) in enumerate(labels.items(), 1):
+            for side, table in sides.items():
+                if label.partition(" ")[0] in (side, label):
+                    table[list(tissues)] = value
+        numbers = {"background": 0, **{label: value for value, label in enumerate(labels, 1)}}
+        return cls(name, numbers, sides["right"], sides["left"], **how)
+
+    def label(self, tissue: npt.NDArray[np.uint8], x: Floats) -> npt.NDArray[np.uint8]:
+        """The label of each tissue at `x` mm to the patient's right."""
+        return np.where(x > 0, self.right[tissue], self.left[tissue])
+
+
+PHANTOMS = Recipe("phantoms", LABELS, LABEL_OF, LABEL_OF, HU, (8, 22), draw_grid)
+ORGANS = Recipe.of(
+    "organs",
+    {
+        "liver": [Tissue.LIVER, Tissue.LIVER_VESSEL],
+        "spleen": [Tissue.SPLEEN],
+        "right kidney": [Tissue.KIDNEY, Tissue.KIDNEY_CORE],
+        "left kidney": [Tissue.KIDNEY, Tissue.KIDNEY_CORE],
+        "gallbladder": [Tissue.GALLBLADDER],
+        "tumour": [Tissue.TUMOUR],
+    },
+    hu=ALIKE,
+    tumour_mm=(4.5, 9),
+    draw_grid=draw_thick_grid,
+)
+"""Organs that are told apart by where they are and not by how dense they are, in thick slices, and tumours of
+about ten voxels."""
+
+
 def render(
-    anatomy: Anatomy, grid: Grid, rng: np.random.Generator
+    anatomy: Anatomy, grid: Grid, rng: np.random.Generator, recipe: Recipe = PHANTOMS
 ) -> tuple[npt.NDArray, npt.NDArray[np.uint8]]:
     """The image in HU and its label map, slice by slice so that memory stays near the result's own size."""
     parts = tuple(int(np.clip(round(s / SUBVOXEL_MM), 1, 3)) for s in grid.spacing_mm)
@@ -350,20 +439,22 @@ def render(
         white = rng.normal(0, sigma_hu, (nx + 1, ny + 1))
         noise = 0.8 * white[1:, 1:] + 0.42 * white[:-1, 1:] + 0.42 * white[1:, :-1]  # neighbours share some
         image[..., k] = np.clip(np.round(clean + noise), -1024, 3071)
-        centres = tissue if parts == (1, 1, 1) else anatomy.tissue(*grid.slice_points(k, (1, 1, 1)))
-        label[..., k] = LABEL_OF[centres][..., 0]
+        if parts != (1, 1, 1):
+            points = grid.slice_points(k, (1, 1, 1))
+            tissue = anatomy.tissue(*points)
+        label[..., k] = recipe.label(tissue, points[0])[..., 0]
     return image, label
 
 
 def make_case(
-    seed: int, index: int, shape: tuple[int, ...] | None = None
+    seed: int, index: int, shape: tuple[int, ...] | None = None, recipe: Recipe = PHANTOMS
 ) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
     """Image and label of case `index`: a pure function of its arguments."""
     rng = np.random.default_rng([seed, index])
     tumours = 0 if index % 6 == 2 else int(rng.integers(1, 4))
-    anatomy = Anatomy(rng, tumours)
-    grid = draw_grid(rng, index, shape)
-    image, label = render(anatomy, grid, rng)
+    anatomy = Anatomy(rng, tumours, hu=recipe.hu, tumour_mm=recipe.tumour_mm)
+    grid = recipe.draw_grid(rng, index, shape)
+    image, label = render(anatomy, grid, rng, recipe)
     return nifti(image, grid), nifti(label, grid)
 
 
@@ -389,24 +480,30 @@ def folds(names: Sequence[str]) -> list[dict[str, list[str]]]:
 
 
 def make_dataset(
-    out: Path, *, cases: int, test_cases: int, seed: int, shape: tuple[int, ...] | None = None
+    out: Path,
+    *,
+    cases: int,
+    test_cases: int,
+    seed: int,
+    shape: tuple[int, ...] | None = None,
+    recipe: Recipe = PHANTOMS,
 ) -> None:
     """Write a dataset in the Medical Segmentation Decathlon's layout."""
     names = [f"phantom_{index:03d}" for index in range(cases + test_cases)]
     for index, name in enumerate(names):
-        image, label = make_case(seed, index, shape)
+        image, label = make_case(seed, index, shape, recipe)
         held_back = index >= cases
         save(image, out / ("imagesTs" if held_back else "imagesTr") / f"{name}.nii.gz")
         if not held_back:
             save(label, out / "labelsTr" / f"{name}.nii.gz")
         print(f"{name}: {image.shape}, {nib.aff2axcodes(image.affine)}, {image.get_data_dtype()}", flush=True)
     description = {
-        "name": "phantoms",
+        "name": recipe.name,
         "description": "Synthetic CT of the upper abdomen; made by make_phantoms.py",
         "licence": "Apache-2.0",
         "tensorImageSize": "3D",
         "modality": {"0": "CT"},
-        "labels": {str(value): name for name, value in LABELS.items()},
+        "labels": {str(value): name for name, value in recipe.labels.items()},
         "numTraining": cases,
         "numTest": test_cases,
         "training": [
@@ -426,9 +523,21 @@ def main() -> None:
     parser.add_argument("--test-cases", type=int, default=2, help="further cases without one")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--shape", type=int, nargs=3, help="voxels (x, y, z); varied where not given")
+    parser.add_argument(
+        "--organs",
+        action="store_true",
+        help="spleen, kidneys and more, all as dense, in thick slices and fields of view that vary",
+    )
     given = parser.parse_args()
     shape = tuple(given.shape) if given.shape else None
-    make_dataset(given.out, cases=given.cases, test_cases=given.test_cases, seed=given.seed, shape=shape)
+    make_dataset(
+        given.out,
+        cases=given.cases,
+        test_cases=given.test_cases,
+        seed=given.seed,
+        shape=shape,
+        recipe=ORGANS if given.organs else PHANTOMS,
+    )
 
 
 if __name__ == "__main__":

@@ -152,3 +152,48 @@ def test_every_case_is_held_out_in_one_fold(description: dict) -> None:
     names = sorted(Path(case["image"]).name.removesuffix(".nii.gz") for case in description["training"])
     assert sorted(name for fold in folds for name in fold["val"]) == names
     assert all(sorted(fold["train"] + fold["val"]) == names for fold in folds)
+
+
+# ---- organs told apart by where they are
+
+
+@pytest.fixture(scope="module")
+def organs(phantoms: ModuleType) -> list[tuple[nib.Nifti1Image, nib.Nifti1Image]]:
+    return [phantoms.make_case(3, index, (48, 36, 14), phantoms.ORGANS) for index in range(3)]
+
+
+def test_a_recipe_for_organs_leaves_the_phantoms_as_they_are(phantoms: ModuleType) -> None:
+    plain = phantoms.make_case(5, 0, SMALL)
+    for file, same in zip(plain, phantoms.make_case(5, 0, SMALL, phantoms.PHANTOMS)):
+        np.testing.assert_array_equal(voxels(file), voxels(same))
+    assert not np.array_equal(voxels(plain[0]), voxels(phantoms.make_case(5, 0, SMALL, phantoms.ORGANS)[0]))
+
+
+def test_organs_are_as_dense_as_one_another(phantoms: ModuleType) -> None:
+    soft = [phantoms.Tissue[name] for name in ("LIVER", "SPLEEN", "KIDNEY", "KIDNEY_CORE", "MUSCLE", "HEART")]
+    means, spreads = zip(*(phantoms.ALIKE[tissue] for tissue in soft))
+    assert max(means) - min(means) < min(spreads)
+
+
+def test_left_and_right_are_told_by_the_side_alone(phantoms: ModuleType, organs: list) -> None:
+    labels = phantoms.ORGANS.labels
+    for _, label in organs:
+        for side, sign in (("right kidney", 1), ("left kidney", -1)):
+            where = np.argwhere(voxels(label) == labels[side])
+            x = nib.affines.apply_affine(label.affine, where)[:, 0]
+            assert (sign * x >= 0).all()
+
+
+def test_thick_slices_differ_in_what_they_show(phantoms: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    grids = [phantoms.draw_thick_grid(rng, index, None) for index in range(12)]
+    thickness = [max(grid.spacing_mm) for grid in grids]
+    assert 6 <= min(thickness) <= max(thickness) <= 8
+    widths = [max(n * s for n, s in zip(grid.shape, grid.spacing_mm)) for grid in grids]
+    assert max(widths) > 1.4 * min(widths)
+
+
+def test_tumours_of_the_organs_have_few_voxels(organs: list, phantoms: ModuleType) -> None:
+    value = phantoms.ORGANS.labels["tumour"]
+    counts = [int((voxels(label) == value).sum()) for _, label in organs]
+    assert 0 < max(counts) < 60

@@ -2,6 +2,7 @@
 
     python benchmarks/train.py steps DATA --nnunet-python PATH [--rounds 3] [--each 5]
     python benchmarks/train.py score DATA --nnunet-python PATH [--minutes 10] [--pipeline FILE] [--only NAME]
+                                     [--configuration 3d_fullres] [--json]
 
 DATA is a task of the Medical Segmentation Decathlon with a splits_final.json; PATH is the Python of an
 environment that has nnunetv2. nnU-Net plans and prepares the data first, into --work, where a later call
@@ -13,7 +14,8 @@ with `deterministic: true` as well. `score` trains
 both for the same minutes on fold 0, one after the other, and scores the held-out cases: nnU-Net its own
 training with as many steps as fit, spread over 10 epochs so that its learning rate falls to 0, and medfuse
 `--pipeline`, or else what `medfuse init DATA --minutes N` writes. Preparing data, finding out how many steps
-fit, and the final predictions are no part of the minutes. The results are blocks of Markdown.
+fit, and the final predictions are no part of the minutes. The results are blocks of Markdown, or with --json
+one line for each program.
 """
 
 from __future__ import annotations
@@ -31,9 +33,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from reached import reached
 from side_by_side import Worker, heading, serve, stand_in_for_torchvision, take_turns
 
-DATASET, CONFIGURATION, EPOCHS = "Dataset004_Task", "3d_fullres", 10
+DATASET, EPOCHS = "Dataset004_Task", 10
 WARM = 12  # steps while nnU-Net's workers still fill their queue, on the same cores
 
 
@@ -50,6 +53,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--pipeline", type=Path)
     parser.add_argument("--only", choices=list(PROGRAMS), help="one program alone")
+    parser.add_argument("--configuration", default="3d_fullres", help="of nnU-Net: 3d_fullres or 2d")
+    parser.add_argument("--json", action="store_true", help="print rows of `score` as JSON")
     parser.add_argument("--worker", choices=list(STEPPERS), help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.work, given.data = given.work.resolve(), given.data.resolve()
@@ -94,7 +99,9 @@ def score(given: argparse.Namespace) -> None:
             rows.append(json.loads(said.strip().splitlines()[-1]))
         else:
             rows.append(medfuse_score(given))
-        print(rows[-1], file=sys.stderr, flush=True)
+        print(json.dumps(rows[-1]), file=sys.stdout if given.json else sys.stderr, flush=True)
+    if given.json:
+        return
     print(heading(rounds=1, threads=torch.get_num_threads()) + f", fold 0, {given.minutes:g} minutes each\n")
     print("| program | mean foreground Dice | per label | steps | minutes of training | cases |")
     print("|---|---|---|---|---|---|")
@@ -127,8 +134,8 @@ def prepare(given: argparse.Namespace) -> None:
     }
     (raw / "dataset.json").write_text(json.dumps(facts))
     cores = str(os.cpu_count())
-    command = [given.nnunet_python.with_name("nnUNetv2_plan_and_preprocess"), "-d", "4", "-c", CONFIGURATION]
-    command += ["-np", cores, "-npfp", cores]
+    command = [given.nnunet_python.with_name("nnUNetv2_plan_and_preprocess"), "-d", "4"]
+    command += ["-c", given.configuration, "-np", cores, "-npfp", cores]
     environment = {**os.environ, **nnunet_environment(given)}
     subprocess.run([str(word) for word in command], env=environment, stdout=sys.stderr, check=True)
     shutil.copy(given.data / "splits_final.json", prepared / "splits_final.json")
@@ -156,13 +163,13 @@ def nnunet_worker(given: argparse.Namespace) -> None:
     folder = given.work / "prepared" / DATASET
     plans = json.loads((folder / "nnUNetPlans.json").read_text()) | {"continue_training": False}
     dataset = json.loads((folder / "dataset.json").read_text())
-    trainer = nnUNetTrainer(plans, CONFIGURATION, 0, dataset, device=torch.device("cpu"))
+    trainer = nnUNetTrainer(plans, given.configuration, 0, dataset, device=torch.device("cpu"))
     speech, sys.stdout = sys.stdout, sys.stderr  # its messages are many
     if given.what == "steps":
         trainer.initialize()
         nnunet_steps(trainer, given.each, speech)
     else:
-        print(json.dumps(nnunet_score(trainer, given.minutes)), file=speech)
+        print(json.dumps(nnunet_score(trainer, given.configuration, given.minutes)), file=speech)
 
 
 def nnunet_steps(trainer: Any, each: int, speech: Any) -> None:
@@ -195,7 +202,7 @@ def nnunet_steps(trainer: Any, each: int, speech: Any) -> None:
     serve(answer)
 
 
-def nnunet_score(trainer: Any, minutes: float) -> dict[str, Any]:
+def nnunet_score(trainer: Any, configuration: str, minutes: float) -> dict[str, Any]:
     """Its own training, of as many steps as fit, and its own validation."""
     trainer.num_val_iterations_per_epoch = 1
     trainer.on_train_start()
@@ -206,7 +213,7 @@ def nnunet_score(trainer: Any, minutes: float) -> dict[str, Any]:
         trainer.train_step(next(trainer.dataloader_train))
         pace.append(time.perf_counter() - began)
     plans = {**trainer.plans_manager.plans, "continue_training": False}  # which a trainer takes out
-    fresh = type(trainer)(plans, CONFIGURATION, 0, trainer.dataset_json, device=trainer.device)
+    fresh = type(trainer)(plans, configuration, 0, trainer.dataset_json, device=trainer.device)
     for loader in (trainer.dataloader_train, trainer.dataloader_val):
         if hasattr(loader, "_finish"):
             loader._finish()
@@ -253,7 +260,7 @@ def medfuse_worker(given: argparse.Namespace, *, deterministic: bool = False) ->
     folder = Path(tempfile.mkdtemp())
     for source, name in (("nnUNetPlans.json", "plans.json"), ("dataset.json", "dataset.json")):
         shutil.copy(given.work / "prepared" / DATASET / source, folder / name)
-    imported = read_plan(folder, CONFIGURATION)
+    imported = read_plan(folder, given.configuration)
     plan, aux = imported.plan, imported.model.aux
     classes = len(plan.classes)
     settings = TrainSettings(
@@ -323,16 +330,7 @@ def medfuse_score(given: argparse.Namespace) -> dict[str, Any]:
     command = [*medfuse, "run", file, "--runs", runs, "--set", "split.fold=0", *overrides]
     subprocess.run([str(word) for word in command], stdout=sys.stderr, check=True)
     (folder,) = (path.parent for path in runs.glob("*/summary.json"))
-    summary = json.loads((folder / "summary.json").read_text())
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {
-        "program": "medfuse",
-        "dice": summary["foreground_mean"]["Dice"],
-        "labels": [summary["mean"][str(value)]["Dice"] for value in summary["labels"].values()],
-        "steps": max(row["step"] for row in rows),
-        "minutes": max(row["seconds"] for row in rows) / 60,
-        "cases": summary["cases"],
-    }
+    return {"program": "medfuse", **reached(folder)}
 
 
 PROGRAMS = {"nnU-Net": nnunet_worker, "medfuse": medfuse_worker}

@@ -112,7 +112,7 @@ def _per_case(data: Path) -> dict[str, Any] | None:
     shared = sorted(name for name, n in counts.items() if n == max(counts.values()))
     labels = [name for name in shared if LABEL_NAME.search(name)]
     images = [name for name in shared if name not in labels]
-    if len(labels) != 1 or not images or counts[labels[0]] < max(2, len(folders) // 2):
+    if len(labels) != 1 or not images or counts[labels[0]] < max(min(2, len(folders)), len(folders) // 2):
         return None
 
     def pattern(name: str) -> str:
@@ -166,7 +166,13 @@ def _label_values(cases: tuple[Case, ...], progress: Progress) -> list[int]:
     if faults := [line for f in found if isinstance(f, DataError) for line in f.lines]:
         raise DataError(*faults)
     together = sorted(set().union(*(f for f in found if not isinstance(f, DataError))) - {0})
-    if not 0 < len(together) <= MOST_LABELS or together[0] < 0:
+    if not together:
+        raise DataError(
+            f"{cases[0].label}: holds 0 alone, as does each label map that was looked at ({len(cases):,}); "
+            "label maps hold a whole number from 1 for each structure: look whether they were written as "
+            "they should be, and whether they are the right files"
+        )
+    if len(together) > MOST_LABELS or together[0] < 0:
         raise DataError(
             f"{cases[0].label}: its label maps hold {len(together)} values other than 0; label maps hold a "
             "whole number from 1 for each structure: choose the right files"

@@ -101,5 +101,17 @@ def patch_doubts(classes: int, patch_size: Sequence[int]) -> Iterator[str]:
         )
 
 
+def plane_doubts(patch_size: Sequence[int], facts: Sequence[CaseFacts]) -> Iterator[str]:
+    """Slices that a network of two axes, which are x and y, sees from their edge."""
+    for axis, name in enumerate("xy") if len(patch_size) == 2 else ():
+        if all(case.shape[axis] == 1 for case in facts):
+            size = " × ".join(map(str, facts[0].shape))
+            yield (
+                f"warning: every case is one voxel thin along {name} ({facts[0].name}: {size}), and a patch "
+                "of two sides lies in x and y, so that it shows lines: give sample.patch_size three sides "
+                "(`medfuse init --dimensions 3`)"
+            )
+
+
 def _with_values(names: Sequence[str], labels: Mapping[str, int | tuple[int, ...]]) -> str:
     return listed([f"{name} ({', '.join(map(str, members(labels[name])))})" for name in names])

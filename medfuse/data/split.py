@@ -43,10 +43,14 @@ def all_splits(
         ending = "" if units == 1 else "s"
         single = units == len(patient_of)
         what = f"labelled case{ending}" if single else f"patient{ending} with labelled cases"
-        fewer = f"write `split: {{folds: {units}}}`, or give `split.file`"
+        if units < 2:  # of which no folds can be made, however many are asked for
+            raise DataError(
+                f"the dataset has {units} {what}; training needs two at least, one of them to judge by: "
+                "add some"
+            )
         raise DataError(
             f"split.folds is {settings.folds}, but the dataset has {units} {what}; "
-            f"{fewer if units > 1 else 'add some: training needs one more at least, to judge by'}"
+            f"write `split: {{folds: {units}}}`, or give `split.file`"
         )
     if settings.stratify or units < len(patient_of):
         strata = strata_of(facts, info) if settings.stratify else {}

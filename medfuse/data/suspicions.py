@@ -100,8 +100,13 @@ def _duplicates(cases: Sequence[CaseFacts], info: DatasetInfo, split: Split | No
         if joined
         else "keep one of each, or all on one side of every fold (`split: {group: …}`)"
     )
-    told = listed([" = ".join(names) for names in sorted(groups)], _NAMED)
-    yield f"warning: images of several cases are the same, byte for byte: {told}; {advice}"
+    told = [_equal(names) for names in sorted(groups)]
+    yield (f"warning: images of several cases are the same, byte for byte: {listed(told, _NAMED)}; {advice}")
+
+
+def _equal(names: Sequence[str]) -> str:
+    more = len(names) - 2 * _NAMED
+    return " = ".join(names[: 2 * _NAMED]) + (f" = … {more} more" if more > 0 else "")
 
 
 def _tiny(cases: Sequence[CaseFacts], labels: Sequence[str], spacing_mm: Sequence[float]) -> Iterator[str]:
@@ -124,7 +129,7 @@ def _tiny(cases: Sequence[CaseFacts], labels: Sequence[str], spacing_mm: Sequenc
             "`sample.foreground`, and ask whether it is found rather than for its Dice"
         )
         yield (
-            f"warning: {name} is tiny: in the median of the {len(held)} cases that have it, it takes "
+            f"warning: {name} is tiny: in the median case that has it ({len(held)} have), it takes "
             f"{volume / voxel:.2g} voxels of {mm(spacing_mm)} mm"
             + (f" and is about {across:.2g} mm thick, less than a voxel is long" if thin else "")
             + f"; {advice}"

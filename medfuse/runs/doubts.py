@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def doubts(run: Run, fingerprint: Fingerprint, plan: DataPlan) -> Iterator[str]:
     """One line for each; what is unsound has been refused before."""
-    from medfuse.data.doubts import label_doubts, patch_doubts, split_doubts
+    from medfuse.data.doubts import label_doubts, patch_doubts, plane_doubts, split_doubts
     from medfuse.data.suspicions import suspicions
     from medfuse.train.budget import Budget, too_few
 
@@ -26,6 +26,7 @@ def doubts(run: Run, fingerprint: Fingerprint, plan: DataPlan) -> Iterator[str]:
     ):
         yield suspicion.line
     yield from patch_doubts(len(plan.classes), plan.patch_size)
+    yield from plane_doubts(plan.patch_size, fingerprint.cases)
     steps = Budget.of(run.pipeline.train).steps
     if steps and not run.pipeline.model.transfer and (warning := too_few(steps)):
         yield warning

@@ -99,7 +99,7 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_label_maps_without_a_label_are_refused(tmp_path):
     image(tmp_path / "images" / "a.nii.gz")
     label(tmp_path / "labels" / "a.nii.gz", 0)
-    with pytest.raises(DataError, match="hold 0 values other than 0"):
+    with pytest.raises(DataError, match=r"a.nii.gz: holds 0 alone, as does each label map that was"):
         detect(tmp_path)
 
 
@@ -121,6 +121,15 @@ def test_cases_without_a_label_are_told_and_not_looked_into(tmp_path):
     found = detect(tmp_path)
     assert found.info.labels == {"background": 0, "label": 3}
     assert any("2 cases (b, c) have no label" in note for note in found.info.notes)
+
+
+def test_one_case_in_a_folder_of_its_own_is_a_folder_per_case(tmp_path):
+    image(tmp_path / "only" / "t1.nii.gz")
+    label(tmp_path / "only" / "mask.nii.gz", 1)
+    assert [case.name for case in detect(tmp_path).info.cases] == ["only"]
+    image(tmp_path / "other" / "t2.nii.gz")
+    with pytest.raises(DataError, match="is no dataset that medfuse knows"):
+        detect(tmp_path)
 
 
 def test_pipes_are_not_waited_for(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from medfuse.api import Case, DatasetInfo, Split
-from medfuse.data.doubts import label_doubts, patch_doubts, split_doubts
+from medfuse.data.doubts import label_doubts, patch_doubts, plane_doubts, split_doubts
 from medfuse.data.fingerprint import CaseFacts
 
 SPLIT = Split(("a", "b"), ("c",))
@@ -87,3 +87,21 @@ def test_one_file_may_be_several_channels_of_a_case():
 )
 def test_more_classes_than_voxels_of_a_patch_are_said(classes, patch, lines):
     assert len(list(patch_doubts(classes, patch))) == lines
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch", "said"),
+    [
+        ((1, 40, 40), (40, 40), "thin along x (a: 1 × 40 × 40)"),
+        ((40, 1, 40), (40, 40), "thin along y (a: 40 × 1 × 40)"),
+        ((1, 40, 40), (1, 40, 40), ""),
+        ((40, 40, 1), (40, 40), ""),
+    ],
+)
+def test_slices_that_a_network_of_two_axes_sees_as_lines_are_said(shape, patch, said):
+    slices = [CaseFacts(name, shape, (1.0, 1.0, 1.0), {}, {}) for name in "abc"]
+    lines = list(plane_doubts(patch, slices))
+    assert len(lines) == bool(said)
+    assert all(said in line for line in lines)
+    volume = CaseFacts("d", (40, 40, 40), (1.0, 1.0, 1.0), {}, {})
+    assert list(plane_doubts(patch, [*slices, volume])) == []

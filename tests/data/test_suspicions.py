@@ -202,6 +202,8 @@ def test_copies_of_an_image_are_told_and_more_where_they_join_both_sides():
     assert "some of them train and their copies judge" in found(cases, split=apart)["duplicates"]
     together = Split(tuple(NAMES[1:]), ("c00",))
     assert "some of them train" not in found(cases, split=together)["duplicates"]
+    many = found(all_of(lambda i: {"digest": "one"}))["duplicates"]
+    assert "c00 = c01 = c02 = c03 = c04 = c05 = … 6 more; keep" in many
 
 
 def test_equal_label_maps_and_a_file_that_two_cases_share_are_no_copies():

@@ -61,7 +61,7 @@ def test_a_few_cases_are_split_into_as_many_folds(machine, tmp_path, cases):
 def test_one_case_alone_is_refused_before_anything_is_measured(machine, tmp_path):
     data = write_dataset(tmp_path / "cubes", cases=1)
     (data / "splits_final.json").unlink()
-    with pytest.raises(MedfuseError, match="has 1 labelled case; add some"):
+    with pytest.raises(MedfuseError, match="has 1 labelled case; training needs two"):
         planned(data, tmp_path / "cubes.yaml")
     assert not machine
 

@@ -1,5 +1,8 @@
 """What a NIfTI header says is honoured: units, spacing, rotation; odd ones are named."""
 
+import contextlib
+import os
+import socket
 import struct
 from pathlib import Path
 
@@ -171,8 +174,6 @@ def test_a_negative_label_names_its_file(tmp_path: Path, dtype: type) -> None:
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha", ".nrrd", ".mhd", ".nhdr"])
 def test_a_pipe_is_not_waited_for(tmp_path: Path, suffix: str) -> None:
-    import os
-
     os.mkfifo(tmp_path / f"a{suffix}")
     with pytest.raises(DataError, match="is a named pipe, no file"):
         read_volume(tmp_path / f"a{suffix}")
@@ -182,6 +183,13 @@ def test_a_device_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a.nii").symlink_to("/dev/zero")
     with pytest.raises(DataError, match="is a device, no file"):
         read_geometry(tmp_path / "a.nii")
+
+
+def test_a_socket_is_not_read(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(tmp_path):  # its name has to be short
+        made.bind("a.nii")
+    with pytest.raises(DataError, match="is a socket, no file"):
+        read_volume(tmp_path / "a.nii")
 
 
 @pytest.mark.parametrize("offset", [0, 1, 40, 348])

@@ -23,6 +23,8 @@ FIELDS = 1.6
 """Times between the 5th and the 95th percentile of extents: bodies alone differ by less."""
 COARSE = 2.0
 """Times that one spacing is beyond both others where slices lie across its axis."""
+DEFAULTS_MM = (1.0, 0.001)
+"""What a format has where nobody says a spacing: 1, in millimetres or in micrometres."""
 LARGE_MM = 10.0
 """No scanner has voxels so large along all three axes."""
 _NAMED = 3
@@ -32,9 +34,10 @@ def lost_spacing(cases: Sequence[CaseFacts]) -> Iterator[str]:
     """Spacings of all cases, or of some, that are what a file says that was told none."""
     shapes, spacings = _shapes(cases), _spacings(cases)
     told_none = np.array([_told_none(case.spacing_mm) for case in cases])
-    if told_none.all() and np.allclose(spacings, spacings[0], rtol=1e-4):
+    if np.allclose(spacings, spacings[0], rtol=1e-4):
         least, most = np.percentile(shapes, (2, 98), axis=0)
-        if (most >= LOST_SIZES * least).sum() >= 2:
+        varied = most >= LOST_SIZES * least
+        if sum(varied[axis] for axis in _default_axes(spacings[0])) >= 2:
             yield (
                 f"warning: every case has a spacing of {mm(spacings[0])} mm, but sizes go from "
                 f"{_size(least)} to {_size(most)} voxels; {_PROBABLY_LOST}"
@@ -72,9 +75,18 @@ def lost_distance(cases: Sequence[CaseFacts]) -> Iterator[str]:
 
 
 def _told_none(spacing_mm: Sequence[float]) -> bool:
-    """1 mm along all axes, or more than any scanner has."""
-    cube = np.allclose(spacing_mm, spacing_mm[0], rtol=1e-4)
-    return bool(cube and (abs(spacing_mm[0] - 1) < 1e-4 or spacing_mm[0] >= LARGE_MM))
+    """Whether voxels are cubes of a side that is a default, or larger than any scanner's."""
+    return len(_default_axes(spacing_mm)) == 3
+
+
+def _default_axes(spacing_mm: Sequence[float]) -> list[int]:
+    """The axes along which a spacing is one that no scanner has, or that stands for none.
+
+    Slices may have kept their distance where pixels have lost their size.
+    """
+    axes = [axis for axis in range(3) if any(np.isclose(spacing_mm[axis], d, rtol=1e-4) for d in DEFAULTS_MM)]
+    large = min(spacing_mm) >= LARGE_MM and np.allclose(spacing_mm, spacing_mm[0], rtol=1e-4)
+    return [0, 1, 2] if large else axes
 
 
 def fields_of_view(cases: Sequence[CaseFacts]) -> Iterator[str]:

@@ -8,6 +8,8 @@ from medfuse.core.text import listed
 from medfuse.data.fingerprint import CaseFacts
 from medfuse.data.plan import Normalization, is_ct
 
+AIR_HU = -900.0
+"""No other modality goes down to it in most cases."""
 FAT_HU = -100.0
 """Every CT that shows fat or air goes down to it."""
 NEVER_BELOW = -24.0
@@ -34,7 +36,8 @@ def units(
     for number, name in enumerate(channels):
         measured = [case for case in cases if number < len(case.intensities)]
         kind = normalization[number].kind if normalization else "ct" if is_ct(name) else "zscore"
-        line = (_mixed_ct(measured, number) if is_ct(name) else "") or _far_apart(measured, number)
+        hounsfield = is_ct(name) or _mostly_air(measured, number)
+        line = (_mixed_ct(measured, number) if hounsfield else "") or _far_apart(measured, number)
         if not line:
             continue
         if kind in ("ct", "none"):
@@ -49,6 +52,11 @@ def units(
                 "mean and deviation, which makes up for it unless values mean something by themselves, as in "
                 "PET or ADC: give those in one unit"
             )
+
+
+def _mostly_air(cases: Sequence[CaseFacts], channel: int) -> bool:
+    """Whether a channel is CT whatever it is called."""
+    return 2 * sum(case.intensities[channel][0] <= AIR_HU for case in cases) > len(cases)
 
 
 def _mixed_ct(cases: Sequence[CaseFacts], channel: int) -> str:

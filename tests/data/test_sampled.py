@@ -7,7 +7,7 @@ import pytest
 
 from medfuse.api import Case
 from medfuse.data.detect import detect
-from medfuse.data.sampled import MOST_CASES, looked_at, sampled
+from medfuse.data.sampled import BYTES_A_SECOND, FEWEST_CASES, MOST_CASES, looked_at, sampled
 
 
 @pytest.fixture
@@ -46,6 +46,12 @@ def test_the_largest_label_map_is_in_every_sample(many):
         sample = sampled(many, most)
         assert len(sample) == most
         assert sizes(sample)[-1] == 1000
+
+
+@pytest.mark.parametrize(("cases_of_time", "taken"), [(100, 100), (1, FEWEST_CASES), (5000, MOST_CASES)])
+def test_no_more_are_taken_than_the_time_allows(many, cases_of_time, taken):
+    seconds = (cases_of_time + 0.5) * np.mean(sizes(many)) / BYTES_A_SECOND
+    assert len(sampled(many, seconds=float(seconds))) == taken
 
 
 def test_a_label_map_that_is_gone_stops_no_sample(many):

@@ -60,10 +60,17 @@ def test_nothing_is_said_of_cases_that_differ_as_cases_do():
     assert found(all_of(change)) == {}
 
 
-@pytest.mark.parametrize("side", [1.0, 1.00002, 10.0])
+@pytest.mark.parametrize("side", [1.0, 1.00002, 10.0, 0.001])
 @pytest.mark.parametrize("depth", [10, 90])
 def test_one_spacing_for_sizes_that_differ_twofold_was_lost(side, depth):
-    cases = all_of(lambda i: {"shape": (128 + 12 * i, 128 + 12 * i, depth), "spacing": (side,) * 3})
+    voxels_ml = side**3 * 128 * 128 * 10 / 1000
+    cases = all_of(
+        lambda i: {
+            "shape": (128 + 12 * i, 128 + 12 * i, depth),
+            "spacing": (side,) * 3,
+            "organ": 0.5 * voxels_ml,
+        }
+    )
     said = found(cases, spacing=(side,) * 3)
     assert said.keys() == {"lost_spacing"}
     assert "sizes go from 131×131×" in said["lost_spacing"]
@@ -76,6 +83,15 @@ def test_one_spacing_is_believed_of_like_sizes_along_two_axes_and_where_it_is_no
     assert longer.keys() == {"fields_of_view"}
     larger = all_of(lambda i: {"shape": 3 * (100 + 20 * i,), "spacing": (1.5, 1.5, 1.5)})
     assert found(larger, spacing=(1.5, 1.5, 1.5)).keys() == {"fields_of_view"}
+
+
+def test_pixels_may_have_lost_their_size_where_slices_have_a_distance():
+    cases = all_of(lambda i: {"shape": (128 + 12 * i, 128 + 12 * i, 10), "spacing": (1, 1, 8.0)})
+    said = found(cases, spacing=(1, 1, 8))
+    assert said.keys() == {"lost_spacing"}
+    assert "a spacing of 1 × 1 × 8 mm" in said["lost_spacing"]
+    true = [replace(case, spacing_mm=(0.9, 0.9, 8.0)) for case in cases]
+    assert found(true, spacing=(0.9, 0.9, 8)).keys() == {"fields_of_view"}
 
 
 def test_pictures_of_many_sizes_without_a_size_of_a_pixel_are_told_how_to_give_it():
@@ -155,6 +171,14 @@ def test_a_ct_in_other_units_is_told_with_its_kind(odd, word):
     assert "Hounsfield units in 10 of 12 (c00, c01, c02, … 7 more; -1,024 to 2,000 in c00)" in said["units"]
     assert "bring them to the units of the others" in said["units"]
     assert found(all_of(lambda i: odd)) == {}  # of one kind, whatever it is
+
+
+def test_air_in_most_cases_is_ct_whatever_the_channel_is_called():
+    shifted = {"intensities": ((0.0, 3095.0),), "medians": (1084.0,)}
+    cases = all_of(lambda i: shifted if i == 0 else {})
+    said = found(cases, info=info_of(cases, channels=("channel_0",)))
+    assert "as if 1024 were added in 1 of 12 (c00; 0 to 3,095)" in said["units"]
+    assert said["units"].startswith("note: channel_0 is")
 
 
 def test_a_crop_of_bone_is_in_hounsfield_units_as_well():

@@ -11,10 +11,14 @@ import numpy.typing as npt
 from medfuse.core.text import by, listed
 from medfuse.data.fingerprint import CaseFacts
 
-LOST_SIZES = 1.6
+LOST_SIZES = 1.8
 """Times that sizes in voxels differ, along two axes at least, where spacings that are all 1 mm are not
 believed. Matrices of scanners come in steps of two; volumes that are 1 mm in truth differ by less, or along
 one axis."""
+OTHER_SPACING = 1.6
+"""Times that spacings differ along an axis, at least, of cases of the same size that cannot show the same."""
+MANY = 20
+"""Of so many cases one at each end tells nothing of all."""
 SAME_SIZES = 1.3
 """Times that sizes may differ of cases that ought to show about the same extent."""
 THIN = 0.1
@@ -35,7 +39,8 @@ def lost_spacing(cases: Sequence[CaseFacts]) -> Iterator[str]:
     shapes, spacings = _shapes(cases), _spacings(cases)
     told_none = np.array([_told_none(case.spacing_mm) for case in cases])
     if np.allclose(spacings, spacings[0], rtol=1e-4):
-        least, most = np.percentile(shapes, (2, 98), axis=0)
+        ranked, end = np.sort(shapes, axis=0), int(len(cases) >= MANY)
+        least, most = ranked[end], ranked[-1 - end]
         varied = most >= LOST_SIZES * least
         if sum(varied[axis] for axis in _default_axes(spacings[0])) >= 2:
             yield (
@@ -45,7 +50,7 @@ def lost_spacing(cases: Sequence[CaseFacts]) -> Iterator[str]:
     elif told_none.any() and not told_none.all():
         size, spacing = (np.median(rows[told_none], axis=0) for rows in (shapes, spacings))
         other_size, other = (np.median(rows[~told_none], axis=0) for rows in (shapes, spacings))
-        if _times(size, other_size) < SAME_SIZES and _times(spacing, other) >= LOST_SIZES:
+        if _times(size, other_size) < SAME_SIZES and _times(spacing, other) >= OTHER_SPACING:
             names = [case.name for case, lost in zip(cases, told_none) if lost]
             yield (
                 f"warning: {_of_all(names, cases)} a spacing of {mm(spacing)} mm, where cases of about as "

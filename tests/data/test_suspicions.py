@@ -73,7 +73,7 @@ def test_one_spacing_for_sizes_that_differ_twofold_was_lost(side, depth):
     )
     said = found(cases, spacing=(side,) * 3)
     assert said.keys() == {"lost_spacing"}
-    assert "sizes go from 131×131×" in said["lost_spacing"]
+    assert f"sizes go from 128×128×{depth} to 260×260×{depth} voxels" in said["lost_spacing"]
     assert "augment.scale_range" in said["lost_spacing"]
 
 
@@ -83,6 +83,14 @@ def test_one_spacing_is_believed_of_like_sizes_along_two_axes_and_where_it_is_no
     assert longer.keys() == {"fields_of_view"}
     larger = all_of(lambda i: {"shape": 3 * (100 + 20 * i,), "spacing": (1.5, 1.5, 1.5)})
     assert found(larger, spacing=(1.5, 1.5, 1.5)).keys() == {"fields_of_view"}
+
+
+def test_one_odd_case_of_many_loses_no_spacing_and_two_do():
+    def sizes(odd):
+        return [facts(f"m{i}", (180 if i >= odd else 400,) * 2 + (160,), (1, 1, 1)) for i in range(60)]
+
+    assert "lost_spacing" not in found(sizes(1))
+    assert "lost_spacing" in found(sizes(2))
 
 
 def test_pixels_may_have_lost_their_size_where_slices_have_a_distance():

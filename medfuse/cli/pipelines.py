@@ -18,6 +18,7 @@ from medfuse.cli.words import (
     Trusted,
     decimal_number,
     numbers,
+    one_fold,
     whole_number,
 )
 
@@ -28,6 +29,12 @@ def run(
     folds: Annotated[
         str | None,
         typer.Option(metavar="all|0,2,…", help="cross-validate: train these folds, judge all held-out cases"),
+    ] = None,
+    fold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all|0", help="all: train the final model on all cases, of which none judges it"
+        ),
     ] = None,
     runs: Runs = Path("runs"),
     devices: Annotated[
@@ -41,6 +48,10 @@ def run(
     from medfuse.core.processes import processes, run_together
     from medfuse.core.reporter import Reporter
 
+    if fold is not None:
+        if folds is not None:
+            raise typer.BadParameter("--fold and --folds: give one; first --folds all, then --fold all")
+        overrides = [*(overrides or ()), f"split.fold={one_fold(fold)}"]
     if devices * nodes > 1 and processes() == 1:
         run_together(sys.argv[1:], devices=devices, nodes=nodes)
         return

@@ -88,6 +88,13 @@ def numbers(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
+def one_fold(text: str) -> str:
+    """`all`, or the number of a fold."""
+    if text != "all" and not re.fullmatch(r"[0-9]{1,9}", text):
+        raise typer.BadParameter(f"{text[:40]!r}: write all, or the number of one fold, such as 0")
+    return text
+
+
 PipelineFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="pipeline file, such as pipelines/liver.yaml")
 ]

@@ -10,6 +10,7 @@ from medfuse.api import DatasetInfo, Split
 from medfuse.core.labels import members
 from medfuse.core.text import listed
 from medfuse.data.fingerprint import CaseFacts
+from medfuse.data.split import nothing_held_out
 
 
 def split_doubts(info: DatasetInfo, split: Split) -> Iterator[str]:
@@ -23,6 +24,21 @@ def split_doubts(info: DatasetInfo, split: Split) -> Iterator[str]:
             f"{listed(unused)}; add them to the splits, or draw folds by another `split`"
         )
     yield from _shared_files(info, split)
+
+
+def unjudged_doubts(split: Split, given: Sequence[Split]) -> Iterator[str]:
+    """That a split holds out no case, where it does not, and the cases that none of the `given` folds has."""
+    if split.validation:
+        return
+    yield nothing_held_out(split)
+    known = {name for fold in given for name in (*fold.train, *fold.validation)}
+    aside = [name for name in split.train if name not in known]
+    if known and aside:
+        train = "case trains that is" if len(aside) == 1 else "cases train that are"
+        yield (
+            f"warning: {len(aside)} labelled {train} in no fold of the splits: {listed(aside)}; take "
+            f"{'its label' if len(aside) == 1 else 'their labels'} out of the dataset if kept aside by intent"
+        )
 
 
 def _shared_files(info: DatasetInfo, split: Split) -> Iterator[str]:
@@ -77,7 +93,8 @@ def label_doubts(info: DatasetInfo, facts: Sequence[CaseFacts], split: Split) ->
             f"warning: no training case holds {_with_values(untaught, labels)}, but others do: it cannot be "
             "learned; move such a case into training, or draw folds with `split: {stratify: true}`"
         )
-    if unjudged := [name for name in rest if not held[name] & {*split.validation}]:
+    unjudged = [name for name in rest if not held[name] & {*split.validation}]
+    if unjudged and split.validation:
         yield (
             f"warning: no held-out case holds {_with_values(unjudged, labels)}: how well it is found "
             "will not be known; hold out such a case, or train with --folds all"

@@ -22,7 +22,12 @@ class SplitSettings(Section):
     file: ConfigPath | None = Field(
         None, description="folds in nnU-Net's splits_final.json form; else the dataset's own"
     )
-    fold: int = Field(0, ge=0, description="the fold whose validation cases are held out")
+    fold: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
+        0,
+        description="the fold whose validation cases are held out; `all` trains on every labelled case and "
+        "holds out none, so nothing is judged: cross-validation (`medfuse run FILE --folds all`) tells what "
+        "to expect",
+    )
     folds: int = Field(5, ge=2, description="number of folds where neither `file` nor the dataset gives any")
     seed: int = Field(12345, description="seed of the folds that medfuse draws (nnU-Net's)")
     group: str | None = Field(

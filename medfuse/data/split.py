@@ -17,7 +17,12 @@ SIZES = 3
 
 
 def choose_split(info: DatasetInfo, settings: SplitSettings, facts: Sequence[CaseFacts] = ()) -> Split:
-    """Fold `settings.fold` of `all_splits`. Raises DataError for a fold that does not exist."""
+    """Fold `settings.fold` of `all_splits`; for `all` every labelled case trains, whatever folds there are.
+
+    Raises DataError for a fold that does not exist.
+    """
+    if settings.fold == "all":
+        return Split(tuple(sorted(case.name for case in info.cases if case.label is not None)), ())
     source, splits = all_splits(info, settings, facts)
     if settings.fold >= len(splits):
         raise DataError(
@@ -35,8 +40,7 @@ def all_splits(
 
     `facts` are needed for stratified folds, and change nothing but those. Raises DataError.
     """
-    splits = read_splits(settings.file) if settings.file else info.splits
-    if splits:
+    if splits := given_splits(info, settings):
         return str(settings.file or "the dataset's own splits"), splits
     patient_of = patients(info.cases, settings)
     if (units := len({*patient_of.values()})) < settings.folds:
@@ -45,8 +49,8 @@ def all_splits(
         what = f"labelled case{ending}" if single else f"patient{ending} with labelled cases"
         if units < 2:  # of which no folds can be made, however many are asked for
             raise DataError(
-                f"the dataset has {units} {what}; training needs two at least, one of them to judge by: "
-                "add some"
+                f"the dataset has {units} {what}; folds need two at least, one of them to judge by: "
+                "add some, or train unjudged: `split: {fold: all}`"
             )
         raise DataError(
             f"split.folds is {settings.folds}, but the dataset has {units} {what}; "
@@ -58,6 +62,18 @@ def all_splits(
     else:
         drawn = draw_folds([*patient_of], settings.folds, settings.seed)
     return "the drawn splits", drawn
+
+
+def given_splits(info: DatasetInfo, settings: SplitSettings) -> tuple[Split, ...]:
+    """The folds of the file in `settings`, else the dataset's own; none where there are neither."""
+    return read_splits(settings.file) if settings.file else info.splits
+
+
+def nothing_held_out(split: Split) -> str:
+    """What is said wherever a split has no case that judges."""
+    cases = len(split.train)
+    who = f"all {cases} labelled cases train" if cases > 1 else "the one labelled case trains"
+    return f"{who} and none is held out (split.fold: all), so nothing is judged"
 
 
 def patients(cases: Sequence[Case], settings: SplitSettings) -> dict[str, str]:
@@ -155,6 +171,9 @@ def _check(split: Split, patient_of: Mapping[str, str], where: str) -> None:
         )
     for what, names in (("train", split.train), ("val", split.validation)):
         if not names:
-            faults.append(f"{where}: `{what}` is empty; give it at least one case")
+            unjudged = (
+                ", or train on all cases and judge nothing: `split: {fold: all}`" if what == "val" else ""
+            )
+            faults.append(f"{where}: `{what}` is empty; give it at least one case{unjudged}")
     if faults:
         raise DataError(*faults)

@@ -66,7 +66,7 @@ class Imported:
     axes: tuple[int, ...]
     network: Network
 
-    def facts(self, name: str, fold: int, mirror: Sequence[int]) -> dict[str, Any]:
+    def facts(self, name: str, fold: int | str, mirror: Sequence[int]) -> dict[str, Any]:
         """What inference needs beside the tensors. `mirror`: axes that nnU-Net mirrors at test time."""
         axes = ["xyz"[ours] for ours, theirs in enumerate(self.axes) if theirs in mirror]
         return {

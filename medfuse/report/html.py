@@ -55,7 +55,9 @@ def page(content: ReportContent) -> str:
         _section("Result", _headline(content.evaluation, summary)),
         _section("Model", _model(content.graph)) if content.graph else "",
         _section("Training", _curves(content.rows)),
-        _section("Cases", _overlays(content) + _table(content.evaluation)),
+        _section("Cases", _overlays(content) + _table(content.evaluation))
+        if content.evaluation.cases
+        else "",
         _section("Inside the network", _pictures(content)),
         _section("How to repeat it", _repeat(content)),
     ]
@@ -104,6 +106,8 @@ def _section(title: str, body: str) -> str:
 
 
 def _headline(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
+    if not (evaluation.cases or evaluation.errors):
+        return f'<p class="big">not judged</p>{_lines("note", evaluation.notes)}'
     mean, n = summary["foreground_mean"]["Dice"], summary["foreground_n"]["Dice"]
     rows = "".join(_label_row(name, str(value), summary) for name, value in evaluation.labels.items())
     cases = summary["cases"]

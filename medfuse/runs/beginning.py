@@ -71,7 +71,9 @@ def write_records(run: Run, planned: Planned, graph: GraphPlan, found: Mapping[s
     }
     for name, content in files.items():
         write_json(run.folder / name, content)
-    write_text(run.folder / RESOLVED, resolved_text(run.pipeline, planned.plan, lock.stretches))
+    write_text(
+        run.folder / RESOLVED, resolved_text(run.pipeline, planned.plan, planned.split, lock.stretches)
+    )
 
 
 def note_stretch(run: Run, planned: Planned, found: Mapping[str, Any]) -> None:
@@ -87,7 +89,9 @@ def note_stretch(run: Run, planned: Planned, found: Mapping[str, Any]) -> None:
         run.reporter.say(line)
     lock = lock.carried_on(now)
     write_json(run.folder / LOCK, lock.model_dump(mode="json"))
-    write_text(run.folder / RESOLVED, resolved_text(run.pipeline, planned.plan, lock.stretches))
+    write_text(
+        run.folder / RESOLVED, resolved_text(run.pipeline, planned.plan, planned.split, lock.stretches)
+    )
 
 
 def budget_change(before: TrainSettings, pipeline: Pipeline, standing: Spent) -> list[str]:

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medfuse.runs.run import Run
+from medfuse.core.errors import CheckpointError
+from medfuse.core.text import listed
+from medfuse.runs.records import DATA, TrainedOn, read_record
+from medfuse.runs.run import Run, teacher_weights
 
 if TYPE_CHECKING:
     from medfuse.data.fingerprint import Fingerprint
     from medfuse.data.plan import DataPlan
 
 
-def doubts(run: Run, fingerprint: Fingerprint, plan: DataPlan) -> Iterator[str]:
+def doubts(run: Run, fingerprint: Fingerprint, plan: DataPlan, data: TrainedOn) -> Iterator[str]:
     """One line for each; what is unsound has been refused before."""
-    from medfuse.data.doubts import label_doubts, patch_doubts, plane_doubts, split_doubts
+    from medfuse.data.doubts import (
+        label_doubts,
+        patch_doubts,
+        plane_doubts,
+        split_doubts,
+        unjudged_doubts,
+    )
+    from medfuse.data.split import given_splits
     from medfuse.data.suspicions import suspicions
     from medfuse.train.budget import Budget, too_few
 
     yield from run.info.notes
+    yield from unjudged_doubts(run.split, given_splits(run.info, run.pipeline.split))
     yield from split_doubts(run.info, run.split)
+    yield from _seen_doubts(run, data)
     yield from label_doubts(run.info, fingerprint.cases, run.split)
     for suspicion in suspicions(
         fingerprint, run.info, plan.spacing_mm, normalization=plan.normalization, split=run.split
@@ -30,3 +43,26 @@ def doubts(run: Run, fingerprint: Fingerprint, plan: DataPlan) -> Iterator[str]:
     steps = Budget.of(run.pipeline.train).steps
     if steps and not run.pipeline.model.transfer and (warning := too_few(steps)):
         yield warning
+
+
+def _seen_doubts(run: Run, data: TrainedOn) -> Iterator[str]:
+    """Runs that weights come from or that make pseudo-labels, and held-out cases that trained those."""
+    sources = {f"model.transfer.{name}": given.weights for name, given in run.pipeline.model.transfer.items()}
+    for what, path in {**sources, "train.pseudo_labels.teacher": teacher_weights(run.pipeline)}.items():
+        names = _seen(path, data) if path else []
+        if names:
+            are = "held-out case" if len(names) == 1 else "held-out cases"
+            yield (
+                f"warning: {what}: {path} was trained on {len(names)} {are} of this run: {listed(names)}; "
+                "Dice here will be too high: take a run that held them out, as the same fold does"
+            )
+
+
+def _seen(path: Path, data: TrainedOn) -> list[str]:
+    """Held-out cases whose images trained the weights in a run folder; none where it does not say."""
+    try:
+        before = read_record(TrainedOn, path.parent / DATA)
+    except CheckpointError:
+        return []
+    seen = {image for name in before.train if name in before.cases for image in before.cases[name].images}
+    return [name for name in data.validation if seen & {*data.cases[name].images}]

@@ -11,6 +11,8 @@ from medfuse.core.lock import locked
 from medfuse.runs.records import DATA, FINGERPRINT, LOCK, PIPELINE, PLAN, RESOLVED
 
 ANOTHER_NAME = "give this run another name (--set name=…)"
+FOLD_ALL = "fold_all"
+"""In the folder of a pipeline's name: the run of the final model, as nnU-Net calls it."""
 PROBE = ".probe-"
 """How the name of a folder begins that is gone when `medfuse probe` ends."""
 WEIGHTS = "weights_last.safetensors"

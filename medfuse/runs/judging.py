@@ -132,7 +132,7 @@ def draw_pictures(
 
     settings = run.pipeline.report
     maps, gradcam = select(graph, settings.maps), select(graph, settings.gradcam)
-    if not maps and not gradcam:
+    if not (maps or gradcam) or not evaluation.cases:
         return {}
     path = run.folder / "weights_last.safetensors"
     network = load_trained([path], device=run.pipeline.train.device, own=run.pipeline.model).segmenter()

@@ -204,11 +204,16 @@ def resolved_values(pipeline: Pipeline, plan: DataPlan) -> dict[str, Any]:
     return values
 
 
-def resolved_text(pipeline: Pipeline, plan: DataPlan, stretches: Sequence[Stretch]) -> str:
-    """resolved.yaml: a pipeline that does the same, below a comment on the stretches of its training."""
-    from medfuse.core.text import yaml_text
+def resolved_text(pipeline: Pipeline, plan: DataPlan, split: Split, stretches: Sequence[Stretch]) -> str:
+    """resolved.yaml: a pipeline that does the same, below comments on the stretches of its training.
 
-    return stretches_text(stretches) + yaml_text(resolved_values(pipeline, plan))
+    And, where it holds out no case, on that.
+    """
+    from medfuse.core.text import yaml_text
+    from medfuse.data.split import nothing_held_out
+
+    unjudged = "" if split.validation else f"# {nothing_held_out(split)}\n"
+    return unjudged + stretches_text(stretches) + yaml_text(resolved_values(pipeline, plan))
 
 
 def stretches_text(stretches: Sequence[Stretch]) -> str:

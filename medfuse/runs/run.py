@@ -16,7 +16,14 @@ from medfuse.core.lock import locked
 from medfuse.core.reporter import Reporter
 from medfuse.pipeline import Pipeline
 from medfuse.runs.changes import case_changes, data_changes, identity, pipeline_changes, text_changes
-from medfuse.runs.folder import ANOTHER_NAME, PROBE, has_state, holds_weights, refuse_cross_validation
+from medfuse.runs.folder import (
+    ANOTHER_NAME,
+    FOLD_ALL,
+    PROBE,
+    has_state,
+    holds_weights,
+    refuse_cross_validation,
+)
 from medfuse.runs.problems import placed_split
 from medfuse.runs.records import DATA, LOCK, PIPELINE, Lock, TrainedOn, read_mapping, read_record
 from medfuse.trained.trust import remember_own
@@ -78,6 +85,8 @@ def open_run(
     import torch
 
     def claim() -> tuple[TrainedOn | None, bool, Split]:
+        if folder.name == FOLD_ALL:
+            held.callback(_remove_if_empty, folder.parent)
         held.callback(_remove_if_empty, folder)  # what a refused start leaves is nothing
         if folder.parent == runs:
             remove_leftovers(runs, PROBE)
@@ -190,6 +199,12 @@ def _refuse(folder: Path, other_values: list[str], changes: list[str]) -> None:
 def _remove_if_empty(folder: Path) -> None:
     with suppress(OSError):
         folder.rmdir()
+
+
+def run_folder(pipeline: Pipeline, runs: Path) -> Path:
+    """`runs`/NAME; of the final model `runs`/NAME/fold_all, beside the folds of its cross-validation."""
+    own = runs / pipeline.name
+    return own / FOLD_ALL if pipeline.split.fold == "all" else own
 
 
 def info_name(pipeline: Pipeline) -> str:

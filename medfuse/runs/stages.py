@@ -12,6 +12,7 @@ from medfuse.core.files import write_json
 from medfuse.pipeline import plan_network
 from medfuse.runs.beginning import Planned
 from medfuse.runs.doubts import doubts
+from medfuse.runs.final import unjudged
 from medfuse.runs.judging import (
     choose_postprocess,
     draw_pictures,
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judged:
-    """What the last stage knows: held-out cases judged, and the postprocessing that they chose."""
+    """What the last stage knows: held-out cases judged, and the postprocessing that was chosen.
+
+    Of the final model no case is judged, and the notes say so.
+    """
 
     evaluation: Evaluation
     postprocess: tuple[str, ...]
@@ -51,10 +55,14 @@ def do_stages(run: Run) -> Judged:
         train(run, planned, graph, store)
         if not run.together.is_first:
             raise SystemExit(0)  # this process was there for training
-        predict_held_out(run)
-        evaluation = evaluate(run)
-        chosen = choose_postprocess(run, plan, store)
-    noted = replace(evaluation, notes=(*evaluation.notes, *judged_otherwise(run), *chosen))
+        if run.split.validation:
+            predict_held_out(run)
+            evaluation = evaluate(run)
+            chosen = choose_postprocess(run, plan, store)
+            otherwise = judged_otherwise(run)
+        else:
+            (evaluation, chosen), otherwise = unjudged(run), ()
+    noted = replace(evaluation, notes=(*evaluation.notes, *otherwise, *chosen))
     write_summary(run.folder / "summary.json", noted)
     write_run_report(run, graph, noted, draw_pictures(run, plan, graph, evaluation))
     return Judged(evaluation, chosen)
@@ -97,9 +105,9 @@ def prepare(run: Run) -> Planned:
     if problems:
         raise PipelineError(problems)
     run.reporter.say(f"  network: {facts.parameters:,} parameters")
-    for line in doubts(run, fingerprint, plan):
-        run.reporter.say_once(line)
     data = trained_on(run.pipeline, run.info, run.split, hashes)
+    for line in doubts(run, fingerprint, plan, data):
+        run.reporter.say_once(line)
     return Planned(run.split, plan, fingerprint, hashes, data, standing)
 
 

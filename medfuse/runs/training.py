@@ -269,6 +269,8 @@ def _validate(
 
     found: dict[str, list[float]] = {}
     names = run.split.validation[: run.pipeline.train.validation_cases]
+    if not names:
+        return {}
     own = names[run.together.rank :: run.together.size]
     with run.reporter.track("validation", len(own)) as advance:
         for done, name in enumerate(own):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -30,7 +30,7 @@ class _Facts(BaseModel):
 
     medfuse: Word = ""
     name: str = Field("", pattern=r"^[^/\\\x00-\x1f]{0,200}$")
-    fold: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    fold: Annotated[int, Field(ge=0, le=10_000)] | Literal["all"] | None = None
     model: dict[str, Any]
     watched: Annotated[tuple[Word, ...], Field(max_length=100)] = ()
     infer: dict[str, Any]

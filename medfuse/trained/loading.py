@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from medfuse.data.plan import DataPlan
 
+_LAST = "weights_last.safetensors"
+
 EXPORTED = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """The ending of what `medfuse export` writes, by format."""
 
@@ -237,12 +239,29 @@ def _overridden(settings: InferSettings, overrides: Iterable[str]) -> InferSetti
         raise document.located(PipelineError(problems_of(error, InferSettings, document.data))) from None
 
 
+def _run_in(folder: Path) -> Path:
+    """The one run in a folder of folds that has no weights of its own. Raises CheckpointError for several."""
+    runs = sorted(path.parent for path in folder.glob(f"fold_*/{_LAST}"))
+    if not runs or any(folder.glob("weights_*.safetensors")):
+        return folder
+    if len(runs) > 1:
+        raise CheckpointError(
+            f"{folder}: holds {', '.join(run.name for run in runs)}; give one, as {runs[0]}"
+        )
+    return runs[0]
+
+
 def weights_file(path: Path, *, best: bool) -> Path:
-    """The weights that a run folder or a path stands for."""
+    """The weights that a run folder or a path stands for; a folder around one run alone stands for that."""
     if path.is_dir():
-        path = path / f"weights_{'best' if best else 'last'}.safetensors"
+        path = _run_in(path) / f"weights_{'best' if best else 'last'}.safetensors"
     if kind := no_file(path):
         raise CheckpointError(f"{path}: is {kind}, no file of weights; name the file itself")
+    if best and not path.is_file() and path.with_name(_LAST).is_file():
+        raise CheckpointError(
+            f"{path}: no such file, as no held-out case was looked at in training, which chooses the best "
+            "weights; leave out --best"
+        )
     if not path.is_file():
         raise CheckpointError(
             f"{path}: no such file; give a run folder such as runs/liver, a .safetensors file, or what "

@@ -77,11 +77,14 @@ def _verified(graph: GraphPlan) -> VerifiedFacts:
 
 def _split_doubts(pipeline: Pipeline, info: DatasetInfo) -> list[str]:
     """What the split leaves out, where it can be told before label maps are opened."""
-    from medfuse.data.doubts import split_doubts
+    from medfuse.data.doubts import split_doubts, unjudged_doubts
+    from medfuse.data.split import given_splits
 
-    if pipeline.split.stratify:
+    if pipeline.split.stratify and pipeline.split.fold != "all":
         return []
-    return list(split_doubts(info, placed_split(pipeline, info)))
+    split = placed_split(pipeline, info)
+    given = given_splits(info, pipeline.split)
+    return [*unjudged_doubts(split, given), *split_doubts(info, split)]
 
 
 def nominal_image(pipeline: Pipeline, info: DatasetInfo | None) -> ImageInfo:

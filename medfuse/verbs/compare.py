@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
-from medfuse.core.errors import DataError, MedfuseError, OutputError, PipelineError
+from medfuse.core.errors import DataError, MedfuseError, OutputError, PipelineError, Problem
 from medfuse.core.files import file_hash, make_folder, write_text
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.labels import from_json
@@ -22,6 +22,12 @@ from medfuse.verbs.run import run_pipeline
 
 if TYPE_CHECKING:
     from medfuse.report.compare import Candidate
+
+
+_NOTHING_HELD_OUT = (
+    "all: nothing is held out, so there is nothing to compare by; with --set split.fold=0 the folds of "
+    "--folds are held out"
+)
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,10 @@ def _names(files: Sequence[Path], overrides: Iterable[str]) -> dict[Path, str]:
     faults: list[str] = []
     for path in files:
         try:
-            found[path] = load_pipeline(path, overrides)[0].name
+            pipeline, document = load_pipeline(path, overrides)
+            if pipeline.split.fold == "all":
+                raise document.located(PipelineError([Problem(("split", "fold"), _NOTHING_HELD_OUT)]))
+            found[path] = pipeline.name
         except PipelineError as error:
             faults += error.lines
     if faults:
@@ -174,6 +183,11 @@ def _summary(folder: Path) -> dict[str, Any]:
         )
     remedy = "write it anew with `medfuse run`"
     summary: dict[str, Any] = read_json(path, remedy=remedy)
+    if isinstance(summary, dict) and summary.get("metric_per_case") == []:
+        raise DataError(
+            f"{folder}: no held-out case is judged there, as with split.fold: all, so there is nothing to "
+            "compare by; give runs that hold some out"
+        )
     validated(_Summary, summary, str(path), remedy=remedy)
     return summary
 

@@ -24,10 +24,11 @@ from medfuse.verbs.run import RunResult, run_pipeline
 
 @dataclass(frozen=True)
 class CrossValidated:
-    """What a cross-validation has to say. `summary` is that of summary.json."""
+    """What a cross-validation of the pipeline `file` has to say. `summary` is that of summary.json."""
 
     folder: Path
     summary: Mapping[str, Any]
+    file: Path = Path("FILE")
 
     def text(self) -> str:
         """The last lines: Dice per label over all held-out cases, its spread between folds."""
@@ -46,6 +47,7 @@ class CrossValidated:
             f"summary:     {self.folder / 'summary.json'}",
             f"folds:       {', '.join(str(self.folder / f'fold_{fold}') for fold in folds)}",
             f"new scans:   medfuse infer {self.folder} --input FOLDER --output FOLDER",
+            f"one network: medfuse run {self.file} --fold all trains it on all cases; this Dice tells of it",
         ]
         return "\n".join(lines)
 
@@ -98,7 +100,7 @@ def run_folds(
             write_choice(folder, choice)
             summary["notes"] += said(choice)
         write_json(folder / "summary.json", summary)
-    return CrossValidated(folder, summary)
+    return CrossValidated(folder, summary, file)
 
 
 def _held(folder: Path) -> AbstractContextManager[None]:

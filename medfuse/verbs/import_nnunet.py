@@ -77,5 +77,6 @@ def _import_fold(folder: Path, fold: Path, state: Any, path: Path) -> None:
     load_into(network, imported.tensors(tensors), fold)
     number = fold.name.removeprefix("fold_")
     mirror = read.inference_allowed_mirroring_axes or ()
-    facts = imported.facts(folder.parent.name or folder.name, int(number) if is_whole(number) else 0, mirror)
+    which = int(number) if is_whole(number) else "all" if number == "all" else 0
+    facts = imported.facts(folder.parent.name or folder.name, which, mirror)
     save_weights(path, network, {**facts, "trained": {"nnunet_epochs": read.current_epoch}})

@@ -12,7 +12,7 @@ from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.memory import parse_bytes
 from medfuse.core.reporter import Reporter
 from medfuse.infer.settings import PostprocessSettings
-from medfuse.runs.folder import fold_folders
+from medfuse.runs.folder import FOLD_ALL, fold_folders, holds_weights
 from medfuse.runs.postprocess import steps_for
 from medfuse.trained.loading import load_trained, weights_file
 from medfuse.trained.trained import Trained
@@ -97,16 +97,22 @@ def _model_and_cases(
     runs = [run for path in weights for run in fold_folders(path) or [path]]  # a cross-validation: its folds
     files = [weights_file(run, best=best) for run in runs]
     if len(files) > len(weights):
-        reporter.say(f"the mean of {len(files)} folds")
+        finals = [
+            path / FOLD_ALL for path in weights if fold_folders(path) and holds_weights(path / FOLD_ALL)
+        ]
+        other = f"; {finals[0]} is one network that all cases trained" if finals else ""
+        reporter.say(f"the mean of {len(files)} folds{other}")
     model = load_trained(files, device=device, overrides=overrides, trust=trust)
-    model = _with_chosen_steps(model, weights, reporter)
+    model = _with_chosen_steps(model, weights, files, reporter)
     cases = find_inputs(inputs, model.plan.channels)
     for line in left_out_of(inputs, cases):
         reporter.say(line)
     return model, cases
 
 
-def _with_chosen_steps(model: Trained, weights: Sequence[Path], reporter: Reporter) -> Trained:
+def _with_chosen_steps(
+    model: Trained, weights: Sequence[Path], files: Sequence[Path], reporter: Reporter
+) -> Trained:
     """The model with the postprocessing that its held-out cases chose, where it is left to them."""
     given = model.settings.postprocess
     if isinstance(given, PostprocessSettings) and (unknown := given.unknown(model.plan.classes)):
@@ -115,7 +121,7 @@ def _with_chosen_steps(model: Trained, weights: Sequence[Path], reporter: Report
         )
     if given != "auto":
         return model
-    steps = steps_for(weights)
+    steps = steps_for(weights) or steps_for(files)
     if steps is None:
         reporter.say("postprocess: auto: nothing was chosen for these weights, so nothing is done")
     settings = model.settings.model_copy(update={"postprocess": steps or "none"})

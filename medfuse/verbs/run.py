@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import number
 from medfuse.pipeline import Pipeline, load_pipeline
-from medfuse.runs.run import located, open_run, read_dataset, refuse_soon
+from medfuse.runs.run import located, open_run, read_dataset, refuse_soon, run_folder
 from medfuse.runs.stages import do_stages
 
 if TYPE_CHECKING:
@@ -29,6 +29,19 @@ class RunResult:
 
     def text(self) -> str:
         """The last lines: Dice per label on the held-out cases, and where everything is."""
+        judged = self.evaluation.cases or self.evaluation.errors
+        return "\n".join(
+            [
+                *(self._judged() if judged else self.evaluation.notes),
+                *self.postprocess,
+                f"report:      {self.folder / 'report.html'}",
+                f"weights:     {self.folder / 'weights_last.safetensors'}",
+                *([f"predictions: {self.folder / 'predictions'}"] if judged else []),
+                f"new scans:   medfuse infer {self.folder} --input FOLDER --output FOLDER",
+            ]
+        )
+
+    def _judged(self) -> list[str]:
         from medfuse.report.summary import foreground_text, summarise
 
         summary = summarise(self.evaluation)
@@ -36,15 +49,7 @@ class RunResult:
         for name, value in self.evaluation.labels.items():
             dice, n = summary["mean"][str(value)]["Dice"], summary["n"][str(value)]["Dice"]
             lines.append(f"  Dice {name}: {number(dice)} (n = {n})")
-        lines.append(f"  mean foreground Dice: {foreground_text(summary)}")
-        lines += [
-            *self.postprocess,
-            f"report:      {self.folder / 'report.html'}",
-            f"weights:     {self.folder / 'weights_last.safetensors'}",
-            f"predictions: {self.folder / 'predictions'}",
-            f"new scans:   medfuse infer {self.folder} --input FOLDER --output FOLDER",
-        ]
-        return "\n".join(lines)
+        return [*lines, f"  mean foreground Dice: {foreground_text(summary)}"]
 
 
 def run_pipeline(
@@ -58,13 +63,13 @@ def run_pipeline(
 ) -> RunResult:
     """Every stage of a pipeline file, each of which carries on where an earlier run of it stopped.
 
-    `folder` is the run's folder, `runs`/NAME where it is not given. With `retrain` it is trained anew: what
-    the folder holds is replaced once data and pipeline are found to be sound.
+    `folder` is the run's folder; see `run_folder` where it is not given. With `retrain` it is trained anew:
+    what the folder holds is replaced once data and pipeline are found to be sound.
     """
     pipeline, document = load_pipeline(file, overrides)
     with located(document):
         info = read_dataset(pipeline)
-        where = folder or runs / pipeline.name
+        where = folder or run_folder(pipeline, runs)
         if not retrain:
             refuse_soon(pipeline, info, where)
         with (

@@ -141,3 +141,11 @@ def test_balanced_folds_depend_on_the_seed_and_not_on_the_order_of_names():
     turned = dict(reversed(patient_of.items()))
     drawn = [draw_balanced_folds(p, 3, seed, {}) for p, seed in ((patient_of, 1), (turned, 1), (turned, 2))]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_all_trains_on_every_labelled_case_whatever_folds_there_are(tmp_path):
+    own = Split(("c0",), ("c1",))
+    info = dataset(tmp_path, 3, (own,))
+    info = replace(info, cases=(*reversed(info.cases), Case("bare", (tmp_path / "bare.nii",), None)))
+    assert choose_split(info, SplitSettings(fold="all")) == Split(("c0", "c1", "c2"), ())
+    assert choose_split(dataset(tmp_path, 1), SplitSettings(fold="all")) == Split(("c0",), ())

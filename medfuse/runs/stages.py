@@ -55,6 +55,7 @@ def do_stages(run: Run) -> Judged:
         train(run, planned, graph, store)
         if not run.together.is_first:
             raise SystemExit(0)  # this process was there for training
+        told = _outlook(run)
         if run.split.validation:
             predict_held_out(run)
             evaluation = evaluate(run)
@@ -62,10 +63,22 @@ def do_stages(run: Run) -> Judged:
             otherwise = judged_otherwise(run)
         else:
             (evaluation, chosen), otherwise = unjudged(run), ()
-    noted = replace(evaluation, notes=(*evaluation.notes, *otherwise, *chosen))
+    noted = replace(evaluation, notes=(*evaluation.notes, *otherwise, *told, *chosen))
     write_summary(run.folder / "summary.json", noted)
     write_run_report(run, graph, noted, draw_pictures(run, plan, graph, evaluation))
     return Judged(evaluation, chosen)
+
+
+def _outlook(run: Run) -> tuple[str, ...]:
+    """What more training would bring, which is said too; nothing where its log is lost."""
+    from medfuse.train.log import read_rows
+    from medfuse.train.outlook import outlook
+
+    rows = read_rows(run.folder / "metrics.jsonl")
+    told = (outlook(rows, run.pipeline.train),) if rows else ()
+    for line in told:
+        run.reporter.say(line)
+    return told
 
 
 def prepare(run: Run) -> Planned:

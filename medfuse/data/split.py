@@ -49,7 +49,7 @@ def all_splits(
         what = f"labelled case{ending}" if single else f"patient{ending} with labelled cases"
         if units < 2:  # of which no folds can be made, however many are asked for
             raise DataError(
-                f"the dataset has {units} {what}; folds need two at least, one of them to judge by: "
+                f"the dataset has {units} {what}; training needs two at least, one of them to judge by: "
                 "add some, or train unjudged: `split: {fold: all}`"
             )
         raise DataError(

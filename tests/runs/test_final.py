@@ -181,7 +181,7 @@ def test_one_labelled_case_trains_where_none_is_held_out(tmp_path):
     (data / "splits_final.json").unlink()
     pipeline = write_pipeline(tmp_path / "one.yaml", data)
     with pytest.raises(
-        PipelineError, match=r"1 labelled cases; add some.*or train unjudged: `split: {fold: all}`"
+        PipelineError, match=r"1 labelled case; .*add some.*or train unjudged: `split: {fold: all}`"
     ):
         run(pipeline, runs=tmp_path / "runs")
     final, _ = run(pipeline, ALL, runs=tmp_path / "runs")

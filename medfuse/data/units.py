@@ -18,8 +18,8 @@ DENSE = 800.0
 """Shifted by 1024 all tissue is above it but lung and fat."""
 NARROW = 50.0
 """Fewer values than this from least to most are a scale of 0 to 1 or of standard deviations."""
-BYTE = (250.0, 255.0)
-"""The most of values that were stretched to 0 … 255."""
+BYTE, STRETCHED = 255.0, 250.0
+"""The most of a byte, and about the most of values that were stretched to all of it."""
 SHIFTED = 500.0
 """By which a shift moves the median in the foreground, at least: half of the 1024, the rest is anatomy."""
 FAR = 100.0
@@ -72,19 +72,22 @@ def _mixed_ct(cases: Sequence[CaseFacts], channel: int) -> str:
             for case in kinds[_SHIFTED]
             if there is None or not case.medians or case.medians[channel] - there >= SHIFTED
         ]
+    if _BYTE in kinds and _HOUNSFIELD not in kinds:  # a brain without its skull has no more in truth
+        kinds[_BYTE] = [case for case in kinds[_BYTE] if case.intensities[channel][1] >= STRETCHED]
     found = {kind: those for kind, those in kinds.items() if those}
     return _told(found, cases, channel) if len(found) > 1 else ""
 
 
 _HOUNSFIELD, _SHIFTED = "Hounsfield units", "nothing below 0, as if 1024 were added"
+_BYTE, _NARROW = "a byte's scale", "a scale of its own"
 
 
 def _ct_kind(least: float, most: float) -> str:
     """What the ends say plainly of a CT's units; empty where they do not."""
     if most - least <= NARROW:
-        return "a scale of its own"
-    if least >= 0 and BYTE[0] <= most <= BYTE[1]:
-        return "a byte's scale"
+        return _NARROW
+    if least >= 0 and most <= BYTE:
+        return _BYTE
     if least >= NEVER_BELOW and most >= DENSE:
         return _SHIFTED
     return _HOUNSFIELD if least <= FAT_HU else ""

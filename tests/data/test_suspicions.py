@@ -170,6 +170,7 @@ def test_single_slices_among_volumes_are_told_and_slices_alone_are_not():
         ({"intensities": ((0.0, 1.0),), "medians": (0.4,)}, "a scale of its own in 2 of 12"),
         ({"intensities": ((-2.1, 9.5),), "medians": (0.1,)}, "a scale of its own in 2 of 12"),
         ({"intensities": ((0.0, 255.0),), "medians": (140.0,)}, "a byte's scale in 2 of 12"),
+        ({"intensities": ((0.0, 170.0),), "medians": (67.0,)}, "a byte's scale in 2 of 12"),
     ],
 )
 def test_a_ct_in_other_units_is_told_with_its_kind(odd, word):
@@ -192,6 +193,12 @@ def test_air_in_most_cases_is_ct_whatever_the_channel_is_called():
 def test_a_crop_of_bone_is_in_hounsfield_units_as_well():
     bone = {"intensities": ((-10.0, 1900.0),), "medians": (420.0,)}
     assert found(all_of(lambda i: bone if i < 2 else {})) == {}
+
+
+def test_brains_without_their_skull_are_in_hounsfield_units_as_well():
+    brain = {"intensities": ((0.0, 170.0),), "medians": (35.0,)}
+    calcified = {"intensities": ((0.0, 900.0),), "medians": (36.0,)}
+    assert found(all_of(lambda i: calcified if i < 2 else brain)) == {}
 
 
 def mr(low, high, median):

@@ -94,8 +94,12 @@ def init(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda: where steps are measured")] = "auto",
     dimensions: Annotated[
-        Literal["3", "2", "2.5"], typer.Option(help="2.5: slices that are seen with their neighbours")
-    ] = "3",
+        Literal["auto", "3", "2", "2.5"],
+        typer.Option(help="axes of the network; 2.5: slices that are seen with their neighbours"),
+    ] = "auto",
+    trials: Annotated[
+        bool, typer.Option(help="train the likeliest plans for a moment, and choose by that")
+    ] = True,
     quiet: Quiet = False,
 ) -> None:
     """Write a pipeline for a dataset, sized by measured steps.
@@ -114,6 +118,7 @@ def init(
             minutes=minutes,
             device=device,
             dimensions=dimensions,
+            trials=trials,
             reporter=Reporter(quiet=quiet),
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 Dimensions = Literal["3", "2", "2.5"]
 
 MOST_CHANNELS = {2: 512, 3: 320}  # Isensee et al. 2021
-SLICES = 4
+SLICES = 2
 """Slices of a 2.5-D patch: each is seen with its neighbours, and costs what a 2-D patch does."""
 
 
@@ -31,7 +32,19 @@ class Bench:
     ) -> None:
         self.plan, self.dimensions, self.device = plan, dimensions, device
         self._reporter = reporter
-        self._precision = "fp32"
+        self.precision = "fp32"
+
+    def on(self, spacing_mm: tuple[float, float, float], reason: str) -> Bench:
+        """The same for voxels of another size, for a reason."""
+        reasons = {**self.plan.reasons, "spacing_mm": reason}
+        made = Bench(
+            replace(self.plan, spacing_mm=spacing_mm, reasons=reasons),
+            self.dimensions,
+            self.device,
+            self._reporter,
+        )
+        made.precision = self.precision
+        return made
 
     def image(self, patch_size: Sequence[int]) -> ImageInfo:
         """What the network is given for a planned patch, which is flat for 2.5-D."""
@@ -89,7 +102,7 @@ class Bench:
         example = torch.randn(batch, image.channels, *image.patch_size, device=self.device)
         chosen = choose_precision("auto", model.to(self.device), example, backward=True)
         self._reporter.say(f"  measuring on {self.device.type} in {chosen.kind}: {chosen.reason}")
-        self._precision = chosen.kind
+        self.precision = chosen.kind
 
     def measure(self, width: int, patch_size: tuple[int, ...], batch: int) -> StepCost:
         """What a training step of this network costs, with AdamW, which keeps most."""
@@ -115,7 +128,7 @@ class Bench:
             TrainSettings(
                 steps=1,
                 optimizer="adamw",
-                precision="bf16" if self._precision == "bf16" else "fp32",
+                precision="bf16" if self.precision == "bf16" else "fp32",
             ),
             shape=shape,
             classes=classes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, prod, sqrt
+from math import ceil, prod
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
@@ -21,23 +21,25 @@ if TYPE_CHECKING:
 WIDTHS = (32, 24, 16, 12, 8)
 """Channels of the first stage, from nnU-Net's down."""
 ENOUGH_STEPS = 2000
-"""A wide network that sees 300 steps loses to a narrow one that sees 2,000."""
-CONTEXT = {2: 128**2, 3: 64**3}
-"""Voxels of a patch that are not given up for a wider network."""
+"""A wider network that sees a few hundred loses to a narrow one that sees these."""
+BATCH = {2: 4, 3: 2}
+"""Patches a step to begin with: slices are less varied than volumes, and a step of them costs less."""
 PROBES = {2: (64**2, 128**2), 3: (32**3, 48**3)}
 """Voxels of the two patches from which the cost of others is foretold."""
+CUT = {2: 512**2, 3: 112**3}
+"""Voxels of a patch that are context enough, however large the case is."""
+SLACK = 1.25
+"""What a measured step may take of the time that it was given."""
 TRAINING_SHARE = 0.9
 """Of the minutes; the rest is validation."""
 ROUNDS = 6
-"""Times that a choice is measured and changed."""
+"""Times that a cut patch is measured and changed."""
 TURNS = 3
 """Times that a network is measured before it is too slow: a pause of the machine looks the same."""
-MEASURING_SHARE = 0.2
-"""Of the minutes that are planned for: as much may planning itself take."""
+MEASURING_SHARE = 0.05
+"""Of the minutes that are planned for: as much may measuring take."""
 WIDTHS_SHARE = 0.6
 """Of the time for measuring that goes into widths; the rest is for the choice itself."""
-ROOMY = 0.6
-"""A choice that takes less than this of its budgets, after a larger one was refused, was cut too far."""
 UNLIMITED = 1e15  # voxels
 
 Measure = Callable[[int, tuple[int, ...], int], "StepCost"]
@@ -57,10 +59,23 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """A spacing in mm, and the median case's shape in its voxels, both (x, y, z)."""
+
+    spacing_mm: tuple[float, float, float]
+    shape: tuple[int, int, int]
+
+    def patch(self, dims: int, most_voxels: float) -> tuple[int, ...]:
+        """What covers the case, or the slice, cut until within `most_voxels`."""
+        return plan_patch(self.shape[:dims], self.spacing_mm[:dims], most_voxels)
+
+
+@dataclass(frozen=True)
 class Size:
-    """The network and batch that were chosen, what a step of them costs, and why they were."""
+    """The network, grid and batch that were chosen, what a step of them costs, and why they were."""
 
     width: int
+    grid: Grid
     patch_size: tuple[int, ...]
     batch_size: int
     cost: StepCost
@@ -107,8 +122,7 @@ class _Least:
 
 
 def size_network(
-    shape: Sequence[int],
-    spacing_mm: Sequence[float],
+    grids: Sequence[Grid],
     cases: int,
     measure: Measure,
     limits: Limits,
@@ -118,97 +132,161 @@ def size_network(
     say: Callable[[str], None] = lambda line: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Size:
-    """The widest network whose patches fit the memory and whose ENOUGH_STEPS fit the time.
+    """The finest grid and the widest network on it with which training has ENOUGH_STEPS in the time.
 
-    `shape` is the median case's, in voxels of `spacing_mm`. Two small patches tell what others will cost,
-    from the narrowest network up, until one is too slow; the choice is then measured itself, and made smaller
-    until it keeps both budgets. Where that cut too far, a larger one is tried again.
+    A patch covers the case, or the slice; `grids` come from the finest to the coarsest that will do. Context
+    is given up last: first channels, then resolution, and only then is the patch cut. Without a limit of time
+    it is the widest network on the finest grid, and the memory alone cuts.
+    Two small patches tell what others will cost, from the narrowest network up, until one is too slow; the
+    choice is then measured itself, and the next one taken where it keeps not both budgets.
     Pauses of the machine only ever make a step look dearer. So what is too slow is measured again, in turns,
     the fastest counts, and nothing costs more than what is at least as wide and as large (see _Book).
     """
-    sides, spacing = tuple(shape[:dims]), tuple(spacing_mm[:dims])
-    per_step = limits.seconds and TRAINING_SHARE * limits.seconds / ENOUGH_STEPS
+    least = BATCH[dims]
+    per_patch = limits.seconds and TRAINING_SHARE * limits.seconds / (ENOUGH_STEPS * least)
     book = _Book(measure, limits.measuring, clock)
-    probes = _probes(sides, spacing)
+    probes = _probes(grids[0], dims)
 
     def slow(width: int) -> bool:
-        """Whether too few steps fit the time, with patches of which not much can be given up."""
-        fitting = plan_patch(sides, spacing, book.memory(width, probes).within(limits.bytes) / SMALLEST_BATCH)
-        context = SMALLEST_BATCH * min(prod(fitting), CONTEXT[dims])
-        return per_step is not None and book.time(width, probes).at(context) > per_step
+        """Whether too few patches fit the time even on the coarsest grid."""
+        if per_patch is None:
+            return False
+        memory = book.memory(width, probes).within(limits.bytes)
+        context = prod(grids[-1].patch(dims, min(CUT[dims], memory / SMALLEST_BATCH)))
+        return book.time(width, probes).at(least * context) > least * per_patch
 
-    width, wider = _widest(sorted(widths) if per_step else [max(widths)], probes, book, slow)
+    widest, wider = _widest(sorted(widths) if per_patch else [max(widths)], probes, book, slow)
     if wider:
         say(f"  {wider} channels are too slow for the time")
-    memory, foretold = book.memory(width, probes), book.time(width, probes)
-    voxels = memory.within(limits.bytes)
-    by_time = False
-    if per_step is not None and foretold.within(per_step) < voxels:
-        voxels, by_time = max(foretold.within(per_step), SMALLEST_BATCH * PROBES[dims][0]), True
-    kept, refused = None, 0
-    for _ in range(ROUNDS):
-        patch = plan_patch(sides, spacing, voxels / SMALLEST_BATCH)
-        batch, batch_reason = plan_batch(patch, shape, cases, voxels)
-        size = batch * prod(patch)
-        if kept and size in (kept[1] * prod(kept[0]), refused):
-            break
-        if not book.affords((width, patch, batch)):
-            if not kept:
-                cost = book.known(width, size) or _foretold(memory, foretold, size, book.unevenness())
-                kept = patch, batch, batch_reason, cost
-            break
-        cost = book.ask(width, patch, batch)
-        for _ in range(TURNS - 1):
-            if not (per_step and by_time and cost.seconds > 1.25 * per_step):
-                break
-            if not book.affords((width, patch, batch)):
-                break
-            cost = book.ask(width, patch, batch)
-        over = max(cost.bytes / limits.bytes, (per_step and by_time and cost.seconds / per_step / 1.25) or 0)
-        say(
-            f"  {width} channels, {batch} patches of {by(patch)}: {cost.seconds:.2f} s and "
-            f"{bytes_text(cost.bytes)} a step"
-        )
-        smallest = batch == SMALLEST_BATCH and prod(patch) <= prod(plan_patch(sides, spacing, 1))
-        if over <= 1:
-            kept = patch, batch, batch_reason, cost
-            if over >= ROOMY or not refused:
-                break
-        elif smallest or (cost.bytes <= limits.bytes and prod(patch) <= PROBES[dims][0]):
-            break
-        else:
-            refused = size
-        voxels = sqrt(kept[1] * prod(kept[0]) * refused) if kept else 0.95 * size / over
-    patch, batch, batch_reason, cost = kept or (patch, batch, batch_reason, cost)
+    ladder = [(g, w) for g in grids for w in sorted(widths, reverse=True) if w <= widest and book.knows(w)]
+    search = _Search(book, probes, limits, per_patch, dims, cases, say)
+    chosen = next(filter(None, (search.whole(grid, width) for grid, width in ladder)), None)
+    grid, width, patch, batch, cost = chosen or search.cut(*ladder[-1])
     if cost.bytes > limits.bytes:
         raise MedfuseError(
             f"--budget: a step of {width} channels on {batch} patches of {by(patch)} takes "
             f"{bytes_text(cost.bytes)}, more than {bytes_text(limits.bytes)}; give more"
         )
     steps = _steps(limits, cost.pace) if limits.seconds else None
-    told = ""
-    if wider and steps is not None:
-        slower = max(book.time(wider, probes).at(batch * prod(patch)) / cost.seconds, 1.0)
-        told = f"{wider} channels would see {int(steps / slower):,}"
-        say(f"  {told} steps")
-    limit = f"what {ENOUGH_STEPS:,} steps in the time allow" if by_time else "the memory"
+    limit = "what the time allows" if chosen is None and per_patch else "the memory"
     return Size(
         width,
+        grid,
         patch,
         batch,
         cost,
         steps,
-        _width_reason(width, max(widths), steps, told),
-        patch_reason(patch, shape, limit),
-        batch_reason,
+        _width_reason(width, max(widths), steps, batch, search.wider(width, patch, batch, cost)),
+        patch_reason(patch, grid.shape, limit),
+        _batch_reason(batch, dims, cases),
     )
 
 
-def smallest_step(
-    shape: Sequence[int], spacing_mm: Sequence[float], *, dims: int = 3
-) -> tuple[int, tuple[int, ...], int]:
+@dataclass
+class _Search:
+    """Measures one choice after the other until one keeps both budgets."""
+
+    book: _Book
+    probes: Sequence[_Probe]
+    limits: Limits
+    per_patch: float | None
+    dims: int
+    cases: int
+    say: Callable[[str], None]
+
+    def whole(self, grid: Grid, width: int) -> _Choice | None:
+        """The patch that covers the case, or has context enough, where it keeps the budgets."""
+        memory = self._memory(width)
+        patch = grid.patch(self.dims, CUT[self.dims])
+        if self.per_patch is None:
+            patch = grid.patch(self.dims, memory / SMALLEST_BATCH)
+        batch = self._batch(patch, memory)
+        if not self._fits(self._foretold(width, batch * prod(patch)), batch):
+            return None
+        cost = self._ask(width, patch, batch)
+        if not self._fits(cost, batch):
+            return None
+        more = self._more(grid, width, patch, batch, cost)
+        if more > batch and self._fits(larger := self._ask(width, patch, more), more):
+            return grid, width, patch, more, larger
+        return grid, width, patch, batch, cost
+
+    def cut(self, grid: Grid, width: int) -> _Choice:
+        """The largest patch that keeps the budgets; where none does, the smallest that is tried."""
+        smallest = max(PROBES[self.dims][0], prod(grid.patch(self.dims, 1)))
+        batch = self._batch(grid.patch(self.dims, smallest), self._memory(width))
+        voxels = self._memory(width)
+        if self.per_patch is not None:
+            voxels = min(voxels, self.book.time(width, self.probes).within(batch * self.per_patch))
+        for _ in range(ROUNDS):
+            patch = grid.patch(self.dims, max(voxels / batch, smallest))
+            cost = self._ask(width, patch, batch)
+            if self._fits(cost, batch) or prod(patch) <= smallest:
+                break
+            voxels = 0.95 * batch * prod(patch) / self._over(cost, batch)
+        return grid, width, patch, batch, cost
+
+    def wider(
+        self, width: int, patch: tuple[int, ...], batch: int, cost: StepCost
+    ) -> tuple[int, float] | None:
+        """The next wider network that was measured, and how many times longer a step of it would take."""
+        known = [w for w in WIDTHS if w > width and self.book.knows(w)]
+        if not known:
+            return None
+        seconds = self.book.time(min(known), self.probes).at(batch * prod(patch))
+        return min(known), max(1.0, seconds / cost.seconds)
+
+    def _memory(self, width: int) -> float:
+        """Voxels of a step that fit the memory."""
+        return self.book.memory(width, self.probes).within(self.limits.bytes)
+
+    def _batch(self, patch: tuple[int, ...], memory: float) -> int:
+        """Patches a step to begin with; fewer where the memory has no room for them."""
+        return max(SMALLEST_BATCH, min(BATCH[self.dims], int(memory / prod(patch))))
+
+    def _ask(self, width: int, patch: tuple[int, ...], batch: int) -> StepCost:
+        """What a step costs: measured, in turns while it looks too slow, or foretold where time is short."""
+        size = batch * prod(patch)
+        for turn in range(TURNS):
+            if not self.book.affords((width, patch, batch)):
+                break
+            cost = self.book.ask(width, patch, batch)
+            self.say(
+                f"  {width} channels, {batch} patches of {by(patch)}: {cost.seconds:.2f} s and "
+                f"{bytes_text(cost.bytes)} a step"
+            ) if not turn else None
+            if self._over(cost, batch) <= 1 or cost.bytes > self.limits.bytes:
+                break
+        return self.book.known(width, size) or self._foretold(width, size)
+
+    def _foretold(self, width: int, voxels: int) -> StepCost:
+        return _foretold(
+            self.book.memory(width, self.probes),
+            self.book.time(width, self.probes),
+            voxels,
+            self.book.unevenness(),
+        )
+
+    def _fits(self, cost: StepCost, batch: int) -> bool:
+        return self._over(cost, batch) <= 1
+
+    def _over(self, cost: StepCost, batch: int) -> float:
+        """How far a step is beyond its budgets: 1 where it just keeps both."""
+        late = cost.seconds / (SLACK * batch * self.per_patch) if self.per_patch else 0.0
+        return max(cost.bytes / self.limits.bytes, late)
+
+    def _more(self, grid: Grid, width: int, patch: tuple[int, ...], batch: int, cost: StepCost) -> int:
+        """As many patches a step as leave ENOUGH_STEPS, and the memory and the dataset allow."""
+        voxels = self._memory(width)
+        if self.limits.seconds:
+            per_step = TRAINING_SHARE * self.limits.seconds / ENOUGH_STEPS
+            voxels = min(voxels, batch * prod(patch) * per_step / cost.seconds)
+        return plan_batch(patch, grid.shape, self.cases, voxels)[0]
+
+
+def smallest_step(grid: Grid, dims: int) -> tuple[int, tuple[int, ...], int]:
     """Width, patch and batch of the first step that is measured."""
-    (patch, batch), _ = _probes(tuple(shape[:dims]), tuple(spacing_mm[:dims]))
+    (patch, batch), _ = _probes(grid, dims)
     return min(WIDTHS), patch, batch
 
 
@@ -256,11 +334,13 @@ def _widest(
 
 _Probe = tuple[tuple[int, ...], int]
 """Patch and batch."""
+_Choice = tuple[Grid, int, tuple[int, ...], int, "StepCost"]
+"""Grid, width, patch, batch, and what a step costs."""
 
 
-def _probes(shape: tuple[int, ...], spacing: tuple[float, ...]) -> list[_Probe]:
+def _probes(grid: Grid, dims: int) -> list[_Probe]:
     """Two small steps from which others are foretold."""
-    small, large = (plan_patch(shape, spacing, voxels) for voxels in PROBES[len(shape)])
+    small, large = (grid.patch(dims, voxels) for voxels in PROBES[dims])
     return [(small, SMALLEST_BATCH), (large, SMALLEST_BATCH if small != large else 2 * SMALLEST_BATCH)]
 
 
@@ -348,16 +428,21 @@ def _steps(limits: Limits, seconds: float) -> int:
     return int(TRAINING_SHARE * limits.seconds / seconds)
 
 
-def _width_reason(width: int, widest: int, steps: int | None, told: str) -> str:
+def _width_reason(
+    width: int, widest: int, steps: int | None, batch: int, wider: tuple[int, float] | None
+) -> str:
     if steps is None:
         return "nnU-Net's"
-    if told:
-        return f"about {steps:,} steps fit the time, of {ENOUGH_STEPS:,} that are wanted; {told}"
+    fit = f"about {steps:,} steps fit the time"
     if width == widest:
-        return f"nnU-Net's; about {steps:,} steps fit the time"
-    return (
-        f"about {steps:,} steps fit the time; wider networks were not tried, as planning takes no more than "
-        "a fifth of it"
-        if steps >= ENOUGH_STEPS
-        else f"about {steps:,} steps fit the time, of {ENOUGH_STEPS:,} that are wanted"
-    )
+        return f"nnU-Net's; {fit}"
+    wanted = f"{fit}, of {ENOUGH_STEPS:,} that are wanted"
+    return f"{wanted}; {wider[0]} channels would see {int(steps / wider[1]):,}" if wider else wanted
+
+
+def _batch_reason(batch: int, dims: int, cases: int) -> str:
+    if batch < BATCH[dims]:
+        return "as the memory allows"
+    if batch == BATCH[dims]:
+        return "slices are less varied than volumes" if dims == 2 else "the fewest"
+    return f"as many as leave {ENOUGH_STEPS:,} steps, and no more than 5 % of all voxels of {cases} cases"

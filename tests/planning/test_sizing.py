@@ -7,12 +7,12 @@ from math import prod
 import pytest
 
 from medfuse.core.errors import MedfuseError
-from medfuse.runs.sizing import (
+from medfuse.planning.sizing import (
     ENOUGH_STEPS,
-    MEASURING_SHARE,
     TRAINING_SHARE,
     TURNS,
     WIDTHS,
+    Grid,
     Limits,
     _Book,
     _probes,
@@ -23,6 +23,7 @@ from medfuse.train.cost import StepCost
 
 CT, SMALL = (512, 512, 300), (36, 50, 36)
 ISOTROPIC = (1.0, 1.0, 1.0)
+MEASURING_SHARE = 0.06
 
 
 class Machine:
@@ -39,7 +40,7 @@ class Machine:
 
 
 def sized(shape, limits, machine=None, cases=100, **more):
-    return size_network(shape, ISOTROPIC, cases, machine or Machine(), limits, **more)
+    return size_network([Grid(ISOTROPIC, shape)], cases, machine or Machine(), limits, **more)
 
 
 @pytest.mark.parametrize("gigabytes", [1, 8, 40])
@@ -73,8 +74,8 @@ def test_less_time_never_means_a_wider_network():
 
 
 def test_a_narrower_network_says_what_the_wider_would_have_seen():
-    found = sized(CT, Limits(8 * 10**9, 120))
-    assert found.width < 32
+    found = sized(SMALL, Limits(8 * 10**9, 60))
+    assert min(WIDTHS) < found.width < 32
     wider = min(width for width in WIDTHS if width > found.width)
     seen = re.search(rf"{wider} channels would see ([\d,]+)", found.width_reason)
     assert int(seen[1].replace(",", "")) < found.steps
@@ -171,7 +172,7 @@ def test_without_pauses_measuring_keeps_to_its_share():
 @pytest.mark.parametrize("seed", range(20))
 def test_no_wider_network_is_foretold_more_steps_however_noisy_the_machine_is(seed):
     machine = Busy(seed)
-    book, probes = _Book(machine, None, machine.clock), _probes(CT, ISOTROPIC)
+    book, probes = _Book(machine, None, machine.clock), _probes(Grid(ISOTROPIC, CT), 3)
     for width in machine.random.sample(WIDTHS, len(WIDTHS)):
         for probe in probes:
             book.ask(width, *probe)

@@ -1,0 +1,115 @@
+"""Plans that are worth a thought for a dataset, by rules with reasons: axes of the network and spacings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import pi
+from statistics import median
+from typing import TYPE_CHECKING
+
+from medfuse.core.labels import members
+from medfuse.core.text import by
+from medfuse.planning.bench import Bench, Dimensions
+from medfuse.planning.sizing import Grid, Size
+
+if TYPE_CHECKING:
+    from medfuse.data.fingerprint import Fingerprint
+    from medfuse.data.plan import DataPlan
+
+COARSER = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
+"""By how much a spacing may be coarsened before a patch is cut."""
+ACROSS = 10
+"""Voxels that the usual smallest structure keeps across."""
+ROWS = 32
+"""Voxels that an axis keeps where it is coarsened."""
+THICK = 3.0
+"""From this ratio of spacings on a slice is far from the next (nnU-Net's)."""
+FEW_SLICES = 6
+"""Where the shorter side of a slice has so many times the slices that there are, they are few."""
+
+
+MILD, WIDE = (0.8, 1.25), (0.7, 1.4)
+"""Smallest and largest factor of scaling: as usual, and where sizes vary for reasons that no header tells."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan that is worth a thought: the network's axes, its size, and how patches are scaled.
+
+    `reason`: why it has these axes.
+    """
+
+    dimensions: Dimensions
+    reason: str
+    bench: Bench
+    size: Size
+    scaling: tuple[list[float], str] = (list(MILD), "")
+
+    @property
+    def plan(self) -> DataPlan:
+        return self.bench.plan
+
+    def __str__(self) -> str:
+        size = self.size
+        patch = by(self.bench.image(size.patch_size).patch_size)
+        spacing = "×".join(f"{s:g}" for s in self.plan.spacing_mm)
+        return (
+            f"{self.dimensions}-D, {size.width} channels, {size.batch_size} patches of {patch} "
+            f"voxels of {spacing} mm"
+        )
+
+
+def grids(fingerprint: Fingerprint, plan: DataPlan, dims: int) -> tuple[Grid, ...]:
+    """The planned spacing and coarser ones that still show every structure, from the finest on.
+
+    Only axes that the network sees are coarsened, the finest of them first.
+    """
+    from medfuse.data.plan import median_shape
+
+    coarsest = _coarsest(fingerprint, plan)
+    found: dict[tuple[float, float, float], Grid] = {}
+    for factor in COARSER:
+        finest = factor * min(plan.spacing_mm[:dims])
+        spacing = [round(max(s, finest), 4) if axis < dims else s for axis, s in enumerate(plan.spacing_mm)]
+        x, y, z = spacing
+        shape = median_shape(fingerprint, (x, y, z))
+        coarsened = [axis for axis in range(3) if spacing[axis] > plan.spacing_mm[axis]]
+        few = [axis for axis in coarsened if shape[axis] < ROWS]
+        for axis in few:  # such as slices whose true distance a header does not tell
+            spacing[axis] = plan.spacing_mm[axis]
+        if factor > 1 and (len(few) == len(coarsened) or finest > coarsest):
+            break
+        x, y, z = spacing
+        found.setdefault((x, y, z), Grid((x, y, z), median_shape(fingerprint, (x, y, z))))
+    return tuple(found.values())
+
+
+def _coarsest(fingerprint: Fingerprint, plan: DataPlan) -> float:
+    """The spacing in mm at which the usual smallest structure is ACROSS voxels wide, as a ball."""
+    sizes = []
+    for name, value in plan.labels.items():
+        volumes = [case.volumes_ml.get(name, 0.0) for case in fingerprint.cases]
+        there = [volume for volume in volumes if volume > 0]
+        if there and members(value) != (0,):
+            sizes.append((6000 * median(there) / pi) ** (1 / 3))
+    return min(sizes) / ACROSS if sizes else float("inf")
+
+
+def dimensions(grid: Grid) -> tuple[tuple[Dimensions, str], ...]:
+    """The axes of networks to think of, the likeliest first, each with its reason."""
+    x, y, z = grid.shape
+    if z == 1:
+        return (("2", "one slice each, so the network has two axes"),)
+    apart = grid.spacing_mm[2] / max(grid.spacing_mm[:2])
+    if z * FEW_SLICES <= min(x, y):
+        few = f"{z} slices of {x}×{y} voxels: what is in a slice tells more than what is in the next"
+    elif apart >= THICK:
+        few = f"slices are {apart:.1f} times as far apart as voxels within one"
+    else:
+        even = "voxels are about as far apart along all axes"
+        return (("3", even), ("2.5", "slices with their neighbours cost less"), ("2", "slices cost less"))
+    return (
+        ("2", few),
+        ("2.5", f"{few}; neighbours may still help"),
+        ("3", "all axes, in case they tell more"),
+    )

@@ -1,0 +1,178 @@
+"""From facts about a dataset to candidates, and to the one that trials choose, in a share of the minutes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medfuse.api import Split
+from medfuse.planning.bench import Bench, Dimensions
+from medfuse.planning.candidates import MILD, Candidate, dimensions, grids
+from medfuse.planning.sizing import Grid, Limits, Size, size_network, smallest_step
+from medfuse.planning.trials import Bed, Trials, halving
+
+if TYPE_CHECKING:
+    import torch
+
+    from medfuse.api import DatasetInfo
+    from medfuse.core.reporter import Reporter
+    from medfuse.data.fingerprint import Fingerprint
+    from medfuse.data.plan import DataPlan
+
+PLANNING_SHARE = 0.15
+"""Of the minutes: as much may planning take, all in all."""
+MEASURING_SHARE = 0.06
+"""Of the minutes, into measuring steps; trials have the rest."""
+MINUTES_FOR_MORE = 15
+"""From which on more than two kinds of networks are thought of."""
+PREPARING_SHARE = 0.25
+"""Of the time for trials, into preparing cases."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What planning may take of `minutes`, if there is such a limit; `began` is a time of time.monotonic."""
+
+    minutes: float | None
+    began: float
+
+    def spent(self) -> float:
+        return time.monotonic() - self.began
+
+    def left(self) -> float | None:
+        """Seconds that planning may still take."""
+        return None if self.minutes is None else PLANNING_SHARE * 60 * self.minutes - self.spent()
+
+
+@dataclass(frozen=True)
+class Planner:
+    """What is known of a dataset and a machine. `wanted`: axes that the user asked for."""
+
+    fingerprint: Fingerprint
+    plan: DataPlan
+    device: torch.device
+    memory: int
+    clock: Clock
+    reporter: Reporter
+    wanted: Dimensions | None = None
+    scaling: tuple[list[float], str] = (list(MILD), "")
+
+    def candidates(self) -> list[Candidate]:
+        """The likeliest first; each sized by measured steps."""
+        minutes = self.clock.minutes
+        options = self._options()
+        found: list[Candidate] = []
+        precision = None
+        for number, (dims, reason) in enumerate(options):
+            bench = Bench(self.plan, dims, self.device, self.reporter)
+            axes = 3 if dims == "3" else 2
+            some = grids(self.fingerprint, self.plan, axes) if minutes else (self.finest,)
+            if precision is None:
+                precision = self._precision(bench, some[0], axes)
+            bench.precision = precision
+            self.reporter.say(f"  {dims}-D: {reason}")
+            share = None if minutes is None else self._measuring(len(options) - number)
+            limits = Limits(self.memory, 60 * minutes if minutes else None, share)
+            size = size_network(
+                some,
+                len(self.fingerprint.cases),
+                bench.measure,
+                limits,
+                dims=axes,
+                say=self.reporter.say,
+            )
+            found.append(Candidate(dims, reason, self._on(bench, some, size), size, self.scaling))
+        return found
+
+    def _options(self) -> Sequence[tuple[Dimensions, str]]:
+        grid = self.finest
+        options = dimensions(grid)
+        if grid.shape[2] == 1:
+            return options
+        if self.wanted:
+            return [(self.wanted, "as was asked for")]
+        if self.clock.minutes is None:
+            return [("3", "as nnU-Net's")]
+        few = [option for option in options if option[0] != "2.5"]
+        return options if self.clock.minutes >= MINUTES_FOR_MORE else few
+
+    @property
+    def finest(self) -> Grid:
+        """The median case on the planned spacing."""
+        from medfuse.data.plan import median_shape
+
+        return Grid(self.plan.spacing_mm, median_shape(self.fingerprint, self.plan.spacing_mm))
+
+    def _precision(self, bench: Bench, grid: Grid, axes: int) -> str:
+        """What all are measured in; finding out takes time."""
+        bench.load()
+        left = self.clock.left()
+        if left is None or left > PLANNING_SHARE * 60 * (self.clock.minutes or 0) / 2:
+            bench.choose(*smallest_step(grid, axes))
+        else:
+            self.reporter.say("  measuring in fp32, as there is no time to try bf16")
+        return bench.precision
+
+    def _measuring(self, count: int) -> float:
+        """Seconds for measuring one of `count` kinds that are left."""
+        assert self.clock.minutes is not None
+        left = self.clock.left() or 0.0
+        trials = (PLANNING_SHARE - MEASURING_SHARE) * 60 * self.clock.minutes
+        return max(0.0, left - trials) / count
+
+    def _on(self, bench: Bench, some: Sequence[Grid], size: Size) -> Bench:
+        """The bench on the grid that was chosen, with the reason for that."""
+        reason = self.plan.reasons["spacing_mm"]
+        if size.grid != some[0]:
+            reason += "; coarser, so that a patch shows the whole of a case in the time"
+            if len(bench.image(size.patch_size).patch_size) == 2:
+                reason = reason.replace("a case", "a slice")
+        return bench.on(size.grid.spacing_mm, reason)
+
+    def tried(
+        self,
+        candidates: Sequence[Candidate],
+        texts: Sequence[str],
+        info: DatasetInfo,
+        split: Split,
+        base: Path,
+    ) -> Trials:
+        """Train the candidates for what is left of the time for planning, and choose."""
+        left = self.clock.left()
+        if left is None or len(candidates) < 2 or left <= 0:
+            return Trials()
+        self.reporter.say(f"trying {len(candidates)} candidates for {left:.0f} seconds")
+        with tempfile.TemporaryDirectory(prefix="medfuse-plan-") as folder:
+            bed = Bed(
+                info,
+                self.fingerprint,
+                split,
+                self.plan,
+                texts,
+                base,
+                candidates[0].bench.precision,
+                self.device.type,
+                Path(folder),
+            )
+            if not bed.prepare(PREPARING_SHARE * left):
+                self.reporter.say("  too few cases can be prepared in the time to tell anything")
+                return Trials()
+            return halving(len(texts), self.clock.left() or 0.0, bed.train, self.reporter.say)
+
+
+def table(candidates: Sequence[Candidate], trials: Trials) -> list[str]:
+    """What was tried, in lines of a comment; nothing where nothing was."""
+    if not trials.rungs:
+        return []
+    judged = "Dice of training cases that were kept apart for it"
+    lines = [f"Tried for {trials.seconds:.0f} seconds ({judged}):"]
+    for number, candidate in enumerate(candidates):
+        rungs = [rung for rung in trials.rungs if rung.candidate == number]
+        said = ", ".join(f"{rung.dice:.3f} after {rung.steps} steps" for rung in rungs) or "not tried"
+        mark = "→" if number == trials.chosen else " "
+        lines.append(f"{mark} {candidate}: {said}")
+    return lines

@@ -1,0 +1,208 @@
+"""The text of a planned pipeline: a comment with its reason above every value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from medfuse.core.memory import bytes_text
+from medfuse.core.text import by
+from medfuse.planning.bench import MOST_CHANNELS, SLICES
+
+if TYPE_CHECKING:
+    from medfuse.data.detect import Detected
+    from medfuse.data.fingerprint import Fingerprint
+    from medfuse.planning.candidates import Candidate
+
+QUICK_STEPS = 10_000
+"""A training of fewer steps learns faster with AdamW and mild augmentation."""
+RATE_TIMES_WIDTH = 0.08
+"""AdamW's peak rate × channels of the first stage: 0.01 at 8, and 0.005 at 16."""
+NNUNETS_EPOCHS = 1000
+WIDE = 106  # columns of a comment
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a pipeline file is made from.
+
+    split: the section, and `whose` folds it speaks of. minutes: of planning and training; None to train as
+    nnU-Net does. spent: seconds that planning took of them. budget: bytes of a step. line: for editors.
+    tried: lines about what was tried before this plan was chosen.
+    """
+
+    found: Detected
+    fingerprint: Fingerprint
+    candidate: Candidate
+    split: dict[str, Any]
+    whose: str
+    output: Path
+    minutes: float | None
+    budget: int
+    line: str
+    spent: float = 0.0
+    tried: Sequence[str] = ()
+
+    def text(self) -> str:
+        parts = [self._head(), self._data(), self._preprocess(), self._sample()]
+        parts += [self._augment(), self._model(), "loss: dice_ce\n", self._train()]
+        parts += ["infer:\n  overlap: 0.5                  # of neighbouring windows\n"]
+        return "\n".join(part for part in parts if part)
+
+    def _head(self) -> str:
+        plan, cases = self.candidate.plan, self.fingerprint.cases
+        shape = [sorted(sizes)[len(cases) // 2] for sizes in zip(*(case.shape for case in cases))]
+        what = f"{', '.join(plan.classes[1:])} in {', '.join(plan.channels)}"
+        within = f" and {self.minutes:g} minutes" if self.minutes else ""
+        lines = _comment(
+            f"{self.output.stem}: {what}; planned by `medfuse init` for {len(cases)} cases of about "
+            f"{by(shape)} voxels, {bytes_text(self.budget)} of memory a step{within}."
+        )
+        lines += ["#", f"#   medfuse check {self.output}", f"#   medfuse run {self.output}", "#"]
+        lines += [
+            *self._tried(),
+            "# Any value can be changed here, or overridden: --set train.minutes=60",
+            self.line,
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _tried(self) -> list[str]:
+        """What else there was, and why this was chosen."""
+        why = f"The network has {self.candidate.dimensions} axes: {self.candidate.reason}."
+        return [*_comment(why), *(f"# {line}" for line in self.tried), "#"]
+
+    def _data(self) -> str:
+        folder = self.output.resolve().parent
+        values = {
+            key: os.path.relpath(Path(value).resolve(), folder) if key == "root" else value
+            for key, value in self.found.settings.items()
+        }
+        lines = [*_comment(self.found.reason), f"data: {_flow(values)}", ""]
+        return "\n".join([*lines, f"split: {_flow(self.split)}  # {self.whose}", ""])
+
+    def _preprocess(self) -> str:
+        reasons = [
+            f"{name.removeprefix('normalize.')}: {reason}"
+            for name, reason in self.candidate.plan.reasons.items()
+            if name.startswith("normalize.")
+        ]
+        return _section(
+            "preprocess",
+            ("spacing_mm", list(self.candidate.plan.spacing_mm), self.candidate.plan.reasons["spacing_mm"]),
+            ("normalize", "auto", "; ".join(reasons)),
+        )
+
+    def _sample(self) -> str:
+        image = self.candidate.bench.image(self.candidate.size.patch_size)
+        reason = self.candidate.size.patch_reason
+        if self.candidate.dimensions == "2.5":
+            reason += f"; {SLICES} slices, each seen with its neighbours"
+        return _section(
+            "sample",
+            ("patch_size", list(image.patch_size), reason),
+            ("batch_size", self.candidate.size.batch_size, self.candidate.size.batch_reason),
+            ("foreground", 0.33, "every third patch is centred on a label, as nnU-Net does"),
+        )
+
+    def _quick(self) -> bool:
+        return self.candidate.size.steps is not None and self.candidate.size.steps < QUICK_STEPS
+
+    def _augment(self) -> str:
+        if not self._quick():
+            return ""
+        reason = f"with fewer than {QUICK_STEPS:,} steps, many mild changes teach more than few strong ones"
+        return _section(
+            "augment",
+            ("rotate", 0.5, reason),
+            ("rotate_degrees", 20, ""),
+            ("scale", 0.5, ""),
+            ("scale_range", *self.candidate.scaling),
+            ("blur", 0.1, ""),
+            ("low_resolution", 0, ""),
+        )
+
+    def _model(self) -> str:
+        size, slices = self.candidate.size, self.candidate.dimensions == "2.5"
+        encoder = self.candidate.bench.encoder(size.width, size.patch_size)
+        most = MOST_CHANNELS[len(size.patch_size)]
+        lines = ["model:", "  backbones:", "    encoder:"]
+        indent = 6
+        if slices:
+            lines += _lines(6, "use", "slices", "2.5-D: a 2-D network sees each slice with its neighbours")
+            lines += _lines(6, "neighbours", 1, "slices to see on each side of one")
+            lines, indent = [*lines, "      of:"], 8
+        lines += _lines(indent, "use", encoder["use"], "")
+        doubled = f"doubled with each stage, up to {most}"
+        lines += _lines(indent, "channels", encoder["channels"], f"{size.width_reason}; {doubled}")
+        far = "an axis is halved while 8 voxels are left and its spacing is within twice the finest"
+        lines += _lines(indent, "strides", encoder["strides"], far)
+        flat = "3, and 1 along an axis whose voxels are still far apart"
+        lines += _lines(indent, "kernels", encoder["kernels"], flat)
+        lines += ["  fusion:", "    decoded: {use: unet_decoder, inputs: [encoder.*]}"]
+        lines += ["  head: {input: decoded}"]
+        if aux := self.candidate.bench.model(size.width, size.patch_size).get("aux"):
+            lines += ["  aux:", f"    heads: {_flow(aux['heads'])}"]
+            lines += _lines(
+                4, "schedule", aux["schedule"], "deep supervision: each coarser map weighs half of the finer"
+            )
+        return "\n".join(lines) + "\n"
+
+    def _train(self) -> str:
+        size = self.candidate.size
+        takes = f"{size.cost.seconds:.2f} s and {bytes_text(size.cost.bytes)}"
+        cost = f"a step took {takes} on {self.candidate.bench.device}"
+        if size.steps is None:
+            hours = NNUNETS_EPOCHS * 250 * size.cost.seconds / 3600
+            budget: list[tuple[str, Any, str]] = [
+                ("epochs", NNUNETS_EPOCHS, f"nnU-Net's, of 250 steps; {cost}: about {hours:.0f} hours")
+            ]
+        else:
+            each = min(250, max(25, size.steps // 20))
+            fit = f"{cost}, so that about {size.steps:,} steps fit"
+            left = self.minutes - self.spent / 60 if self.minutes else 0.0
+            if self.spent:
+                fit += f"; of {self.minutes:g} minutes planning took {self.spent:.0f} seconds"
+            budget = [
+                ("minutes", max(0.05, int(100 * left) / 100), fit),
+                ("steps_per_epoch", each, "steps between two looks at held-out cases"),
+            ]
+        if not self._quick():
+            return _section("train", *budget, ("optimizer", "sgd", "nnU-Net's, with poly decay"))
+        rate = float(f"{RATE_TIMES_WIDTH / size.width:.2g}")
+        return _section(
+            "train",
+            *budget,
+            ("optimizer", "adamw", f"learns faster at first than SGD, which needs {QUICK_STEPS:,} steps"),
+            ("learning_rate", rate, "lower for wider networks"),
+            ("warmup", 0.05, ""),
+            ("decay", "cosine", "to nothing at the end"),
+        )
+
+
+def _section(name: str, *entries: tuple[str, Any, str]) -> str:
+    return "\n".join([f"{name}:", *(line for entry in entries for line in _lines(2, *entry))]) + "\n"
+
+
+def _lines(indent: int, key: str, value: Any, reason: str) -> list[str]:
+    """A key, below a comment with its reason."""
+    space = " " * indent
+    return [*(space + line for line in _comment(reason, indent)), f"{space}{key}: {_flow(value)}"]
+
+
+def _comment(text: str, indent: int = 0) -> list[str]:
+    return [f"# {line}" for line in wrap(text, WIDE - indent)]
+
+
+def _flow(value: Any) -> str:
+    """Plain data on one line of YAML."""
+    return (
+        yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
+        .removesuffix("\n...\n")
+        .strip()
+    )

@@ -1,0 +1,259 @@
+"""Candidates are trained for real, in short rungs on inner training cases: the better half goes on."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medfuse.api import Case, Split
+from medfuse.core.document import Document
+from medfuse.core.errors import MedfuseError
+from medfuse.core.files import make_folder
+from medfuse.core.reporter import Reporter
+from medfuse.pipeline import parse_pipeline, plan_network
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from medfuse.api import DatasetInfo
+    from medfuse.data.fingerprint import Fingerprint
+    from medfuse.data.plan import DataPlan
+    from medfuse.data.store import Store
+    from medfuse.pipeline import Pipeline
+    from medfuse.runs.training import Begun
+
+FEWEST_SECONDS = 8.0
+"""Of a training that tells something about a plan."""
+SETTING_UP = 3.0
+"""Seconds that a training takes beside its own, as first guessed; then as measured."""
+MOST_CANDIDATES = 6
+FEWEST_TRAINING = 6
+"""Cases without which trials tell nothing, where a dataset has as many."""
+_AT_ONCE = 8
+MOST_TRAINING, MOST_JUDGING = 32, 6
+"""Cases that rungs learn from, and are judged by."""
+CLEARLY = 0.02
+"""Dice by which a later candidate has to be better than an earlier one, as rungs are short and prefer what is
+quick to learn."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One short training of a candidate: its seconds, its steps, and the Dice of inner held-out cases."""
+
+    candidate: int
+    seconds: float
+    steps: int
+    dice: float
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What was tried, in order, and which candidate was chosen; `seconds` in all."""
+
+    rungs: tuple[Rung, ...] = ()
+    chosen: int = 0
+    seconds: float = 0.0
+
+    def best(self) -> tuple[int, ...]:
+        """Candidates from the best on: by the last rung that each was in, the longest first."""
+        last: dict[int, Rung] = {}
+        for rung in self.rungs:
+            last[rung.candidate] = rung
+        order = sorted(last.values(), key=lambda rung: (-rung.seconds, -rung.dice, rung.candidate))
+        others = [rung.candidate for rung in order if rung.candidate != self.chosen]
+        return (self.chosen, *others)
+
+
+Train = Callable[[int, float], Rung]
+"""(candidate, seconds) → what its training came to. Raises MedfuseError where it cannot be trained."""
+
+
+def halving(
+    count: int,
+    seconds: float,
+    train: Train,
+    say: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> Trials:
+    """Successive halving of candidates 0 … count - 1 within `seconds`; where there is no time, the first.
+
+    Each rung takes as much time as the one before, for half as many candidates. A candidate displaces an
+    earlier one only where it is clearly better.
+    """
+    began, setting_up = clock(), SETTING_UP
+    rungs: list[Rung] = []
+    alive = list(range(min(count, MOST_CANDIDATES)))
+    while len(alive) > 1 and _each(seconds, len(alive), setting_up) < FEWEST_SECONDS:
+        alive.pop()
+    scores: dict[int, float] = {}
+    while len(alive) > 1:
+        left = seconds - (clock() - began)
+        each = _each(left, len(alive), setting_up)
+        if each < FEWEST_SECONDS:
+            break
+        for candidate in tuple(alive):
+            started = clock()
+            try:
+                rung = train(candidate, each)
+            except MedfuseError as error:
+                say(f"  candidate {candidate + 1} cannot be trained: {error.lines[0]}")
+                alive.remove(candidate)
+                continue
+            setting_up = max(setting_up, clock() - started - each)
+            rungs.append(rung)
+            scores[candidate] = rung.dice
+            say(f"  candidate {candidate + 1}: Dice {rung.dice:.3f} after {rung.steps} steps")
+        alive = _order(alive, scores)[: max(1, len(alive) // 2)]
+    tried = [candidate for candidate in scores if candidate in alive]
+    chosen = _order(tried, scores)[0] if tried else alive[0] if alive else 0
+    return Trials(tuple(rungs), chosen, clock() - began)
+
+
+def _each(seconds: float, count: int, setting_up: float) -> float:
+    """Seconds for one training of `count`, where as much time is kept for each of the later rungs."""
+    rungs = max(1, count.bit_length() - 1)  # until one is left
+    return seconds / rungs / count - setting_up
+
+
+def _order(candidates: Sequence[int], scores: Mapping[int, float]) -> list[int]:
+    """From the best on; the earliest counts as CLEARLY better than it was."""
+    first = min(candidates, default=0)
+    return sorted(candidates, key=lambda c: (-(scores[c] + CLEARLY * (c == first)), c))
+
+
+def inner_split(split: Split, patient_of: Mapping[str, str], seed: int) -> Split:
+    """Some training cases to learn from and some to be judged by; a patient is on one side."""
+    patients: dict[str, list[str]] = {}
+    for name in split.train:
+        patients.setdefault(patient_of.get(name, name), []).append(name)
+    order = sorted(patients)
+    random.Random(seed).shuffle(order)
+    held = max(1, min(MOST_JUDGING, len(order) // 4))
+    judging = [name for patient in order[:held] for name in patients[patient]][:MOST_JUDGING]
+    training = [name for patient in order[held:] for name in patients[patient]][:MOST_TRAINING]
+    return Split(tuple(training), tuple(judging))
+
+
+@dataclass
+class Bed:
+    """Where candidates are trained: pipelines as texts, an inner split, and a folder that goes away.
+
+    They are judged on one grid, that of `reference`, as labels of a coarser one are easier to find.
+    """
+
+    info: DatasetInfo
+    fingerprint: Fingerprint
+    split: Split
+    reference: DataPlan
+    texts: Sequence[str]
+    base: Path
+    precision: str
+    device: str
+    folder: Path
+    _trained: int = 0
+
+    def prepare(self, seconds: float) -> bool:
+        """Prepare cases for every candidate; those that learn until the time is over.
+
+        False where these are too few to tell anything.
+        """
+        began, cases = time.monotonic(), {case.name: case for case in self.info.cases}
+        plans = [self.reference, *(self._plan(self._pipeline(text, 1.0)) for text in self.texts)]
+        judging = [cases[name] for name in self.split.validation]
+        learning = [cases[name] for name in self.split.train]
+        kept: list[Case] = []
+        for some in (judging, *(learning[i : i + _AT_ONCE] for i in range(0, len(learning), _AT_ONCE))):
+            kept += some
+            for plan in plans:
+                self._store(kept, plan)
+            if time.monotonic() - began > seconds:
+                break
+        names = [case.name for case in kept[len(judging) :]]
+        self.split = replace(self.split, train=tuple(names))
+        return len(names) >= min(FEWEST_TRAINING, len(learning))
+
+    def train(self, candidate: int, seconds: float) -> Rung:
+        """Raises MedfuseError where the pipeline, its graph or its training fails."""
+        from medfuse.runs.run import Run
+        from medfuse.runs.training import begin
+        from medfuse.train.loop import fit
+        from medfuse.train.together import Together
+
+        self._trained += 1
+        pipeline = self._pipeline(self.texts[candidate], seconds)
+        folder = make_folder(self.folder / f"{self._trained}")
+        quiet = Reporter(quiet=True)
+        run = Run(pipeline, self.info, self.split, folder, self.folder, quiet, Together())
+        plan = self._plan(pipeline)
+        graph = plan_network(pipeline, plan.image, len(plan.classes))
+        store = self._store(run.cases.values(), plan)
+        begun = begin(run, plan, graph, store)
+        scores: dict[str, float] = {}
+
+        def judge(network: nn.Module) -> Mapping[str, float]:
+            scores["dice"] = self._dice(network, plan, store, begun)
+            return scores
+
+        done = fit(
+            begun.model,
+            fabric=begun.fabric,
+            settings=pipeline.train,
+            objective=begun.objective,
+            batches=begun.batches,
+            validate=judge,
+            save=lambda *_: None,
+            folder=folder,
+            reporter=quiet,
+            seed=pipeline.seed,
+        )
+        return Rung(candidate, seconds, done.step, scores["dice"])
+
+    def _pipeline(self, text: str, seconds: float) -> Pipeline:
+        """A candidate's own file, on the inner split, with a budget of its own, looked at once."""
+        document = Document.parse(text, source="candidate", base=self.base)
+        pipeline = parse_pipeline(document, default_name="candidate")
+        train = pipeline.train.model_copy(
+            update={
+                "minutes": seconds / 60,
+                "steps_per_epoch": 10**9,
+                "state_every": 10**9,
+                "precision": self.precision,
+                "device": self.device,
+            }
+        )
+        return pipeline.model_copy(update={"train": train})
+
+    def _plan(self, pipeline: Pipeline) -> DataPlan:
+        from medfuse.data.plan import make_plan
+
+        return make_plan(self.fingerprint, self.info, pipeline.preprocess, pipeline.sample)
+
+    def _store(self, cases: Iterable[Case], plan: DataPlan) -> Store:
+        from medfuse.data.prepare import Preprocessor
+        from medfuse.data.settings import PreprocessSettings
+        from medfuse.data.store import Store
+
+        hashes = {file: digest for case in self.fingerprint.cases for file, digest in case.files.items()}
+        wanted = [case for case in cases if case.name in {*self.split.train, *self.split.validation}]
+        store = Store(self.folder / "prepared")
+        preprocessor = Preprocessor(plan, PreprocessSettings().tolerance_mm)
+        store.build(wanted, preprocessor, hashes, progress=lambda done, total: None)
+        return store
+
+    def _dice(self, network: nn.Module, plan: DataPlan, store: Store, begun: Begun) -> float:
+        """Mean foreground Dice of the inner held-out cases, on the grid of the reference."""
+        from medfuse.infer.settings import InferSettings
+        from medfuse.runs.training import dice_of
+
+        names = self.split.validation
+        truth = self._store([case for case in self.info.cases if case.name in names], self.reference)
+        pairs = ((store.read_case(name)[0], truth.read_case(name)[1]) for name in names)
+        fabric = begun.fabric
+        found = dice_of(network, pairs, plan, InferSettings(), fabric.device, fabric.autocast)
+        means = [sum(values) / len(values) for values in found.values()]
+        return sum(means) / len(means) if means else 0.0

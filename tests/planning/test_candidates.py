@@ -1,0 +1,61 @@
+"""Which networks and grids are thought of, by what a dataset is like."""
+
+import pytest
+
+from medfuse.data.fingerprint import CaseFacts, Fingerprint
+from medfuse.data.plan import DataPlan
+from medfuse.planning.candidates import ACROSS, ROWS, dimensions, grids
+from medfuse.planning.sizing import Grid
+
+
+def known(shape, spacing=(1.0, 1.0, 1.0), ml=200.0):
+    case = CaseFacts("a", shape, spacing, {"background": 1e4, "organ": ml}, {})
+    plan = DataPlan(spacing, (8, 8, 8), 2, ("MR",), (), {"background": 0, "organ": 1}, {})
+    return Fingerprint((case,), ()), plan
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "first"),
+    [
+        ((512, 512, 300), (0.8, 0.8, 1.0), "3"),
+        ((36, 50, 36), (1.0, 1.0, 1.0), "3"),
+        ((216, 256, 10), (1.4, 1.4, 8.0), "2"),
+        ((216, 256, 10), (1.0, 1.0, 1.0), "2"),  # a header that lost its spacing
+        ((36, 50, 7), (1.0, 1.0, 5.0), "2"),
+        ((300, 200, 1), (1.0, 1.0, 1.0), "2"),
+        ((12, 256, 256), (8.0, 1.0, 1.0), "3"),  # a network of two axes would see slices of 12 rows
+    ],
+)
+def test_few_thick_slices_are_for_networks_of_two_axes_first(shape, spacing, first):
+    options = dimensions(Grid(spacing, shape))
+    assert options[0][0] == first
+    assert {dims for dims, _ in options} == ({"2"} if shape[2] == 1 else {"2", "2.5", "3"})
+    assert all(reason for _, reason in options)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(
+    ("shape", "spacing"),
+    [
+        ((512, 512, 300), (0.8, 0.8, 1.0)),
+        ((512, 400, 60), (0.7, 0.7, 5.0)),
+        ((216, 256, 10), (1.0, 1.0, 1.0)),
+        ((36, 50, 36), (1.0, 1.0, 1.0)),
+    ],
+)
+def test_grids_get_coarser_along_what_a_network_sees_and_keep_rows_and_structures(shape, spacing, dims):
+    found = grids(*known(shape, spacing), dims)
+    assert found[0] == Grid(spacing, shape)
+    diameter = 72.6  # mm of a ball of 200 ml
+    for finer, coarser in zip(found, found[1:]):
+        assert all(a <= b for a, b in zip(finer.spacing_mm, coarser.spacing_mm))
+        assert coarser.shape != finer.shape
+        assert min(coarser.spacing_mm[:dims]) * ACROSS <= diameter + 1e-6
+        assert coarser.spacing_mm[dims:] == spacing[dims:]
+        changed = [a for a in range(3) if coarser.shape[a] != shape[a]]
+        assert all(coarser.shape[axis] >= ROWS for axis in changed)
+
+
+def test_small_structures_keep_a_grid_fine():
+    assert len(grids(*known((512, 512, 300), ml=0.5), 3)) == 1
+    assert len(grids(*known((512, 512, 300), ml=2000), 3)) > 3

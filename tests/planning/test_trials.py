@@ -1,0 +1,96 @@
+"""Successive halving of candidates, by trainings that follow a law, and the inner split that judges them."""
+
+import pytest
+
+from medfuse.api import Split
+from medfuse.core.errors import PipelineError, Problem
+from medfuse.planning.trials import (
+    CLEARLY,
+    FEWEST_SECONDS,
+    MOST_CANDIDATES,
+    MOST_JUDGING,
+    MOST_TRAINING,
+    Rung,
+    halving,
+    inner_split,
+)
+
+
+class Gym:
+    """Candidates whose Dice rises to a limit of their own; a training takes two seconds beside its own."""
+
+    def __init__(self, *limits, setting_up=2.0, broken=()):
+        self.limits, self.setting_up, self.broken = limits, setting_up, broken
+        self.now, self.asked = 0.0, []
+
+    def train(self, candidate, seconds):
+        self.asked.append(candidate)
+        self.now += self.setting_up
+        if candidate in self.broken:
+            raise PipelineError([Problem((), "it does not fit")])
+        self.now += seconds
+        return Rung(candidate, seconds, int(10 * seconds), self.limits[candidate] * seconds / (seconds + 5))
+
+    def clock(self):
+        return self.now
+
+    def tried(self, seconds):
+        return halving(len(self.limits), seconds, self.train, lambda line: None, self.clock)
+
+
+@pytest.mark.parametrize("best", range(4))
+@pytest.mark.parametrize("seconds", [90, 200, 2000])
+def test_the_clearly_best_candidate_is_chosen(best, seconds):
+    gym = Gym(*(0.9 if number == best else 0.6 for number in range(4)))
+    assert gym.tried(seconds).chosen == best
+
+
+def test_the_first_stays_where_another_is_hardly_better():
+    assert Gym(0.8, 0.8 + CLEARLY / 2).tried(100).chosen == 0
+    assert Gym(0.8, 0.8 + 3 * CLEARLY).tried(100).chosen == 1
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+@pytest.mark.parametrize("setting_up", [0.1, 2, 6])
+@pytest.mark.parametrize("seconds", [5, 20, 50, 100, 300, 1000])
+def test_it_keeps_to_its_time_and_no_training_is_too_short(count, setting_up, seconds):
+    gym = Gym(*[0.5] * count, setting_up=setting_up)
+    made = gym.tried(seconds)
+    longer_than_guessed = max(0.0, setting_up - 3) * MOST_CANDIDATES
+    assert gym.now <= seconds + longer_than_guessed
+    assert made.seconds == gym.now
+    assert all(rung.seconds >= FEWEST_SECONDS for rung in made.rungs)
+    assert len({*gym.asked}) <= MOST_CANDIDATES
+
+
+def test_the_better_half_goes_on_and_for_longer():
+    rungs = Gym(0.1, 0.9, 0.2, 0.8).tried(300).rungs
+    assert [rung.candidate for rung in rungs[:4]] == [0, 1, 2, 3]
+    assert {rung.candidate for rung in rungs[4:]} == {1, 3}
+    assert min(r.seconds for r in rungs[4:]) > 1.5 * max(r.seconds for r in rungs[:4])
+
+
+def test_one_that_cannot_be_trained_is_left_out():
+    gym = Gym(0.9, 0.5, 0.7, broken=(0,))
+    assert gym.tried(200).chosen == 2
+    assert gym.asked.count(0) == 1
+    assert Gym(0.9, 0.8, broken=(0, 1)).tried(200).chosen == 0
+
+
+def test_candidates_are_listed_from_the_best_on():
+    assert Gym(0.1, 0.9, 0.2, 0.8).tried(300).best() == (1, 3, 2, 0)
+
+
+@pytest.mark.parametrize("patients", [2, 5, 40, 200])
+@pytest.mark.parametrize("seed", range(5))
+def test_patients_are_on_one_side_of_an_inner_split(patients, seed):
+    patient_of = {f"p{p:03d}_{scan}": f"p{p:03d}" for p in range(patients) for scan in "ab"}
+    outer = Split(tuple(name for name in patient_of if name != "p000_a"), ("p000_a",))
+    inner = inner_split(outer, patient_of, seed)
+    sides = [{patient_of[name] for name in names} for names in (inner.train, inner.validation)]
+    assert all(sides)
+    assert not sides[0] & sides[1]
+    assert {*inner.train, *inner.validation} <= {*outer.train}
+    assert len(inner.train) <= MOST_TRAINING
+    assert len(inner.validation) <= MOST_JUDGING
+    assert inner == inner_split(outer, patient_of, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import pi
 from statistics import median
@@ -30,6 +31,13 @@ FEW_SLICES = 6
 
 MILD, WIDE = (0.8, 1.25), (0.7, 1.4)
 """Smallest and largest factor of scaling: as usual, and where sizes vary for reasons that no header tells."""
+
+
+def scaling(suspicions: Collection[str]) -> tuple[list[float], str]:
+    """The range of scaling, and why, by what is suspicious about a dataset (see data.suspicions)."""
+    if {"lost_spacing", "fields_of_view"} & {*suspicions}:
+        return list(WIDE), "wide, as sizes vary for reasons that no header tells"
+    return list(MILD), ""
 
 
 @dataclass(frozen=True)

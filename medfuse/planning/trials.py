@@ -28,8 +28,12 @@ if TYPE_CHECKING:
 
 FEWEST_SECONDS = 8.0
 """Of a training that tells something about a plan."""
-SETTING_UP = 3.0
+SETTING_UP = 2.0
 """Seconds that a training takes beside its own, as first guessed; then as measured."""
+JUDGING_SHARE = 0.2
+"""Of a training's time that judging it takes, as first guessed."""
+LEARNED = 0.3
+"""Dice below which a network has hardly begun to learn, so that its place tells nothing."""
 MOST_CANDIDATES = 6
 FEWEST_TRAINING = 6
 """Cases without which trials tell nothing, where a dataset has as many."""
@@ -85,15 +89,15 @@ def halving(
     Each rung takes as much time as the one before, for half as many candidates. A candidate displaces an
     earlier one only where it is clearly better.
     """
-    began, setting_up = clock(), SETTING_UP
+    began, beside = clock(), 0.0  # what trainings took beside their own time
     rungs: list[Rung] = []
     alive = list(range(min(count, MOST_CANDIDATES)))
-    while len(alive) > 1 and _each(seconds, len(alive), setting_up) < FEWEST_SECONDS:
+    while len(alive) > 1 and _each(seconds, len(alive), beside) < FEWEST_SECONDS:
         alive.pop()
     scores: dict[int, float] = {}
     while len(alive) > 1:
         left = seconds - (clock() - began)
-        each = _each(left, len(alive), setting_up)
+        each = _each(left, len(alive), beside)
         if each < FEWEST_SECONDS:
             break
         for candidate in tuple(alive):
@@ -104,7 +108,7 @@ def halving(
                 say(f"  candidate {candidate + 1} cannot be trained: {error.lines[0]}")
                 alive.remove(candidate)
                 continue
-            setting_up = max(setting_up, clock() - started - each)
+            beside = max(beside, clock() - started - each)
             rungs.append(rung)
             scores[candidate] = rung.dice
             say(f"  candidate {candidate + 1}: Dice {rung.dice:.3f} after {rung.steps} steps")
@@ -114,16 +118,22 @@ def halving(
     return Trials(tuple(rungs), chosen, clock() - began)
 
 
-def _each(seconds: float, count: int, setting_up: float) -> float:
+def _each(seconds: float, count: int, beside: float) -> float:
     """Seconds for one training of `count`, where as much time is kept for each of the later rungs."""
     rungs = max(1, count.bit_length() - 1)  # until one is left
-    return seconds / rungs / count - setting_up
+    slot = seconds / rungs / count
+    return slot - (beside or SETTING_UP + JUDGING_SHARE * slot)
 
 
 def _order(candidates: Sequence[int], scores: Mapping[int, float]) -> list[int]:
-    """From the best on; the earliest counts as CLEARLY better than it was."""
+    """From the best on; the earliest counts as CLEARLY better than it was, and as one that has LEARNED."""
     first = min(candidates, default=0)
-    return sorted(candidates, key=lambda c: (-(scores[c] + CLEARLY * (c == first)), c))
+
+    def score(candidate: int) -> float:
+        known = scores[candidate]
+        return max(known, LEARNED) + CLEARLY if candidate == first else known
+
+    return sorted(candidates, key=lambda candidate: (-score(candidate), candidate))
 
 
 def inner_split(split: Split, patient_of: Mapping[str, str], seed: int) -> Split:

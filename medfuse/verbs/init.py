@@ -15,7 +15,7 @@ from medfuse.core.memory import bytes_text, total_memory
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import by
 from medfuse.planning.bench import Dimensions
-from medfuse.planning.candidates import Candidate
+from medfuse.planning.candidates import Candidate, scaling
 from medfuse.planning.planner import Clock, Planner, table
 from medfuse.planning.sizing import more_minutes
 from medfuse.planning.text import Text
@@ -48,8 +48,10 @@ def init_pipeline(
     from medfuse.data.doubts import label_doubts
     from medfuse.data.fingerprint import take_fingerprint
     from medfuse.data.plan import make_plan
+    from medfuse.data.sampled import looked_at, sampled
     from medfuse.data.settings import PreprocessSettings, SampleSettings, SplitSettings
     from medfuse.data.split import choose_split, patients
+    from medfuse.data.suspicions import suspicions
 
     clock = Clock(minutes, time.monotonic())
     output = output or Path("pipelines") / f"{_name(data)}.yaml"
@@ -62,17 +64,21 @@ def init_pipeline(
     labelled = [case for case in found.info.cases if case.label]
     split, whose = _split(found.info)  # what cannot be split is refused before anything is measured
     make_folder(output.parent)  # and so is what cannot be written
-    with reporter.track(f"checking {len(labelled)} cases", len(labelled)) as advance:
+    sample = sampled(labelled, seconds=clock.left())
+    with reporter.track(f"checking {len(sample)} cases", len(sample)) as advance:
         fingerprint = take_fingerprint(
-            labelled,
+            sample,
             found.info,
             tolerance_mm=PreprocessSettings().tolerance_mm,
             progress=lambda done, _: advance(done, ""),
         )
-    everyone = tuple(case.name for case in labelled)
-    for line in (*found.info.notes, *label_doubts(found.info, fingerprint.cases, Split(everyone, everyone))):
-        reporter.say(line)
     plan = make_plan(fingerprint, found.info, PreprocessSettings(), SampleSettings())
+    odd = suspicions(fingerprint, found.info, plan.spacing_mm, normalization=plan.normalization)
+    everyone = tuple(case.name for case in sample)
+    doubts = label_doubts(found.info, fingerprint.cases, Split(everyone, everyone))
+    partly = filter(None, [looked_at(sample, labelled)])
+    for line in (*partly, *found.info.notes, *doubts, *(suspicion.line for suspicion in odd)):
+        reporter.say(line)
     planner = Planner(
         fingerprint,
         plan,
@@ -81,6 +87,7 @@ def init_pipeline(
         clock,
         reporter,
         None if dimensions == "auto" else dimensions,
+        scaling({suspicion.kind for suspicion in odd}),
     )
     reporter.say(f"  median case: {by(planner.finest.shape)} voxels of {_mm(plan.spacing_mm)} mm")
     candidates = planner.candidates()
@@ -92,7 +99,8 @@ def init_pipeline(
 
     settings = SplitSettings(**split)
     outer = choose_split(found.info, settings, fingerprint.cases)
-    inner = inner_split(outer, patients(found.info.cases, settings), seed=1)
+    known = Split(tuple(name for name in outer.train if name in everyone), outer.validation)
+    inner = inner_split(known, patients(found.info.cases, settings), seed=1)
     made = Trials()
     if trials:
         texts = [text(candidate) for candidate in candidates]

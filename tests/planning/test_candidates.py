@@ -1,5 +1,7 @@
 """Which networks and grids are thought of, by what a dataset is like."""
 
+from itertools import pairwise
+
 import pytest
 
 from medfuse.data.fingerprint import CaseFacts, Fingerprint
@@ -47,7 +49,7 @@ def test_grids_get_coarser_along_what_a_network_sees_and_keep_rows_and_structure
     found = grids(*known(shape, spacing), dims)
     assert found[0] == Grid(spacing, shape)
     diameter = 72.6  # mm of a ball of 200 ml
-    for finer, coarser in zip(found, found[1:]):
+    for finer, coarser in pairwise(found):
         assert all(a <= b for a, b in zip(finer.spacing_mm, coarser.spacing_mm))
         assert coarser.shape != finer.shape
         assert min(coarser.spacing_mm[:dims]) * ACROSS <= diameter + 1e-6

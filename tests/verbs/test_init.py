@@ -1,5 +1,6 @@
 """`medfuse init`: the pipeline it writes."""
 
+import re
 from math import prod
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from phantoms import write_dataset
 from medfuse.core.errors import MedfuseError
 from medfuse.core.reporter import Reporter
 from medfuse.pipeline import load_pipeline
-from medfuse.planning import bench
+from medfuse.planning import bench, planner, trials
 from medfuse.train import cost
 from medfuse.verbs.check import check_pipeline
 from medfuse.verbs.init import init_pipeline
@@ -181,3 +182,28 @@ def test_editors_find_the_schema_beside_it(machine, tmp_path):
     planned(write_dataset(tmp_path / "cubes"), output)
     assert output.read_text().count(LINE) == 1
     assert SCHEMA in {path.name for path in output.parent.iterdir()}
+
+
+def test_candidates_are_trained_and_the_file_shows_what_they_came_to(machine, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "FEWEST_SECONDS", 0.3)
+    monkeypatch.setattr(trials, "SETTING_UP", 0.1)
+    monkeypatch.setattr(planner, "PLANNING_SHARE", 0.9)
+    file = tmp_path / "cubes.yaml"
+    said = planned(write_dataset(tmp_path / "cubes", cases=8), file, minutes=0.1, trials=True)
+    lines = [line.removeprefix("# ") for line in file.read_text().splitlines()]
+    (told,) = (number for number, line in enumerate(lines) if line.startswith("Tried for "))
+    table = lines[told + 1 : told + 3]
+    assert [line[2:5] for line in table] == ["3-D", "2-D"]
+    assert all(re.search(r"voxels of \S+ mm: \d\.\d{3} after \d+ steps", line) for line in table)
+    (chosen,) = (line for line in table if line.startswith("→ "))
+    assert chosen in said
+    sides = len(load_pipeline(file)[0].sample.patch_size)
+    assert chosen.startswith(f"→ {sides}-D")
+    assert AGREES in check_pipeline(file)
+
+
+def test_planning_counts_in_the_minutes(machine, tmp_path):
+    file = tmp_path / "cubes.yaml"
+    planned(write_dataset(tmp_path / "cubes"), file, minutes=1)
+    assert re.search(r"of 1 minutes\s+(#\s+)?planning took \d+ seconds", file.read_text())
+    assert load_pipeline(file)[0].train.minutes < 1

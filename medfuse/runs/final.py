@@ -60,8 +60,8 @@ class CrossValidation:
         std, folds = self.summary["between_folds"]["foreground_mean"]["std"], len(self.summary["folds"])
         spread = "" if std is None else f" ± {number(std)}"
         return (
-            f"about the Dice of its cross-validation is to be expected, which may be quoted: mean foreground "
-            f"Dice {foreground_text(self.summary)}{spread}, {folds} fold{'s' * (folds != 1)}, "
+            "on new cases expect about the Dice of its cross-validation, which may be quoted: mean "
+            f"foreground Dice {foreground_text(self.summary)}{spread}, {folds} fold{'s' * (folds != 1)}, "
             f"{self.folder / 'summary.json'}"
         )
 

@@ -12,7 +12,7 @@ from medfuse.train.settings import TrainSettings
 
 TIMES = 3
 """How many times the budget the outlook is for."""
-LEAST_ROWS, LEAST_LOOKS = 20, 8  # of the log with a loss, and with Dice, below which nothing is told
+LEAST_ROWS, LEAST_LOOKS = 20, 6  # of the log with a loss, and with Dice, below which nothing is told
 BEGUN = 0.1  # the share of learning before which a curve is no power law yet
 LEVEL = 0.9  # of intervals
 LITTLE = 0.01  # of Dice
@@ -41,9 +41,8 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Values over learning: `learned` is the sum of learning rates until then, 1 at the end; `rate` the rate
-    then, 1 at its highest."""
+class Points:
+    """Values of a curve. `learned`: the sum of learning rates until then, 1 at the end; `rate`: 1 at most."""
 
     learned: Array
     rate: Array
@@ -55,21 +54,25 @@ def outlook(rows: Sequence[Row], settings: TrainSettings) -> str:
     unit = next(name for name in ("minutes", "steps", "epochs") if getattr(settings, name) is not None)
     more = f"{TIMES} times as many {unit}"
     name = "loss/main" if any("loss/main" in row for row in rows) else "loss"
-    losses, dices = curve(rows, name), curve(rows, "dice")
+    losses, dices = points(rows, name), points(rows, "dice")
     late = last_fifth(rows, name)
     if late is None or len(losses.value) < LEAST_ROWS:
         return f"outlook: too short a training to tell what {more} would bring"
     fell = f"outlook: {_fell(late)}"
-    if not len(dices.value):
-        return f"{fell}; {_by_loss(further(_binned(losses)), more)}"
-    return f"{fell}; {_by_dice(further(dices), float(dices.value[-1]), more)}"
+    by_dice = further(dices)
+    if by_dice is None:
+        looks = sum("dice" in row for row in rows)
+        times = {0: "no held-out case was looked at", 1: "held-out cases were looked at only once"}
+        seen = times.get(looks, f"held-out cases were looked at only {looks} times")
+        return f"{fell}; {_by_loss(further(_binned(losses)), more)}; of Dice nothing is known, as {seen}"
+    return f"{fell}; {_by_dice(by_dice, float(dices.value[-1]), more)}"
 
 
-def curve(rows: Sequence[Row], name: str) -> Curve:
+def points(rows: Sequence[Row], name: str) -> Points:
     """What the rows have by that `name`, once learning has begun and the rate is past its warm-up."""
     with_rate = [row for row in rows if "learning_rate" in row]
     if not with_rate:
-        return Curve(*(np.zeros(0) for _ in range(3)))
+        return Points(*(np.zeros(0) for _ in range(3)))
     steps, rates = (np.array([row[key] for row in with_rate]) for key in ("step", "learning_rate"))
     learned = np.cumsum(rates * np.diff(steps, prepend=0))
     warm = steps[np.argmax(rates >= 0.99 * rates.max())]
@@ -77,7 +80,7 @@ def curve(rows: Sequence[Row], name: str) -> Curve:
     at, value = np.array(found, float).reshape(-1, 2).T
     made = np.interp(at, steps, learned) / learned[-1]
     kept = made >= BEGUN
-    return Curve(made[kept], np.interp(at, steps, rates)[kept] / rates.max(), value[kept])
+    return Points(made[kept], np.interp(at, steps, rates)[kept] / rates.max(), value[kept])
 
 
 def last_fifth(rows: Sequence[Row], name: str) -> Change | None:
@@ -94,7 +97,7 @@ def last_fifth(rows: Sequence[Row], name: str) -> Change | None:
     return Change(*sorted(-0.2 * (slope + by * error) for by in (-2, 0, 2)))
 
 
-def further(curve: Curve) -> Change | None:
+def further(curve: Points) -> Change | None:
     """What TIMES the budget changes of the last value; None for fewer than LEAST_LOOKS values.
 
     A rate that falls lifts any curve, whether or not there is more to learn. So this fits
@@ -145,10 +148,10 @@ def _interval(drawn: Array, weights: Array) -> Change:
     return Change(min(low, middle - least), middle, max(high, middle + least))
 
 
-def _binned(losses: Curve) -> Curve:
+def _binned(losses: Points) -> Points:
     """Means of neighbours, as there are thousands of rows."""
     parts = min(_BINS, len(losses.value))
-    return Curve(
+    return Points(
         *(np.array([part.mean() for part in np.array_split(v, parts)]) for v in vars(losses).values())
     )
 
@@ -161,9 +164,7 @@ def _fell(change: Change) -> str:
     return f"the loss still fell by {change.middle:.3f} in the last fifth"
 
 
-def _by_dice(change: Change | None, end: float, more: str) -> str:
-    if change is None:
-        return f"what {more} would bring cannot be told by so few looks at held-out cases"
+def _by_dice(change: Change, end: float, more: str) -> str:
     most = 1 - end
     low, middle, high = (min(v, most) for v in (change.low, change.middle, change.high))
     between = f"Dice {low:+.3f} to {high:+.3f}"
@@ -176,9 +177,6 @@ def _by_dice(change: Change | None, end: float, more: str) -> str:
 
 
 def _by_loss(change: Change | None, more: str) -> str:
-    unknown = "of Dice nothing is known, as no held-out case was looked at"
     if change is None or not change.clear:
-        return f"whether {more} would lower it further cannot be told; {unknown}"
-    return (
-        f"{more}: about {change.middle:+.3f} of the loss ({change.low:+.3f} to {change.high:+.3f}); {unknown}"
-    )
+        return f"whether {more} would lower it further cannot be told"
+    return f"{more}: about {change.middle:+.3f} of the loss ({change.low:+.3f} to {change.high:+.3f})"

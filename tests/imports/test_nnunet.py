@@ -14,6 +14,7 @@ from medfuse.core.reporter import Reporter
 from medfuse.imports.nnunet import read_plan
 from medfuse.model.settings import TransferSettings
 from medfuse.model.transfer import transfer
+from medfuse.model.weights import load_weights
 from medfuse.trained.loading import load_trained
 from medfuse.verbs.import_nnunet import import_nnunet
 
@@ -73,6 +74,15 @@ def test_every_fold_becomes_a_run(tmp_path):
     assert f"medfuse infer {tmp_path / 'run' / 'fold_0'} {tmp_path / 'run' / 'fold_1'}" in said
     paths = [tmp_path / "run" / f"fold_{i}" / "weights_last.safetensors" for i in (0, 1)]
     assert len(load_trained(paths, device="cpu").networks) == 2
+
+
+def test_a_model_of_all_cases_stays_one(tmp_path):
+    write_model(tmp_path / "trained", folds=(0,))
+    (tmp_path / "trained" / "fold_0").rename(tmp_path / "trained" / "fold_all")
+    import_nnunet(tmp_path / "trained", tmp_path / "run", reporter=Reporter(quiet=True))
+    weights = tmp_path / "run" / "weights_last.safetensors"
+    assert load_weights(weights)[1]["fold"] == "all"
+    assert load_trained([weights], device="cpu").networks
 
 
 def test_encoder_and_decoder_are_a_starting_point(tmp_path):

@@ -241,3 +241,9 @@ def test_a_source_that_held_them_out_too_is_not(both, tmp_path):
     source = both.folds.folder / "fold_0" / "weights_last.safetensors"
     _, said = run(both.pipeline, f"model.transfer.encoder.weights={source}", "name=again", runs=tmp_path)
     assert "was trained on" not in said
+
+
+def test_a_probe_of_it_learns_one_case(both, medfuse, tmp_path):
+    said = medfuse("probe", both.pipeline, "--set", ALL, "--runs", tmp_path, "--steps", 20, "-q")
+    assert said.code == 0, said.err
+    assert "cube_00, 20 steps: loss " in said.out

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medfuse.train.optimizer import rate_factor
-from medfuse.train.outlook import TIMES, curve, further, outlook
+from medfuse.train.outlook import TIMES, further, outlook, points
 from medfuse.train.settings import TrainSettings
 
 Law = Callable[[float, float], float]
@@ -61,7 +61,7 @@ def said(dice: Law | None, loss: Law = falling, decay: str = "cosine", **more) -
 def test_the_truth_lies_in_the_interval_as_often_as_is_said(decay, rise, exponent):
     inside = 0
     for seed in range(20):
-        found = further(curve(rows(power(0.8, rise, exponent), falling, decay=decay, seed=seed), "dice"))
+        found = further(points(rows(power(0.8, rise, exponent), falling, decay=decay, seed=seed), "dice"))
         inside += found is not None and found.low - 0.001 <= rise <= found.high + 0.001
     assert inside >= 15
 
@@ -94,7 +94,7 @@ def test_an_exponential_approach_is_not_taken_for_a_rise_without_end(decay):
     def law(x: float, rate: float) -> float:
         return 0.8 - 0.3 * float(np.exp(-x / 0.3))
 
-    found = [further(curve(rows(law, falling, decay=decay, seed=seed), "dice")) for seed in range(10)]
+    found = [further(points(rows(law, falling, decay=decay, seed=seed), "dice")) for seed in range(10)]
     assert sum(one is not None and one.low - 0.002 <= truth <= one.high for one in found) >= 9
     told = [said(law, decay=decay, seed=seed) for seed in range(10)]
     assert sum("about +0.0" in line and "about +0.01" not in line for line in told) <= 1
@@ -135,7 +135,9 @@ def test_the_loss_of_the_main_head_counts_as_weights_of_others_change():
 
 
 def test_few_looks_tell_nothing_and_a_short_training_less():
-    assert "cannot be told by so few looks" in said(power(0.7, 0.05), epoch=400)
+    line = said(power(0.7, 0.05), epoch=400)
+    assert "of Dice nothing is known, as held-out cases were looked at only 5 times" in line
+    assert "of the loss (" in line
     assert "too short a training" in said(power(0.7, 0.05), steps=100, epoch=10)
     assert "too short a training" in outlook([{"step": 1, "loss": 1.0, "learning_rate": 0.01}], settings())
 
@@ -149,5 +151,5 @@ def test_the_budget_is_named_in_its_own_unit():
 def test_neither_the_size_of_the_rate_nor_the_length_of_a_step_matters():
     made = rows(power(0.7, 0.05), falling)
     other = [{**row, "learning_rate": 7 * row["learning_rate"], "step": 3 * row["step"]} for row in made]
-    one, two = (further(curve(found, "dice")) for found in (made, other))
+    one, two = (further(points(found, "dice")) for found in (made, other))
     assert one == pytest.approx(two) or vars(one) == pytest.approx(vars(two))

@@ -67,6 +67,12 @@ def test_the_last_lines_name_dice_report_weights_and_predictions(finished_run):
         assert word in finished_run.text
 
 
+def test_what_more_training_would_bring_is_said_in_summary_and_report(finished_run):
+    told = "outlook: too short a training to tell what 3 times as many steps would bring"
+    assert told in json.loads((finished_run.folder / "summary.json").read_text())["notes"]
+    assert told in (finished_run.folder / "report.html").read_text()
+
+
 def test_resolved_values_are_a_pipeline_of_their_own(finished_run, tmp_path):
     resolved = finished_run.folder / "resolved.yaml"
     values = yaml.safe_load(resolved.read_text())

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def reached(folder: Path) -> dict[str, Any]:
-    """Dice of the held-out cases, and what the training took."""
+    """Dice of the held-out cases, what the training took, and what it foretold of a longer one."""
     summary = json.loads((folder / "summary.json").read_text())
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {
@@ -17,4 +17,5 @@ def reached(folder: Path) -> dict[str, Any]:
         "steps": max(row["step"] for row in rows),
         "minutes": max(row["seconds"] for row in rows) / 60,
         "cases": summary["cases"],
+        "outlook": next((note for note in summary["notes"] if note.startswith("outlook: ")), None),
     }

@@ -250,7 +250,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Split:
-    """Names of the cases that train a model, and of those that judge it."""
+    """Names of the cases that train a model, and of those that judge it: none where all of them train."""
 
     train: tuple[str, ...]
     validation: tuple[str, ...]

@@ -62,15 +62,13 @@ def outlook(rows: Sequence[Row], settings: TrainSettings) -> str:
     by_dice = further(dices)
     if by_dice is None:
         looks = sum("dice" in row for row in rows)
-        times = {0: "no held-out case was looked at", 1: "held-out cases were looked at only once"}
-        seen = times.get(looks, f"held-out cases were looked at only {looks} times")
-        return f"{fell}; {_by_loss(further(_binned(losses)), more)}; of Dice nothing is known, as {seen}"
+        return f"{fell}; {_by_loss(further(_binned(losses)), more)}; {_unknown(looks)}"
     return f"{fell}; {_by_dice(by_dice, float(dices.value[-1]), more)}"
 
 
 def points(rows: Sequence[Row], name: str) -> Points:
     """What the rows have by that `name`, once learning has begun and the rate is past its warm-up."""
-    with_rate = [row for row in rows if "learning_rate" in row]
+    with_rate = [row for row in rows if row["step"] > 0 and row.get("learning_rate", 0) > 0]
     if not with_rate:
         return Points(*(np.zeros(0) for _ in range(3)))
     steps, rates = (np.array([row[key] for row in with_rate]) for key in ("step", "learning_rate"))
@@ -86,8 +84,8 @@ def points(rows: Sequence[Row], name: str) -> Points:
 def last_fifth(rows: Sequence[Row], name: str) -> Change | None:
     """By how much a line through the last fifth of the steps falls; None where it has no three rows."""
     end = max(row["step"] for row in rows)
-    late = [(row["step"] / end, row[name]) for row in rows if name in row and row["step"] >= 0.8 * end]
-    if len(late) < 3:
+    late = [(row["step"] / end, row[name]) for row in rows if name in row and row["step"] > 0.8 * end]
+    if len({at for at, _ in late}) < 3:
         return None
     at, value = np.array(late).T
     at = at - at.mean()
@@ -158,7 +156,7 @@ def _binned(losses: Points) -> Points:
 
 def _fell(change: Change) -> str:
     if not change.clear or abs(change.middle) < 0.0005:
-        return "the loss stood still in the last fifth"
+        return "the loss fell no more than its noise in the last fifth"
     if change.middle < 0:
         return f"the loss rose by {-change.middle:.3f} in the last fifth"
     return f"the loss still fell by {change.middle:.3f} in the last fifth"
@@ -180,3 +178,9 @@ def _by_loss(change: Change | None, more: str) -> str:
     if change is None or not change.clear:
         return f"whether {more} would lower it further cannot be told"
     return f"{more}: about {change.middle:+.3f} of the loss ({change.low:+.3f} to {change.high:+.3f})"
+
+
+def _unknown(looks: int) -> str:
+    times = {0: "no held-out case was looked at", 1: "held-out cases were looked at only once"}
+    seen = times.get(looks, f"held-out cases were looked at only {looks} times")
+    return f"what that is in Dice cannot be told, as {seen}"

@@ -12,7 +12,7 @@ from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.memory import parse_bytes
 from medfuse.core.reporter import Reporter
 from medfuse.infer.settings import PostprocessSettings
-from medfuse.runs.folder import FOLD_ALL, fold_folders, holds_weights
+from medfuse.runs.folder import FOLD_ALL, WEIGHTS, fold_folders
 from medfuse.runs.postprocess import steps_for
 from medfuse.trained.loading import load_trained, weights_file
 from medfuse.trained.trained import Trained
@@ -97,9 +97,7 @@ def _model_and_cases(
     runs = [run for path in weights for run in fold_folders(path) or [path]]  # a cross-validation: its folds
     files = [weights_file(run, best=best) for run in runs]
     if len(files) > len(weights):
-        finals = [
-            path / FOLD_ALL for path in weights if fold_folders(path) and holds_weights(path / FOLD_ALL)
-        ]
+        finals = [path / FOLD_ALL for path in weights if (path / FOLD_ALL / WEIGHTS).is_file()]
         other = f"; {finals[0]} is one network that all cases trained" if finals else ""
         reporter.say(f"the mean of {len(files)} folds{other}")
     model = load_trained(files, device=device, overrides=overrides, trust=trust)

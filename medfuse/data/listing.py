@@ -41,9 +41,11 @@ class JsonFile:
     data: Any
 
     @classmethod
-    def read(cls, path: Path) -> "JsonFile":
+    def read(
+        cls, path: Path, remedy: str = "`data.root` should be the folder that holds the right one"
+    ) -> "JsonFile":
         """Raises DataError for a missing or unreadable file, with line and column for faulty JSON."""
-        text = read_text(path, remedy="`data.root` should be the folder that holds the right one")
+        text = read_text(path, remedy=remedy)
         made = cls(path, text, parse_json(text, str(path)))
         for word in _words(made.data):
             if odd := _UNPRINTABLE.search(word):
@@ -259,7 +261,7 @@ def notes_on(
 
 def read_splits(path: Path) -> tuple[Split, ...]:
     """Folds in nnU-Net's form, `[{"train": [names], "val": [names]}, …]`. Raises DataError."""
-    data = JsonFile.read(path).data
+    data = JsonFile.read(path, remedy="give the path of a file of folds").data
     if not isinstance(data, list) or not all(_is_fold(fold) for fold in data) or not data:
         raise DataError(
             f'{path}: folds are a list such as [{{"train": ["a", "b"], "val": ["c"]}}]; rewrite it so'

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from medfuse.core.errors import CheckpointError
+from medfuse.core.files import reported
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.text import number
 from medfuse.pipeline import resolved
@@ -136,7 +137,8 @@ def _postprocess(run: Run, beside: CrossValidation) -> tuple[str, ...]:
         return ()
     choice = None if beside.fault else read_choice(beside.folder)
     if choice is None:
-        (run.folder / FILE).unlink(missing_ok=True)
+        with reported(run.folder):
+            (run.folder / FILE).unlink(missing_ok=True)
         none = "there is none beside it" if beside.fault else "it chose nothing"
         return (f"postprocess: auto is chosen by a cross-validation, and {none}, so nothing is done",)
     write_choice(run.folder, choice)

@@ -30,6 +30,8 @@ def placed_split(pipeline: Pipeline, info: DatasetInfo, facts: Sequence[CaseFact
         for line in error.lines:
             named = re.match(r"split\.(\w+)", line)
             path = ("split", named[1]) if named else ("split",)
+            if pipeline.split.file and line.startswith(str(pipeline.split.file)):
+                path = ("split", "file")
             problems.append(Problem(path, line.removeprefix(f"{'.'.join(path)} ")))
         raise PipelineError(problems) from None
 

@@ -247,3 +247,16 @@ def test_a_probe_of_it_learns_one_case(both, medfuse, tmp_path):
     said = medfuse("probe", both.pipeline, "--set", ALL, "--runs", tmp_path, "--steps", 20, "-q")
     assert said.code == 0, said.err
     assert "cube_00, 20 steps: loss " in said.out
+
+
+@pytest.mark.parametrize("text", [None, "{}"])
+def test_a_faulty_file_of_splits_is_told_though_it_decides_nothing(both, tmp_path, text):
+    file = tmp_path / "splits.json"
+    if text:
+        file.write_text(text)
+    for verb in (
+        check_pipeline,
+        lambda *words: run_pipeline(*words, runs=tmp_path, reporter=Reporter(quiet=True)),
+    ):
+        with pytest.raises(PipelineError, match=r"^--set split\.file: .*splits\.json: "):
+            verb(both.pipeline, [ALL, f"split.file={file}"])

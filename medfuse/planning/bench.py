@@ -34,6 +34,11 @@ class Bench:
         self._reporter = reporter
         self.precision = "fp32"
 
+    @property
+    def dims(self) -> int:
+        """Axes along which a patch is planned."""
+        return 3 if self.dimensions == "3" else 2
+
     def on(self, spacing_mm: tuple[float, float, float], reason: str) -> Bench:
         """The same for voxels of another size, for a reason."""
         reasons = {**self.plan.reasons, "spacing_mm": reason}

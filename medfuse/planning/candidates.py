@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import pi
 from statistics import median
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from medfuse.core.labels import members
 from medfuse.core.text import by
 from medfuse.planning.bench import Bench, Dimensions
-from medfuse.planning.sizing import Grid, Size
+from medfuse.planning.sizing import TRAINING_SHARE, Grid, Size
 
 if TYPE_CHECKING:
     from medfuse.data.fingerprint import Fingerprint
@@ -56,6 +56,11 @@ class Candidate:
     @property
     def plan(self) -> DataPlan:
         return self.bench.plan
+
+    def paced(self, seconds: float, a_step: float) -> Candidate:
+        """The same, with the steps that fit so many seconds at this pace."""
+        steps = int(TRAINING_SHARE * seconds / a_step)
+        return replace(self, size=replace(self.size, steps=steps))
 
     def __str__(self) -> str:
         size = self.size
@@ -106,6 +111,8 @@ def _coarsest(fingerprint: Fingerprint, plan: DataPlan) -> float:
 def dimensions(grid: Grid) -> tuple[tuple[Dimensions, str], ...]:
     """The axes of networks to think of, the likeliest first, each with its reason."""
     x, y, z = grid.shape
+    if min(x, y) == 1:
+        return (("3", "slices do not lie along z, so a network of two axes would see lines"),)
     if z == 1:
         return (("2", "one slice each, so the network has two axes"),)
     apart = grid.spacing_mm[2] / max(grid.spacing_mm[:2])

@@ -31,6 +31,8 @@ MINUTES_FOR_MORE = 15
 """From which on more than two kinds of networks are thought of."""
 PREPARING_SHARE = 0.25
 """Of the time for trials, into preparing cases."""
+CLEARLY_COARSER = 1.5
+"""From this factor on a grid is also tried as fine as the data's."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class Clock:
 
     def spent(self) -> float:
         return time.monotonic() - self.began
+
+    def for_looking(self) -> float | None:
+        """Seconds for reading cases; what was spent does not count, so that the same cases are read."""
+        return None if self.minutes is None else PLANNING_SHARE * 60 * self.minutes / 2
 
     def left(self) -> float | None:
         """Seconds that planning may still take."""
@@ -62,39 +68,47 @@ class Planner:
     scaling: tuple[list[float], str] = (list(MILD), "")
 
     def candidates(self) -> list[Candidate]:
-        """The likeliest first; each sized by measured steps."""
-        minutes = self.clock.minutes
+        """The likeliest first; each sized by measured steps.
+
+        Where the first has a grid that is clearly coarser than the data's, a last one keeps theirs.
+        """
         options = self._options()
         found: list[Candidate] = []
-        precision = None
         for number, (dims, reason) in enumerate(options):
-            bench = Bench(self.plan, dims, self.device, self.reporter)
-            axes = 3 if dims == "3" else 2
-            some = grids(self.fingerprint, self.plan, axes) if minutes else (self.finest,)
-            if precision is None:
-                precision = self._precision(bench, some[0], axes)
-            bench.precision = precision
             self.reporter.say(f"  {dims}-D: {reason}")
-            share = None if minutes is None else self._measuring(len(options) - number)
-            limits = Limits(self.memory, 60 * minutes if minutes else None, share)
-            size = size_network(
-                some,
-                len(self.fingerprint.cases),
-                bench.measure,
-                limits,
-                dims=axes,
-                say=self.reporter.say,
-            )
-            found.append(Candidate(dims, reason, self._on(bench, some, size), size, self.scaling))
+            bench = Bench(self.plan, dims, self.device, self.reporter)
+            bench.precision = found[0].bench.precision if found else self._precision(bench)
+            some = grids(self.fingerprint, self.plan, bench.dims) if self.clock.minutes else (self.finest,)
+            found.append(self._sized(bench, reason, some, len(options) - number))
+        first = found[0]
+        if first.size.grid.spacing_mm[0] >= CLEARLY_COARSER * self.finest.spacing_mm[0]:
+            reason = f"{first.reason}; voxels as small as the data's, in smaller patches"
+            bench = Bench(self.plan, first.dimensions, self.device, self.reporter)
+            bench.precision = first.bench.precision
+            found.append(self._sized(bench, reason, (self.finest,), 1))
         return found
+
+    def _sized(self, bench: Bench, reason: str, some: Sequence[Grid], count: int) -> Candidate:
+        """One kind of network on one of some grids; `count`: how many share the time for measuring."""
+        minutes = self.clock.minutes
+        share = None if minutes is None else self._measuring(count)
+        size = size_network(
+            some,
+            len(self.fingerprint.cases),
+            bench.measure,
+            Limits(self.memory, 60 * minutes if minutes else None, share),
+            dims=bench.dims,
+            say=self.reporter.say,
+        )
+        return Candidate(bench.dimensions, reason, self._on(bench, some, size), size, self.scaling)
 
     def _options(self) -> Sequence[tuple[Dimensions, str]]:
         grid = self.finest
         options = dimensions(grid)
-        if grid.shape[2] == 1:
-            return options
-        if self.wanted:
+        if self.wanted and self.wanted in dict(options):
             return [(self.wanted, "as was asked for")]
+        if self.wanted or len(options) == 1:
+            return options[:1]
         if self.clock.minutes is None:
             return [("3", "as nnU-Net's")]
         few = [option for option in options if option[0] != "2.5"]
@@ -107,12 +121,12 @@ class Planner:
 
         return Grid(self.plan.spacing_mm, median_shape(self.fingerprint, self.plan.spacing_mm))
 
-    def _precision(self, bench: Bench, grid: Grid, axes: int) -> str:
+    def _precision(self, bench: Bench) -> str:
         """What all are measured in; finding out takes time."""
         bench.load()
         left = self.clock.left()
         if left is None or left > PLANNING_SHARE * 60 * (self.clock.minutes or 0) / 2:
-            bench.choose(*smallest_step(grid, axes))
+            bench.choose(*smallest_step(self.finest, bench.dims))
         else:
             self.reporter.say("  measuring in fp32, as there is no time to try bf16")
         return bench.precision

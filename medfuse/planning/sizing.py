@@ -176,7 +176,7 @@ def size_network(
         batch,
         cost,
         steps,
-        _width_reason(width, max(widths), steps, batch, search.wider(width, patch, batch, cost)),
+        _width_reason(width, widths, steps, search.wider(width, patch, batch, cost)),
         patch_reason(patch, grid.shape, limit),
         _batch_reason(batch, dims, cases),
     )
@@ -429,15 +429,13 @@ def _steps(limits: Limits, seconds: float) -> int:
 
 
 def _width_reason(
-    width: int, widest: int, steps: int | None, batch: int, wider: tuple[int, float] | None
+    width: int, widths: Sequence[int], steps: int | None, wider: tuple[int, float] | None
 ) -> str:
-    if steps is None:
+    if steps is None or width == max(widths):
         return "nnU-Net's"
-    fit = f"about {steps:,} steps fit the time"
-    if width == widest:
-        return f"nnU-Net's; {fit}"
-    wanted = f"{fit}, of {ENOUGH_STEPS:,} that are wanted"
-    return f"{wanted}; {wider[0]} channels would see {int(steps / wider[1]):,}" if wider else wanted
+    enough = steps >= ENOUGH_STEPS / SLACK
+    reason = f"the widest that sees about {ENOUGH_STEPS:,} steps in the time" if enough else "the narrowest"
+    return f"{reason}; {wider[0]} channels would see {int(steps / wider[1]):,}" if wider else reason
 
 
 def _batch_reason(batch: int, dims: int, cases: int) -> str:

@@ -72,6 +72,11 @@ class Trials:
         others = [rung.candidate for rung in order if rung.candidate != self.chosen]
         return (self.chosen, *others)
 
+    def pace(self) -> float | None:
+        """Seconds that a step of the chosen one took in training, its data and all; None where none did."""
+        longest = [rung for rung in self.rungs if rung.candidate == self.chosen and rung.steps]
+        return longest[-1].seconds / longest[-1].steps if longest else None
+
 
 Train = Callable[[int, float], Rung]
 """(candidate, seconds) → what its training came to. Raises MedfuseError where it cannot be trained."""

@@ -64,7 +64,7 @@ def init_pipeline(
     labelled = [case for case in found.info.cases if case.label]
     split, whose = _split(found.info)  # what cannot be split is refused before anything is measured
     make_folder(output.parent)  # and so is what cannot be written
-    sample = sampled(labelled, seconds=clock.left())
+    sample = sampled(labelled, seconds=clock.for_looking())
     with reporter.track(f"checking {len(sample)} cases", len(sample)) as advance:
         fingerprint = take_fingerprint(
             sample,
@@ -106,6 +106,8 @@ def init_pipeline(
         texts = [text(candidate) for candidate in candidates]
         made = planner.tried(candidates, texts, found.info, inner, output.resolve().parent)
     chosen = candidates[made.chosen]
+    if minutes:
+        chosen = chosen.paced(60 * minutes - clock.spent(), made.pace() or chosen.size.cost.pace)
     _refuse_to_replace(output)  # measuring took minutes
     write_schema_beside(output)
     write_text(output, text(chosen, clock.spent(), tuple(table(candidates, made))))

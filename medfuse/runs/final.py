@@ -72,8 +72,9 @@ def cross_validation(run: Run) -> CrossValidation:
     folder = run.folder.parent
     folds = fold_folders(folder) if run.folder.name == FOLD_ALL else []
     path = folder / "summary.json"
+    none = CrossValidation(folder, {}, "there is no finished cross-validation beside it")
     if not folds or not path.exists():
-        return CrossValidation(folder, {}, "there is no finished cross-validation beside it")
+        return none
     try:
         summary: dict[str, Any] = read_json(path, raises=CheckpointError, remedy=_REMEDY)
         read = validated(_Summary, summary, str(path), raises=CheckpointError, remedy=_REMEDY)
@@ -81,6 +82,8 @@ def cross_validation(run: Run) -> CrossValidation:
         others = [*dict.fromkeys(change for fold in judged for change in _differences(run, fold))]
     except CheckpointError as error:
         return CrossValidation(folder, {}, error.lines[0])
+    if not judged:
+        return none
     if others:
         shown = "; ".join(others[:3]) + (" and more" if len(others) > 3 else "")
         return CrossValidation(folder, {}, f"the cross-validation in {folder} is of another model ({shown})")

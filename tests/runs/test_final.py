@@ -260,3 +260,20 @@ def test_a_faulty_file_of_splits_is_told_though_it_decides_nothing(both, tmp_pat
     ):
         with pytest.raises(PipelineError, match=r"^--set split\.file: .*splits\.json: "):
             verb(both.pipeline, [ALL, f"split.file={file}"])
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"folds": {}}'])
+def test_a_damaged_cross_validation_is_one_line_and_ends_nothing(both, tmp_path, text):
+    shutil.copytree(both.folds.folder, tmp_path / "cubes")
+    (tmp_path / "cubes" / "summary.json").write_text(text)
+    final, _ = run(both.pipeline, ALL, runs=tmp_path)
+    (line,) = (line for line in final.text().splitlines() if "summary.json" in line)
+    assert "run the cross-validation again, which writes it anew" in line
+    assert "mean foreground Dice" not in final.text()
+
+
+def test_of_folds_that_are_gone_no_dice_is_quoted(both, tmp_path):
+    shutil.copytree(both.folds.folder, tmp_path / "cubes", ignore=shutil.ignore_patterns("fold_1"))
+    (tmp_path / "cubes" / "fold_0").rename(tmp_path / "cubes" / "fold_7")
+    final, _ = run(both.pipeline, ALL, runs=tmp_path)
+    assert "there is no finished cross-validation beside it" in final.text()

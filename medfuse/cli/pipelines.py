@@ -100,6 +100,7 @@ def init(
     trials: Annotated[
         bool, typer.Option(help="train the likeliest plans for a moment, and choose by that")
     ] = True,
+    compare: Annotated[int, whole_number(1, 4, "write so many of the best plans, to compare them")] = 1,
     quiet: Quiet = False,
 ) -> None:
     """Write a pipeline for a dataset, sized by measured steps.
@@ -119,6 +120,7 @@ def init(
             device=device,
             dimensions=dimensions,
             trials=trials,
+            compare=compare,
             reporter=Reporter(quiet=quiet),
         )
     )

@@ -56,7 +56,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Planner:
-    """What is known of a dataset and a machine. `wanted`: axes that the user asked for."""
+    """What is known of a dataset and a machine. wanted: axes that the user asked for. count: of plans."""
 
     fingerprint: Fingerprint
     plan: DataPlan
@@ -66,6 +66,7 @@ class Planner:
     reporter: Reporter
     wanted: Dimensions | None = None
     scaling: tuple[list[float], str] = (list(MILD), "")
+    count: int = 1
 
     def candidates(self) -> list[Candidate]:
         """The likeliest first; each sized by measured steps.
@@ -112,7 +113,7 @@ class Planner:
         if self.clock.minutes is None:
             return [("3", "as nnU-Net's")]
         few = [option for option in options if option[0] != "2.5"]
-        return options if self.clock.minutes >= MINUTES_FOR_MORE else few
+        return options if self.clock.minutes >= MINUTES_FOR_MORE or self.count > len(few) else few
 
     @property
     def finest(self) -> Grid:

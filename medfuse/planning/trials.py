@@ -63,19 +63,19 @@ class Trials:
     chosen: int = 0
     seconds: float = 0.0
 
-    def best(self) -> tuple[int, ...]:
-        """Candidates from the best on: by the last rung that each was in, the longest first."""
-        last: dict[int, Rung] = {}
-        for rung in self.rungs:
-            last[rung.candidate] = rung
-        order = sorted(last.values(), key=lambda rung: (-rung.seconds, -rung.dice, rung.candidate))
-        others = [rung.candidate for rung in order if rung.candidate != self.chosen]
-        return (self.chosen, *others)
+    def best(self, count: int) -> tuple[int, ...]:
+        """Of `count` candidates, from the best on: by the last rung that each was in, the longest first.
 
-    def pace(self) -> float | None:
-        """Seconds that a step of the chosen one took in training, its data and all; None where none did."""
-        longest = [rung for rung in self.rungs if rung.candidate == self.chosen and rung.steps]
-        return longest[-1].seconds / longest[-1].steps if longest else None
+        Those that were not tried follow in their own order.
+        """
+        last = {rung.candidate: rung for rung in self.rungs}
+        order = sorted(last.values(), key=lambda rung: (-rung.seconds, -rung.dice, rung.candidate))
+        return tuple(dict.fromkeys([self.chosen, *(rung.candidate for rung in order), *range(count)]))
+
+    def pace(self, candidate: int) -> float | None:
+        """Seconds that a step of it took in training, its data and all; None where none did."""
+        own = [rung for rung in self.rungs if rung.candidate == candidate and rung.steps]
+        return own[-1].seconds / own[-1].steps if own else None
 
 
 Train = Callable[[int, float], Rung]

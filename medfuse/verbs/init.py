@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -35,13 +36,14 @@ def init_pipeline(
     device: str = "auto",
     dimensions: Dimensions | Literal["auto"] = "auto",
     trials: bool = True,
+    compare: int = 1,
     reporter: Reporter,
 ) -> str:
     """Look at the dataset `data`, measure training steps, write a commented pipeline; say what was done.
 
-    `budget`: bytes that a training step may take on `device`. minutes: of planning and training. trials:
-    whether candidates are trained to choose between them. Raises MedfuseError where the file exists or the
-    data is faulty.
+    budget: bytes that a training step may take on `device`. minutes: of planning and training. trials:
+    whether candidates are trained to choose between them. compare: how many of the best are written.
+    Raises MedfuseError where a file exists or the data is faulty.
     """
     from medfuse.core.device import pick_device, settle
     from medfuse.data.detect import detect
@@ -55,7 +57,8 @@ def init_pipeline(
 
     clock = Clock(minutes, time.monotonic())
     output = output or Path("pipelines") / f"{_name(data)}.yaml"
-    _refuse_to_replace(output)
+    files = [output, *(output.with_stem(f"{output.stem}_{n}") for n in range(2, compare + 1))]
+    _refuse_to_replace(files)
     where = pick_device(device)
     settle(where)
     budget = min(budget, int(OF_ALL_MEMORY * total_memory(where)))
@@ -88,14 +91,14 @@ def init_pipeline(
         reporter,
         None if dimensions == "auto" else dimensions,
         scaling({suspicion.kind for suspicion in odd}),
+        compare,
     )
     reporter.say(f"  median case: {by(planner.finest.shape)} voxels of {_mm(plan.spacing_mm)} mm")
     candidates = planner.candidates()
 
-    def text(candidate: Candidate, spent: float = 0.0, tried: tuple[str, ...] = ()) -> str:
-        return Text(
-            found, fingerprint, candidate, split, whose, output, minutes, budget, LINE, spent, tried
-        ).text()
+    def text(file: Path, candidate: Candidate, spent: float = 0.0, tried: Sequence[str] = ()) -> str:
+        parts = (found, fingerprint, candidate, split, whose, file, minutes, budget, LINE, spent, tried)
+        return Text(*parts).text()
 
     settings = SplitSettings(**split)
     outer = choose_split(found.info, settings, fingerprint.cases)
@@ -103,34 +106,52 @@ def init_pipeline(
     inner = inner_split(known, patients(found.info.cases, settings), seed=1)
     made = Trials()
     if trials:
-        texts = [text(candidate) for candidate in candidates]
+        texts = [text(output, candidate) for candidate in candidates]
         made = planner.tried(candidates, texts, found.info, inner, output.resolve().parent)
-    chosen = candidates[made.chosen]
+    spent, tried = clock.spent(), tuple(table(candidates, made))
+    best = [candidates[number] for number in made.best(len(candidates))[:compare]]
     if minutes:
-        chosen = chosen.paced(60 * minutes - clock.spent(), made.pace() or chosen.size.cost.pace)
-    _refuse_to_replace(output)  # measuring took minutes
+        paces = (made.pace(candidates.index(candidate)) or candidate.size.cost.pace for candidate in best)
+        best = [candidate.paced(60 * minutes - spent, pace) for candidate, pace in zip(best, paces)]
+    _refuse_to_replace(files)  # measuring took minutes
     write_schema_beside(output)
-    write_text(output, text(chosen, clock.spent(), tuple(table(candidates, made))))
+    for file, candidate in zip(files, best):
+        write_text(file, text(file, candidate, spent, tried))
+    return "\n".join([*tried, *_said(best[0], where.type, minutes), *_next(files[: len(best)], compare)])
+
+
+def _said(chosen: Candidate, device: str, minutes: float | None) -> list[str]:
     size = chosen.size
     advice = more_minutes(size, minutes) if minutes else ""
-    return "\n".join(
-        [
-            f"{chosen.dimensions}-D: {chosen.reason}",
-            *table(candidates, made),
-            f"{size.width} channels: {size.width_reason}",
-            f"patch {by(chosen.bench.image(size.patch_size).patch_size)}: {size.patch_reason}",
-            f"{size.batch_size} patches a step: {size.batch_reason}",
-            f"a step: {size.cost.seconds:.2f} s and {bytes_text(size.cost.bytes)} on {where.type}",
-            *([advice] if advice else []),
-            f"wrote {output}: read it, change what you like, then `medfuse check {output}` and "
-            f"`medfuse run {output}`",
+    return [
+        f"{chosen.dimensions}-D: {chosen.reason}",
+        f"{size.width} channels: {size.width_reason}",
+        f"patch {by(chosen.bench.image(size.patch_size).patch_size)}: {size.patch_reason}",
+        f"{size.batch_size} patches a step: {size.batch_reason}",
+        f"a step: {size.cost.seconds:.2f} s and {bytes_text(size.cost.bytes)} on {device}",
+        *([advice] if advice else []),
+    ]
+
+
+def _next(files: Sequence[Path], wanted: int) -> list[str]:
+    """What was written, and what to do with it."""
+    if len(files) == 1:
+        few = ["there is only one plan that is worth a thought here"] if wanted > 1 else []
+        file = files[0]
+        return [
+            *few,
+            f"wrote {file}: read it, change what you like, then `medfuse check {file}` and "
+            f"`medfuse run {file}`",
         ]
-    )
+    names = " ".join(map(str, files))
+    return [f"wrote {names}, from the best on: read them, then `medfuse compare {names}`"]
 
 
-def _refuse_to_replace(output: Path) -> None:
-    if os.path.lexists(output):
-        raise MedfuseError(f"{output}: is there already; choose another file by --output, or remove it")
+def _refuse_to_replace(files: Sequence[Path]) -> None:
+    there = [file for file in files if os.path.lexists(file)]
+    if there:
+        way_out = "choose another file by --output, or remove it"
+        raise MedfuseError(*(f"{file}: is there already; {way_out}" for file in there))
 
 
 def _name(data: Path) -> str:

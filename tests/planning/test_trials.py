@@ -84,7 +84,10 @@ def test_one_that_cannot_be_trained_is_left_out():
 
 
 def test_candidates_are_listed_from_the_best_on():
-    assert Gym(0.1, 0.9, 0.2, 0.8).tried(300).best() == (1, 3, 2, 0)
+    made = Gym(0.1, 0.9, 0.2, 0.8).tried(300)
+    assert made.best(6) == (1, 3, 2, 0, 4, 5)
+    assert made.pace(1) == pytest.approx(0.1, rel=0.1)
+    assert made.pace(4) is None
 
 
 @pytest.mark.parametrize("patients", [2, 5, 40, 200])

@@ -207,3 +207,22 @@ def test_planning_counts_in_the_minutes(machine, tmp_path):
     planned(write_dataset(tmp_path / "cubes"), file, minutes=1)
     assert re.search(r"of 1 minutes\s+(#\s+)?planning took \d+ seconds", file.read_text())
     assert load_pipeline(file)[0].train.minutes < 1
+
+
+def test_the_best_plans_are_written_with_the_command_that_compares_them(machine, tmp_path):
+    data, file = write_dataset(tmp_path / "cubes"), tmp_path / "cubes.yaml"
+    said = planned(data, file, minutes=5, compare=3)
+    files = [tmp_path / f"cubes{end}.yaml" for end in ("", "_2", "_3")]
+    assert f"medfuse compare {' '.join(map(str, files))}" in said
+    patches = {load_pipeline(path)[0].sample.patch_size for path in files}
+    assert {len(patch) for patch in patches} == {2, 3}
+    assert len(patches) == 3
+    for path in files:
+        assert AGREES in check_pipeline(path)
+
+
+def test_none_of_several_files_is_overwritten(tmp_path):
+    (tmp_path / "cubes_2.yaml").write_text("mine")
+    with pytest.raises(MedfuseError, match=r"cubes_2\.yaml: is there already"):
+        planned(write_dataset(tmp_path / "cubes"), tmp_path / "cubes.yaml", minutes=5, compare=2)
+    assert (tmp_path / "cubes_2.yaml").read_text() == "mine"

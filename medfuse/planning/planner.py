@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfuse.api import Split
+from medfuse.core.errors import MedfuseError
 from medfuse.planning.bench import Bench, Dimensions
 from medfuse.planning.candidates import MILD, Candidate, dimensions, grids
 from medfuse.planning.sizing import Grid, Limits, Size, size_network, smallest_step
@@ -80,7 +81,12 @@ class Planner:
             bench = Bench(self.plan, dims, self.device, self.reporter)
             bench.precision = found[0].bench.precision if found else self._precision(bench)
             some = grids(self.fingerprint, self.plan, bench.dims) if self.clock.minutes else (self.finest,)
-            found.append(self._sized(bench, reason, some, len(options) - number))
+            try:
+                found.append(self._sized(bench, reason, some, len(options) - number))
+            except MedfuseError as error:  # no step of it fits the memory
+                if number == len(options) - 1 and not found:
+                    raise
+                self.reporter.say(f"  left out: {error.lines[0]}")
         first = found[0]
         if first.size.grid.spacing_mm[0] >= CLEARLY_COARSER * self.finest.spacing_mm[0]:
             reason = f"{first.reason}; voxels as small as the data's, in smaller patches"

@@ -226,3 +226,11 @@ def test_none_of_several_files_is_overwritten(tmp_path):
     with pytest.raises(MedfuseError, match=r"cubes_2\.yaml: is there already"):
         planned(write_dataset(tmp_path / "cubes"), tmp_path / "cubes.yaml", minutes=5, compare=2)
     assert (tmp_path / "cubes_2.yaml").read_text() == "mine"
+
+
+def test_a_network_that_fits_no_memory_is_left_out_and_where_none_fits_more_is_asked_for(machine, tmp_path):
+    data, file = write_dataset(tmp_path / "cubes"), tmp_path / "cubes.yaml"
+    planned(data, file, minutes=5, budget=3 * 2**20)
+    assert len(load_pipeline(file)[0].sample.patch_size) == 2
+    with pytest.raises(MedfuseError, match=r"--budget: a step of 8 channels .* give more"):
+        planned(data, tmp_path / "none.yaml", minutes=5, budget=2**10)

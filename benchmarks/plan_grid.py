@@ -2,7 +2,8 @@
 
 A plan of a grid is five words. `dimensions`: 3, 2.5 or 2. `patch`: `whole` covers the median case, or its
 slice in 2-D and 2.5-D, as far as MOST_VOXELS go; `half` has half as many voxels; or its sides. `width`:
-channels of the first stage. `batch`: patches a step. `scale`: how strongly patches are turned and scaled.
+channels of the first stage. `batch`: patches a step, doubled while these have fewer than LEAST_VOXELS.
+`scale`: how strongly patches are turned and scaled.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from medfuse.data.split import patients
 
 MOST_VOXELS = {2: 512**2, 3: 96**3}
 """Of a patch: what memory and patience allow."""
+LEAST_VOXELS = 2**16
+"""Of a step: small patches are cheap, and few of them teach little."""
 SLICES = 4
 """Slices of a 2.5-D patch."""
 RATE_TIMES_WIDTH = 0.08
@@ -153,6 +156,14 @@ def patch_of(plan: Plan, shape: Sequence[int], spacing_mm: Sequence[float]) -> t
     return (*sides, min(SLICES, shape[2])) if plan.dimensions == "2.5" else sides
 
 
+def batch_of(plan: Plan, patch: Sequence[int]) -> int:
+    """How many such patches a step sees."""
+    batch = plan.batch
+    while batch * prod(patch) < LEAST_VOXELS:
+        batch *= 2
+    return batch
+
+
 def pipeline(plan: Plan, facts: Facts, *, minutes: float) -> dict[str, Any]:
     """The whole pipeline file, but for its name."""
     patch = patch_of(plan, facts.shape, facts.spacing_mm)
@@ -171,7 +182,11 @@ def pipeline(plan: Plan, facts: Facts, *, minutes: float) -> dict[str, Any]:
     return {
         "data": dict(facts.data),
         "split": dict(facts.split),
-        "sample": {"patch_size": list(patch), "batch_size": plan.batch, "foreground": 0.33},
+        "sample": {
+            "patch_size": list(patch),
+            "batch_size": batch_of(plan, patch),
+            "foreground": 0.33,
+        },
         "augment": {**STRENGTHS[plan.scale], "blur": 0.1, "low_resolution": 0},
         "model": model,
         "loss": "dice_ce",

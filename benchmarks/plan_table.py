@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -14,6 +14,8 @@ Key = tuple[float, str]
 
 def table(rows: Rows) -> str:
     """Machine, date and command; a row for each set and time, and their means; then all of the grid."""
+    if not rows:
+        return "nothing is measured yet"
     found = _dice(rows)
     blocks = ["\n".join(_heading(rows)), "\n".join(_against_the_best(rows, found))]
     if any(_in_grid(plan) for plans in found.values() for plan in plans):
@@ -108,7 +110,7 @@ def _in_grid(plan: str) -> bool:
     return plan != "init" and not _of_nnunet(plan)
 
 
-def _best(plans: Mapping[str, float | None], among: Any) -> tuple[float | None, str]:
+def _best(plans: Mapping[str, float | None], among: Callable[[str], bool]) -> tuple[float | None, str]:
     known = [(dice, plan) for plan, dice in plans.items() if dice is not None and among(plan)]
     return max(known, default=(None, "–"))
 

@@ -37,6 +37,8 @@ import yaml
 from plan_table import table
 from reached import reached
 
+from medfuse.core.errors import MedfuseError
+
 HERE = Path(__file__).resolve().parent
 MEDFUSE = [sys.executable, "-m", "medfuse"]
 FORETOLD = re.compile(r"about ([\d,]+) steps fit")
@@ -116,7 +118,7 @@ def measured(given: argparse.Namespace) -> Iterator[tuple[Cell, Row]]:
                 row = grid_row(cell, grid[cell.plan], known[cell.set], work)
             else:
                 row = nnunet_row(cell, data, work, given.nnunet_python)
-        except Failed as failure:
+        except (Failed, MedfuseError) as failure:
             row = {"dice": None, "failed": str(failure)}
         print(f"  {row.get('failed') or row['dice']}", file=sys.stderr, flush=True)
         if "minutes" in row:
@@ -223,10 +225,11 @@ def do(command: Sequence[object], log: Path) -> str:
     with open(log, "a") as file:
         print(f"$ {shlex.join(words)}", file=file, flush=True)
         done = subprocess.run(words, stdout=subprocess.PIPE, stderr=file, text=True)
-        file.write(done.stdout)
     if done.returncode:
         last = [line for line in log.read_text().splitlines() if line.strip()][-1]
         raise Failed(f"{last} (exit code {done.returncode}; {log})")
+    with open(log, "a") as file:
+        file.write(done.stdout)
     return done.stdout
 
 

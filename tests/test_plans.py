@@ -105,6 +105,10 @@ def test_a_table_ranks_plans_that_have_every_set(plans: ModuleType) -> None:
     assert ranked == ["y", "x", "z"]
 
 
+def test_a_table_of_nothing_says_so(plans: ModuleType, tmp_path: Path) -> None:
+    assert plans.table(plans.read_rows(tmp_path / "absent.jsonl")) == "nothing is measured yet"
+
+
 def test_cells_that_have_a_line_are_not_measured_again(plans: ModuleType) -> None:
     cells = list(plans.all_cells(["a", "b"], [5, 10], [1], ["init", "x"]))
     assert len(cells) == 8
@@ -161,7 +165,13 @@ def test_every_plan_of_the_grid_is_a_pipeline(grid: ModuleType, tmp_path: Path) 
         file = tmp_path / f"{plan.name}.yaml"
         file.write_text(yaml.safe_dump({"name": "x", **grid.pipeline(plan, facts, minutes=1)}))
         loaded, _ = load_pipeline(file, ())
-        assert loaded.sample.batch_size == plan.batch
+        assert loaded.sample.patch_size == grid.patch_of(plan, facts.shape, facts.spacing_mm)
+
+
+def test_small_patches_come_in_larger_batches(grid: ModuleType) -> None:
+    plan = grid.Plan("2", "whole", 8, 4, "mild")
+    assert grid.batch_of(plan, (256, 256)) == 4
+    assert grid.batch_of(plan, (64, 64)) == 16
 
 
 def test_a_grid_of_ones_own_is_read(grid: ModuleType, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@
 
 Each becomes a folder of OUT in the Medical Segmentation Decathlon's layout, with a splits_final.json:
 
-    hearts             short-axis MR: thick stacks, fields of view that differ by a factor of two, decoys
+    hearts             short-axis MR: thick stacks, fields of view that differ by a factor of two, and things
+                       that are hearts in all but their place
     hearts_lost        the same, of which the files say 1 × 1 × 1 mm
     hippocampus_5mm    the hippocampus in slices of 5 mm
     hippocampus_8mm    … of 8 mm

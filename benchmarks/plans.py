@@ -81,6 +81,8 @@ def main() -> None:
         return
     if not given.sets:
         parser.error("name the folder of at least one set")
+    if len({folder.resolve().name for folder in given.sets}) < len(given.sets):
+        parser.error("two sets have folders of one name, by which results tell them apart; rename one")
     if given.results.exists() and not given.resume:
         parser.error(f"{given.results}: is there already; give --resume, or other --results")
     given.results.parent.mkdir(parents=True, exist_ok=True)

@@ -119,6 +119,13 @@ def test_cells_that_have_a_line_are_not_measured_again(plans: ModuleType) -> Non
     assert plans.Cell("a", 10, 1, "init") in left
 
 
+def test_sets_of_one_name_are_refused(plans: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["plans.py", "one/hearts", "other/hearts"])
+    with pytest.raises(SystemExit):
+        plans.main()
+    assert "rename one" in capsys.readouterr().err
+
+
 def test_a_line_that_was_cut_short_is_measured_again(plans: ModuleType, tmp_path: Path) -> None:
     file = tmp_path / "results.jsonl"
     file.write_text(json.dumps(row("a", "init", 0.8)) + '\n{"set": "b", "pl')

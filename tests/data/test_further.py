@@ -141,13 +141,38 @@ def test_a_transform_for_patches_of_another_shape_is_refused_by_a_trial(transfor
     assert problem.path == ("augment", "monai", 0)
 
 
+@pytest.mark.parametrize(
+    ("transform", "place", "said"),
+    [
+        ({"use": "RandAffine", "rotate_range": [0.2, 0.2, 0.2]}, ["rotate_range"], "number 2, 3 of the 3"),
+        (
+            {"use": "RandAffine", "rotate_range": 0.2, "scale_range": [0.1] * 3},
+            ["scale_range"],
+            "number 3 of",
+        ),
+        (
+            {"use": "RandRotate", "range_x": 0.2, "range_y": 0.2, "range_z": 0.2},
+            ["range_y", "range_z"],
+            "ignores",
+        ),
+        ({"use": "RandGaussianSmooth", "sigma_x": [1, 2], "sigma_z": [1, 2]}, ["sigma_z"], "on 2-D patches"),
+    ],
+)
+def test_an_argument_for_patches_of_more_axes_is_refused_where_it_would_be_ignored(transform, place, said):
+    problems = augment_problems(settings(transform), FLAT, 5)
+    assert [p.path for p in problems] == [("augment", "monai", 0, key) for key in place]
+    assert all(said in p.message for p in problems)
+    assert augment_problems(settings(transform), DEEP, 5) == []
+
+
 def test_a_transform_that_is_seldom_drawn_is_seen_all_the_same():
     assert augment_problems(settings({"use": "RandRotate90", "prob": 0.1}), DEEP, 5)
 
 
 def test_one_that_fits_in_2d_works_in_2d():
     flat = {"use": "Rand2DElastic", "spacing": [4, 4], "magnitude_range": [2, 3], "prob": 1}
-    assert augment_problems(settings(flat, {"use": "RandBiasField", "prob": 1}), FLAT, 5) == []
+    both = settings(flat, {"use": "RandBiasField", "prob": 1}, {"use": "RandAffine", "rotate_range": 0.2})
+    assert augment_problems(both, FLAT, 5) == []
 
 
 # ---- plugins

@@ -32,6 +32,9 @@ class Monai(Augmentation):
         return moves_voxels(self.name)
 
     def build(self, image: ImageInfo) -> Change:
+        from medfuse.builtin.nets.monai_axes import refuse_other_axes
         from medfuse.builtin.nets.monai_transforms import MonaiChange
 
-        return MonaiChange(self.name, self.parameters)
+        change = MonaiChange(self.name, self.parameters)
+        refuse_other_axes(self.name, self.parameters, image.dims)
+        return change

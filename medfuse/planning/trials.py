@@ -47,7 +47,10 @@ quick to learn."""
 
 @dataclass(frozen=True)
 class Rung:
-    """One short training of a candidate: its seconds, its steps, and the Dice of inner held-out cases."""
+    """One short training of a candidate: its seconds, its steps, and the Dice of inner held-out cases.
+
+    That is at the probabilities at which it is highest, as a short training makes a network sure of little.
+    """
 
     candidate: int
     seconds: float
@@ -261,14 +264,13 @@ class Bed:
         return store
 
     def _dice(self, network: nn.Module, plan: DataPlan, store: Store, begun: Begun) -> float:
-        """Mean foreground Dice of the inner held-out cases, on the grid of the reference."""
+        """That of the inner held-out cases, on the grid of the reference (see ripe_dice)."""
         from medfuse.infer.settings import InferSettings
-        from medfuse.runs.training import dice_of
+        from medfuse.runs.looking import logits_of, ripe_dice
 
         names = self.split.validation
         truth = self._store([case for case in self.info.cases if case.name in names], self.reference)
         pairs = ((store.read_case(name)[0], truth.read_case(name)[1]) for name in names)
         fabric = begun.fabric
-        found = dice_of(network, pairs, plan, InferSettings(), fabric.device, fabric.autocast)
-        means = [sum(values) / len(values) for values in found.values()]
-        return sum(means) / len(means) if means else 0.0
+        made = logits_of(network, pairs, plan, InferSettings(), fabric.device, fabric.autocast)
+        return ripe_dice(made, plan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,16 +15,13 @@ from medfuse.runs.run import teacher_weights
 from medfuse.trained.loading import load_trained, weights_facts
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from lightning_fabric import Fabric
-    from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import nn
 
     from medfuse.core.device import Precision
     from medfuse.data.plan import DataPlan
     from medfuse.data.store import Store
-    from medfuse.infer.settings import InferSettings
     from medfuse.model.segmenter import Segmenter
     from medfuse.runs.run import Run
     from medfuse.train.course import Progress
@@ -263,6 +260,8 @@ def _validate(
     autocast: Callable[[], Any],
 ) -> dict[str, float]:
     """Dice of some held-out cases on the network's grid: a quick look, not the evaluation."""
+    from medfuse.runs.looking import dice_of, logits_of
+
     names = run.split.validation[: run.pipeline.train.validation_cases]
     if not names:
         return {}
@@ -274,7 +273,8 @@ def _validate(
                 advance(done, name)
                 yield store.read_case(name)
 
-        found = dice_of(network, cases(), plan, run.pipeline.infer, device, autocast)
+        made = logits_of(network, cases(), plan, run.pipeline.infer, device, autocast)
+        found = dice_of(made, plan)
     shares = run.together.collect(found)
     labels = dict.fromkeys(name for share in shares for name in share)
     found = {name: [value for share in shares for value in share.get(name, [])] for name in labels}
@@ -282,47 +282,3 @@ def _validate(
     if not means:
         return {}
     return {"dice": sum(means.values()) / len(means), **{f"dice/{name}": m for name, m in means.items()}}
-
-
-def dice_of(
-    network: nn.Module,
-    cases: Iterable[tuple[NDArray[np.float32], NDArray[np.integer[Any]]]],
-    plan: DataPlan,
-    settings: InferSettings,
-    device: torch.device,
-    autocast: Callable[[], Any],
-) -> dict[str, list[float]]:
-    """Label → Dice of every case that has it or was given it; of prepared images, with their labels.
-
-    Logits follow to the grid of a label where that is another.
-    """
-    from torch.nn.functional import interpolate
-
-    from medfuse.infer.sliding import predict_logits
-    from medfuse.report.metrics import dice_per_class, dice_per_region
-
-    def windows(batch: Tensor) -> Tensor:
-        with autocast():
-            return network(batch).float()
-
-    found: dict[str, list[float]] = {}
-    for image, label in cases:
-        logits = predict_logits(
-            image,
-            windows,
-            patch_size=plan.patch_size,
-            classes=len(plan.classes),
-            overlap=settings.overlap,
-            batch_size=settings.batch_size,
-            device=device,
-        )
-        if logits.shape[1:] != label.shape:
-            logits = interpolate(logits[None].float(), label.shape, mode="trilinear")[0]
-        if plan.regions:
-            regions = dict(zip(plan.classes, plan.regions))
-            scores = dice_per_region((logits > 0).cpu().numpy(), label, regions, plan.ignored)
-        else:
-            scores = dice_per_class(logits.argmax(0).cpu().numpy(), label, plan.classes)
-        for name, value in scores.items():
-            found.setdefault(name, []).append(value)
-    return found

@@ -13,7 +13,7 @@ from medfuse.api import Split
 from medfuse.core.errors import MedfuseError
 from medfuse.planning.bench import Bench, Dimensions
 from medfuse.planning.candidates import MILD, Candidate, dimensions, grids
-from medfuse.planning.sizing import Grid, Limits, Size, size_network, smallest_step
+from medfuse.planning.sizing import Grid, Limits, Size, size_network, usual_step
 from medfuse.planning.trials import Bed, Trials, halving
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class Planner:
     def candidates(self) -> list[Candidate]:
         """The likeliest first; each sized by measured steps.
 
-        Where the first has a grid that is clearly coarser than the data's, a last one keeps theirs.
+        Where the first sees all that there is to see, there are no others. Where it has a grid that
+        is clearly coarser than the data's, a last one keeps theirs.
         """
         options = self._options()
         found: list[Candidate] = []
@@ -87,6 +88,8 @@ class Planner:
                 if number == len(options) - 1 and not found:
                     raise
                 self.reporter.say(f"  left out: {error.lines[0]}")
+            if found and self.count == 1 and self._sees_all(found[0]):
+                return found
         first = found[0]
         if first.size.grid.spacing_mm[0] >= CLEARLY_COARSER * self.finest.spacing_mm[0]:
             reason = f"{first.reason}; voxels as small as the data's, in smaller patches"
@@ -94,6 +97,12 @@ class Planner:
             bench.precision = first.bench.precision
             found.append(self._sized(bench, reason, (self.finest,), 1))
         return found
+
+    def _sees_all(self, candidate: Candidate) -> bool:
+        """Whether it is a network of three axes that is shown whole cases on the data's own grid."""
+        size = candidate.size
+        whole = all(p >= n for p, n in zip(size.patch_size, size.grid.shape))
+        return candidate.dimensions == "3" and size.grid == self.finest and whole
 
     def _sized(self, bench: Bench, reason: str, some: Sequence[Grid], count: int) -> Candidate:
         """One kind of network on one of some grids; `count`: how many share the time for measuring."""
@@ -133,7 +142,7 @@ class Planner:
         bench.load()
         left = self.clock.left()
         if left is None or left > PLANNING_SHARE * 60 * (self.clock.minutes or 0) / 2:
-            bench.choose(*smallest_step(self.finest, bench.dims))
+            bench.choose(*usual_step(self.finest, bench.dims))
         else:
             self.reporter.say("  measuring in fp32, as there is no time to try bf16")
         return bench.precision
@@ -164,7 +173,7 @@ class Planner:
     ) -> Trials:
         """Train the candidates for what is left of the time for planning, and choose."""
         left = self.clock.left()
-        if left is None or len(candidates) < 2 or left <= 0:
+        if left is None or len(candidates) < 2 or left <= 0 or not split.train:
             return Trials()
         self.reporter.say(f"trying {len(candidates)} candidates for {left:.0f} seconds")
         with tempfile.TemporaryDirectory(prefix="medfuse-plan-") as folder:

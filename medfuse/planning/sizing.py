@@ -24,7 +24,7 @@ ENOUGH_STEPS = 2000
 """A wider network that sees a few hundred loses to a narrow one that sees these."""
 BATCH = {2: 4, 3: 2}
 """Patches a step to begin with: slices are less varied than volumes, and a step of them costs less."""
-PROBES = {2: (64**2, 128**2), 3: (32**3, 48**3)}
+PROBES = {2: (64**2, 192**2), 3: (32**3, 48**3)}
 """Voxels of the two patches from which the cost of others is foretold."""
 CUT = {2: 512**2, 3: 112**3}
 """Voxels of a patch that are context enough, however large the case is."""
@@ -38,6 +38,10 @@ TURNS = 3
 """Times that a network is measured before it is too slow: a pause of the machine looks the same."""
 MEASURING_SHARE = 0.05
 """Of the minutes that are planned for: as much may measuring take."""
+CHOICE_SHARE = 0.02
+"""Of the training, for measuring choices: what small patches foretell is too good for large ones."""
+STEPS_MEASURED = 8
+"""Whose time measuring a step takes, with all that is around them."""
 WIDTHS_SHARE = 0.6
 """Of the time for measuring that goes into widths; the rest is for the choice itself."""
 UNLIMITED = 1e15  # voxels
@@ -50,7 +54,8 @@ Measure = Callable[[int, tuple[int, ...], int], "StepCost"]
 class Limits:
     """Bytes that a step may take, and seconds of the whole training, or None where it may take its time.
 
-    `measuring`: seconds that measuring may take; None where these do not matter.
+    `measuring`: seconds that measuring may take; None where these do not matter. A choice itself is measured
+    beyond these, for CHOICE_SHARE of the training at most.
     """
 
     bytes: int
@@ -193,6 +198,7 @@ class _Search:
     dims: int
     cases: int
     say: Callable[[str], None]
+    beyond: float = 0.0  # seconds that measuring choices has taken
 
     def whole(self, grid: Grid, width: int) -> _Choice | None:
         """The patch that covers the case, or has context enough, where it keeps the budgets."""
@@ -248,9 +254,13 @@ class _Search:
         """What a step costs: measured, in turns while it looks too slow, or foretold where time is short."""
         size = batch * prod(patch)
         for turn in range(TURNS):
-            if not self.book.affords((width, patch, batch)):
+            takes = STEPS_MEASURED * self._foretold(width, size).pace
+            beyond = not turn and takes + self.beyond <= CHOICE_SHARE * (self.limits.seconds or 0.0)
+            if not beyond and not self.book.affords((width, patch, batch)):
                 break
+            began = self.book.clock()
             cost = self.book.ask(width, patch, batch)
+            self.beyond += self.book.clock() - began
             self.say(
                 f"  {width} channels, {batch} patches of {by(patch)}: {cost.seconds:.2f} s and "
                 f"{bytes_text(cost.bytes)} a step"
@@ -284,10 +294,10 @@ class _Search:
         return plan_batch(patch, grid.shape, self.cases, voxels)[0]
 
 
-def smallest_step(grid: Grid, dims: int) -> tuple[int, tuple[int, ...], int]:
-    """Width, patch and batch of the first step that is measured."""
-    (patch, batch), _ = _probes(grid, dims)
-    return min(WIDTHS), patch, batch
+def usual_step(grid: Grid, dims: int) -> tuple[int, tuple[int, ...], int]:
+    """Width, patch and batch of a step by which a precision is chosen; a small one would tell little."""
+    _, (patch, batch) = _probes(grid, dims)
+    return int(median(WIDTHS)), patch, batch
 
 
 def more_minutes(size: Size, minutes: float) -> str:
@@ -353,7 +363,7 @@ class _Book:
     """
 
     def __init__(self, measure: Measure, allowed: float | None, clock: Callable[[], float]) -> None:
-        self._measure, self._clock = measure, clock
+        self._measure, self.clock = measure, clock
         self._began, self._allowed = clock(), allowed
         self._costs: dict[tuple[int, int], StepCost] = {}  # by width and voxels
         self._each = 0.0  # seconds that the last measuring took, by its effort
@@ -371,13 +381,13 @@ class _Book:
         if not self._costs:
             return len(steps) == 1
         takes = self._each * sum(_effort(*step) for step in steps)
-        return self._clock() - self._began + takes <= share * self._allowed
+        return self.clock() - self._began + takes <= share * self._allowed
 
     def ask(self, width: int, patch: tuple[int, ...], batch: int) -> StepCost:
         """Measure it once more; what is known of it by then."""
-        began = self._clock()
+        began = self.clock()
         new, key = self._measure(width, patch, batch), (width, batch * prod(patch))
-        self._each = (self._clock() - began) / _effort(width, patch, batch)
+        self._each = (self.clock() - began) / _effort(width, patch, batch)
         old = self._costs.get(key)
         if old is not None:
             new = replace(new, seconds=min(old.seconds, new.seconds), pace=min(old.pace, new.pace))

@@ -52,7 +52,17 @@ class Text:
     def text(self) -> str:
         parts = [self._head(), self._data(), self._preprocess(), self._sample()]
         parts += [self._augment(), self._model(), "loss: dice_ce\n", self._train()]
-        parts += ["infer:\n  overlap: 0.5                  # of neighbouring windows\n"]
+        parts += [
+            _section(
+                "infer",
+                ("overlap", 0.5, "of neighbouring windows"),
+                (
+                    "postprocess",
+                    "auto",
+                    "for new scans, what raises the Dice of held-out cases; the reported one is before it",
+                ),
+            )
+        ]
         return "\n".join(part for part in parts if part)
 
     def _head(self) -> str:

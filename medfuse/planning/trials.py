@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ LEARNED = 0.3
 MOST_CANDIDATES = 6
 FEWEST_TRAINING = 6
 """Cases without which trials tell nothing, where a dataset has as many."""
-_AT_ONCE = 8
+_AT_ONCE = 4
 MOST_TRAINING, MOST_JUDGING = 32, 6
 """Cases that rungs learn from, and are judged by."""
 CLEARLY = 0.02
@@ -182,18 +182,17 @@ class Bed:
         """
         began, cases = time.monotonic(), {case.name: case for case in self.info.cases}
         plans = [self.reference, *(self._plan(self._pipeline(text, 1.0)) for text in self.texts)]
-        judging = [cases[name] for name in self.split.validation]
-        learning = [cases[name] for name in self.split.train]
-        kept: list[Case] = []
-        for some in (judging, *(learning[i : i + _AT_ONCE] for i in range(0, len(learning), _AT_ONCE))):
-            kept += some
+        names = [*self.split.validation, *self.split.train]
+        ready: list[str] = []
+        while len(ready) < len(names) and (not ready or time.monotonic() - began < seconds):
+            ready += names[len(ready) : len(ready) + _AT_ONCE]
             for plan in plans:
-                self._store(kept, plan)
-            if time.monotonic() - began > seconds:
-                break
-        names = [case.name for case in kept[len(judging) :]]
-        self.split = replace(self.split, train=tuple(names))
-        return len(names) >= min(FEWEST_TRAINING, len(learning))
+                self._store([cases[name] for name in ready], plan)
+        judging = [name for name in ready if name in self.split.validation]
+        learning = [name for name in ready if name in self.split.train]
+        enough = min(FEWEST_TRAINING, len(self.split.train))
+        self.split = Split(tuple(learning), tuple(judging))
+        return bool(judging) and len(learning) >= max(1, enough)
 
     def train(self, candidate: int, seconds: float) -> Rung:
         """Raises MedfuseError where the pipeline, its graph or its training fails."""

@@ -189,7 +189,7 @@ def test_candidates_are_trained_and_the_file_shows_what_they_came_to(machine, tm
     monkeypatch.setattr(trials, "SETTING_UP", 0.1)
     monkeypatch.setattr(planner, "PLANNING_SHARE", 0.9)
     file = tmp_path / "cubes.yaml"
-    said = planned(write_dataset(tmp_path / "cubes", cases=8), file, minutes=0.1, trials=True)
+    said = planned(write_dataset(tmp_path / "cubes", cases=8), file, minutes=0.1, trials=True, compare=2)
     lines = [line.removeprefix("# ") for line in file.read_text().splitlines()]
     (told,) = (number for number, line in enumerate(lines) if line.startswith("Tried for "))
     table = lines[told + 1 : told + 3]
@@ -234,3 +234,28 @@ def test_a_network_that_fits_no_memory_is_left_out_and_where_none_fits_more_is_a
     assert len(load_pipeline(file)[0].sample.patch_size) == 2
     with pytest.raises(MedfuseError, match=r"--budget: a step of 8 channels .* give more"):
         planned(data, tmp_path / "none.yaml", minutes=5, budget=2**10)
+
+
+def test_where_no_training_case_can_be_kept_apart_the_rules_decide(machine, tmp_path):
+    data = write_dataset(tmp_path / "cubes", cases=2)
+    (data / "splits_final.json").unlink()
+    said = planned(data, tmp_path / "cubes.yaml", minutes=5, trials=True)
+    assert "Tried" not in said
+
+
+def test_of_very_many_cases_a_sample_is_looked_at_and_that_is_said(machine, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("medfuse.data.sampled.sampled.__defaults__", (3,))
+    data = write_dataset(tmp_path / "cubes", cases=6)
+    init_pipeline(
+        data, output=tmp_path / "a.yaml", budget=2**30, device="cpu", trials=False, reporter=Reporter()
+    )
+    assert "looked at 3 of 6 labelled cases" in "".join(capsys.readouterr())
+
+
+def test_a_network_of_three_axes_that_sees_whole_cases_as_they_are_needs_no_trial(machine, tmp_path):
+    said = planned(
+        write_dataset(tmp_path / "cubes", cases=8), tmp_path / "cubes.yaml", minutes=5, trials=True
+    )
+    assert "Tried" not in said
+    assert "3-D: voxels are about as far apart along all axes" in said
+    assert len(machine[-1]) == 5

@@ -254,17 +254,16 @@ class _Search:
         """What a step costs: measured, in turns while it looks too slow, or foretold where time is short."""
         size = batch * prod(patch)
         for turn in range(TURNS):
-            takes = STEPS_MEASURED * self._foretold(width, size).pace
-            beyond = not turn and takes + self.beyond <= CHOICE_SHARE * (self.limits.seconds or 0.0)
+            expected = STEPS_MEASURED * self._foretold(width, size).pace
+            beyond = not turn and expected + self.beyond <= CHOICE_SHARE * (self.limits.seconds or 0.0)
             if not beyond and not self.book.affords((width, patch, batch)):
                 break
             began = self.book.clock()
             cost = self.book.ask(width, patch, batch)
             self.beyond += self.book.clock() - began
-            self.say(
-                f"  {width} channels, {batch} patches of {by(patch)}: {cost.seconds:.2f} s and "
-                f"{bytes_text(cost.bytes)} a step"
-            ) if not turn else None
+            if not turn:
+                takes = f"{cost.seconds:.2f} s and {bytes_text(cost.bytes)}"
+                self.say(f"  {width} channels, {batch} patches of {by(patch)}: {takes} a step")
             if self._over(cost, batch) <= 1 or cost.bytes > self.limits.bytes:
                 break
         return self.book.known(width, size) or self._foretold(width, size)

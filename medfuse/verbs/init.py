@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from medfuse.api import DatasetInfo, Split
 from medfuse.core.errors import MedfuseError
@@ -158,18 +158,24 @@ def _name(data: Path) -> str:
     return re.sub(r"\W+", "_", data.resolve().stem).strip("_").lower() or "pipeline"
 
 
-def _split(info: DatasetInfo) -> tuple[dict[str, int], str]:
+def _split(info: DatasetInfo) -> tuple[dict[str, Any], str]:
     """`split:` of the pipeline, and whose folds they are. Raises DataError where nothing can be held out."""
+    from medfuse.data.patients import group_of
     from medfuse.data.settings import SplitSettings
     from medfuse.data.split import all_splits, patients
 
     if info.splits:
         return {"fold": 0}, "of the dataset's own folds"
-    usual = SplitSettings()
+    labelled = [case for case in info.cases if case.label]
+    group = None if any(case.patient for case in labelled) else group_of([case.name for case in labelled])
+    told = {"group": group} if group else {}
+    usual = SplitSettings(**told)
     folds = max(2, min(usual.folds, len({*patients(info.cases, usual).values()})))
-    all_splits(info, SplitSettings(folds=folds))
+    all_splits(info, SplitSettings(folds=folds, **told))
     drawn = f"of {folds} that medfuse draws"
-    return {"fold": 0, **({"folds": folds} if folds != usual.folds else {})}, drawn
+    if group:
+        drawn += "; cases of one patient, as their names tell, stay on one side"
+    return {"fold": 0, **({"folds": folds} if folds != usual.folds else {}), **told}, drawn
 
 
 def _mm(spacing: tuple[float, ...]) -> str:

@@ -5,10 +5,11 @@ from math import prod
 from pathlib import Path
 
 import pytest
-from phantoms import write_dataset
+from phantoms import describe, write_case, write_dataset
 
 from medfuse.core.errors import MedfuseError
 from medfuse.core.reporter import Reporter
+from medfuse.data.split import choose_split
 from medfuse.pipeline import load_pipeline
 from medfuse.planning import bench, planner, trials
 from medfuse.train import cost
@@ -259,3 +260,17 @@ def test_a_network_of_three_axes_that_sees_whole_cases_as_they_are_needs_no_tria
     assert "Tried" not in said
     assert "3-D: voxels are about as far apart along all axes" in said
     assert len(machine[-1]) == 5
+
+
+def test_scans_of_one_patient_stay_on_one_side_where_their_names_tell(machine, tmp_path):
+    names = [f"patient{p}_{end}" for p in range(6) for end in ("ed", "es")]
+    for seed, name in enumerate(names):
+        write_case(tmp_path / "hearts", name, seed=seed)
+    describe(tmp_path / "hearts", names)
+    (tmp_path / "hearts" / "splits_final.json").unlink()
+    planned(tmp_path / "hearts", tmp_path / "hearts.yaml")
+    pipeline, _ = load_pipeline(tmp_path / "hearts.yaml")
+    split = choose_split(pipeline.data.read(), pipeline.split)
+    sides = [{name.split("_")[0] for name in side} for side in (split.train, split.validation)]
+    assert not sides[0] & sides[1]
+    assert "cases of one patient, as their names tell" in (tmp_path / "hearts.yaml").read_text()

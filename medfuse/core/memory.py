@@ -24,7 +24,7 @@ def parse_bytes(text: str) -> int:
     """Bytes of `4GiB`, `500 MB`, `1024 B`. Raises MedfuseError, also where the unit is missing."""
     match = re.fullmatch(r"\s*([0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})\s*([a-z]*)\s*", text.lower())
     size = _BY_NAME.get(match[2]) if match else None
-    if match is None or size is None or float(match[1]) <= 0:
+    if match is None or size is None or float(match[1]) * size < 1:
         said = repr(text if len(text) <= 40 else f"{text[:39]}…")
         raise MedfuseError(f"{said} is no amount of memory; write a number and a unit, such as 4GiB")
     return int(float(match[1]) * size)
@@ -35,16 +35,22 @@ def bytes_text(size: float) -> str:
     for power, unit in ((50, "PiB"), (40, "TiB")):
         if size >= 2**power:
             return f"{size / 2**power:,.1f} {unit}"
+    if size < 2**19:
+        return f"{size / 2**10:.0f} KiB"
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes that the device has."""
+    """Bytes that a process can have: of a GPU what is free, else what its control group allows."""
     import torch
 
     if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return int(torch.cuda.mem_get_info(device)[0])
+    most = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for folder, limit, _ in _GROUPS:
+        with suppress(OSError, ValueError):
+            most.append(int(Path("/sys/fs/cgroup", folder, limit).read_text()))
+    return min(most)
 
 
 _GROUPS = (

@@ -20,6 +20,11 @@ def number(value: float | None, digits: int = 4, *, sign: bool = False) -> str:
     return "–" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
 
 
+def duration(seconds: float) -> str:
+    """`1.25 s`, `3.1 ms`."""
+    return f"{seconds:.2f} s" if seconds >= 0.1 else f"{1000 * seconds:.1f} ms"
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells, aligned in columns."""
     widths = [max(map(len, column)) for column in zip(*rows)]

@@ -8,8 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from medfuse.api import ImageInfo
+from medfuse.core.errors import ShapeError
 from medfuse.core.reporter import Reporter
-from medfuse.core.topology import plan_kernels, plan_strides
+from medfuse.core.text import by
+from medfuse.core.topology import SMALLEST, plan_kernels, plan_strides
 
 if TYPE_CHECKING:
     import torch
@@ -57,10 +59,19 @@ class Bench:
         return ImageInfo(len(self.plan.channels), patch, self.plan.spacing_mm[: len(patch)])
 
     def encoder(self, width: int, patch_size: Sequence[int]) -> dict[str, Any]:
-        """Depth, strides, kernels and channels by nnU-Net's rules, for a patch of 2 or 3 sides."""
+        """Depth, strides, kernels and channels by nnU-Net's rules, for a patch of 2 or 3 sides.
+
+        Raises ShapeError where it is too small for a U-Net.
+        """
         dims = len(patch_size)
         spacing = self.plan.spacing_mm[:dims]
         strides = plan_strides(ImageInfo(1, tuple(patch_size), spacing))
+        if len(strides) < 2:
+            needs = f"{2 * SMALLEST} voxels along two axes, or {3 * SMALLEST} along one"
+            raise ShapeError(
+                f"patches of {by(patch_size)} voxels are too small for a U-Net, which halves them once at "
+                f"least: that takes {needs}; give larger images, or finer ones"
+            )
         return {
             "use": "unet_encoder",
             "channels": [min(width * 2**i, MOST_CHANNELS[dims]) for i in range(len(strides))],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from math import pi
+from math import ceil, pi, prod
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -59,8 +59,15 @@ class Candidate:
 
     def paced(self, seconds: float, a_step: float) -> Candidate:
         """The same, with the steps that fit so many seconds at this pace."""
-        steps = int(TRAINING_SHARE * seconds / a_step)
-        return replace(self, size=replace(self.size, steps=steps))
+        steps, cost = int(TRAINING_SHARE * seconds / a_step), replace(self.size.cost, pace=a_step)
+        return replace(self, size=replace(self.size, steps=steps, cost=cost))
+
+    def judging(self) -> float:
+        """About the seconds of a look at the median case: a window takes a third of its part of a step."""
+        size = self.size
+        patch = (*self.bench.image(size.patch_size).patch_size, 1)[:3]
+        windows = prod(max(1, 1 + ceil(2 * (n - p) / max(p, 2))) for n, p in zip(size.grid.shape, patch))
+        return windows * size.cost.seconds / size.batch_size / 3
 
     def __str__(self) -> str:
         size = self.size
@@ -120,6 +127,9 @@ def dimensions(grid: Grid) -> tuple[tuple[Dimensions, str], ...]:
         few = f"{z} slices of {x}×{y} voxels: what is in a slice tells more than what is in the next"
     elif apart >= THICK:
         few = f"slices are {apart:.1f} times as far apart as voxels within one"
+    elif thick := _thick(grid):
+        cut = "planes across these slices cost less"
+        return (("3", thick), ("2.5", f"{cut}; neighbours may help"), ("2", cut))
     else:
         even = "voxels are about as far apart along all axes"
         return (("3", even), ("2.5", "slices with their neighbours cost less"), ("2", "slices cost less"))
@@ -128,3 +138,13 @@ def dimensions(grid: Grid) -> tuple[tuple[Dimensions, str], ...]:
         ("2.5", f"{few}; neighbours may still help"),
         ("3", "all axes, in case they tell more"),
     )
+
+
+def _thick(grid: Grid) -> str:
+    """That slices are sagittal or coronal, as voxels tell that are long along x or y; else empty."""
+    for axis in (0, 1):
+        spacing, others = grid.spacing_mm[axis], [s for i, s in enumerate(grid.spacing_mm) if i != axis]
+        if (thick := spacing / max(others)) >= THICK:
+            apart = f"{thick:.1f} times as far apart as voxels within one"
+            return f"slices are stacked along {'xy'[axis]}, {apart}"
+    return ""

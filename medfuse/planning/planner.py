@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfuse.api import Split
 from medfuse.core.errors import MedfuseError
+from medfuse.core.errors import reason as why
+from medfuse.core.files import claimed, remove_leftovers
 from medfuse.planning.bench import Bench, Dimensions
 from medfuse.planning.candidates import MILD, Candidate, dimensions, grids
 from medfuse.planning.sizing import Grid, Limits, Size, size_network, usual_step
-from medfuse.planning.trials import Bed, Trials, halving
+from medfuse.planning.trials import Bed, Trials, affordable, halving
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +37,8 @@ PREPARING_SHARE = 0.25
 """Of the time for trials, into preparing cases."""
 CLEARLY_COARSER = 1.5
 """From this factor on a grid is also tried as fine as the data's."""
+FOLDER = "medfuse-trials-"
+"""How the name of a folder begins in which candidates are trained."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,10 @@ class Planner:
             reason = f"{first.reason}; voxels as small as the data's, in smaller patches"
             bench = Bench(self.plan, first.dimensions, self.device, self.reporter)
             bench.precision = first.bench.precision
-            found.append(self._sized(bench, reason, (self.finest,), 1))
+            try:
+                found.append(self._sized(bench, reason, (self.finest,), 1))
+            except MedfuseError as error:
+                self.reporter.say(f"  left out: {error.lines[0]}")
         return found
 
     def _sees_all(self, candidate: Candidate) -> bool:
@@ -175,23 +183,40 @@ class Planner:
         left = self.clock.left()
         if left is None or len(candidates) < 2 or left <= 0 or not split.train:
             return Trials()
-        self.reporter.say(f"trying {len(candidates)} candidates for {left:.0f} seconds")
-        with tempfile.TemporaryDirectory(prefix="medfuse-plan-") as folder:
-            bed = Bed(
-                info,
-                self.fingerprint,
-                split,
-                self.plan,
-                texts,
-                base,
-                candidates[0].bench.precision,
-                self.device.type,
-                Path(folder),
-            )
-            if not bed.prepare(PREPARING_SHARE * left):
+        judging = [candidate.judging() for candidate in candidates]
+        count, cases = affordable(judging, left)
+        if count < 2:
+            self.reporter.say("  judging a case takes too long to try anything in the time")
+            return Trials()
+        self.reporter.say(f"trying {count} candidates for {left:.0f} seconds")
+        try:
+            with _folder() as folder:
+                bed = Bed(
+                    info,
+                    self.fingerprint,
+                    Split(split.train, split.validation[:cases]),
+                    self.plan,
+                    texts[:count],
+                    base,
+                    candidates[0].bench.precision,
+                    self.device.type,
+                    folder,
+                )
+                if bed.prepare(PREPARING_SHARE * left):
+                    return halving(count, self.clock.left() or 0.0, bed.train, self.reporter.say)
                 self.reporter.say("  too few cases can be prepared in the time to tell anything")
-                return Trials()
-            return halving(len(texts), self.clock.left() or 0.0, bed.train, self.reporter.say)
+        except (MedfuseError, OSError) as error:  # such as a disk that has no room for prepared cases
+            self.reporter.say(f"  nothing can be tried: {why(error)}")
+        return Trials()
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """One for prepared cases, which goes away; so do those of processes that were killed."""
+    made = tempfile.TemporaryDirectory(prefix=FOLDER, ignore_cleanup_errors=True)
+    with made as folder, claimed(Path(folder)):
+        remove_leftovers(Path(folder).parent, FOLDER)
+        yield Path(folder)
 
 
 def table(candidates: Sequence[Candidate], trials: Trials) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from medfuse.core.errors import MedfuseError
 from medfuse.core.memory import bytes_text
-from medfuse.core.text import by
+from medfuse.core.text import by, duration
 from medfuse.data.plan import SMALLEST_BATCH, patch_reason, plan_batch, plan_patch
 from medfuse.train.budget import FEWEST_STEPS
 
@@ -36,8 +36,6 @@ ROUNDS = 6
 """Times that a cut patch is measured and changed."""
 TURNS = 3
 """Times that a network is measured before it is too slow: a pause of the machine looks the same."""
-MEASURING_SHARE = 0.05
-"""Of the minutes that are planned for: as much may measuring take."""
 CHOICE_SHARE = 0.02
 """Of the training, for measuring choices: what small patches foretell is too good for large ones."""
 STEPS_MEASURED = 8
@@ -262,7 +260,7 @@ class _Search:
             cost = self.book.ask(width, patch, batch)
             self.beyond += self.book.clock() - began
             if not turn:
-                takes = f"{cost.seconds:.2f} s and {bytes_text(cost.bytes)}"
+                takes = f"{duration(cost.seconds)} and {bytes_text(cost.bytes)}"
                 self.say(f"  {width} channels, {batch} patches of {by(patch)}: {takes} a step")
             if self._over(cost, batch) <= 1 or cost.bytes > self.limits.bytes:
                 break
@@ -299,12 +297,16 @@ def usual_step(grid: Grid, dims: int) -> tuple[int, tuple[int, ...], int]:
     return int(median(WIDTHS)), patch, batch
 
 
-def more_minutes(size: Size, minutes: float) -> str:
-    """Advice where the plan is hopeless, as so few steps fit the time; else empty."""
+def more_minutes(size: Size, minutes: float, planning: float = 0.0) -> str:
+    """Advice where the plan is hopeless, as so few steps fit the time; else empty.
+
+    planning: the share of the minutes that planning may take.
+    """
     if size.steps is None or size.steps >= FEWEST_STEPS:
         return ""
     fewest, enough = (
-        ceil(wanted * size.cost.pace / TRAINING_SHARE / 60) for wanted in (FEWEST_STEPS, ENOUGH_STEPS)
+        ceil(wanted * size.cost.pace / TRAINING_SHARE / (1 - planning) / 60)
+        for wanted in (FEWEST_STEPS, ENOUGH_STEPS)
     )
     return (
         f"warning: about {size.steps:,} steps fit {minutes:g} minutes, and with fewer than {FEWEST_STEPS} no "

@@ -6,13 +6,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from medfuse.core.memory import bytes_text
-from medfuse.core.text import by
+from medfuse.core.text import by, duration
 from medfuse.planning.bench import MOST_CHANNELS, SLICES
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ QUICK_STEPS = 10_000
 RATE_TIMES_WIDTH = 0.08
 """AdamW's peak rate × channels of the first stage: 0.01 at 8, and 0.005 at 16."""
 NNUNETS_EPOCHS = 1000
+FEWEST_MINUTES = 0.05
+"""That a file trains for, however long planning took."""
 WIDE = 106  # columns of a comment
 
 
@@ -68,13 +71,15 @@ class Text:
     def _head(self) -> str:
         plan, cases = self.candidate.plan, self.fingerprint.cases
         shape = [sorted(sizes)[len(cases) // 2] for sizes in zip(*(case.shape for case in cases))]
-        what = f"{', '.join(plan.classes[1:])} in {', '.join(plan.channels)}"
+        outputs = plan.classes if plan.regions else plan.classes[1:]
+        what = f"{', '.join(outputs)} in {', '.join(plan.channels)}"
         within = f" and {self.minutes:g} minutes" if self.minutes else ""
         lines = _comment(
             f"{self.output.stem}: {what}; planned by `medfuse init` for {len(cases)} cases of about "
             f"{by(shape)} voxels, {bytes_text(self.budget)} of memory a step{within}."
         )
-        lines += ["#", f"#   medfuse check {self.output}", f"#   medfuse run {self.output}", "#"]
+        file = _printable(quote(str(self.output)))
+        lines += ["#", f"#   medfuse check {file}", f"#   medfuse run {file}", "#"]
         lines += [
             *self._tried(),
             "# Any value can be changed here, or overridden: --set train.minutes=60",
@@ -165,21 +170,22 @@ class Text:
 
     def _train(self) -> str:
         size = self.candidate.size
-        takes = f"{size.cost.seconds:.2f} s and {bytes_text(size.cost.bytes)}"
+        takes = f"{duration(size.cost.seconds)} and {bytes_text(size.cost.bytes)}"
         cost = f"a step took {takes} on {self.candidate.bench.device}"
         if size.steps is None:
-            hours = NNUNETS_EPOCHS * 250 * size.cost.seconds / 3600
+            minutes = NNUNETS_EPOCHS * 250 * size.cost.seconds / 60
+            whole = f"{minutes / 60:.0f} hours" if minutes >= 120 else f"{max(1, minutes):.0f} minutes"
             budget: list[tuple[str, Any, str]] = [
-                ("epochs", NNUNETS_EPOCHS, f"nnU-Net's, of 250 steps; {cost}: about {hours:.0f} hours")
+                ("epochs", NNUNETS_EPOCHS, f"nnU-Net's, of 250 steps; {cost}: about {whole}")
             ]
         else:
             each = min(250, max(25, size.steps // 20))
             fit = f"{cost}, so that about {size.steps:,} steps fit"
-            left = self.minutes - self.spent / 60 if self.minutes else 0.0
+            left = minutes_left(self.minutes or 0.0, self.spent)
             if self.spent:
                 fit += f"; of {self.minutes:g} minutes planning took {self.spent:.0f} seconds"
             budget = [
-                ("minutes", max(0.05, int(100 * left) / 100), fit),
+                ("minutes", int(100 * left) / 100, fit),
                 ("steps_per_epoch", each, "steps between two looks at held-out cases"),
             ]
         if not self._quick():
@@ -195,6 +201,11 @@ class Text:
         )
 
 
+def minutes_left(minutes: float, spent: float) -> float:
+    """Of the minutes, when so many seconds went into planning."""
+    return max(FEWEST_MINUTES, minutes - spent / 60)
+
+
 def _section(name: str, *entries: tuple[str, Any, str]) -> str:
     return "\n".join([f"{name}:", *(line for entry in entries for line in _lines(2, *entry))]) + "\n"
 
@@ -206,13 +217,18 @@ def _lines(indent: int, key: str, value: Any, reason: str) -> list[str]:
 
 
 def _comment(text: str, indent: int = 0) -> list[str]:
-    return [f"# {line}" for line in wrap(text, WIDE - indent)]
+    return [f"# {line}" for line in wrap(_printable(text), WIDE - indent)]
+
+
+def _printable(text: str) -> str:
+    """Without what ends a line of YAML, or is refused there, such as names of strangers may hold."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _flow(value: Any) -> str:
     """Plain data on one line of YAML."""
     return (
-        yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
+        yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
         .removesuffix("\n...\n")
         .strip()
     )

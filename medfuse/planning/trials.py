@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from medfuse.api import Case, Split
 from medfuse.core.document import Document
-from medfuse.core.errors import MedfuseError
+from medfuse.core.errors import reason
 from medfuse.core.files import make_folder
 from medfuse.core.reporter import Reporter
 from medfuse.pipeline import parse_pipeline, plan_network
@@ -82,7 +82,7 @@ class Trials:
 
 
 Train = Callable[[int, float], Rung]
-"""(candidate, seconds) → what its training came to. Raises MedfuseError where it cannot be trained."""
+"""(candidate, seconds) → what its training came to. Raises something where it cannot be trained."""
 
 
 def halving(
@@ -112,8 +112,8 @@ def halving(
             started = clock()
             try:
                 rung = train(candidate, each)
-            except MedfuseError as error:
-                say(f"  candidate {candidate + 1} cannot be trained: {error.lines[0]}")
+            except Exception as error:  # such as memory that is short: the others can still be tried
+                say(f"  candidate {candidate + 1} cannot be trained: {reason(error)}")
                 alive.remove(candidate)
                 continue
             beside = max(beside, clock() - started - each)
@@ -128,9 +128,25 @@ def halving(
 
 def _each(seconds: float, count: int, beside: float) -> float:
     """Seconds for one training of `count`, where as much time is kept for each of the later rungs."""
-    rungs = max(1, count.bit_length() - 1)  # until one is left
-    slot = seconds / rungs / count
+    slot = _slot(seconds, count)
     return slot - (beside or SETTING_UP + JUDGING_SHARE * slot)
+
+
+def _slot(seconds: float, count: int) -> float:
+    """Seconds for one of `count` in the first rung, with all that is beside training."""
+    rungs = max(1, count.bit_length() - 1)  # until one is left
+    return seconds / rungs / count
+
+
+def affordable(judging: Sequence[float], seconds: float) -> tuple[int, int]:
+    """How many of the candidates, from the first on, and how many cases to judge by, at 1 at least.
+
+    `judging`: seconds that looking at a case with each candidate takes.
+    """
+    slot = _slot(seconds, min(len(judging), MOST_CANDIDATES))
+    count = next((n for n, each in enumerate(judging) if each > slot / 2), len(judging))
+    slowest = max(judging[:count], default=0.0)
+    return count, max(1, min(MOST_JUDGING, int(JUDGING_SHARE * slot / max(slowest, 1e-9))))
 
 
 def _order(candidates: Sequence[int], scores: Mapping[int, float]) -> list[int]:
@@ -184,10 +200,14 @@ class Bed:
         plans = [self.reference, *(self._plan(self._pipeline(text, 1.0)) for text in self.texts)]
         names = [*self.split.validation, *self.split.train]
         ready: list[str] = []
-        while len(ready) < len(names) and (not ready or time.monotonic() - began < seconds):
-            ready += names[len(ready) : len(ready) + _AT_ONCE]
+        over = False
+        while len(ready) < len(names) and not over:
+            some = names[: len(ready) + _AT_ONCE]
             for plan in plans:
-                self._store([cases[name] for name in ready], plan)
+                over = over or time.monotonic() - began >= seconds
+                if not over:
+                    self._store([cases[name] for name in some], plan)
+            ready = ready if over else some
         judging = [name for name in ready if name in self.split.validation]
         learning = [name for name in ready if name in self.split.train]
         enough = min(FEWEST_TRAINING, len(self.split.train))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Label = NDArray[np.integer[Any]]
 
 _LEVELS = 256  # of a probability
+_SLAB = 2**24  # logits that are looked at together: what is made of them takes many times their bytes
 
 
 def logits_of(
@@ -75,7 +76,7 @@ def ripe_dice(made: Iterable[tuple[Tensor, Label]], plan: DataPlan) -> float:
     ranks voxels; this tells how well it does.
     """
     counts: Tensor | None = None  # (outputs, without and with the label, levels)
-    for logits, label in made:
+    for logits, label in _slabs(made):
         truth = torch.as_tensor(label, dtype=torch.int64, device=logits.device)
         known = torch.ones_like(truth, dtype=torch.bool) if plan.ignored is None else truth != plan.ignored
         if plan.regions:
@@ -101,3 +102,11 @@ def ripe_dice(made: Iterable[tuple[Tensor, Label]], plan: DataPlan) -> float:
     there = counts[:, 1].sum(-1) > 0
     dice = (2 * above[:, 1] / size.clamp(min=1)).amax(-1)[there]
     return float(dice.mean()) if len(dice) else 0.0
+
+
+def _slabs(made: Iterable[tuple[Tensor, Label]]) -> Iterator[tuple[Tensor, Label]]:
+    """The same in parts along x that are small enough to be worked on."""
+    for logits, label in made:
+        rows = max(1, _SLAB // max(1, logits[:, :1].numel()))
+        for start in range(0, len(label), rows):
+            yield logits[:, start : start + rows], label[start : start + rows]

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from medfuse.api import DatasetInfo, Split
@@ -14,17 +15,19 @@ from medfuse.core.errors import MedfuseError
 from medfuse.core.files import make_folder, write_text
 from medfuse.core.memory import bytes_text, total_memory
 from medfuse.core.reporter import Reporter
-from medfuse.core.text import by
+from medfuse.core.text import by, duration
 from medfuse.planning.bench import Dimensions
 from medfuse.planning.candidates import Candidate, scaling
-from medfuse.planning.planner import Clock, Planner, table
+from medfuse.planning.planner import PLANNING_SHARE, Clock, Planner, table
 from medfuse.planning.sizing import more_minutes
-from medfuse.planning.text import Text
+from medfuse.planning.text import Text, minutes_left
 from medfuse.planning.trials import Trials, inner_split
 from medfuse.verbs.schema import LINE, write_schema_beside
 
 OF_ALL_MEMORY = 0.9
 """Most of the device's memory that a step may take, whatever the budget."""
+
+ONLY_NNUNETS = "there is only nnU-Net's plan without --minutes; give these, and others are thought of"
 
 
 def init_pipeline(
@@ -61,11 +64,15 @@ def init_pipeline(
     _refuse_to_replace(files)
     where = pick_device(device)
     settle(where)
-    budget = min(budget, int(OF_ALL_MEMORY * total_memory(where)))
+    if (most := int(OF_ALL_MEMORY * total_memory(where))) < budget:
+        budget = most
+        reporter.say(f"a step may take {bytes_text(budget)}, as there is no more on {where.type}")
     with reporter.track("looking at label maps", 1) as advance:
         found = detect(data, progress=lambda done, _: advance(0, f"{done}"))
     labelled = [case for case in found.info.cases if case.label]
-    split, whose = _split(found.info)  # what cannot be split is refused before anything is measured
+    split, whose = _split(found.info)
+    settings = SplitSettings(**split)
+    outer = choose_split(found.info, settings)  # what is faulty is refused before anything is measured
     make_folder(output.parent)  # and so is what cannot be written
     sample = sampled(labelled, seconds=clock.for_looking())
     with reporter.track(f"checking {len(sample)} cases", len(sample)) as advance:
@@ -100,8 +107,6 @@ def init_pipeline(
         parts = (found, fingerprint, candidate, split, whose, file, minutes, budget, LINE, spent, tried)
         return Text(*parts).text()
 
-    settings = SplitSettings(**split)
-    outer = choose_split(found.info, settings, fingerprint.cases)
     known = Split(tuple(name for name in outer.train if name in everyone), outer.validation)
     inner = inner_split(known, patients(found.info.cases, settings), seed=1)
     made = Trials()
@@ -111,39 +116,42 @@ def init_pipeline(
     spent, tried = clock.spent(), tuple(table(candidates, made))
     best = [candidates[number] for number in made.best(len(candidates))[:compare]]
     if minutes:
+        left = 60 * minutes_left(minutes, spent)
         paces = (made.pace(candidates.index(candidate)) or candidate.size.cost.pace for candidate in best)
-        best = [candidate.paced(60 * minutes - spent, pace) for candidate, pace in zip(best, paces)]
+        best = [candidate.paced(left, pace) for candidate, pace in zip(best, paces)]
     _refuse_to_replace(files)  # measuring took minutes
     write_schema_beside(output)
     for file, candidate in zip(files, best):
         write_text(file, text(file, candidate, spent, tried))
-    return "\n".join([*tried, *_said(best[0], where.type, minutes), *_next(files[: len(best)], compare)])
+    said = [*_said(best[0], where.type, minutes), *_next(files[: len(best)], compare, minutes)]
+    return "\n".join([*tried, *said])
 
 
 def _said(chosen: Candidate, device: str, minutes: float | None) -> list[str]:
     size = chosen.size
-    advice = more_minutes(size, minutes) if minutes else ""
+    advice = more_minutes(size, minutes, PLANNING_SHARE) if minutes else ""
     return [
         f"{chosen.dimensions}-D: {chosen.reason}",
         f"{size.width} channels: {size.width_reason}",
         f"patch {by(chosen.bench.image(size.patch_size).patch_size)}: {size.patch_reason}",
         f"{size.batch_size} patches a step: {size.batch_reason}",
-        f"a step: {size.cost.seconds:.2f} s and {bytes_text(size.cost.bytes)} on {device}",
+        f"a step: {duration(size.cost.seconds)} and {bytes_text(size.cost.bytes)} on {device}",
         *([advice] if advice else []),
     ]
 
 
-def _next(files: Sequence[Path], wanted: int) -> list[str]:
+def _next(files: Sequence[Path], wanted: int, minutes: float | None) -> list[str]:
     """What was written, and what to do with it."""
     if len(files) == 1:
-        few = ["there is only one plan that is worth a thought here"] if wanted > 1 else []
-        file = files[0]
+        only = "there is only one plan that is worth a thought here" if minutes else ONLY_NNUNETS
+        few = [only] if wanted > 1 else []
+        file = quote(str(files[0]))
         return [
             *few,
             f"wrote {file}: read it, change what you like, then `medfuse check {file}` and "
             f"`medfuse run {file}`",
         ]
-    names = " ".join(map(str, files))
+    names = " ".join(quote(str(file)) for file in files)
     return [f"wrote {names}, from the best on: read them, then `medfuse compare {names}`"]
 
 
@@ -159,10 +167,10 @@ def _name(data: Path) -> str:
 
 
 def _split(info: DatasetInfo) -> tuple[dict[str, Any], str]:
-    """`split:` of the pipeline, and whose folds they are. Raises DataError where nothing can be held out."""
+    """`split:` of the pipeline, and whose folds they are."""
     from medfuse.data.patients import group_of
     from medfuse.data.settings import SplitSettings
-    from medfuse.data.split import all_splits, patients
+    from medfuse.data.split import patients
 
     if info.splits:
         return {"fold": 0}, "of the dataset's own folds"
@@ -171,7 +179,6 @@ def _split(info: DatasetInfo) -> tuple[dict[str, Any], str]:
     told = {"group": group} if group else {}
     usual = SplitSettings(**told)
     folds = max(2, min(usual.folds, len({*patients(info.cases, usual).values()})))
-    all_splits(info, SplitSettings(folds=folds, **told))
     drawn = f"of {folds} that medfuse draws"
     if group:
         drawn += "; cases of one patient, as their names tell, stay on one side"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from medfuse.core.errors import MedfuseError
-from medfuse.core.memory import bytes_text, memory_growth, parse_bytes
+from medfuse.core.memory import bytes_text, memory_growth, parse_bytes, total_memory
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ def test_amounts_are_read_in_every_unit(text: str, size: int) -> None:
     assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "8", "4 apples", "-1GiB", "0GB", "4,5GiB"])
+@pytest.mark.parametrize("text", ["", "GiB", "8", "4 apples", "-1GiB", "0GB", "0.1B", "4,5GiB"])
 def test_what_is_no_amount_is_refused(text: str) -> None:
     with pytest.raises(MedfuseError, match="such as 4GiB"):
         parse_bytes(text)
@@ -53,3 +53,18 @@ def test_free_memory_is_below_the_limit_of_the_process():
 def test_memory_beyond_gigabytes_is_told_in_larger_units():
     assert bytes_text(3 * 2**40) == "3.0 TiB"
     assert bytes_text(2000 * 2**50) == "2,000.0 PiB"
+
+
+def test_memory_below_a_megabyte_is_not_told_as_none():
+    assert bytes_text(2**10) == "1 KiB"
+
+
+def test_a_process_can_have_no_more_than_its_control_group(tmp_path, monkeypatch):
+    import torch
+
+    group = tmp_path / "memory.max"
+    monkeypatch.setattr("medfuse.core.memory._GROUPS", ((str(tmp_path), "memory.max", "memory.current"),))
+    machine = total_memory(torch.device("cpu"))
+    for said, most in (("1048576", 2**20), ("max", machine), (str(2**62), machine)):
+        group.write_text(f"{said}\n")
+        assert total_memory(torch.device("cpu")) == most

@@ -6,8 +6,10 @@ import pytest
 
 from medfuse.data.fingerprint import CaseFacts, Fingerprint
 from medfuse.data.plan import DataPlan
-from medfuse.planning.candidates import ACROSS, ROWS, dimensions, grids
-from medfuse.planning.sizing import Grid
+from medfuse.planning.bench import Bench
+from medfuse.planning.candidates import ACROSS, ROWS, Candidate, dimensions, grids
+from medfuse.planning.sizing import Grid, Size
+from medfuse.train.cost import StepCost
 
 
 def known(shape, spacing=(1.0, 1.0, 1.0), ml=200.0):
@@ -61,3 +63,25 @@ def test_grids_get_coarser_along_what_a_network_sees_and_keep_rows_and_structure
 def test_small_structures_keep_a_grid_fine():
     assert len(grids(*known((512, 512, 300), ml=0.5), 3)) == 1
     assert len(grids(*known((512, 512, 300), ml=2000), 3)) > 3
+
+
+@pytest.mark.parametrize(("axis", "spacing"), [("x", (6.0, 1.0, 1.0)), ("y", (1.0, 6.0, 1.0))])
+def test_sagittal_and_coronal_slices_are_told_as_such(axis, spacing):
+    shape = tuple(round(60 / s) for s in spacing)
+    (first, why), *others = dimensions(Grid(spacing, shape))
+    assert (first, why) == (
+        "3",
+        f"slices are stacked along {axis}, 6.0 times as far apart as voxels within one",
+    )
+    assert all("across these slices" in reason for _, reason in others)
+
+
+def test_judging_takes_longer_by_smaller_windows_and_slice_by_slice():
+    def seconds(dims, patch, shape=(100, 80, 40)):
+        bench = Bench(known(shape)[1], dims, "cpu", None)
+        size = Size(8, Grid((1.0, 1.0, 1.0), shape), patch, 2, StepCost(0.6, 1), 100, "", "", "")
+        return Candidate(dims, "", bench, size).judging()
+
+    assert seconds("3", (104, 80, 40)) == pytest.approx(0.1)
+    assert seconds("3", (52, 40, 40)) == pytest.approx(0.1 * 3 * 3)
+    assert seconds("2", (104, 80)) == pytest.approx(0.1 * 40)

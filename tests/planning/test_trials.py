@@ -3,15 +3,17 @@
 import pytest
 
 from medfuse.api import Split
-from medfuse.core.errors import PipelineError, Problem
+from medfuse.core.errors import DataError, PipelineError, Problem
 from medfuse.planning.trials import (
     CLEARLY,
     FEWEST_SECONDS,
+    JUDGING_SHARE,
     LEARNED,
     MOST_CANDIDATES,
     MOST_JUDGING,
     MOST_TRAINING,
     Rung,
+    affordable,
     halving,
     inner_split,
 )
@@ -19,6 +21,8 @@ from medfuse.planning.trials import (
 
 class Gym:
     """Candidates whose Dice rises to a limit of their own; a training takes two seconds beside its own."""
+
+    fault: Exception = PipelineError([Problem((), "it does not fit")])
 
     def __init__(self, *limits, setting_up=2.0, broken=()):
         self.limits, self.setting_up, self.broken = limits, setting_up, broken
@@ -28,7 +32,7 @@ class Gym:
         self.asked.append(candidate)
         self.now += self.setting_up
         if candidate in self.broken:
-            raise PipelineError([Problem((), "it does not fit")])
+            raise self.fault
         self.now += seconds
         return Rung(candidate, seconds, int(10 * seconds), self.limits[candidate] * seconds / (seconds + 5))
 
@@ -81,6 +85,23 @@ def test_one_that_cannot_be_trained_is_left_out():
     assert gym.tried(200).chosen == 2
     assert gym.asked.count(0) == 1
     assert Gym(0.9, 0.8, broken=(0, 1)).tried(200).chosen == 0
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("CUDA out of memory"), MemoryError(), DataError("damaged")])
+def test_whatever_it_fails_of_the_others_are_tried(fault):
+    gym, said = Gym(0.9, 0.5, 0.7, broken=(0,)), []
+    gym.fault = fault
+    assert halving(3, 200, gym.train, said.append, gym.clock).chosen == 2
+    assert "candidate 1 cannot be trained: " in said[0]
+
+
+def test_no_more_is_tried_than_can_be_judged_in_the_time():
+    assert affordable([0.001] * 3, 100) == (3, MOST_JUDGING)
+    assert affordable([0.001, 0.001, 1000], 100)[0] == 2
+    assert affordable([1000, 0.001], 100)[0] == 0
+    for each in (0.1, 1.0, 4.0, 10.0):
+        count, cases = affordable([each, each], 100)
+        assert (count, 1) == (2, cases) or each * cases <= JUDGING_SHARE * 50
 
 
 def test_candidates_are_listed_from_the_best_on():

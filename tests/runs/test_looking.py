@@ -81,3 +81,11 @@ def test_logits_follow_to_the_grid_of_the_label(label):
     ((logits, same),) = logits_of(network, cases, plan(), InferSettings(), torch.device("cpu"), nullcontext)
     assert logits.shape == (3, *label.shape)
     assert same is label
+
+
+def test_it_is_the_same_in_parts_of_any_size(label, monkeypatch):
+    logits = one_hot(label) + 0.5 * torch.randn(3, *label.shape)
+    whole = ripe_dice([(logits, label)], plan())
+    for voxels in (1, 400, 3 * label.size):
+        monkeypatch.setattr("medfuse.runs.looking._SLAB", voxels)
+        assert ripe_dice([(logits, label)], plan()) == pytest.approx(whole)

@@ -1,13 +1,19 @@
 """`medfuse init`: the pipeline it writes."""
 
+import json
+import multiprocessing
+import os
 import re
+import shlex
+import tempfile
 from math import prod
 from pathlib import Path
 
 import pytest
 from phantoms import describe, write_case, write_dataset
 
-from medfuse.core.errors import MedfuseError
+from medfuse.core.errors import MedfuseError, OutputError
+from medfuse.core.files import claimed
 from medfuse.core.reporter import Reporter
 from medfuse.data.split import choose_split
 from medfuse.pipeline import load_pipeline
@@ -35,6 +41,11 @@ def machine(monkeypatch):
     monkeypatch.setattr(cost, "measure_step", measure)
     monkeypatch.setattr(bench.Bench, "choose", lambda *_: None)
     return asked
+
+
+def plain(file: Path) -> str:
+    """Its comments and all in one line."""
+    return " ".join(file.read_text().replace("#", "").split())
 
 
 def planned(data: Path, output: Path, **options) -> str:
@@ -113,7 +124,7 @@ def test_a_hopeless_plan_says_how_many_minutes_it_would_take(machine, tmp_path, 
     monkeypatch.setattr(cost, "measure_step", slow)
     said = planned(write_dataset(tmp_path / "cubes"), tmp_path / "cubes.yaml", minutes=5)
     assert re.search("warning: about [89] steps fit 5 minutes", said)  # planning takes some
-    assert "give --minutes 112 at the very least" in said
+    assert "give --minutes 131 at the very least" in said
 
 
 def test_without_minutes_it_trains_as_nnunet_does(machine, tmp_path):
@@ -206,7 +217,7 @@ def test_candidates_are_trained_and_the_file_shows_what_they_came_to(machine, tm
 def test_planning_counts_in_the_minutes(machine, tmp_path):
     file = tmp_path / "cubes.yaml"
     planned(write_dataset(tmp_path / "cubes"), file, minutes=1)
-    assert re.search(r"of 1 minutes\s+(#\s+)?planning took \d+ seconds", file.read_text())
+    assert re.search(r"of 1 minutes planning took \d+ seconds", plain(file))
     assert load_pipeline(file)[0].train.minutes < 1
 
 
@@ -274,3 +285,98 @@ def test_scans_of_one_patient_stay_on_one_side_where_their_names_tell(machine, t
     sides = [{name.split("_")[0] for name in side} for side in (split.train, split.validation)]
     assert not sides[0] & sides[1]
     assert "cases of one patient, as their names tell" in (tmp_path / "hearts.yaml").read_text()
+
+
+def test_where_planning_took_all_of_the_minutes_steps_are_still_counted_from_nothing(
+    machine, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(planner.Clock, "spent", lambda self: 90.0)
+    file = tmp_path / "cubes.yaml"
+    said = planned(write_dataset(tmp_path / "cubes"), file, minutes=1)
+    texts = said + plain(file)
+    assert load_pipeline(file)[0].train.minutes == 0.05
+    assert re.search(r"about [\d,]+ steps fit; of 1 minutes planning took 90 seconds", texts)
+
+
+def test_advice_counts_by_the_pace_that_trials_found(machine, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials.Trials, "pace", lambda self, candidate: 30.0)
+    said = planned(write_dataset(tmp_path / "cubes"), tmp_path / "cubes.yaml", minutes=5)
+    assert "give --minutes 131 at the very least" in said
+
+
+def test_the_first_line_names_every_region(machine, tmp_path):
+    data, file = write_dataset(tmp_path / "cubes"), tmp_path / "cubes.yaml"
+    described = json.loads((data / "dataset.json").read_text())
+    labels = {"background": 0, "whole": [1, 2], "core": [2]}
+    (data / "dataset.json").write_text(
+        json.dumps({**described, "labels": labels, "regions_class_order": [1, 2]})
+    )
+    planned(data, file, minutes=5)
+    assert file.read_text().startswith("# cubes: whole, core in MRI;")
+    assert AGREES in check_pipeline(file)
+
+
+def test_any_name_leaves_the_file_readable(machine, tmp_path):
+    data, file = write_dataset(tmp_path / "Größe 1"), tmp_path / "my plan's 脳.yaml"
+    described = json.loads((data / "dataset.json").read_text())
+    described |= {
+        "labels": {"0": "background", "1": "a\u0085b: 'c' #\u2028d"},
+        "modality": {"0": "T1\u2028w"},
+    }
+    (data / "dataset.json").write_text(json.dumps(described))
+    said = planned(data, file, minutes=5)
+    assert "root: Größe 1" in file.read_text()
+    assert f"medfuse check {shlex.quote(str(file))}" in said
+    assert AGREES in check_pipeline(file)
+
+
+def test_slices_that_need_no_minutes_are_not_told_as_the_only_plan(machine, tmp_path):
+    said = planned(write_dataset(tmp_path / "cubes"), tmp_path / "cubes.yaml", compare=3)
+    assert "give these, and others are thought of" in said
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    monkeypatch.setattr(trials, "FEWEST_SECONDS", 0.3)
+    monkeypatch.setattr(trials, "SETTING_UP", 0.1)
+    monkeypatch.setattr(planner, "PLANNING_SHARE", 0.9)
+
+
+@pytest.mark.parametrize("fault", [OutputError("/tmp/x: the disk is full"), OSError(28, "No space left")])
+def test_where_cases_cannot_be_prepared_the_rules_decide(machine, hurried, tmp_path, monkeypatch, fault):
+    def full(*_):
+        raise fault
+
+    monkeypatch.setattr(trials.Bed, "_store", full)
+    file = tmp_path / "cubes.yaml"
+    said = planned(write_dataset(tmp_path / "cubes", cases=8), file, minutes=0.1, trials=True, compare=2)
+    assert "Tried" not in said
+    assert AGREES in check_pipeline(file)
+
+
+def test_folders_of_killed_plannings_are_removed_and_those_of_others_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left, used = tmp_path / "medfuse-trials-left", tmp_path / "medfuse-trials-used"
+    left.mkdir()
+    (left / "prepared").write_text("much")
+    used.mkdir()
+    with claimed(used), planner._folder() as mine:
+        assert {*tmp_path.iterdir()} == {used, mine}
+    assert {*tmp_path.iterdir()} == {used}
+
+
+def test_ctrl_c_while_candidates_are_trained_leaves_nothing(machine, hurried, tmp_path, monkeypatch):
+    from medfuse.train.epoch import EpochEnd
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    name = f"medfuse-stopped-{os.getpid()}-"
+    monkeypatch.setattr(planner, "FOLDER", name)
+    monkeypatch.setattr(EpochEnd, "__call__", interrupted)
+    file = tmp_path / "cubes.yaml"
+    with pytest.raises(KeyboardInterrupt):
+        planned(write_dataset(tmp_path / "cubes", cases=8), file, minutes=0.1, trials=True, compare=2)
+    assert not file.exists()
+    assert not [*Path(tempfile.gettempdir()).glob(f"{name}*")]
+    assert not multiprocessing.active_children()

@@ -1,5 +1,6 @@
 """`medfuse init` refuses data that no plan helps, before a step is measured, and writes nothing."""
 
+import json
 import shutil
 
 import nibabel
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from phantoms import write_dataset
 
-from medfuse.core.errors import DataError
+from medfuse.core.errors import MedfuseError
 from medfuse.core.reporter import Reporter
 from medfuse.train import cost
 from medfuse.verbs.init import init_pipeline
@@ -44,7 +45,7 @@ def per_case(data):
 
 def refused(data) -> str:
     output = data.parent / "plan" / "cubes.yaml"
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(MedfuseError) as caught:
         init_pipeline(data, output=output, budget=2**30, device="cpu", reporter=Reporter(quiet=True))
     assert not output.exists()
     return "\n".join(caught.value.lines)
@@ -75,3 +76,24 @@ def test_images_in_the_place_of_label_maps(cubes, layout):
     lines = refused(layout(cubes)).splitlines()
     assert len(lines) == 4
     assert all("mask" in line or "labelsTr" in line for line in lines)
+
+
+def test_images_too_small_for_a_network(cubes):
+    for path in [*(cubes / "imagesTr").iterdir(), *(cubes / "labelsTr").iterdir()]:
+        volume = nibabel.load(path)
+        nibabel.save(volume.slicer[2:9, 2:9, 2:9], path)
+    assert refused(cubes).startswith("patches of 7×7×7 voxels are too small for a U-Net")
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "said"),
+    [
+        ([0, 1], [7], "names cases that the dataset lacks or that have no label: cube_07"),
+        ([0, 1, 2], [2, 3], "cases both train and judge"),
+        ([0, 1, 2], [], "`val` is empty"),
+    ],
+)
+def test_faulty_folds_of_the_dataset(cubes, train, val, said):
+    fold = {"train": [f"cube_{n:02d}" for n in train], "val": [f"cube_{n:02d}" for n in val]}
+    (cubes / "splits_final.json").write_text(json.dumps([fold]))
+    assert said in refused(cubes)

@@ -130,13 +130,15 @@ class Bench:
         from medfuse.train.cost import measure_step
         from medfuse.train.objective import Objective
         from medfuse.train.settings import TrainSettings
+        from medfuse.train.targets import supervised
 
         image, classes = self.image(patch_size), len(self.plan.classes)
         settings = ModelSettings.model_validate(self.model(width, patch_size))
         graph = plan_graph(settings, image, classes)
         loss = registry.get(Loss.group, "dice_ce")()
         assert isinstance(loss, Loss)
-        objective = Objective(loss.build(classes), graph.aux, settings.aux.schedule if settings.aux else None)
+        judged = supervised(loss, classes, regions=self.plan.regions, ignored=self.plan.ignored)
+        objective = Objective(judged, graph.aux, settings.aux.schedule if settings.aux else None)
         shape = (batch, image.channels, *image.patch_size)
         return measure_step(
             lambda: build_segmenter(graph),

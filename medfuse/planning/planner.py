@@ -82,6 +82,7 @@ class Planner:
         """
         options = self._options()
         found: list[Candidate] = []
+        faults: list[str] = []
         for number, (dims, reason) in enumerate(options):
             self.reporter.say(f"  {dims}-D: {reason}")
             bench = Bench(self.plan, dims, self.device, self.reporter)
@@ -89,12 +90,14 @@ class Planner:
             some = grids(self.fingerprint, self.plan, bench.dims) if self.clock.minutes else (self.finest,)
             try:
                 found.append(self._sized(bench, reason, some, len(options) - number))
-            except MedfuseError as error:  # no step of it fits the memory
-                if number == len(options) - 1 and not found:
-                    raise
-                self.reporter.say(f"  left out: {error.lines[0]}")
+            except MedfuseError as error:  # no step of it fits the memory, or a slice is too small
+                faults += error.lines
             if found and self.count == 1 and self._sees_all(found[0]):
-                return found
+                break
+        if not found:
+            raise MedfuseError(*dict.fromkeys(faults))
+        for fault in faults:
+            self.reporter.say(f"  left out: {fault}")
         first = found[0]
         if first.size.grid.spacing_mm[0] >= CLEARLY_COARSER * self.finest.spacing_mm[0]:
             reason = f"{first.reason}; voxels as small as the data's, in smaller patches"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from medfuse.core.errors import MedfuseError
 from medfuse.core.memory import bytes_text
 from medfuse.core.text import by, duration
+from medfuse.core.topology import SMALLEST
 from medfuse.data.plan import SMALLEST_BATCH, patch_reason, plan_batch, plan_patch
 from medfuse.train.budget import FEWEST_STEPS
 
@@ -166,9 +167,10 @@ def size_network(
     chosen = next(filter(None, (search.whole(grid, width) for grid, width in ladder)), None)
     grid, width, patch, batch, cost = chosen or search.cut(*ladder[-1])
     if cost.bytes > limits.bytes:
+        takes = f"{bytes_text(cost.bytes)}, more than {bytes_text(limits.bytes)}"
         raise MedfuseError(
-            f"--budget: a step of {width} channels on {batch} patches of {by(patch)} takes "
-            f"{bytes_text(cost.bytes)}, more than {bytes_text(limits.bytes)}; give more"
+            f"--budget: a step of {width} channels on {batch} patches of {by(patch)} takes {takes}; give "
+            f"{_roomy(cost.bytes)} or more"
         )
     steps = _steps(limits, cost.pace) if limits.seconds else None
     limit = "what the time allows" if chosen is None and per_patch else "the memory"
@@ -203,7 +205,7 @@ class _Search:
         memory = self._memory(width)
         patch = grid.patch(self.dims, CUT[self.dims])
         if self.per_patch is None:
-            patch = grid.patch(self.dims, memory / SMALLEST_BATCH)
+            patch = grid.patch(self.dims, max(memory / SMALLEST_BATCH, (2 * SMALLEST) ** self.dims))
         batch = self._batch(patch, memory)
         if not self._fits(self._foretold(width, batch * prod(patch)), batch):
             return None
@@ -421,6 +423,11 @@ class _Book:
         if (width, b) not in self._costs:
             return _Line(0, first / a)
         return _Line.through((a, first), (b, self._least(width, b, "seconds")))
+
+
+def _roomy(size: float) -> str:
+    """So many bytes as an option takes them, and a tenth more, as memory is measured with some noise."""
+    return f"{ceil(1.1 * size / 2**20)}MiB"
 
 
 def _effort(width: int, patch: tuple[int, ...], batch: int) -> float:

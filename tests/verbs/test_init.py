@@ -244,7 +244,7 @@ def test_a_network_that_fits_no_memory_is_left_out_and_where_none_fits_more_is_a
     data, file = write_dataset(tmp_path / "cubes"), tmp_path / "cubes.yaml"
     planned(data, file, minutes=5, budget=3 * 2**20)
     assert len(load_pipeline(file)[0].sample.patch_size) == 2
-    with pytest.raises(MedfuseError, match=r"--budget: a step of 8 channels .* give more"):
+    with pytest.raises(MedfuseError, match=r"--budget: a step of 8 channels .* give \d+MiB or more"):
         planned(data, tmp_path / "none.yaml", minutes=5, budget=2**10)
 
 
@@ -380,3 +380,27 @@ def test_ctrl_c_while_candidates_are_trained_leaves_nothing(machine, hurried, tm
     assert not file.exists()
     assert not [*Path(tempfile.gettempdir()).glob(f"{name}*")]
     assert not multiprocessing.active_children()
+
+
+def test_where_no_kind_of_network_fits_each_says_what_it_takes(machine, tmp_path):
+    data = write_dataset(tmp_path / "cubes")
+    with pytest.raises(MedfuseError) as caught:
+        planned(data, tmp_path / "cubes.yaml", minutes=5, budget=2**10)
+    three, two = caught.value.lines
+    assert "patches of 20×20×16 takes" in three
+    assert "patches of 20×20 takes" in two
+    more = int(re.search(r"give (\d+)MiB or more", two)[1])
+    planned(data, tmp_path / "cubes.yaml", minutes=5, budget=more * 2**20)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("labels", [{"all": (1, 2)}, {"all": (1, 2), "core": 2}])
+def test_a_step_on_regions_is_measured_with_a_loss_on_regions(tmp_path, labels):
+    import torch
+
+    from medfuse.data.plan import DataPlan
+
+    order = tuple(range(1, 1 + len(labels)))
+    plan = DataPlan((1.0, 1.0, 1.0), (8, 8, 8), 2, ("MR",), (), {"background": 0, **labels}, {}, order)
+    measuring = bench.Bench(plan, "3", torch.device("cpu"), Reporter(quiet=True))
+    assert measuring.measure(2, (8, 8, 8), 2).seconds > 0

@@ -2,9 +2,11 @@
 
 import gc
 import itertools
+import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Any
@@ -20,6 +22,11 @@ from medfuse.data.patches import PatchSampler
 from medfuse.data.plan import DataPlan
 from medfuse.data.settings import AugmentSettings, SampleSettings
 from medfuse.data.store import Store
+
+log = logging.getLogger(__name__)
+
+LONGEST_SOCKET = 107
+"""Characters of the name of a Unix socket."""
 
 
 def training_batches(
@@ -46,6 +53,8 @@ def training_batches(
     """
     sampler = PatchSampler(store, tuple(names), plan, sample, augment, seed, unlabelled)
     workers = worker_count(sample)
+    if workers and not _sockets_fit():
+        workers = 0
     loader = DataLoader(
         _Patches(sampler),
         num_workers=workers,
@@ -79,6 +88,21 @@ def worker_count(sample: SampleSettings) -> int:
     if sample.workers != "auto":
         return sample.workers
     return min(8, max(1, (os.cpu_count() or 1) // processes_here() // 2))
+
+
+def _sockets_fit() -> bool:
+    """Whether processes can hand over patches: the names of their sockets may be so long and no longer.
+
+    Where they are longer, nothing comes, and nothing ends.
+    """
+    room = LONGEST_SOCKET - len("/pymp-12345678/listener-12345678")
+    if sys.platform != "linux" or len(os.fsencode(tempfile.gettempdir())) <= room:
+        return True
+    log.warning(
+        "TMPDIR is longer than %d characters, so that no loader processes can be used: set a shorter one",
+        room,
+    )
+    return False
 
 
 class _Patches(Dataset):

@@ -1,6 +1,9 @@
 import gc
+import multiprocessing
 import os
+import shutil
 import signal
+import tempfile
 
 import pytest
 import torch
@@ -81,3 +84,18 @@ def test_a_killed_process_is_one_line_that_says_what_to_do(store, plan, monkeypa
 def test_auto_workers_are_between_one_and_eight():
     assert 1 <= worker_count(SampleSettings()) <= 8
     assert worker_count(SampleSettings(workers=3)) == 3
+
+
+@pytest.mark.parametrize("length", [40, 75, 76, 200])
+def test_batches_come_however_long_the_name_of_the_temporary_folder_is(
+    store, plan, monkeypatch, caplog, length
+):
+    short = tempfile.mkdtemp(dir="/tmp")
+    folder = f"{short}/{'x' * (length - len(short) - 1)}"
+    os.mkdir(folder)
+    monkeypatch.setattr(tempfile, "tempdir", folder)
+    monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", None)
+    (batch,) = first(batches(store, plan, workers=1))
+    assert batch["image"].shape == (4, 1, 8, 8, 8)
+    assert ("set a shorter one" in caplog.text) == (length > 75)
+    shutil.rmtree(short)

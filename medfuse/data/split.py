@@ -49,9 +49,10 @@ def all_splits(
         single = units == len(patient_of)
         what = f"labelled case{ending}" if single else f"patient{ending} with labelled cases"
         if units < 2:  # of which no folds can be made, however many are asked for
+            alone = ", or train unjudged: `split: {fold: all}`" if units else ""
             raise DataError(
                 f"the dataset has {units} {what}; training needs two at least, one of them to judge by: "
-                "add some, or train unjudged: `split: {fold: all}`"
+                f"add some{alone}"
             )
         raise DataError(
             f"split.folds is {settings.folds}, but the dataset has {units} {what}; "

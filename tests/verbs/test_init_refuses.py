@@ -97,3 +97,13 @@ def test_faulty_folds_of_the_dataset(cubes, train, val, said):
     fold = {"train": [f"cube_{n:02d}" for n in train], "val": [f"cube_{n:02d}" for n in val]}
     (cubes / "splits_final.json").write_text(json.dumps([fold]))
     assert said in refused(cubes)
+
+
+def test_no_labelled_case_at_all(cubes):
+    described = json.loads((cubes / "dataset.json").read_text())
+    for entry in described["training"]:
+        del entry["label"]
+    (cubes / "dataset.json").write_text(json.dumps(described))
+    line = refused(cubes)
+    assert "has 0 labelled cases; training needs two at least" in line
+    assert "fold: all" not in line

@@ -172,7 +172,8 @@ def test_a_folder_of_the_same_name_does_not_hide_the_package(tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["check", "run"])
-def test_a_fold_that_there_is_not_has_its_place(medfuse, tmp_path, verb):
+def test_a_fold_that_there_is_not_has_its_place(medfuse, tmp_path, monkeypatch, verb):
+    monkeypatch.chdir(tmp_path)  # where no run of that name is
     text = (ROOT / "pipelines" / "liver.yaml").read_text()
     text = text.replace("{fold: 0}", "{fold: 7}").replace("../sample_data", str(ROOT / "sample_data"))
     (tmp_path / "liver.yaml").write_text(text)

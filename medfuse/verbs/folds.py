@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,6 @@ def run_folds(
         )
     pipeline, document = load_pipeline(file, overrides)
     folder = runs / pipeline.name
-    with _held(folder):
-        refuse_single_run(folder)
     with located(document):
         info = read_dataset(pipeline)
         count = pipeline.split.folds
@@ -84,15 +82,13 @@ def run_folds(
     chosen = range(count) if folds is None else sorted({*folds})
     if missing := [fold for fold in chosen if fold not in range(count)]:
         raise DataError(f"--folds {missing[0]}: there are {count} folds, counted from 0")
-    results: dict[int, RunResult] = {}
-    for fold in chosen:
-        reporter.say(f"fold {fold}:")
-        own = [*overrides, f"split.fold={fold}"]
-        results[fold] = run_pipeline(
-            file, own, runs=runs, folder=folder / f"fold_{fold}", retrain=retrain, reporter=reporter
-        )
-        if retrain:
-            forget_judgement(folder)
+    with _held(folder):
+        refuse_single_run(folder)
+    try:
+        results = _train(file, overrides, chosen, folder, retrain, reporter)
+    finally:
+        with suppress(OSError):
+            folder.rmdir()  # what a refused start leaves is nothing
     with _held(folder):
         summary = summarise_folds({fold: result.evaluation for fold, result in results.items()})
         if pipeline.infer.postprocess == "auto":
@@ -101,6 +97,27 @@ def run_folds(
             summary["notes"] += said(choice)
         write_json(folder / "summary.json", summary)
     return CrossValidated(folder, summary, file)
+
+
+def _train(
+    file: Path,
+    overrides: Iterable[str],
+    folds: Iterable[int],
+    folder: Path,
+    retrain: bool,
+    reporter: Reporter,
+) -> dict[int, RunResult]:
+    """Fold → its run, each in a folder of its own below `folder`."""
+    results: dict[int, RunResult] = {}
+    for fold in folds:
+        reporter.say(f"fold {fold}:")
+        own = [*overrides, f"split.fold={fold}"]
+        results[fold] = run_pipeline(
+            file, own, runs=folder.parent, folder=folder / f"fold_{fold}", retrain=retrain, reporter=reporter
+        )
+        if retrain:
+            forget_judgement(folder)
+    return results
 
 
 def _held(folder: Path) -> AbstractContextManager[None]:

@@ -86,9 +86,19 @@ def test_a_folder_holds_one_run_or_its_folds(validated, finished_run):
         run_folds(finished_run.pipeline, runs=finished_run.folder.parent, reporter=Reporter(quiet=True))
 
 
-def test_a_fold_that_there_is_not_is_refused(validated, medfuse):
-    said = medfuse("run", validated[0], "--folds", "0,2")
+def test_a_fold_that_there_is_not_is_refused_and_leaves_nothing(validated, medfuse, tmp_path):
+    said = medfuse("run", validated[0], "--folds", "0,2", "--runs", tmp_path / "runs")
     assert (said.code, said.err.strip()) == (2, "--folds 2: there are 2 folds, counted from 0")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_folds_of_a_pipeline_that_is_refused_leave_no_folder(validated, medfuse, tmp_path):
+    words = ("--folds", "0", "--runs", tmp_path / "runs", "--set", "train.learning_rate=-1")
+    assert medfuse("run", validated[0], *words).code == 2
+    words = ("--folds", "0", "--runs", tmp_path / "runs", "--set", "sample.patch_size=[3, 3, 3]")
+    assert medfuse("run", validated[0], *words).code == 2
+    assert not [*(tmp_path / "runs").glob("*/*")]
+    assert not [*(tmp_path / "runs").glob("cubes")]
 
 
 def test_several_processes_train_no_folds(validated, monkeypatch):

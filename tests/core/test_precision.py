@@ -1,6 +1,7 @@
 """Half precision is taken where it is as right as rounding lets it be, and faster."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -36,18 +37,19 @@ class _Wrong(torch.autograd.Function):
     """A kernel whose gradient is another one in half precision."""
 
     @staticmethod
-    def forward(ctx, x):  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.wrong = torch.is_autocast_enabled("cpu")
         return x.clone()
 
     @staticmethod
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient.flip(0) if ctx.wrong else gradient
 
 
 class Broken(Deep):
     def forward(self, x: Tensor) -> Tensor:
-        return _Wrong.apply(super().forward(x))  # type: ignore[no-any-return,no-untyped-call]
+        made: Tensor = _Wrong.apply(super().forward(x))
+        return made
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from medfuse.core.labels import members
 from medfuse.core.text import by
+from medfuse.data.plan import ANISOTROPIC
 from medfuse.planning.bench import Bench, Dimensions
 from medfuse.planning.sizing import TRAINING_SHARE, Grid, Size
 
@@ -23,8 +24,6 @@ ACROSS = 10
 """Voxels that the usual smallest structure keeps across."""
 ROWS = 32
 """Voxels that an axis keeps where it is coarsened."""
-THICK = 3.0
-"""From this ratio of spacings on a slice is far from the next (nnU-Net's)."""
 FEW_SLICES = 6
 """Where the shorter side of a slice has so many times the slices that there are, they are few."""
 
@@ -125,7 +124,7 @@ def dimensions(grid: Grid) -> tuple[tuple[Dimensions, str], ...]:
     apart = grid.spacing_mm[2] / max(grid.spacing_mm[:2])
     if z * FEW_SLICES <= min(x, y):
         few = f"{z} slices of {x}×{y} voxels: what is in a slice tells more than what is in the next"
-    elif apart >= THICK:
+    elif apart >= ANISOTROPIC:
         few = f"slices are {apart:.1f} times as far apart as voxels within one"
     elif thick := _thick(grid):
         cut = "planes across these slices cost less"
@@ -144,7 +143,7 @@ def _thick(grid: Grid) -> str:
     """That slices are sagittal or coronal, as voxels tell that are long along x or y; else empty."""
     for axis in (0, 1):
         spacing, others = grid.spacing_mm[axis], [s for i, s in enumerate(grid.spacing_mm) if i != axis]
-        if (thick := spacing / max(others)) >= THICK:
+        if (thick := spacing / max(others)) >= ANISOTROPIC:
             apart = f"{thick:.1f} times as far apart as voxels within one"
             return f"slices are stacked along {'xy'[axis]}, {apart}"
     return ""

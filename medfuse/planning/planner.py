@@ -99,7 +99,7 @@ class Planner:
         for fault in faults:
             self.reporter.say(f"  left out: {fault}")
         first = found[0]
-        if first.size.grid.spacing_mm[0] >= CLEARLY_COARSER * self.finest.spacing_mm[0]:
+        if first.size.grid.times_coarser(self.finest) >= CLEARLY_COARSER:
             reason = f"{first.reason}; voxels as small as the data's, in smaller patches"
             bench = Bench(self.plan, first.dimensions, self.device, self.reporter)
             bench.precision = first.bench.precision
@@ -169,9 +169,8 @@ class Planner:
         """The bench on the grid that was chosen, with the reason for that."""
         reason = self.plan.reasons["spacing_mm"]
         if size.grid != some[0]:
-            reason += "; coarser, so that a patch shows the whole of a case in the time"
-            if len(bench.image(size.patch_size).patch_size) == 2:
-                reason = reason.replace("a case", "a slice")
+            whole = "a case" if bench.dims == 3 else "a slice"
+            reason += f"; coarser, so that a patch shows the whole of {whole} in the time"
         return bench.on(size.grid.spacing_mm, reason)
 
     def tried(

@@ -69,6 +69,10 @@ class Grid:
     spacing_mm: tuple[float, float, float]
     shape: tuple[int, int, int]
 
+    def times_coarser(self, other: Grid) -> float:
+        """How much longer its voxels are than another grid's, along the axis where that is most."""
+        return max(own / its for own, its in zip(self.spacing_mm, other.spacing_mm))
+
     def patch(self, dims: int, most_voxels: float) -> tuple[int, ...]:
         """What covers the case, or the slice, cut until within `most_voxels`."""
         return plan_patch(self.shape[:dims], self.spacing_mm[:dims], most_voxels)

@@ -85,3 +85,9 @@ def test_judging_takes_longer_by_smaller_windows_and_slice_by_slice():
     assert seconds("3", (104, 80, 40)) == pytest.approx(0.1)
     assert seconds("3", (52, 40, 40)) == pytest.approx(0.1 * 3 * 3)
     assert seconds("2", (104, 80)) == pytest.approx(0.1 * 40)
+
+
+def test_how_much_coarser_a_grid_is_goes_by_the_axis_where_that_is_most():
+    sagittal = Grid((8.0, 1.0, 1.0), (12, 256, 256))
+    assert Grid((8.0, 2.0, 2.0), (12, 128, 128)).times_coarser(sagittal) == 2
+    assert sagittal.times_coarser(sagittal) == 1

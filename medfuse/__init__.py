@@ -22,10 +22,12 @@ if TYPE_CHECKING:
         ImageInfo,
         Loss,
         NamedCode,
+        Origin,
         Plugin,
         Runtime,
         Split,
         TapStrategy,
+        TokenLayout,
     )
     from medfuse.core.errors import (
         CheckpointError,
@@ -57,6 +59,7 @@ __all__ = [
     "Loss",
     "MedfuseError",
     "NamedCode",
+    "Origin",
     "OutputError",
     "PipelineError",
     "Plugin",
@@ -66,6 +69,7 @@ __all__ = [
     "ShapeError",
     "Split",
     "TapStrategy",
+    "TokenLayout",
     "__version__",
 ]
 

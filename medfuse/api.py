@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
-from medfuse.core.features import FeatureInfo, ImageInfo
+from medfuse.core.features import FeatureInfo, ImageInfo, TokenLayout
 from medfuse.core.labels import LabelValue, outputs
 from medfuse.core.named import NamedCode
 from medfuse.core.section import ConfigPath, Section, without_detours
@@ -43,10 +43,12 @@ __all__ = [
     "ImageInfo",
     "Loss",
     "NamedCode",
+    "Origin",
     "Plugin",
     "Runtime",
     "Split",
     "TapStrategy",
+    "TokenLayout",
 ]
 
 
@@ -65,6 +67,20 @@ class Plugin(Section):
         return ()
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where weights come from that a backbone brings along, and what comes with them.
+
+    source: what they are known by, such as `facebook/dinov2-small@REVISION`, a package and its version, or a
+    file. license: as their publisher names it, "" where nothing is said. normalize: values of
+    `preprocess.normalize` that they were trained for, the best first; () where any will do.
+    """
+
+    source: str
+    license: str = ""
+    normalize: tuple[str, ...] = ()
+
+
 class Backbone(Plugin):
     """A network whose intermediate outputs can be tapped."""
 
@@ -80,6 +96,28 @@ class Backbone(Plugin):
     def build(self, image: ImageInfo) -> nn.Module:
         """The network, with fresh weights: (batch, image.channels, *spatial) → anything."""
         raise NotImplementedError  # each plugin has its own
+
+    def origin(self) -> Origin | None:
+        """Where the weights come from that it brings along. None by default: it starts from fresh ones.
+
+        Asked by `check` too, so it reads a configuration or metadata and no weights. Raises CheckpointError.
+        """
+        return None
+
+    def weights(self, image: ImageInfo) -> Mapping[str, Tensor]:
+        """Those weights, by their names in the network that `build` makes. Raises CheckpointError.
+
+        A training starts from them, and `model.transfer` of the same backbone comes on top.
+        """
+        return {}
+
+    def pinned(self) -> Backbone:
+        """The same, without need of anything but itself to build its network. Itself by default.
+
+        A plugin that reads a configuration from a hub or a folder writes it into its parameters here: they
+        are kept beside trained weights, which are then enough to infer anywhere.
+        """
+        return self
 
 
 class TapStrategy(Plugin):

@@ -28,17 +28,30 @@ class ImageInfo:
 
 
 @dataclass(frozen=True)
+class TokenLayout:
+    """How a layer's (batch, tokens, channels) is a map: a token for each place, last axis fastest.
+
+    `prefix`: tokens in front that have no place, as class and register tokens. The grid is the image's size
+    divided by the map's stride.
+    """
+
+    prefix: int = 0
+
+
+@dataclass(frozen=True)
 class FeatureInfo:
     """A feature map: its name, its channels, and its stride per axis relative to the network's input.
 
-    `channels_last`: the layer makes (batch, *spatial, channels), as transformers do. A tap strategy hands
-    such a map on as it is, and the graph turns it: there every map is (batch, channels, *spatial).
+    What a layer makes is (batch, channels, *spatial), or, as in transformers, (batch, *spatial, channels)
+    where `channels_last`, or a sequence of tokens where `tokens` says how these lie. A tap strategy hands it
+    on as it is, and the graph turns it: there every map is (batch, channels, *spatial).
     """
 
     name: str
     channels: int
     stride: tuple[int, ...]
     channels_last: bool = False
+    tokens: TokenLayout | None = None
 
     @property
     def dims(self) -> int:
@@ -49,7 +62,7 @@ class FeatureInfo:
 
     def in_graph(self, backbone: str) -> "FeatureInfo":
         """What a tap is in the graph, by its name there: BACKBONE.LAYER."""
-        return replace(self, name=f"{backbone}.{self.name}", channels_last=False)
+        return replace(self, name=f"{backbone}.{self.name}", channels_last=False, tokens=None)
 
     def channels_first(self, made: "Tensor") -> "Tensor":
         """What the layer makes as the graph has it: (batch, channels, *spatial)."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from monai.networks.nets.efficientnet import EfficientNetBNFeatures
@@ -9,17 +12,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medfuse.builtin.nets.layers import CONVOLUTION
+from medfuse.core.errors import CheckpointError
+from medfuse.model.checkpoints import read_checkpoint
 
 CHANNELS_PER_GROUP = 8
+COLOURS = 3
 EPS, MOMENTUM = 1e-3, 0.01  # of batch norm in the original
 
 
 def efficientnet(
-    size: str, channels_in: int, dims: int, *, norm: Literal["batch", "instance", "group"]
+    size: str,
+    channels_in: int,
+    dims: int,
+    *,
+    norm: Literal["batch", "instance", "group"],
+    of_unit_range: bool = False,
 ) -> nn.Module:
-    """x → one map per stride, finest first."""
+    """x → one map per stride, finest first. `of_unit_range`: x goes from 0 to 1, as pictures do."""
     network: Any = EfficientNetBNFeatures(
-        f"efficientnet-{size}",
+        f"efficientnet-{'b0' if size == 'lite0' else size}",
         pretrained=False,
         spatial_dims=dims,
         in_channels=channels_in,
@@ -28,14 +39,47 @@ def efficientnet(
     for unused in ("_conv_head", "_conv_head_padding", "_bn1", "_fc"):
         delattr(network, unused)
     network.set_swish(memory_efficient=False)  # which can be traced and exported
+    if size == "lite0":
+        _lighten(network)
     _pad_as_needed(network, "_conv_stem", dims)
     for block in network._blocks.modules():
         if hasattr(block, "_depthwise_conv"):
             _pad_as_needed(block, "_depthwise_conv", dims)
     if norm != "batch":
         _replace_norms(network, norm)
+    if of_unit_range:
+        network._conv_stem_padding = nn.Sequential(AsPictures(), network._conv_stem_padding)
     made: nn.Module = network
     return made
+
+
+def lite_weights(path: Path, channels: int) -> Mapping[str, Tensor]:
+    """The tensors of a file of `lite0` by the names that MONAI's network has, without those of its head.
+
+    For one channel the first convolution is summed over the colours: what a grey picture gives.
+    Raises CheckpointError.
+    """
+    read = read_checkpoint(path)
+    known = {*efficientnet("lite0", COLOURS, 2, norm="batch").state_dict()}
+    numbers = (re.match(r"_blocks\.(\d+)\.(\d+)\.", name) for name in known)
+    stages = {found[2]: found[1] for found in numbers if found}
+    renamed = {
+        re.sub(r"^_blocks\.(\d+)\.", lambda m: f"_blocks.{stages.get(m[1])}.{m[1]}.", name): tensor
+        for name, tensor in read.items()
+    }
+    if missing := known - {*renamed}:
+        raise CheckpointError(f"{path}: has no {sorted(missing)[0]}; install the package again")
+    taken = {name: renamed[name] for name in known}
+    if channels == 1:
+        taken["_conv_stem.weight"] = taken["_conv_stem.weight"].sum(1, keepdim=True)
+    return taken
+
+
+class AsPictures(nn.Module):
+    """Grey values of 0 to 1 as the network was shown them: (255 x - 127) / 128."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (255 / 128) - 127 / 128
 
 
 class SamePadding(nn.Module):
@@ -60,6 +104,17 @@ def _pad_as_needed(module: Any, name: str, dims: int) -> None:
     convolution = getattr(module, name)
     assert isinstance(convolution, CONVOLUTION[dims])
     setattr(module, f"{name}_padding", SamePadding(convolution.kernel_size, convolution.stride))
+
+
+def _lighten(network: nn.Module) -> None:
+    """EfficientNet-Lite: without squeeze-and-excitation, and ReLU6 in place of swish."""
+    for module in network.modules():
+        if hasattr(module, "_swish"):
+            module._swish = nn.ReLU6()
+        if getattr(module, "has_se", False):
+            module.has_se = False
+            for name in [name for name, _ in module.named_children() if name.startswith("_se_")]:
+                delattr(module, name)
 
 
 def _replace_norms(module: nn.Module, norm: Literal["instance", "group"]) -> None:

@@ -143,8 +143,8 @@ def size_network(
     """The finest grid and the widest network on it with which training has ENOUGH_STEPS in the time.
 
     A patch covers the case, or the slice; `grids` come from the finest to the coarsest that will do. Context
-    is given up last: first channels, then resolution, and only then is the patch cut. Without a limit of time
-    it is the widest network on the finest grid, and the memory alone cuts.
+    is given up last: first channels, then patches a step, then resolution, and only then is the patch cut.
+    Without a limit of time it is the widest network on the finest grid, and the memory alone cuts.
     Two small patches tell what others will cost, from the narrowest network up, until one is too slow; the
     choice is then measured itself, and the next one taken where it keeps not both budgets.
     Pauses of the machine only ever make a step look dearer. So what is too slow is measured again, in turns,
@@ -166,9 +166,11 @@ def size_network(
     widest, wider = _widest(sorted(widths) if per_patch else [max(widths)], probes, book, slow)
     if wider:
         say(f"  {wider} channels are too slow for the time")
-    ladder = [(g, w) for g in grids for w in sorted(widths, reverse=True) if w <= widest and book.knows(w)]
+    known = [width for width in sorted(widths, reverse=True) if width <= widest and book.knows(width)]
+    fewer = [(known[-1], SMALLEST_BATCH)] if per_patch and least > SMALLEST_BATCH else []
+    ladder = [(grid, *step) for grid in grids for step in [*((width, least) for width in known), *fewer]]
     search = _Search(book, probes, limits, per_patch, dims, cases, say)
-    chosen = next(filter(None, (search.whole(grid, width) for grid, width in ladder)), None)
+    chosen = next(filter(None, (search.whole(*step) for step in ladder)), None)
     grid, width, patch, batch, cost = chosen or search.cut(*ladder[-1])
     if cost.bytes > limits.bytes:
         takes = f"{bytes_text(cost.bytes)}, more than {bytes_text(limits.bytes)}"
@@ -204,13 +206,13 @@ class _Search:
     say: Callable[[str], None]
     beyond: float = 0.0  # seconds that measuring choices has taken
 
-    def whole(self, grid: Grid, width: int) -> _Choice | None:
-        """The patch that covers the case, or has context enough, where it keeps the budgets."""
+    def whole(self, grid: Grid, width: int, patches: int) -> _Choice | None:
+        """The patch that covers the case, or has context enough, where `patches` of it keep the budgets."""
         memory = self._memory(width)
         patch = grid.patch(self.dims, CUT[self.dims])
         if self.per_patch is None:
             patch = grid.patch(self.dims, max(memory / SMALLEST_BATCH, (2 * SMALLEST) ** self.dims))
-        batch = self._batch(patch, memory)
+        batch = self._batch(patch, memory, patches)
         if not self._fits(self._foretold(width, batch * prod(patch)), batch):
             return None
         cost = self._ask(width, patch, batch)
@@ -221,13 +223,13 @@ class _Search:
             return grid, width, patch, more, larger
         return grid, width, patch, batch, cost
 
-    def cut(self, grid: Grid, width: int) -> _Choice:
+    def cut(self, grid: Grid, width: int, patches: int) -> _Choice:
         """The largest patch that keeps the budgets; where none does, the smallest that is tried."""
         smallest = max(PROBES[self.dims][0], prod(grid.patch(self.dims, 1)))
-        batch = self._batch(grid.patch(self.dims, smallest), self._memory(width))
+        batch = self._batch(grid.patch(self.dims, smallest), self._memory(width), patches)
         voxels = self._memory(width)
-        if self.per_patch is not None:
-            voxels = min(voxels, self.book.time(width, self.probes).within(batch * self.per_patch))
+        if per_step := self._per_step(batch):
+            voxels = min(voxels, self.book.time(width, self.probes).within(per_step))
         for _ in range(ROUNDS):
             patch = grid.patch(self.dims, max(voxels / batch, smallest))
             cost = self._ask(width, patch, batch)
@@ -250,9 +252,13 @@ class _Search:
         """Voxels of a step that fit the memory."""
         return self.book.memory(width, self.probes).within(self.limits.bytes)
 
-    def _batch(self, patch: tuple[int, ...], memory: float) -> int:
-        """Patches a step to begin with; fewer where the memory has no room for them."""
-        return max(SMALLEST_BATCH, min(BATCH[self.dims], int(memory / prod(patch))))
+    def _batch(self, patch: tuple[int, ...], memory: float, patches: int) -> int:
+        """`patches` a step to begin with; fewer where the memory has no room for them."""
+        return max(SMALLEST_BATCH, min(patches, int(memory / prod(patch))))
+
+    def _per_step(self, batch: int) -> float:
+        """Seconds of a step, so that there are enough of them; 0 where it may take its time."""
+        return max(batch, BATCH[self.dims]) * (self.per_patch or 0.0)
 
     def _ask(self, width: int, patch: tuple[int, ...], batch: int) -> StepCost:
         """What a step costs: measured, in turns while it looks too slow, or foretold where time is short."""
@@ -285,7 +291,8 @@ class _Search:
 
     def _over(self, cost: StepCost, batch: int) -> float:
         """How far a step is beyond its budgets: 1 where it just keeps both."""
-        late = cost.seconds / (SLACK * batch * self.per_patch) if self.per_patch else 0.0
+        per_step = self._per_step(batch)
+        late = cost.seconds / (SLACK * per_step) if per_step else 0.0
         return max(cost.bytes / self.limits.bytes, late)
 
     def _more(self, grid: Grid, width: int, patch: tuple[int, ...], batch: int, cost: StepCost) -> int:
@@ -462,7 +469,7 @@ def _width_reason(
 
 def _batch_reason(batch: int, dims: int, cases: int) -> str:
     if batch < BATCH[dims]:
-        return "as the memory allows"
+        return "as the memory or the time allows"
     if batch == BATCH[dims]:
         return "slices are less varied than volumes" if dims == 2 else "the fewest"
     return f"as many as leave {ENOUGH_STEPS:,} steps, and no more than 5 % of all voxels of {cases} cases"

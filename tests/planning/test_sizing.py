@@ -103,6 +103,16 @@ def test_a_cost_that_grows_faster_than_foretold_is_cut():
     assert sized(CT, Limits(4 * 10**9), Steep()).cost.bytes <= 4 * 10**9
 
 
+def test_patches_a_step_are_given_up_before_resolution():
+    fine, coarse = Grid(ISOTROPIC, (512, 512, 10)), Grid((2.0, 2.0, 1.0), (256, 256, 10))
+    a_patch = 1e-8 * min(WIDTHS) * 512**2
+    for patches, wanted in ((2.5, (fine, 2)), (5.0, (fine, 4)), (0.5, (coarse, 2))):
+        limits = Limits(8 * 10**9, ENOUGH_STEPS * patches * a_patch / TRAINING_SHARE)
+        found = size_network([fine, coarse], 100, Machine(), limits, dims=2)
+        assert (found.grid, found.batch_size) == wanted
+        assert found.steps >= 0.75 * ENOUGH_STEPS
+
+
 @pytest.mark.parametrize("minutes", [3, 10, 60])
 def test_a_pause_of_the_machine_is_not_taken_for_the_cost_of_a_step(minutes):
     class Pausing(Machine):

@@ -38,11 +38,11 @@ class EfficientNet(Backbone):
 
     Features are _blocks.0 (stride 2), _blocks.1 (4), _blocks.2 (8), _blocks.4 (16) and _blocks.6 (32).
     `lite0` has no squeeze-and-excitation, and ReLU6; with `pretrained` it starts from ImageNet's weights,
-    which come in the extra `imagenet`: `slices` shows it three slices as three colours.
+    which come in the extra `imagenet`, on images of 0 to 1 (`preprocess: {normalize: unit}`); of volumes
+    `slices` shows it three slices as three colours.
 
-        preprocess: {normalize: unit}
         backbones:
-          encoder: {use: slices, neighbours: 1, of: {use: efficientnet, size: lite0, pretrained: true}}
+          encoder: {use: efficientnet, size: lite0, pretrained: true}
     """
 
     size: Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "lite0"] = Field(

@@ -108,7 +108,8 @@ def _pad_as_needed(module: Any, name: str, dims: int) -> None:
 
 def _lighten(network: nn.Module) -> None:
     """EfficientNet-Lite: without squeeze-and-excitation, and ReLU6 in place of swish."""
-    for module in network.modules():
+    modules: list[Any] = [*network.modules()]
+    for module in modules:
         if hasattr(module, "_swish"):
             module._swish = nn.ReLU6()
         if getattr(module, "has_se", False):

@@ -92,6 +92,9 @@ BLOCKS = {
     ],
     "spp": [{"inputs": ALL, "bins": [1, 2], "pool": pool} for pool in ("max", "average", "both")],
     "aspp": [{"inputs": ALL, "rates": [1, 2], "channels": 4}],
+    "to_pyramid": [
+        {"inputs": ALL, "strides": [2, 4, 8], "learned": learned, "channels": 4} for learned in (True, False)
+    ],
     "hypercolumn": [PROJECTED],
     "sum_of_logits": [{"inputs": ALL, "channels": 3}],
     "unet_decoder": [{"inputs": ALL}],
@@ -99,6 +102,17 @@ BLOCKS = {
     "fpn": [PROJECTED],
     **{name: [PROJECTED] for name in ("add", "subtract", "multiply", "divide", "max", "mean")},
 }
+
+DECODERS = {
+    "unet_decoder": {"inputs": ["image", "pyramid.*"], "convs": 1},
+    "unet_plus_plus": {"inputs": ["image", "pyramid.*"], "convs": 1},
+    "fpn": {"inputs": ["pyramid.*"], "channels": 4},
+    "hypercolumn": {"inputs": ["image", "pyramid.*"], "channels": 4},
+    "sum_of_logits": {"inputs": ["pyramid.*"], "channels": 3},
+    "conditional_concat": {"inputs": ["image", "pyramid.*"], "channels": 4},
+    "input_concat": {"inputs": ["image", "pyramid.*"], "upsample": "transposed", "channels": 4},
+}
+"""What takes the levels of a pyramid."""
 
 REFUSED = {
     **{("native", backbone): "does not return" for backbone in ("unet_encoder", "resnet", "edited")},
@@ -249,6 +263,30 @@ def test_every_kind_of_block_trains_with_every_schedule(backbone, taps, block, d
         for schedule in schedules().values():
             learn(model, planned.aux, schedule, even(backbone, dims).patch_size)
         learn(model, planned.aux, schedules()["constant"], odd(backbone, dims))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_decoder_trains_on_the_levels_of_a_pyramid_of_one_stride(decoder, learned, dims):
+    """The same layer thrice, as a transformer's blocks are of one stride."""
+    parameters, layers = backbones(dims)["unet_encoder"]
+    settings = {
+        "backbones": {"encoder": parameters},
+        "taps": {"encoder": {"use": "forward_hook", "layers": layers[-1:]}},
+        "fusion": {
+            "pyramid": {"use": "to_pyramid", "inputs": ALL * 3, "strides": [2, 4, 8], "learned": learned},
+            "fused": {"use": decoder, **DECODERS[decoder]},
+        },
+        "head": {"input": "fused"},
+        "aux": {"heads": ["pyramid.2", "pyramid.3"], "schedule": "constant"},
+    }
+    torch.manual_seed(0)
+    planned = plan_graph(ModelSettings.model_validate(settings), IMAGES[dims], CLASSES)
+    verify(planned)
+    model = build_segmenter(planned)
+    for size in (IMAGES[dims].patch_size, ODD[dims]):
+        learn(model, planned.aux, schedules()["constant"], size)
 
 
 # ---- what a trained network goes through

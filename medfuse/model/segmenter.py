@@ -14,8 +14,8 @@ from medfuse.core.features import FeatureInfo
 from medfuse.core.text import listed
 from medfuse.model.blame import placed
 from medfuse.model.borrowed import out_of_sight
-from medfuse.model.plan import IMAGE, GraphPlan
-from medfuse.model.resample import centred, resize
+from medfuse.model.plan import IMAGE, GraphPlan, names_of
+from medfuse.model.resample import centred, fit, resize
 from medfuse.model.still import untaught
 from medfuse.model.trial import settled
 
@@ -40,9 +40,22 @@ class _Node:
 
     name: str
     inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    outputs: tuple[FeatureInfo, ...]
     reference: tuple[int, ...]
     resample: Literal["linear", "nearest"]
+    overhangs: bool
+
+    @property
+    def names(self) -> list[str]:
+        """Of its outputs."""
+        return names_of(self.outputs)
+
+    def placed(self, made: object, size: Sequence[int]) -> dict[str, Tensor]:
+        """What the block made of an image of `size`, by name."""
+        maps = made if isinstance(made, list | tuple) else [made]
+        if self.overhangs:
+            maps = [fit(x, f.size(tuple(size))) for x, f in zip(maps, self.outputs)]
+        return dict(zip(self.names, maps))
 
 
 class Segmenter(nn.Module):
@@ -86,9 +99,10 @@ class Segmenter(nn.Module):
             _Node(
                 node.name,
                 tuple(f.name for f in node.inputs),
-                (node.output.name, *(side.name for side in node.sides)),
+                (node.output, *node.sides),
                 node.reference,
                 node.block.resample,
+                node.block.overhangs,
             )
             for node in plan.nodes
         )
@@ -130,7 +144,7 @@ class Segmenter(nn.Module):
         needed = set(wanted)
         nodes: list[_Node] = []
         for node in reversed(self._nodes):
-            if any(name in needed for name in node.outputs):
+            if any(name in needed for name in node.names):
                 nodes.insert(0, node)
                 needed.update(node.inputs)
         maps = {IMAGE: image}
@@ -144,7 +158,7 @@ class Segmenter(nn.Module):
                 maps[name] = centred(maps[name], stride)
         for node in nodes:
             made = self.fusion[node.name](*_aligned([maps[name] for name in node.inputs], node))
-            maps.update(zip(node.outputs, made if isinstance(made, list | tuple) else [made]))
+            maps |= node.placed(made, image.shape[2:])
         return maps
 
 

@@ -15,7 +15,7 @@ from medfuse.core.errors import Path, PipelineError, Problem, ShapeError
 from medfuse.core.text import by
 from medfuse.model.blame import blame
 from medfuse.model.maps import other_sizes
-from medfuse.model.plan import GraphPlan
+from medfuse.model.plan import GraphPlan, NodePlan
 from medfuse.model.segmenter import Segmenter, build_segmenter
 from medfuse.model.trial import trial, try_out
 
@@ -56,7 +56,8 @@ class _Witness:
             self._watch(model.backbones[b.name], ("model", "backbones", b.name), b.backbone, taps)
         for node in plan.nodes:
             maps = [node.output, *node.sides]
-            self._watch(model.fusion[node.name], ("model", "fusion", node.name), node.block, maps)
+            path = ("model", "fusion", node.name)
+            self._watch(model.fusion[node.name], path, node.block, maps, overhang(node))
 
     def report(self) -> VerifiedFacts:
         try:
@@ -107,29 +108,43 @@ class _Witness:
                         self.problems[Problem(path, f"{blame(b.backbone)} {fault}")] = None
                 break
 
-    def _watch(self, module: nn.Module, path: Path, plugin: Plugin, declared: Sequence[FeatureInfo]) -> None:
+    def _watch(
+        self,
+        module: nn.Module,
+        path: Path,
+        plugin: Plugin,
+        declared: Sequence[FeatureInfo],
+        overhang: Sequence[int] = (),
+    ) -> None:
         self.handles += [
             module.register_forward_pre_hook(partial(self._enter, path, plugin)),
-            module.register_forward_hook(partial(self._compare, path, plugin, declared)),
+            module.register_forward_hook(partial(self._compare, path, plugin, declared, overhang)),
         ]
 
     def _enter(self, path: Path, plugin: Plugin, *_: Any) -> None:
         self.at = (path, plugin)
 
     def _compare(
-        self, path: Path, plugin: Plugin, declared: Sequence[FeatureInfo], _: nn.Module, __: Any, made: Any
+        self,
+        path: Path,
+        plugin: Plugin,
+        declared: Sequence[FeatureInfo],
+        overhang: Sequence[int],
+        _: nn.Module,
+        __: Any,
+        made: Any,
     ) -> None:
         maps = _listed(made)
         faults = (
             [] if len(maps) == len(declared) else [f"declares {len(declared)} maps but makes {len(maps)}"]
         )
         for feature, tensor in zip(declared, maps):
-            faults += self._faults(feature, tensor)
+            faults += self._faults(feature, tensor, overhang)
         for fault in faults:
             self.problems[Problem(path, f"{blame(plugin)} {fault}")] = None
         self.at = None
 
-    def _faults(self, feature: FeatureInfo, tensor: Any) -> list[str]:
+    def _faults(self, feature: FeatureInfo, tensor: Any, overhang: Sequence[int]) -> list[str]:
         """Where a real map is not the declared one."""
         name, patch = feature.name, self.plan.image.patch_size
         if not isinstance(tensor, Tensor) or tensor.ndim != feature.dims + 2:
@@ -139,7 +154,9 @@ class _Witness:
         faults = []
         if tensor.shape[1] != feature.channels:
             faults.append(f"declares {feature.channels} channels for {name} but makes {tensor.shape[1]}")
-        if not all(n // s <= m <= -(-n // s) for n, s, m in zip(patch, feature.stride, size)):
+        if overhang and all(abs(m * s - n) < o for n, s, m, o in zip(patch, feature.stride, size, overhang)):
+            self.sizes[name] = feature.size(patch)
+        elif not all(n // s <= m <= -(-n // s) for n, s, m in zip(patch, feature.stride, size)):
             # padded convolutions round up, bare pooling rounds down: both are that stride
             expected = by(feature.size(patch))
             faults.append(
@@ -147,6 +164,13 @@ class _Witness:
                 f"but makes {by(size)}"
             )
         return faults
+
+
+def overhang(node: NodePlan) -> tuple[int, ...]:
+    """Voxels of the image per axis by which a block's maps may miss its far edge; () where by none."""
+    if not node.block.overhangs:
+        return ()
+    return tuple(max(strides) for strides in zip(*(f.stride for f in (*node.inputs, *node.sides))))
 
 
 def _listed(made: Any) -> list[Any]:

@@ -100,10 +100,23 @@ def _real_ones_are_as_planned(plugin: FusionBlock, inputs: Inputs, size: Sequenc
     sizes = {x.stride: tuple(tensor.shape[2:]) for x, tensor in zip(inputs, given)}
     made = [*outputs_of(seeded(partial(plugin.build, inputs)), given).values()]
     assert len(made) == len(planned), f"plans {len(planned)} maps, makes {len(made)}"
+    if plugin.overhangs:  # and the graph crops what it makes
+        made = [_inside(tensor, feature, size, inputs) for feature, tensor in zip(planned, made)]
     for feature, tensor in zip(planned, made):
         compare(feature, tensor, size, 2)
         real, like = tuple(tensor.shape[2:]), sizes.get(feature.stride)
         assert like in (None, real), f"{feature.name} is {real} beside inputs of its stride that are {like}"
+
+
+def _inside(tensor: Tensor, feature: FeatureInfo, size: Sequence[int], inputs: Inputs) -> Tensor:
+    """A map that covers the image but for less than a voxel of the coarsest map, cropped to it."""
+    coarsest = [max(strides) for strides in zip(feature.stride, *(x.stride for x in inputs))]
+    misses = [abs(m * s - n) for m, s, n in zip(tensor.shape[2:], feature.stride, size)]
+    assert all(miss < most for miss, most in zip(misses, coarsest)), (
+        f"{feature.name} of stride {feature.stride} is {tuple(tensor.shape[2:])} of an image of "
+        f"{tuple(size)}, further from its edge than the coarsest input"
+    )
+    return tensor[(slice(None), slice(None), *(slice(0, n) for n in feature.size(tuple(size))))]
 
 
 def _others_are_as_planned(plugin: FusionBlock, inputs: Inputs) -> None:

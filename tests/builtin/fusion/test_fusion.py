@@ -11,6 +11,7 @@ from medfuse.testing import check_fusion_block
 IMAGE = FeatureInfo("image", 2, (1, 1))
 A, B = FeatureInfo("a", 3, (2, 2)), FeatureInfo("b", 4, (2, 2))
 PYRAMID = [FeatureInfo("f", 4, (1, 1, 1)), FeatureInfo("g", 6, (2, 2, 1)), FeatureInfo("h", 8, (4, 4, 2))]
+BLOCKS = [FeatureInfo(name, 5, (16, 16)) for name in "wxyz"]
 DEEP = FeatureInfo("deep", 4, (16, 4))
 EQUAL = [FeatureInfo(name, 4, (2, 2)) for name in "pqr"]
 THICK = [FeatureInfo("s", 4, (2, 2, 1)), FeatureInfo("t", 8, (2, 2, 1))]
@@ -57,6 +58,12 @@ SAMPLES = {
     ],
     "fpn": [({"channels": 5}, PYRAMID), ({"channels": 3, "levels": 2, "upsample": "linear"}, [A, DEEP])],
     "unet_plus_plus": [({}, PYRAMID), ({"convs": 1}, [B, DEEP, IMAGE]), ({}, [B, IMAGE])],
+    "to_pyramid": [
+        ({"channels": 4}, BLOCKS),
+        ({"learned": False}, BLOCKS),
+        ({"strides": [2, 4, [8, 8, 2]], "channels": [3, 4, 5]}, THICK[:1]),
+        ({"strides": [1, 3], "learned": False, "channels": None}, [A, B]),
+    ],
     "hypercolumn": [({}, PYRAMID), ({"channels": None}, [A, DEEP, IMAGE])],
     "sum_of_logits": [({}, PYRAMID), ({"channels": 3}, [A, DEEP])],
 }

@@ -150,10 +150,10 @@ class FusionBlock(Plugin):
     Where `aligns` is true (the default) the graph brings every input to one grid before the block sees
     it, so `plan` and `build` get inputs of equal stride. A decoder sets it to False and gets them as
     they are. `overhangs` says that its maps are made without knowing the image's size, and may end before the
-    far edge or beyond it, by less than the coarsest input's stride: the graph crops them, or resizes what is
-    too small. `adds_up` says that the result is the sum of the side outputs, brought to one grid linearly:
-    where the main head stands on it, an auxiliary head on a side output is that same head, so that what is
-    supervised is what is summed.
+    far edge or beyond it, by less than the coarsest input's stride and their own: the graph crops them, or
+    resizes what is too small. `adds_up` says that the result is the sum of the side outputs, brought to one
+    grid linearly: where the main head stands on it, an auxiliary head on a side output is that same head, so
+    that what is supervised is what is summed.
     """
 
     group: ClassVar[str] = "medfuse.fusion_blocks"

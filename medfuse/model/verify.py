@@ -154,7 +154,9 @@ class _Witness:
         faults = []
         if tensor.shape[1] != feature.channels:
             faults.append(f"declares {feature.channels} channels for {name} but makes {tensor.shape[1]}")
-        if overhang and all(abs(m * s - n) < o for n, s, m, o in zip(patch, feature.stride, size, overhang)):
+        if overhang and all(
+            abs(m * s - n) < o + s for n, s, m, o in zip(patch, feature.stride, size, overhang)
+        ):
             self.sizes[name] = feature.size(patch)
         elif not all(n // s <= m <= -(-n // s) for n, s, m in zip(patch, feature.stride, size)):
             # padded convolutions round up, bare pooling rounds down: both are that stride
@@ -167,10 +169,11 @@ class _Witness:
 
 
 def overhang(node: NodePlan) -> tuple[int, ...]:
-    """Voxels of the image per axis by which a block's maps may miss its far edge; () where by none."""
+    """Voxels per axis by which a block's maps may miss the image's far edge, besides their own stride; ()
+    where by none."""
     if not node.block.overhangs:
         return ()
-    return tuple(max(strides) for strides in zip(*(f.stride for f in (*node.inputs, *node.sides))))
+    return tuple(max(strides) for strides in zip(*(f.stride for f in node.inputs)))
 
 
 def _listed(made: Any) -> list[Any]:

@@ -109,10 +109,10 @@ def _real_ones_are_as_planned(plugin: FusionBlock, inputs: Inputs, size: Sequenc
 
 
 def _inside(tensor: Tensor, feature: FeatureInfo, size: Sequence[int], inputs: Inputs) -> Tensor:
-    """A map that covers the image but for less than a voxel of the coarsest map, cropped to it."""
-    coarsest = [max(strides) for strides in zip(feature.stride, *(x.stride for x in inputs))]
+    """A map cropped to the image, whose edge it misses by less than a voxel of it and of the coarsest input."""
+    most = [s + max(strides) for s, *strides in zip(feature.stride, *(x.stride for x in inputs))]
     misses = [abs(m * s - n) for m, s, n in zip(tensor.shape[2:], feature.stride, size)]
-    assert all(miss < most for miss, most in zip(misses, coarsest)), (
+    assert all(miss < allowed for miss, allowed in zip(misses, most)), (
         f"{feature.name} of stride {feature.stride} is {tuple(tensor.shape[2:])} of an image of "
         f"{tuple(size)}, further from its edge than the coarsest input"
     )

@@ -109,7 +109,7 @@ def _real_ones_are_as_planned(plugin: FusionBlock, inputs: Inputs, size: Sequenc
 
 
 def _inside(tensor: Tensor, feature: FeatureInfo, size: Sequence[int], inputs: Inputs) -> Tensor:
-    """A map cropped to the image, whose edge it misses by less than a voxel of it and of the coarsest input."""
+    """A map cropped to the image, whose edge it misses by less than its voxel and the coarsest input's."""
     most = [s + max(strides) for s, *strides in zip(feature.stride, *(x.stride for x in inputs))]
     misses = [abs(m * s - n) for m, s, n in zip(tensor.shape[2:], feature.stride, size)]
     assert all(miss < allowed for miss, allowed in zip(misses, most)), (

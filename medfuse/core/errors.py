@@ -87,6 +87,18 @@ def below(*path: str | int) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def above(*path: str | int) -> Iterator[None]:
+    """A MedfuseError inside, about what stands at `path`, is about the plugin that raises it: it stands there
+    itself, in one that was made around it."""
+    try:
+        yield
+    except MedfuseError as error:
+        if error.at[: len(path)] == path:
+            error.at = error.at[len(path) :]
+        raise
+
+
 def dotted(path: Path) -> str:
     """`("model", "inputs", 0)` → `model.inputs[0]`."""
     text = ""

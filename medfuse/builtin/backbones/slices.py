@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from medfuse import Backbone, FeatureInfo, ImageInfo, ShapeError
-from medfuse.core.errors import below
+from medfuse import Backbone, FeatureInfo, ImageInfo, ShapeError, registry
+from medfuse.core.errors import above, below
 from medfuse.registry import BackboneField
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ class Slices(Backbone):
 
     Features are those of the 2-D backbone, stacked along z again, with stride 1 there; so decoders need
     nothing new, and 2-D weights can be transferred. At the ends of a patch its last slice stands in for those
-    beyond.
+    beyond. Of an image of several channels the 2-D backbone sees the slices of all, or by `channels` those of
+    one at a time, as `view` does it.
 
         sample: {patch_size: [192, 192, 4]}
         backbones:
@@ -29,20 +30,38 @@ class Slices(Backbone):
 
     of: BackboneField = Field(description="the 2-D backbone: its `use:` and parameters")
     neighbours: int = Field(1, ge=0, description="slices that are seen on each side of one")
+    channels: Literal["each", "repeat", "first"] | None = Field(
+        None,
+        description="of an image of several: `each` by itself, their maps side by side; their mean "
+        "(`repeat`); the `first`; none means all at once",
+    )
 
     def features(self, image: ImageInfo) -> Sequence[FeatureInfo]:
+        if self.channels:
+            with above("of"):
+                return self._by_channel().features(image)
         flat = self._slice(image)
         with below("of"):
             inner = self.of.features(flat)
         return [FeatureInfo(f.name, f.channels, (*f.stride, 1)) for f in inner]
 
     def build(self, image: ImageInfo) -> nn.Module:
+        if self.channels:
+            with above("of"):
+                return self._by_channel().build(image)
         from medfuse.builtin.nets.slices import Slices as Network
 
         seen = self._slice(image)
         with below("of"):
             inner, features = self.of.build(seen), self.of.features(seen)
         return Network(inner, features, self.neighbours)
+
+    def _by_channel(self) -> Backbone:
+        """The same, seeing images of one channel."""
+        alone = self.model_copy(update={"channels": None})
+        view = registry.get(Backbone.group, "view")(of=alone, channels=self.channels, sees=1)
+        assert isinstance(view, Backbone)
+        return view
 
     def _slice(self, image: ImageInfo) -> ImageInfo:
         """What the 2-D backbone is given. Raises ShapeError."""

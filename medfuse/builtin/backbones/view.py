@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medfuse import Backbone, FeatureInfo, ImageInfo, ShapeError
 from medfuse.core.errors import below
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Channels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+Way = Literal["each", "repeat", "first"]
 
 
 class View(Backbone):
@@ -25,25 +26,45 @@ class View(Backbone):
     Several views share their weights: one network sees each in turn (siamese, Bromley et al. 1993), and a
     feature is called VIEW.LAYER. Of a crop the maps are brought back to the whole patch, zero around it.
 
+    A network of a set number of channels, as the 3 of ImageNet's weights, sees an image of any number by
+    `each`: every channel in turn, repeated as often as the network `sees` channels; their maps lie side by
+    side in one, which the fusion projects, as it is trained where the backbone is frozen. By `repeat`: their
+    mean, repeated. By `first`: the first so many, or the very first, repeated, where there are fewer.
+
         backbones:
           anatomy: {use: view, of: {use: resnet, depth: 18}, channels: [0]}
           phases: {use: view, of: {use: unet_encoder}, channels: {native: [0], venous: [1]}}
           middle: {use: view, of: {use: unet_encoder}, crop: [32, 32, 16]}
+          sequences: {use: view, of: {use: efficientnet}, channels: each, sees: 3}
     """
 
     of: BackboneField = Field(description="the backbone that looks: its `use:` and parameters")
-    channels: Channels | Annotated[dict[str, Channels], Field(min_length=1)] | None = Field(
+    channels: Channels | Annotated[dict[str, Channels], Field(min_length=1)] | Way | None = Field(
         None,
-        description="numbers of the channels to see, from 0; or views by name, each as many; none means all",
+        description="numbers of the channels to see, from 0; or views by name, each as many; none means all; "
+        "or how all of them reach a network of another number: `each`, `repeat` or `first`",
+    )
+    sees: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="channels of the other backbone, for `each`, `repeat` and `first`; 1 where not given, or "
+        "3 where it takes no image of one",
     )
     crop: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         None, description="voxels per axis about the middle of the patch; none means the whole patch"
     )
 
+    @model_validator(mode="after")
+    def _sees_in_some_way(self) -> Self:
+        if self.sees is not None and not isinstance(self.channels, str):
+            raise ValueError("`sees` goes with channels: each, repeat or first; give one, or leave it out")
+        return self
+
     def features(self, image: ImageInfo) -> Sequence[FeatureInfo]:
         seen = self._seen(image)
         with below("of"):
             inner = self.of.features(seen)
+        if self.channels == "each":
+            return [FeatureInfo(f.name, image.channels * f.channels, f.stride) for f in inner]
         found = [
             FeatureInfo(_path(view, f.name), f.channels, f.stride)
             for f in inner
@@ -57,13 +78,39 @@ class View(Backbone):
         seen = self._seen(image)
         with below("of"):
             inner, features = self.of.build(seen), self.of.features(seen)
-        return Network(inner, features, self._views(image), self.crop)
+        return Network(
+            inner,
+            features,
+            self._views(image),
+            self.crop,
+            joined=self.channels == "each",
+            mean=self.channels == "repeat",
+        )
 
     def _views(self, image: ImageInfo) -> Mapping[str, Sequence[int]]:
-        """Channels of each view; a single one has no name."""
+        """Channels of each view, of their mean where they are repeated; a single one has no name."""
         if isinstance(self.channels, dict):
             return self.channels
-        return {"": self.channels or range(image.channels)}
+        if not isinstance(self.channels, str):
+            return {"": self.channels or range(image.channels)}
+        number = self._number(image)
+        if self.channels == "each":
+            return {str(c): (c,) * number for c in range(image.channels)}
+        enough = self.channels == "first" and image.channels >= number
+        return {"": range(number) if enough else (0,) * number}
+
+    def _number(self, image: ImageInfo) -> int:
+        """Channels that the other backbone sees. Raises ShapeError where it takes neither 1 nor 3."""
+        if self.sees is not None:
+            return self.sees
+        one = replace(image, channels=1, patch_size=tuple(self.crop or image.patch_size))
+        try:
+            self.of.features(one)
+            return 1
+        except ShapeError:
+            with below("of"):
+                self.of.features(replace(one, channels=3))
+            return 3
 
     def _seen(self, image: ImageInfo) -> ImageInfo:
         """What the inner backbone is given. Raises ShapeError."""

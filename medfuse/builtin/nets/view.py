@@ -17,6 +17,7 @@ class View(nn.Module):
     """x → {VIEW.LAYER: Tensor}; each of these is also the output of a layer of that path, for taps.
 
     The views go through `network` as one larger batch, so batch normalisation sees all of them together.
+    Where `joined`, their maps lie side by side as one. What is seen are the channels, or their `mean`.
     """
 
     def __init__(
@@ -25,13 +26,17 @@ class View(nn.Module):
         features: Sequence[FeatureInfo],
         views: Mapping[str, Sequence[int]],
         crop: Sequence[int] | None,
+        *,
+        joined: bool = False,
+        mean: bool = False,
     ) -> None:
         super().__init__()
         self.inner = Hooked(network, features)
         self._views = {name: list(channels) for name, channels in views.items()}
         self._features = {f.name: f for f in features}
         self._crop = tuple(crop) if crop else None
-        for view in self._views:
+        self._joined, self._mean = joined, mean
+        for view in [""] if joined else self._views:
             for name in self._features:
                 place(self, f"{view}.{name}" if view else name)
 
@@ -40,11 +45,14 @@ class View(nn.Module):
         starts = self._starts(size)
         for axis, start in enumerate(starts):
             x = x.narrow(2 + axis, start, min(self._crop[axis], size[axis])) if self._crop else x
+        x = x.mean(dim=1, keepdim=True) if self._mean else x
         parts = [torch.cat([x[:, c : c + 1] for c in channels], dim=1) for channels in self._views.values()]
         made: dict[str, Tensor] = {}
         for name, inner in self.inner(torch.cat(parts)).items():
             feature = self._features[name]
-            for view, one in zip(self._views, feature.channels_first(inner).chunk(len(parts))):
+            maps = feature.channels_first(inner).chunk(len(parts))
+            views = [("", torch.cat(maps, dim=1))] if self._joined else zip(self._views, maps)
+            for view, one in views:
                 path = f"{view}.{name}" if view else name
                 whole = self._pasted(one, feature.stride, starts, size) if self._crop else one
                 made[path] = self.get_submodule(path)(whole)

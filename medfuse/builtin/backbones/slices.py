@@ -59,7 +59,8 @@ class Slices(Backbone):
     def _by_channel(self) -> Backbone:
         """The same, seeing images of one channel."""
         alone = self.model_copy(update={"channels": None})
-        view = registry.get(Backbone.group, "view")(of=alone, channels=self.channels, sees=1)
+        said = {"of": alone, "channels": self.channels, "sees": 1}
+        view = registry.get(Backbone.group, "view").model_validate(said)
         assert isinstance(view, Backbone)
         return view
 

@@ -1,0 +1,233 @@
+"""The files of a network: in a folder, or in a repository of huggingface.co and the hub's cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medfuse.core.errors import CheckpointError, PluginError, reason
+from medfuse.core.json_text import read_json, read_text, shortened
+from medfuse.core.offline import import_offline
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG = "config.json"
+LARGEST_CARD = 4 * 2**20  # bytes
+_ALWAYS = ".gitattributes"  # which every repository has
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_REMEDY = "fetch or save the network again"
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A folder, or OWNER/REPOSITORY at a revision. What is asked of it raises CheckpointError in one line."""
+
+    name: str
+    revision: str | None = None
+    local_files_only: bool = False
+    given_as: str = "name"  # the parameter that names it
+
+    @property
+    def is_folder(self) -> bool:
+        return os.path.isabs(self.name)
+
+    def source(self) -> str:
+        """`facebook/dinov2-small@COMMIT`, or the folder."""
+        return self.name if self.is_folder else f"{self.name}@{self.commit()}"
+
+    def commit(self) -> str | None:
+        """The commit that its configuration is of, which all other files are taken from as well."""
+        if self.is_folder:
+            return self.revision
+        path = self.find(CONFIG) or self.file(_ALWAYS)
+        return path.parent.name
+
+    def config(self) -> Mapping[str, Any]:
+        path = self.file(CONFIG)
+        said = read_json(path, raises=CheckpointError, remedy="fetch or save the network again")
+        if not isinstance(said, dict):
+            raise CheckpointError(f"{path}: is no mapping; fetch or save the network again")
+        return said
+
+    def file(self, name: str) -> Path:
+        found = self.find(name)
+        if found is None:
+            raise CheckpointError(
+                f"{self.name}: has no file {name}; give a folder that save_pretrained wrote, or a repository "
+                "of a network of transformers"
+            )
+        return found
+
+    def find(self, name: str) -> Path | None:
+        """A file on this disk, fetched if need be; None where the repository has no such file."""
+        if not self.is_folder:
+            return self._fetched(name)
+        folder = Path(self.name)
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"{folder}: no such folder; mend `{self.given_as}`, a folder or OWNER/REPOSITORY of the hub"
+            )
+        return folder / name if (folder / name).exists() else None
+
+    def license(self) -> str:
+        """What the model card's head says, "" where it says nothing."""
+        card = self._if_there("README.md")
+        said = _front_matter(read_text(card, raises=CheckpointError, most_bytes=LARGEST_CARD)) if card else {}
+        words = said.get("license_name") if said.get("license") in ("other", None) else None
+        words = words or said.get("license") or ""
+        return shortened(", ".join(map(str, words)) if isinstance(words, list) else str(words), 100)
+
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and std that images were brought to after [0, 1]; None where nothing is said of them."""
+        for name in ("preprocessor_config.json", "processor_config.json"):
+            path = self._if_there(name)
+            said = read_json(path, raises=CheckpointError, remedy="fetch or save it again") if path else None
+            said = said.get("image_processor", said) if isinstance(said, dict) else {}
+            if said.get("do_normalize", True) and said.get("image_mean") and said.get("image_std"):
+                return _numbers(path, said["image_mean"]), _numbers(path, said["image_std"], above=0)
+        return None
+
+    def _if_there(self, name: str) -> Path | None:
+        """A file that can be done without, as where the network that it would come from does not answer."""
+        return self.find(name) if self.is_folder else _fetch_if_there(self, name)
+
+    def _fetched(self, name: str) -> Path | None:
+        revision = self.revision if name in (CONFIG, _ALWAYS) else self.commit()
+        return _fetch(self, name, revision)
+
+    def why(self, name: str, error: Exception, errors: Any, *, offline: bool) -> str:
+        """What is wrong where a file could not be had, and what to do."""
+        page = f"https://huggingface.co/{self.name}"
+        if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+            return self._not_here(name, error, offline=offline)
+        if isinstance(error, errors.GatedRepoError):
+            return (
+                f"is gated: its owner lets in who has asked; ask for access at {page}, then log in by "
+                "`hf auth login` or set HF_TOKEN"
+            )
+        if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
+            return (
+                "is no folder here, and no repository of huggingface.co, or a private one; mend the name, or "
+                "log in by `hf auth login` or set HF_TOKEN"
+            )
+        if isinstance(error, errors.RevisionNotFoundError):
+            return f"has no revision {self.revision}; give a branch, a tag or a commit of {page}/commits"
+        return (
+            f"{name} cannot be fetched ({shortened(reason(error), 120)}); try again, or {self._elsewhere()}"
+        )
+
+    def _not_here(self, name: str, error: Exception, *, offline: bool) -> str:
+        if offline or self.local_files_only:
+            return (
+                f"its {name} is not in the hub's cache, and HF_HUB_OFFLINE or `local_files_only` asks for no "
+                f"more; leave that out once, or {self._elsewhere()}"
+            )
+        said = shortened(reason(error.__cause__ if isinstance(error.__cause__, Exception) else error), 120)
+        return (
+            f"its {name} is not in the hub's cache, and huggingface.co does not answer ({said}); "
+            f"{self._elsewhere()}"
+        )
+
+    def _elsewhere(self) -> str:
+        return (
+            f"where there is a network, run `hf download {self.name} --local-dir FOLDER`, and give "
+            f"{'that folder' if self.given_as == 'name' else 'its file of weights'} as `{self.given_as}`"
+        )
+
+
+@cache
+def _fetch(repository: Repository, name: str, revision: str | None) -> Path | None:
+    """A file of the hub's cache, fetched if need be; None where there is none. Asked once a process."""
+    try:
+        hub: Any = import_offline("huggingface_hub")
+        errors: Any = import_offline("huggingface_hub.errors")
+    except ImportError as error:
+        raise PluginError(
+            f"{repository.name}: needs huggingface_hub ({error}); pip install huggingface_hub"
+        ) from error
+    only_here = repository.local_files_only
+    try:
+        return Path(hub.hf_hub_download(repository.name, name, revision=revision, local_files_only=only_here))
+    except Exception as error:  # the hub's, the network's, the disk's
+        missing = isinstance(error, errors.EntryNotFoundError)
+        if missing and not isinstance(error, errors.LocalEntryNotFoundError):
+            return None
+        offline = hub.constants.HF_HUB_OFFLINE
+        why = repository.why(name, error, errors, offline=offline)
+        raise CheckpointError(f"{repository.name}: {why}") from error
+
+
+@cache
+def _fetch_if_there(repository: Repository, name: str) -> Path | None:
+    """Asked once a process, as a network that does not answer takes its time."""
+    try:
+        return repository.find(name)
+    except CheckpointError:
+        return None
+
+
+def asked_anew() -> None:
+    """Forget what a hub has answered."""
+    _fetch.cache_clear()
+    _fetch_if_there.cache_clear()
+
+
+def read_tensors(files: Repository, *names: str) -> tuple[Path, dict[str, Tensor]]:
+    """The weights of a network by name, and the file to blame: of one file, or of all that an index lists.
+
+    names: how the file may be called, where it is not as usual.
+    """
+    for name in names or _WEIGHTS:
+        if path := files.find(name):
+            return path, read_plain(path)
+        if index := files.find(f"{name}.index.json"):
+            said = read_json(index, raises=CheckpointError, remedy=_REMEDY)
+            parts = said.get("weight_map") if isinstance(said, dict) else None
+            each = {*parts.values()} if isinstance(parts, dict) else set()
+            if not each or not all(isinstance(part, str) and "/" not in part for part in each):
+                raise CheckpointError(f"{index}: does not say which file has which tensor; {_REMEDY}")
+            whole: dict[str, Tensor] = {}
+            for part in sorted(each):
+                whole |= read_plain(files.file(part))
+            return index, whole
+    raise CheckpointError(
+        f"{files.name}: has no {' and no '.join(names or _WEIGHTS)}; give one that has weights for torch"
+    )
+
+
+def read_plain(path: Path) -> dict[str, Tensor]:
+    """A file's tensors; of a pickle only where it holds nothing else. Raises CheckpointError."""
+    from torch import Tensor
+
+    from medfuse.model.checkpoints import read_checkpoint
+
+    state = read_checkpoint(path)
+    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise CheckpointError(f"{path}: holds more than tensors by name; {_REMEDY}")
+    return {str(name): tensor for name, tensor in state.items()}
+
+
+def _front_matter(text: str) -> Mapping[str, Any]:
+    """The mapping between two lines of --- at the head of a model card; an empty one where there is none."""
+    import yaml
+
+    head = text.lstrip().split("\n---", 1)[0]
+    if not head.startswith("---"):
+        return {}
+    try:
+        said = yaml.safe_load(head[3:])
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _numbers(path: Path | None, said: Any, above: float | None = None) -> tuple[float, ...]:
+    numbers = said if isinstance(said, list) else [said]
+    if not all(isinstance(n, int | float) and (above is None or n > above) for n in numbers) or not numbers:
+        raise CheckpointError(f"{path}: image_mean and image_std are no numbers for each channel; mend it")
+    return tuple(float(n) for n in numbers)

@@ -20,9 +20,10 @@ _TELEMETRY = ("openvino_telemetry",)
 """Packages that report to their makers. OpenVINO asks for this one when it is imported, and has an empty one
 of its own in its stead."""
 
-_REFUSALS = {"ORT_DISABLE_TELEMETRY": "1"}
+_REFUSALS = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 """What tells ONNX Runtime, before it is imported, to send nothing and to keep no name for this machine in
-~/.cache/Microsoft. Who has set it otherwise has asked for that."""
+~/.cache/Microsoft, and huggingface_hub to say nothing of this machine. Who has set it otherwise has asked for
+that."""
 
 
 def stay_offline() -> None:

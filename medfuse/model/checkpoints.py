@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ _DEEPEST = 20
 def read_checkpoint(path: Path) -> Any:
     """What a .safetensors, .pt or .pth file holds. Raises CheckpointError.
 
-    Beside tensors and plain values, a file may hold numpy's numbers, as nnU-Net's checkpoints do.
+    Beside tensors and plain values, a file may hold numpy's numbers, as nnU-Net's checkpoints do, and the
+    arguments of a command line, as DINO's do.
     """
     try:
         refuse_odd_file(path, header=path.suffix == ".safetensors")
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals(_numbers()):
+        with torch.serialization.safe_globals([*_numbers(), Namespace]):
             read = torch.load(path, map_location="cpu", weights_only=True)
         if fault := _fault(read):
             raise ValueError(fault)

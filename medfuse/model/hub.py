@@ -1,4 +1,4 @@
-"""Weights from the network, once, and only with the hash that was asked for."""
+"""Weights from the network, once: by the hash that was asked for, or by a revision of a hub."""
 
 from __future__ import annotations
 
@@ -16,17 +16,32 @@ from urllib.parse import quote, urlsplit
 from medfuse.core.errors import CheckpointError
 from medfuse.core.files import atomic, file_hash
 from medfuse.core.remembered import cache_folder
+from medfuse.model.hugging import Loaded, load
 
 log = logging.getLogger("medfuse")
 
 HUB = "https://huggingface.co"
 NAME = r"^(?P<where>\S+)@(sha256:)?(?P<hash>[0-9a-f]{64})$"
+COMMIT = r"@[0-9a-f]{40}$"
 SECONDS = 30  # without an answer
 
 Opener = Callable[[str], AbstractContextManager[IO[bytes]]]
 
 
-def fetch(name: str, *, cache: Path | None = None, opener: Opener | None = None) -> Path:
+def is_fixed(name: str) -> bool:
+    """Whether it is the name of one file for good: by its hash, or by a commit."""
+    return bool(re.match(NAME, name) or re.search(COMMIT, name))
+
+
+def fetch(name: str, *, local_files_only: bool = False) -> Loaded:
+    """The file of a name as TransferSettings.hub has it. Raises CheckpointError where it cannot be had."""
+    found = re.match(NAME, name)
+    if not found:
+        return load(name, local_files_only=local_files_only)
+    return Loaded(fetch_by_hash(name), name, found["hash"])
+
+
+def fetch_by_hash(name: str, *, cache: Path | None = None, opener: Opener | None = None) -> Path:
     """The file of `OWNER/REPO/FILE@SHA256`, or `https://…@SHA256`, from `cache` or the network.
 
     `cache`: medfuse's own where none is given (see core.remembered). Raises CheckpointError where it cannot

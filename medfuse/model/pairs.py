@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
@@ -14,20 +15,53 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 def by_name(own: Iterable[str], sources: Iterable[str]) -> dict[str, str]:
-    """The network's name → the file's, each without what all names of its side begin with, where that helps.
+    """The network's name → the file's, each without what stands before it on its side, where that helps.
 
-    So `module.`, `backbone.` and the like, which wrappers put before every name, do not matter; nor do
-    nnU-Net's names of a plain U-Net.
+    So `module.`, `backbone.` and the like, which wrappers put before every name, do not matter, nor do other
+    parts of a larger network that the file is of; nor nnU-Net's names of a plain U-Net; nor `swin_vit` for
+    `swinViT` and `fc1` for `linear1`, where that is all that differs.
     """
     own, sources = list(own), list(sources)
-    readings = [dict(zip(sources, sources)), {plain: k for k in sources if (plain := plain_name(k))}]
+    mine, theirs = {name: name for name in own}, {name: name for name in sources}
+    readings = [
+        (mine, theirs),
+        (mine, {plain: k for k in sources if (plain := plain_name(k))}),
+        (_loosely(own), _loosely(sources)),
+    ]
     best: dict[str, str] = {}
-    for here in beginnings(own):
-        for reading, there in ((r, start) for r in readings for start in beginnings(r)):
-            short = {name.removeprefix(there): source for name, source in reading.items()}
-            found = {k: short[k.removeprefix(here)] for k in own if k.removeprefix(here) in short}
-            best = max(best, found, key=len)
+    for ours, others in readings:
+        for there in (*beginnings(others), *_inner_beginnings(ours, others)):
+            short = {k.removeprefix(there): source for k, source in others.items() if k.startswith(there)}
+            for here in beginnings(ours):
+                found = {
+                    name: short[k.removeprefix(here)]
+                    for k, name in ours.items()
+                    if k.removeprefix(here) in short
+                }
+                best = max(best, found, key=len)
     return best
+
+
+def _loosely(names: Iterable[str]) -> dict[str, str]:
+    """Names without what their authors spell in several ways; of names that are then one, none."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(re.sub(r"\bfc(?=\d*\b)", "linear", name.lower().replace("_", "")), []).append(name)
+    return {loose: same[0] for loose, same in found.items() if len(same) == 1}
+
+
+def _inner_beginnings(own: Iterable[str], sources: Iterable[str]) -> list[str]:
+    """What to take off before the names of one part of the file, where that part alone may be the network."""
+    votes = _votes(list(own), sources)
+    most = max(votes.values(), default=0)
+    first = [start for start, n in votes.items() if n == most]
+    rivals = [start for start, n in votes.items() if 2 * n > most and not _within(start, first)]
+    return [] if rivals else [f"{start}." for start in first]
+
+
+def _within(start: str, others: Iterable[str]) -> bool:
+    """Whether one is a part of each of the others, or the reverse."""
+    return all(f"{start}.".startswith(f"{o}.") or f"{o}.".startswith(f"{start}.") for o in others)
 
 
 def beginnings(names: Iterable[str]) -> list[str]:
@@ -61,8 +95,13 @@ def _look(name: str, shape: Sequence[int]) -> tuple[Any, ...]:
 
 def likely_prefix(own: Shapes, chosen: Iterable[str]) -> str:
     """Below what the most names of the file are the network's."""
+    votes = _votes(list(own), chosen)
+    return max(votes, key=votes.__getitem__, default="")
+
+
+def _votes(own: Sequence[str], chosen: Iterable[str]) -> Counter[str]:
+    """How many names of the file are the network's, below each beginning."""
     names = {k.removeprefix(start) for start in beginnings(own) for k in own}
-    votes = Counter(
+    return Counter(
         k[:i] for k in chosen for i, letter in enumerate(k) if letter == "." and k[i + 1 :] in names
     )
-    return max(votes, key=votes.__getitem__, default="")

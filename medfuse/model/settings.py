@@ -21,8 +21,12 @@ class TransferSettings(Section):
     weights: ConfigPath | None = Field(None, description="a .safetensors, .pt or .pth file")
     hub: str | None = Field(
         None,
-        pattern=r"^(https://\S+|file://\S+|[\w.-]+/[\w.-]+/\S+)@(sha256:)?[0-9a-f]{64}$",
-        description="instead of `weights`: OWNER/REPO/FILE@SHA256 of huggingface.co, or https://…@SHA256",
+        pattern=r"^((https://\S+|file://\S+)@(sha256:)?[0-9a-f]{64}|[\w.-]+/[\w.-]+/[^\s@]+(@[^\s@:]+)?)$",
+        description="instead of `weights`: OWNER/REPO/FILE@REVISION of huggingface.co (`main` where none is "
+        "given), OWNER/REPO/FILE@SHA256, or https://…@SHA256",
+    )
+    local_files_only: bool | None = Field(
+        None, description="take a `hub` file by revision only from the hub's cache, without a network"
     )
     prefix: str = Field("", description="take only what lies below it in the file, such as `backbone`")
     match: Literal["name", "order"] = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,18 @@ from torch import Tensor, nn
 from medfuse.core.errors import CheckpointError, Problem, did_you_mean
 from medfuse.model.checkpoints import read_checkpoint
 from medfuse.model.hub import fetch
+from medfuse.model.hugging import Loaded
 from medfuse.model.kernels import adapt, is_kernel
 from medfuse.model.nnunet_names import is_nnunets, turned
 from medfuse.model.pairs import Shapes, beginnings, by_name, by_order, likely_prefix
 from medfuse.model.settings import ModelSettings, TransferSettings
 
-NESTED = ("state_dict", "model", "network_weights")  # where training tools keep a network's tensors
+NESTED = (
+    *("state_dict", "model_state_dict", "model", "network_weights", "network", "net"),
+    *("teacher", "student", "encoder", "backbone", "module"),
+)
+"""Where training tools keep a network's tensors, the likeliest first."""
+_IDLE = re.compile(r"optim|sched|scaler|loss|callback")
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class Transfer:
     tensors: Mapping[str, Tensor]
     rows: tuple[Row, ...]
     share: float  # of the network's parameters
+    hub: Loaded | None = None
 
     def summary(self) -> str:
         """`58 of 60 tensors from resnet.pth (57 matched, 1 inflated); 2 of the file are not used`."""
@@ -52,11 +60,15 @@ class Transfer:
         counts = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
         idle = sum(not row.parameter for row in self.rows)
         unused = f"; {idle} of the file are not used" if idle else ""
-        return f"{len(self.tensors)} of {len(own)} tensors from {self.file.name} ({counts}){unused}"
+        name = f"{self.hub.name}, SHA-256 {self.hub.sha256[:12]}…," if self.hub else self.file.name
+        return f"{len(self.tensors)} of {len(own)} tensors from {name} ({counts}){unused}"
 
     def to_json(self) -> dict[str, Any]:
         rows = [{"parameter": r.parameter, "from": r.source, "status": r.status} for r in self.rows]
-        return {"file": str(self.file), "share_of_parameters": round(self.share, 4), "tensors": rows}
+        hub = (
+            {"hub": self.hub.name, "sha256": self.hub.sha256, "license": self.hub.license} if self.hub else {}
+        )
+        return {"file": str(self.file), **hub, "share_of_parameters": round(self.share, 4), "tensors": rows}
 
 
 def transfer(model: nn.Module, settings: Mapping[str, TransferSettings]) -> dict[str, Transfer]:
@@ -92,7 +104,8 @@ def transfer_problems(settings: ModelSettings, shapes: Shapes) -> list[Problem]:
         try:
             plan_transfer(name, _of(shapes, name), wanted)
         except CheckpointError as error:
-            problems += [Problem(("model", "transfer", name, "weights"), line) for line in error.lines]
+            key = "hub" if wanted.hub else "weights"
+            problems += [Problem(("model", "transfer", name, key), line) for line in error.lines]
     return problems
 
 
@@ -104,10 +117,12 @@ def plan_transfer(
     `parameters` are those of `own` that are learned, each by all of its names; all of them where not given.
     Raises CheckpointError where the file has too few of them.
     """
-    path = settings.weights or fetch(settings.hub or "")
-    tensors = read_tensors(path)
+    hub = fetch(settings.hub, local_files_only=bool(settings.local_files_only)) if settings.hub else None
+    path = hub.path if hub else settings.weights
+    assert path, "validated by TransferSettings"
+    tensors, inner = _tensors(path, settings.prefix.removesuffix("."))
     kind = next(iter(own), "").partition(".")[0]
-    prefix = settings.prefix.removesuffix(".") or _of_medfuse(tensors, kind, name, path)
+    prefix = inner or _of_medfuse(tensors, kind, name, path)
     chosen = {k: t for k, t in tensors.items() if not prefix or k.startswith(f"{prefix}.")}
     if not chosen:
         raise CheckpointError(_no_prefix(prefix, tensors, path))
@@ -145,7 +160,7 @@ def plan_transfer(
         for k in tensors
         if k not in used
     ]
-    return Transfer(path, taken, tuple(rows), share)
+    return Transfer(path, taken, tuple(rows), share, hub)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -153,14 +168,44 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Kernels of nnU-Net's networks are turned to medfuse's order of axes. Raises CheckpointError.
     """
+    return _tensors(path, "")[0]
+
+
+def _tensors(path: Path, prefix: str) -> tuple[dict[str, Tensor], str]:
+    """The same below `prefix`, as far as that leads into mappings, and what is left of it."""
     state = read_checkpoint(path)
-    while isinstance(state, Mapping) and (inner := [k for k in NESTED if isinstance(state.get(k), Mapping)]):
-        state = state[inner[0]]
+    while isinstance(state, Mapping):
+        first, _, rest = prefix.partition(".")
+        if isinstance(state.get(first), Mapping):
+            state, prefix = state[first], rest
+        elif key := _nested(state):
+            state = state[key]
+        else:
+            break
     found = state.items() if isinstance(state, Mapping) else ()
     tensors = {str(name): tensor for name, tensor in found if isinstance(tensor, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors by name; save model.state_dict() into it")
-    return {name: turned(tensor) for name, tensor in tensors.items()} if is_nnunets(tensors) else tensors
+    if is_nnunets(tensors):
+        tensors = {name: turned(tensor) for name, tensor in tensors.items()}
+    return tensors, prefix
+
+
+def _nested(state: Mapping[Any, Any]) -> str:
+    """The key of a network's tensors among all that a training tool has saved; empty where these are they."""
+    inner = {key: _count(value) for key, value in state.items() if isinstance(value, Mapping)}
+    if known := [key for key in NESTED if inner.get(key)]:
+        return known[0]
+    inner = {k: n for k, n in inner.items() if n and isinstance(k, str) and not _IDLE.search(k.lower())}
+    if not inner or any(isinstance(value, Tensor) for value in state.values()):
+        return ""
+    return max(inner, key=inner.__getitem__)
+
+
+def _count(value: Mapping[Any, Any]) -> int:
+    """How many tensors are in there, however deep."""
+    inner = (_count(v) if isinstance(v, Mapping) else isinstance(v, Tensor) for v in value.values())
+    return sum(inner)
 
 
 def _of(shapes: Shapes, part: str) -> Shapes:

@@ -1,5 +1,7 @@
 """Weights that a backbone starts from."""
 
+from argparse import Namespace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -64,10 +66,40 @@ def test_a_state_dict_of_the_network_is_taken_whole(tmp_path, ending):
     assert {*statuses(made)} == {"matched"}
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model", "network_weights"])
+@pytest.mark.parametrize(
+    "key",
+    ["state_dict", "model", "network_weights", "teacher", "student", "net", "model_state_dict", "generator"],
+)
 def test_tensors_are_found_where_training_tools_keep_them(tmp_path, key):
     source, target = segmenter(1), segmenter(2)
-    given(target, saved(tmp_path / "w.pt", {}, **{key: encoder(source), "epoch": 3}))
+    moments = {0: {"exp_avg": torch.zeros(9), "exp_avg_sq": torch.zeros(9), "step": torch.zeros(())}}
+    said = {"optimizer": {"state": moments | dict.fromkeys(range(9), moments[0])}, "epoch": 3}
+    given(target, saved(tmp_path / "w.pt", {}, **{**said, key: encoder(source)}))
+    assert same(encoder(source), encoder(target))
+
+
+def test_of_a_teacher_and_a_student_the_teacher_is_taken_and_a_prefix_takes_the_other(tmp_path):
+    teacher, student, target = segmenter(1), segmenter(2), segmenter(3)
+    parts = {
+        kind: {f"module.backbone.{k}": v for k, v in encoder(network).items()}
+        | {"module.head.mlp.0.weight": torch.zeros(3)}
+        for kind, network in (("student", student), ("teacher", teacher))
+    }
+    path = saved(tmp_path / "dino.pth", {}, **parts, args=Namespace(arch="vit_small", lr=0.1))
+    given(target, path)
+    assert same(encoder(teacher), encoder(target))
+    for prefix in ("student", "student.module.backbone"):
+        target = segmenter(3)
+        given(target, path, prefix=prefix)
+        assert same(encoder(student), encoder(target))
+
+
+@pytest.mark.parametrize("part", ["net.body.", "encoder.", "module.backbone.", "model.encoder.net."])
+def test_the_part_of_a_larger_network_that_is_this_one_is_found(tmp_path, part):
+    source, target = segmenter(1), segmenter(2)
+    tensors = {f"{part}{k}": v for k, v in encoder(source).items()}
+    tensors |= {"decoder.0.conv.weight": torch.zeros(1), "head.weight": torch.zeros(1)}
+    given(target, saved(tmp_path / "w.pt", tensors))
     assert same(encoder(source), encoder(target))
 
 
@@ -238,9 +270,9 @@ def refusal(path, model=None, **settings) -> str:
     return line
 
 
-def test_names_below_a_prefix_are_found_and_said(tmp_path):
-    tensors = {f"net.body.{k}": v for k, v in encoder(segmenter()).items()} | {"head.weight": torch.zeros(1)}
-    assert "add `prefix: net.body`" in refusal(saved(tmp_path / "w.pt", tensors))
+def test_of_two_networks_in_one_file_one_is_asked_for(tmp_path):
+    tensors = {f"{part}.{k}": v for part in ("a", "b") for k, v in encoder(segmenter()).items()}
+    assert "add `prefix: a`" in refusal(saved(tmp_path / "w.pt", tensors))
 
 
 def test_other_names_are_shown_beside_the_networks(tmp_path):
@@ -339,8 +371,26 @@ def test_torchvisions_layout_starts_a_volume_network(tmp_path):
     torch.testing.assert_close(deep.sum(-1), flat)
 
 
+SWIN = {"use": "swin_unetr", "channels": 12, "window": 2, "depths": [1, 1, 1, 1]}
+
+
+@pytest.mark.parametrize("start", ["swinViT.", "module.swin_vit.", "module.backbone.swinViT.", "module."])
+def test_swin_unetrs_layouts_are_taken_whole(tmp_path, start):
+    """MONAI's own, that of its self-supervised weights (whose blocks have `fc1`), and VoCo's."""
+    pytest.importorskip("einops")
+    settings = {"backbones": {"encoder": SWIN}, "head": {"input": "encoder.layers1.0"}}
+    plan = plan_graph(ModelSettings.model_validate(settings), ImageInfo(1, (32,) * 3, (1.0,) * 3), 2)
+    source, target = build_segmenter(plan), build_segmenter(plan)
+    names = {k: k if "ViT" in start else k.replace("linear", "fc") for k in encoder(source)}
+    tensors = {f"{start}{names[k]}": v for k, v in encoder(source).items()}
+    tensors |= {f"{start.partition('swin')[0]}encoder1.layer.conv1.weight": torch.zeros(1)}
+    given(target, saved(tmp_path / "swin.pt", {}, state_dict=tensors))
+    assert same(encoder(source), encoder(target))
+
+
+@pytest.mark.parametrize("prefix", ["encoder", ""])
 @pytest.mark.parametrize("other", [{}, {"nnssl_adaptation_plan": {"key_to_encoder": "encoder.stages"}}])
-def test_nnunets_and_nnssls_layout_is_taken_with_its_axes_turned(tmp_path, other):
+def test_nnunets_and_nnssls_layout_is_taken_with_its_axes_turned(tmp_path, other, prefix):
     source, target = segmenter(1, dims=3), segmenter(2, dims=3)
     tensors = {"decoder.stages.0.convs.0.conv.weight": torch.zeros(1)}
     for name, tensor in encoder(source).items():
@@ -350,5 +400,5 @@ def test_nnunets_and_nnssls_layout_is_taken_with_its_axes_turned(tmp_path, other
         key = f"encoder.stages.{stage}.0.convs.{conv}"
         tensors[f"{key}.{part}.{rest[-1]}"] = theirs
         tensors[f"{key}.all_modules.{'01'[part == 'norm']}.{rest[-1]}"] = theirs
-    given(target, saved(tmp_path / "w.pth", {}, network_weights=tensors, **other), prefix="encoder")
+    given(target, saved(tmp_path / "w.pth", {}, network_weights=tensors, **other), prefix=prefix)
     assert same(encoder(source), encoder(target))

@@ -14,6 +14,7 @@ from medfuse.core.features import FeatureInfo
 from medfuse.core.text import listed
 from medfuse.model.blame import placed
 from medfuse.model.borrowed import out_of_sight
+from medfuse.model.brought import Brought, bring
 from medfuse.model.plan import IMAGE, GraphPlan, names_of
 from medfuse.model.resample import centred, fit, resize
 from medfuse.model.still import untaught
@@ -66,15 +67,21 @@ class Segmenter(nn.Module):
 
     What no loss teaches stays in evaluation mode while the rest trains, so that its running statistics stand
     still: backbones and nodes without a gradient, and modules all of whose parameters are frozen.
+
+    `brought`: by backbone, the weights that it brought along, where these are asked for. `untaught`: parts
+    that no loss teaches.
     """
 
-    def __init__(self, plan: GraphPlan) -> None:
+    def __init__(self, plan: GraphPlan, *, bring_weights: bool = False) -> None:
         super().__init__()
+        self.brought: dict[str, Brought] = {}
         self.backbones, self.fusion, self.aux = Parts(), Parts(), Parts()
         for b in plan.backbones:
             with placed(("model", "backbones", b.name), b.backbone):
                 network = settled(b.backbone.build(plan.image), plan.image)
                 _refuse_hidden(network)
+                if bring_weights and (brought := bring(network, b.backbone, plan.image)):
+                    self.brought[b.name] = brought
             with placed(("model", "taps", b.name), b.strategy):
                 self.backbones[b.name] = b.strategy.attach(network, b.taps, plan.image)
         for node in plan.nodes:
@@ -107,7 +114,7 @@ class Segmenter(nn.Module):
             for node in plan.nodes
         )
 
-        self._untaught = untaught(plan)
+        self.untaught = untaught(plan)
         self.train()
 
     def train(self, mode: bool = True) -> Self:
@@ -117,7 +124,7 @@ class Segmenter(nn.Module):
         return self
 
     def _standing_still(self) -> list[nn.Module]:
-        untaught = [part for name, part in self._parts() if name in self._untaught]
+        untaught = [part for name, part in self._parts() if name in self.untaught]
         owned = ((module, [*module.parameters()]) for module in self.modules())
         frozen = [module for module, own in owned if own and not any(p.requires_grad for p in own)]
         return [*untaught, *frozen]
@@ -162,12 +169,13 @@ class Segmenter(nn.Module):
         return maps
 
 
-def build_segmenter(plan: GraphPlan) -> Segmenter:
-    """The network with fresh weights, on torch's default device.
+def build_segmenter(plan: GraphPlan, *, bring_weights: bool = False) -> Segmenter:
+    """The network with fresh weights, and those that its backbones bring along where these are asked for.
 
-    Raises PipelineError where a plugin refuses: taps are tried out when they are attached.
+    On torch's default device. Raises PipelineError where a plugin refuses: taps are tried out when they are
+    attached.
     """
-    return Segmenter(plan)
+    return Segmenter(plan, bring_weights=bring_weights)
 
 
 def _refuse_hidden(network: nn.Module) -> None:

@@ -106,6 +106,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def tensors_hash(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors with their names, shapes and types, whatever file they come from."""
+    return _content_hash({name: t.detach().cpu() for name, t in state.items()}, {})
+
+
 def _content_hash(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(dict(facts)).encode())
     for name in sorted(state):

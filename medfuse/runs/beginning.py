@@ -12,12 +12,12 @@ from medfuse.core.files import write_json, write_text
 from medfuse.core.json_text import validated
 from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import Pipeline
-from medfuse.runs.changes import identity
 from medfuse.runs.folder import clear, forget_judgement
 from medfuse.runs.records import (
     DATA,
     FINGERPRINT,
     LOCK,
+    PINNED,
     PIPELINE,
     PLAN,
     RESOLVED,
@@ -66,7 +66,8 @@ def write_records(run: Run, planned: Planned, graph: GraphPlan, found: Mapping[s
         FINGERPRINT: planned.fingerprint.to_json(),
         DATA: planned.data.model_dump(mode="json"),
         LOCK: lock.model_dump(mode="json"),
-        PIPELINE: identity(run.pipeline),
+        PIPELINE: run.identity,
+        **({PINNED: run.pins.model_dump(mode="json")} if run.pins else {}),
         **found,
     }
     for name, content in files.items():

@@ -14,7 +14,7 @@ from medfuse.core.files import reported
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.text import number
 from medfuse.pipeline import resolved
-from medfuse.runs.changes import case_changes, identity, pipeline_changes, text_changes
+from medfuse.runs.changes import case_changes, pipeline_changes, text_changes
 from medfuse.runs.folder import FOLD_ALL, fold_folders
 from medfuse.runs.postprocess import FILE, read_choice, said, write_choice
 from medfuse.runs.records import DATA, LOCK, PIPELINE, Lock, TrainedOn, read_mapping, read_record
@@ -118,7 +118,7 @@ class _Summary(BaseModel):
 
 def _differences(run: Run, fold: Path) -> Iterator[str]:
     """What a fold was trained with that the final model was not, but for the split and chance."""
-    yield from pipeline_changes(_model(read_mapping(fold / PIPELINE)), _model(identity(run.pipeline)))
+    yield from pipeline_changes(_model(read_mapping(fold / PIPELINE)), _model(run.identity))
     before = read_record(Lock, fold / LOCK).stretches[-1].train
     yield from pipeline_changes(_budget(before), _budget(resolved(run.pipeline)["train"]), "train")
     theirs, ours = (read_record(TrainedOn, folder / DATA) for folder in (fold, run.folder))

@@ -8,7 +8,7 @@ from pathlib import Path
 from medfuse.core.errors import MedfuseError
 from medfuse.core.files import reported
 from medfuse.core.lock import locked
-from medfuse.runs.records import DATA, FINGERPRINT, LOCK, PIPELINE, PLAN, RESOLVED
+from medfuse.runs.records import DATA, FINGERPRINT, LOCK, PINNED, PIPELINE, PLAN, RESOLVED, TRANSFER
 
 ANOTHER_NAME = "give this run another name (--set name=…)"
 FOLD_ALL = "fold_all"
@@ -29,8 +29,7 @@ _OF_ONE_TRAINING = (
     "metrics.jsonl",
     "tensorboard",
     "precision.json",
-    "transfer.json",
-    *(PIPELINE, DATA, LOCK, PLAN, FINGERPRINT, RESOLVED),
+    *(PIPELINE, DATA, LOCK, PLAN, FINGERPRINT, RESOLVED, TRANSFER, PINNED),
 )
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PIPELINE, DATA, LOCK, PLAN = "pipeline.json", "data.json", "lock.json", "plan.json"
 FINGERPRINT, RESOLVED = "fingerprint.json", "resolved.yaml"
+TRANSFER, PINNED = "transfer.json", "pinned.json"
 _REMEDY = "put the file back as it was, or train this run anew with --retrain"
 _PACKAGES = ("torch", "monai", "numpy", "scipy", "nibabel", "SimpleITK", "lightning-fabric", "blosc2")
 

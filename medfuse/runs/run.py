@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medfuse.api import Case, DatasetInfo, Split
 from medfuse.core.document import Document
@@ -24,9 +24,10 @@ from medfuse.runs.folder import (
     holds_weights,
     refuse_cross_validation,
 )
+from medfuse.runs.pinned import Pins, pin, read_pins, with_pins
 from medfuse.runs.problems import placed_split
-from medfuse.runs.records import DATA, LOCK, PIPELINE, Lock, TrainedOn, read_mapping, read_record
-from medfuse.trained.trust import remember_own
+from medfuse.runs.records import DATA, LOCK, PINNED, PIPELINE, Lock, TrainedOn, read_mapping, read_record
+from medfuse.trained.trust import Trust, remember_own
 
 if TYPE_CHECKING:
     from medfuse.train.together import Together
@@ -37,7 +38,8 @@ class Run:
     """What every stage of a run is given. `folder` is its own, others share `store_folder`.
 
     kept: what its weights were trained on, where it has any that count. starts: whether training begins at
-    its first step, and so may replace what stands in the folder.
+    its first step, and so may replace what stands in the folder. pins: what `pipeline` has in place of what
+    `said`, the one of the file, has.
     """
 
     pipeline: Pipeline
@@ -49,6 +51,13 @@ class Run:
     together: Together
     kept: TrainedOn | None = None
     starts: bool = True
+    pins: Pins = field(default_factory=Pins)
+    said: Pipeline | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes it another run, as its file says it."""
+        return identity(self.said or self.pipeline)
 
     @property
     def cases(self) -> dict[str, Case]:
@@ -84,7 +93,7 @@ def open_run(
     """
     import torch
 
-    def claim() -> tuple[TrainedOn | None, bool, Split]:
+    def claim() -> tuple[TrainedOn | None, bool, Split, Pins]:
         if folder.name == FOLD_ALL:
             held.callback(_remove_if_empty, folder.parent)
         held.callback(_remove_if_empty, folder)  # what a refused start leaves is nothing
@@ -92,16 +101,21 @@ def open_run(
             remove_leftovers(runs, PROBE)
         held.enter_context(locked(make_folder(folder), instead=ANOTHER_NAME))
         refuse_cross_validation(folder)
-        remember_own(pipeline.model)
         kept = None if retrain or not holds_weights(folder) else _kept(folder, pipeline, info)
-        return kept, retrain or not has_state(folder), _split(folder, pipeline, info, kept)
+        starts = retrain or not has_state(folder)
+        remember_own(pipeline.model)
+        pins = pin(pipeline) if starts else _pins(folder / PINNED, pipeline)
+        if starts:
+            remember_own(with_pins(pipeline, pins).model)
+        return kept, starts, _split(folder, pipeline, info, kept), pins
 
     with ExitStack() as held:
-        kept, starts, split = together.first(claim)
+        kept, starts, split, pins = together.first(claim)
         torch.set_flush_denormal(True)  # now, as threads that torch starts take it over and others do not
         own = reporter if together.is_first else Reporter(quiet=True)
         store = runs / "prepared" / info_name(pipeline)
-        yield Run(pipeline, info, split, folder, store, own, together, kept, starts)
+        pinned = with_pins(pipeline, pins)
+        yield Run(pinned, info, split, folder, store, own, together, kept, starts, pins, pipeline)
 
 
 def refuse_soon(pipeline: Pipeline, info: DatasetInfo, folder: Path) -> None:
@@ -172,6 +186,13 @@ def _named(kept: TrainedOn, info: DatasetInfo, cases: list[Case]) -> TrainedOn:
     """`kept`, with the text of the dataset as it is now."""
     text = {key: getattr(info, key) for key in ("labels", "channels", "region_order", "ignore")}
     return kept.model_copy(update={**text, "labels": dict(info.labels)})
+
+
+def _pins(path: Path, pipeline: Pipeline) -> Pins:
+    """What the run fixed as it began. Raises CheckpointError, also for code that nothing run here named."""
+    pins = read_pins(path)
+    Trust.of((), pipeline.model).check(path, with_pins(pipeline, pins).model, pins.backbones)
+    return pins
 
 
 def _split(folder: Path, pipeline: Pipeline, info: DatasetInfo, kept: TrainedOn | None) -> Split:

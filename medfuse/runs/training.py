@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from medfuse.core.errors import CheckpointError
 from medfuse.model.plan import GraphPlan
 from medfuse.runs.beginning import Planned, note_stretch, write_records
-from medfuse.runs.records import read_mapping
+from medfuse.runs.records import TRANSFER, read_mapping
 from medfuse.runs.run import teacher_weights
 from medfuse.trained.loading import load_trained, weights_facts
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from medfuse.train.state import Spent
 
 
-_PRECISION, _TRANSFER = "precision.json", "transfer.json"
+_PRECISION = "precision.json"
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,11 @@ def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
     device = pick_device(settings.device)
     settle(device, deterministic=settings.deterministic)
     seed_chance(run.pipeline.seed)
-    model = build_segmenter(graph)
-    found: dict[str, Any] = {}
-    if run.starts and run.together.is_first:
-        found |= _transfer(run, model)  # the others take over its weights
+    begins = run.starts and run.together.is_first  # the others take over its weights
+    model = build_segmenter(graph, bring_weights=begins)
+    found: dict[str, Any] = _given(run, model) if begins else {}
+    for name in sorted(model.untaught):
+        run.reporter.say(f"  {name}: no loss teaches it, so it stays as it is")
     model.to(device)
     lay_out(model, len(plan.patch_size) + 2, channels_last(len(plan.patch_size) + 2))
 
@@ -212,17 +213,23 @@ def _kept_precision(run: Run, device: torch.device) -> str | None:
     return kind if before.get("device") == device.type and kind in ("fp32", "bf16", "fp16") else None
 
 
-def _transfer(run: Run, model: Segmenter) -> dict[str, Any]:
-    """Give backbones the weights that they start from; say what became of them, and return a table of it."""
+def _given(run: Run, model: Segmenter) -> dict[str, Any]:
+    """Say what weights backbones brought along, give them those of `model.transfer`, and return a table of
+    what became of both."""
     from medfuse.model.transfer import transfer
 
+    for name, brought in model.brought.items():
+        run.reporter.say(f"  {name}: {brought.summary()}")
     made = transfer(model, run.pipeline.model.transfer)
     for name, taken in made.items():
         run.reporter.say(f"  {name}: {taken.summary()}")
-    if not made:
+    if not (made or model.brought):
         return {}
-    run.reporter.say(f"  {run.folder / _TRANSFER} lists them all")
-    return {_TRANSFER: {name: taken.to_json() for name, taken in made.items()}}
+    run.reporter.say(f"  {run.folder / TRANSFER} lists them all")
+    given: dict[str, dict[str, Any]] = {n: {"brought": b.to_json()} for n, b in model.brought.items()}
+    for name, taken in made.items():
+        given[name] = {**given.get(name, {}), **taken.to_json()}
+    return {TRANSFER: given}
 
 
 def _teacher(run: Run, plan: DataPlan) -> Segmenter | None:

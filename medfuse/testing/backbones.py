@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -53,6 +54,8 @@ def check_backbone(plugin: Backbone, image: ImageInfo) -> None:
             "any batch": partial(calls.take_any_batch, tested),
             "gradients are alive": partial(gradients.are_alive, tested),
             "gradients reach every parameter": partial(_gradients_reach_what_runs, tested, declared),
+            "brings weights of its own network": partial(_weights_are_its_own, plugin, image),
+            "pinned, it is the same": partial(_pinned_is_the_same, plugin, image, declared),
             **module_laws(tested, "networks"),
         },
     )
@@ -67,6 +70,38 @@ def _tested(plugin: Backbone, image: ImageInfo, declared: Sequence[FeatureInfo])
         return tapped(network, [f.name for f in declared], *given)[0]
 
     return Tested(partial(plugin.build, image), given, features, ["the image"])
+
+
+def _weights_are_its_own(plugin: Backbone, image: ImageInfo) -> None:
+    """What it brings along has a source, names and shapes of what it builds, and is the same each time."""
+    origin, weights = plugin.origin(), plugin.weights(image)
+    if origin is None:
+        assert not weights, "weights() brings some, and origin() does not say whence; return an Origin"
+        return
+    assert weights, f"origin() names {origin.source}, and weights() brings none"
+    own = seeded(partial(plugin.build, image)).state_dict()
+    beyond = [name for name in weights if name not in own]
+    assert not beyond, f"weights() has {beyond[0]}, and the network that build() makes has not"
+    unlike = [name for name, t in weights.items() if t.shape != own[name].shape]
+    assert not unlike, f"weights() has another shape of {unlike[0]} than the network that build() makes"
+    again = plugin.weights(image)
+    changed = [name for name in weights if not bool((weights[name] == again[name]).all())]
+    assert not changed, f"asked again, weights() has another {changed[0]}"
+
+
+def _pinned_is_the_same(plugin: Backbone, image: ImageInfo, declared: Sequence[FeatureInfo]) -> None:
+    """It reads back from the JSON beside trained weights, and makes the same network."""
+    pinned = plugin.pinned()
+    said = json.loads(json.dumps(pinned.model_dump(mode="json")))
+    again = type(pinned).model_validate(said)
+    assert again == pinned, "pinned() does not read back from its JSON as it was"
+    assert again.pinned() == pinned, "pinned() of what is pinned is another one"
+    assert list(again.features(image)) == list(declared), "pinned() declares other features"
+    ours, theirs = (
+        {name: [*t.shape] for name, t in seeded(partial(p.build, image)).state_dict().items()}
+        for p in (plugin, again)
+    )
+    assert ours == theirs, "pinned() makes another network"
 
 
 def _finest_first(declared: Sequence[FeatureInfo]) -> None:
@@ -151,5 +186,9 @@ def _gradients_reach_what_runs(tested: Tested, declared: Sequence[FeatureInfo]) 
         layer.register_forward_hook(lambda *_, path=path: ran.add(path))
     found, output = tapped(network, [f.name for f in declared], *tested.given(2))
     gradients.backward([*found.values(), *tensors_in(output).values()])
-    missed = [n for n, p in network.named_parameters() if n.rpartition(".")[0] in ran and p.grad is None]
+    missed = [
+        name
+        for name, p in network.named_parameters()
+        if p.requires_grad and name.rpartition(".")[0] in ran and p.grad is None
+    ]
     assert not missed, f"no gradient reaches {', '.join(missed)}; leave out detach() and torch.no_grad()"

@@ -56,7 +56,7 @@ def read_facts(path: Path, facts: Any) -> Facts:
     where = f"{path}: what it says of its model"
     read = validated(_Facts, facts, where, raises=CheckpointError, remedy=REMEDY)
     said = json.loads(json.dumps(read.model))
-    _refuse_extremes(path, said)
+    refuse_extremes(path, said)
     plan = read_plan(read.data, f"{path}: data", raises=CheckpointError, remedy=REMEDY)
     return Facts(
         read.name,
@@ -79,7 +79,7 @@ def _section(path: Path, name: str, kind: Any, value: Any) -> Any:
         raise CheckpointError(f"{path}: {name}: {shortened(str(error), 300)}; {REMEDY}") from error
 
 
-def _refuse_extremes(path: Path, said: Any) -> None:
+def refuse_extremes(path: Path | str, said: Any) -> None:
     """Numbers, texts and lists of a size that no network needs. Raises CheckpointError."""
     left, count = [said], 0
     while left:

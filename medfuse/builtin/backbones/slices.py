@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from medfuse import Backbone, FeatureInfo, ImageInfo, ShapeError, registry
+from medfuse import Backbone, FeatureInfo, ImageInfo, Origin, ShapeError, registry
 from medfuse.core.errors import above, below
 from medfuse.registry import BackboneField
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class Slices(Backbone):
@@ -55,6 +55,22 @@ class Slices(Backbone):
         with below("of"):
             inner, features = self.of.build(seen), self.of.features(seen)
         return Network(inner, features, self.neighbours)
+
+    def origin(self) -> Origin | None:
+        with below("of"):
+            return self.of.origin()
+
+    def weights(self, image: ImageInfo) -> Mapping[str, Tensor]:
+        if self.channels:
+            with above("of"):
+                return self._by_channel().weights(image)
+        with below("of"):
+            found = self.of.weights(self._slice(image))
+        return {f"inner.backbone.{name}": tensor for name, tensor in found.items()}
+
+    def pinned(self) -> Backbone:
+        with below("of"):
+            return self.model_copy(update={"of": self.of.pinned()})
 
     def _by_channel(self) -> Backbone:
         """The same, seeing images of one channel."""

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medfuse import Backbone, FeatureInfo, ImageInfo, ShapeError
+from medfuse import Backbone, FeatureInfo, ImageInfo, Origin, ShapeError
 from medfuse.core.errors import below
 from medfuse.registry import BackboneField
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 Channels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 Way = Literal["each", "repeat", "first"]
@@ -86,6 +86,19 @@ class View(Backbone):
             joined=self.channels == "each",
             mean=self.channels == "repeat",
         )
+
+    def origin(self) -> Origin | None:
+        with below("of"):
+            return self.of.origin()
+
+    def weights(self, image: ImageInfo) -> Mapping[str, Tensor]:
+        with below("of"):
+            found = self.of.weights(self._seen(image))
+        return {f"inner.backbone.{name}": tensor for name, tensor in found.items()}
+
+    def pinned(self) -> Backbone:
+        with below("of"):
+            return self.model_copy(update={"of": self.of.pinned()})
 
     def _views(self, image: ImageInfo) -> Mapping[str, Sequence[int]]:
         """Channels of each view, of their mean where they are repeated; a single one has no name."""

@@ -33,6 +33,22 @@ def edited(network: nn.Module, edits: Sequence[Edit]) -> nn.Module:
     return network
 
 
+def left_alone(build: Callable[[], nn.Module], edits: Sequence[Edit]) -> set[str]:
+    """The names of the tensors that edits leave where they were."""
+
+    def compare(network: nn.Module) -> set[str]:
+        before = _tensors(network)
+        after = _tensors(edited(network, edits))
+        return {name for name, tensor in after.items() if before.get(name) is tensor}
+
+    return try_out(build, compare)
+
+
+def _tensors(network: nn.Module) -> dict[str, Any]:
+    named = [network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)]
+    return {name: tensor for tensors in named for name, tensor in tensors}
+
+
 def find_edited(build: Callable[[], nn.Module], edits: Sequence[Edit], image: ImageInfo) -> list[FeatureInfo]:
     """What the edited network offers. Raises ShapeError that names the edit after which it cannot run."""
 

@@ -66,7 +66,7 @@ def _short(plan: DataPlan, outlook: Outlook) -> str:
         plan.channels, plan.normalization, values, outlook.limits
     ):
         slack = _SHARE * (most - least)
-        if how.kind in ("ct", "none") and (lowest > least + slack or highest < most - slack):
+        if how.is_fixed and (lowest > least + slack or highest < most - slack):
             return (
                 f"whole numbers from {lowest:.0f} to {highest:.0f}, where {channel} had {least:.4g} to "
                 f"{most:.4g} in training; give them as the scanner wrote them"

@@ -13,7 +13,7 @@ from medfuse.core.text import by
 from medfuse.core.topology import SMALLEST, plan_strides, total_stride
 from medfuse.data.fingerprint import ChannelFacts, Fingerprint
 from medfuse.data.seen import Seen
-from medfuse.data.settings import PreprocessSettings, SampleSettings
+from medfuse.data.settings import WINDOWS, PreprocessSettings, SampleSettings, WindowSettings, kind_of
 
 PATCH_VOXELS = 64**3
 """Most voxels in an `auto` patch: about a second per training step on two CPU cores."""
@@ -32,16 +32,41 @@ Spacing = tuple[float, float, float]
 class Normalization:
     """How one channel is scaled.
 
-    `ct`: clip to lower … upper, then (v - mean) / std, with numbers of the whole dataset. `zscore`: mean and
+    `ct`: clip to lower … upper, then (v - mean) / std, with numbers of the whole dataset. `window`: the same,
+    which makes 0 … 1. `windows`: several, each of which makes an input of the network. `zscore`: mean and
     standard deviation of each volume, without margins that are 0 in all its channels (nnU-Net crops them).
-    `nonzero_zscore`: of its voxels other than 0, which stay 0.
+    `nonzero_zscore`: of its voxels other than 0, which stay 0. `unit` and `symmetric`: percentiles of each
+    volume become 0 and 1, or -1 and 1, and what is beyond them too.
     """
 
-    kind: Literal["ct", "zscore", "nonzero_zscore", "none"]
+    kind: Literal["ct", "zscore", "nonzero_zscore", "none", "window", "windows", "unit", "symmetric"]
     lower: float = 0.0
     upper: float = 0.0
     mean: float = 0.0
     std: float = 1.0
+    windows: tuple[tuple[float, float], ...] = ()
+
+    @classmethod
+    def window(cls, lower: float, upper: float) -> "Normalization":
+        return cls("window", lower, upper, lower, upper - lower)
+
+    @property
+    def inputs(self) -> "tuple[Normalization, ...]":
+        """How each input of the network is scaled that is made of the channel."""
+        return tuple(Normalization.window(*ends) for ends in self.windows) or (self,)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether by numbers that are the same for each volume."""
+        return self.kind in ("ct", "none", "window", "windows")
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A normalisation that something else than the data asks for, as pretrained weights do, and why."""
+
+    normalize: str | WindowSettings
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -90,8 +115,9 @@ class DataPlan:
 
     @property
     def image(self) -> ImageInfo:
-        """What the network is given."""
-        return ImageInfo(len(self.channels), self.patch_size, self.spacing_mm[: len(self.patch_size)])
+        """What the network is given: of some normalisations, several channels for one of a file."""
+        inputs = len(self.channels) + sum(len(how.inputs) - 1 for how in self.normalization)
+        return ImageInfo(inputs, self.patch_size, self.spacing_mm[: len(self.patch_size)])
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -104,7 +130,7 @@ class DataPlan:
             tuple(data["patch_size"]),
             data["batch_size"],
             tuple(data["channels"]),
-            tuple(Normalization(**n) for n in data["normalization"]),
+            tuple(_read_normalization(n) for n in data["normalization"]),
             from_json(data["labels"]),
             dict(data["reasons"]),
             tuple(data.get("region_order", ())),
@@ -114,10 +140,22 @@ class DataPlan:
         )
 
 
+def _read_normalization(said: Mapping[str, Any]) -> Normalization:
+    windows = tuple((low, high) for low, high in said.get("windows", ()))
+    return Normalization(**{**said, "windows": windows})
+
+
 def make_plan(
-    fingerprint: Fingerprint, info: DatasetInfo, preprocess: PreprocessSettings, sample: SampleSettings
+    fingerprint: Fingerprint,
+    info: DatasetInfo,
+    preprocess: PreprocessSettings,
+    sample: SampleSettings,
+    advice: Advice | None = None,
 ) -> DataPlan:
-    """What the settings say, and for each `auto` a value from the fingerprint, with its reason."""
+    """What the settings say, and for each `auto` a value from the fingerprint, with its reason.
+
+    `advice` counts before the fingerprint where `preprocess.normalize` is auto.
+    """
     reasons: dict[str, str] = {}
     spacing = preprocess.spacing_mm
     if spacing == "auto":
@@ -136,10 +174,12 @@ def make_plan(
         batch = sample.batch_size
     normalization = []
     for channel in fingerprint.channels:
-        chosen, reason = _normalization(channel, preprocess.normalize)
+        advised = advice if preprocess.normalize == "auto" else None
+        wanted = advised.normalize if advised else preprocess.normalize
+        chosen, reason = _normalization(channel, info.channels, wanted)
         normalization.append(chosen)
         if preprocess.normalize == "auto":
-            reasons[f"normalize.{channel.name}"] = reason
+            reasons[f"normalize.{channel.name}"] = f"{advised.reason}; {reason}" if advised else reason
     names = info.labels if info.region_order else info.outputs
     labels = {name: info.labels[name] for name in names}
     return DataPlan(
@@ -258,8 +298,32 @@ def is_ct(channel: str) -> bool:
     return channel.strip().lower() == "ct"
 
 
-def _normalization(channel: ChannelFacts, wanted: str) -> tuple[Normalization, str]:
+def counted_inputs(channels: Sequence[str], wanted: str | WindowSettings) -> int:
+    """How many channels the network is given, of what a dataset names `channels`."""
+    return sum(len(_windows(name, channels, wanted)) or 1 for name in channels)
+
+
+def _windows(
+    channel: str, channels: Sequence[str], wanted: str | WindowSettings
+) -> tuple[tuple[float, float], ...]:
+    """Those that one of `channels` is seen through: of several channels only CT is."""
+    if len(channels) > 1 and not is_ct(channel):
+        return ()
+    if isinstance(wanted, WindowSettings):
+        return wanted.each
+    return {"window": WINDOWS[1:2], "windows": WINDOWS}.get(wanted, ())
+
+
+def _normalization(
+    channel: ChannelFacts, channels: Sequence[str], wanted: str | WindowSettings
+) -> tuple[Normalization, str]:
     """The way that is `wanted`, or for `auto` the one that suits the channel; and why."""
+    if windows := _windows(channel.name, channels, wanted):
+        if kind_of(wanted) == "window":
+            return Normalization.window(*windows[0]), "a window of HU becomes 0 to 1"
+        return Normalization("windows", windows=windows), "windows of HU become 0 to 1, each in a channel"
+    if isinstance(wanted, WindowSettings) or wanted in ("window", "windows"):
+        wanted = "unit"
     kind = wanted if wanted != "auto" else "ct" if is_ct(channel.name) else "zscore"
     if kind == "ct":
         reason = (
@@ -267,8 +331,15 @@ def _normalization(channel: ChannelFacts, wanted: str) -> tuple[Normalization, s
         )
         std = max(channel.std, 1e-8)
         return Normalization("ct", channel.lower, channel.upper, channel.mean, std), reason
+    if kind == "unit" and is_ct(channel.name) and channel.lower < channel.upper:
+        reason = "CT has absolute units: the foreground's 0.5 and 99.5 percentiles become 0 and 1"
+        return Normalization.window(channel.lower, channel.upper), reason
+    if kind == "unit":
+        return Normalization("unit"), "0.5 and 99.5 percentiles of each volume become 0 and 1"
+    if kind == "symmetric":
+        return Normalization("symmetric"), "0.05 and 99.95 percentiles of each volume become -1 and 1"
     if kind == "none":
-        return Normalization("none"), ""
+        return Normalization("none"), "values are left as they are"
     if channel.zeros > 0.25:
         reason = f"{channel.zeros:.0%} of voxels are exactly 0, no tissue: z-score of the others, per volume"
         return Normalization("nonzero_zscore"), reason

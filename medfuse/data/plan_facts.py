@@ -31,16 +31,21 @@ class _Strict(BaseModel):
 class NormalizationFacts(_Strict):
     """See `data.plan.Normalization`."""
 
-    kind: Literal["ct", "zscore", "nonzero_zscore", "none"]
+    kind: Literal["ct", "zscore", "nonzero_zscore", "none", "window", "windows", "unit", "symmetric"]
     lower: float = 0.0
     upper: float = 0.0
     mean: float = 0.0
     std: float = Field(1.0, gt=0)
+    windows: Annotated[tuple[tuple[float, float], ...], Field(max_length=16)] = ()
 
     @model_validator(mode="after")
     def _ordered(self) -> NormalizationFacts:
         if self.lower > self.upper:
             raise ValueError(f"lower {self.lower} is above upper {self.upper}")
+        if (self.kind == "windows") != bool(self.windows):
+            raise ValueError(f"{len(self.windows)} windows for a normalization of kind {self.kind}")
+        if any(low >= high for low, high in self.windows):
+            raise ValueError("the least of a window is not below its most")
         return self
 
 

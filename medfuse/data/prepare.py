@@ -28,6 +28,11 @@ from medfuse.data.plan import DataPlan, Normalization, resampled_shape
 from medfuse.data.resample import Floats, SlabResampler
 from medfuse.volumes.volume import slabs_of, smallest_integer
 
+_SCORES = ("zscore", "nonzero_zscore")
+_ENDS = {"unit": (0.5, 0.0), "symmetric": (0.05, -1.0)}
+"""The percentile that becomes the least value, and that value; the most is 1."""
+_MOST_SAMPLES = 2**20  # voxels that percentiles are taken of
+
 Shape = tuple[int, int, int]
 Read = Callable[[], Iterator[tuple[int, int, Floats]]]
 """Slabs of an image with their channel and first row; see ImageSlabs.read."""
@@ -50,7 +55,7 @@ class Preprocessor:
         reading = source.slab_bytes + self._resampling_bytes(source.geometry, shape)
         disk = shutil.disk_usage(tempfile.gettempdir()).free
         self._check_room(case.images[0], source.geometry, shape, max(free_memory(), disk), "memory or disk")
-        return Outlook(case.name, source.geometry, (len(self.plan.channels), *shape), reading, source.limits)
+        return Outlook(case.name, source.geometry, (self.plan.image.channels, *shape), reading, source.limits)
 
     def prepare(self, case: Case, *, scratch: Path | None = None) -> Prepared:
         """The image on the network's grid. Raises DataError that names the file.
@@ -81,7 +86,7 @@ class Preprocessor:
 
     def look_at_array(self, array: npt.NDArray[Any], geometry: Geometry) -> Outlook:
         """As `look`, of voxels (channels, i, j, k) in memory."""
-        shape = (len(array), *self._shape(geometry))
+        shape = (self.plan.image.channels, *self._shape(geometry))
         return Outlook("array", geometry, shape, 0, (limits_of(array.dtype),) * len(array))
 
     def _open(self, case: Case) -> ImageSlabs:
@@ -94,11 +99,12 @@ class Preprocessor:
         )
 
     def _resampling_bytes(self, geometry: Geometry, shape: Shape) -> int:
-        return SlabResampler.bytes_for(geometry.shape, geometry.turn.undo_shape(shape))
+        together = max(len(how.inputs) for how in self.plan.normalization)
+        return together * SlabResampler.bytes_for(geometry.shape, geometry.turn.undo_shape(shape))
 
     def _check_room(self, path: Path, geometry: Geometry, shape: Shape, free: int, where: str) -> None:
         """Raises DataError where the prepared image is larger than what is `free`."""
-        size = 4 * len(self.plan.channels) * prod(shape)
+        size = 4 * self.plan.image.channels * prod(shape)
         if size > free:
             grids = (geometry.shape, geometry.spacing_mm), (shape, self.plan.spacing_mm)
             source, target = (f"{by(voxels)} at a spacing of {_by(mm)} mm" for voxels, mm in grids)
@@ -117,14 +123,18 @@ class Preprocessor:
         The image as its file has it is never whole in memory: each slab is scaled and resampled as it comes.
         """
         scales = self.plan.normalization
-        if any("zscore" in how.kind for how in scales):
+        if any(how.kind in (*_SCORES, *_ENDS) for how in scales):
             scales = measured(read(), scales)
-        image, view = _blank(len(scales), self._shape(geometry), geometry.turn, scratch)
+        inputs = [(channel, one) for channel, how in enumerate(scales) for one in how.inputs]
+        image, view = _blank(len(inputs), self._shape(geometry), geometry.turn, scratch)
         for channel, first, slab in read():
+            own = [number for number, (of, _) in enumerate(inputs) if of == channel]
             if first == 0:
-                resampler = SlabResampler(geometry, view[channel])
-            scale(slab, scales[channel])
-            resampler.add(first, slab)
+                resamplers = {number: SlabResampler(geometry, view[number]) for number in own}
+            for number in own:
+                voxels = slab if number == own[-1] else slab.copy()
+                scale(voxels, inputs[number][1])
+                resamplers[number].add(first, voxels)
             if isinstance(image, DiskImage):
                 image.forget()
         return image
@@ -157,19 +167,59 @@ def _blank(channels: int, shape: Shape, turn: Turn, scratch: Path | None) -> tup
 def measured(
     slabs: Iterable[tuple[int, int, Floats]], scales: Sequence[Normalization]
 ) -> tuple[Normalization, ...]:
-    """The scales of the channels, with mean and deviation of their voxels where they are z-scores."""
+    """The scales of the channels, with the numbers of their voxels where these are each volume's own."""
     known, box = [_Moments() for _ in scales], _Box()
+    some = [_Some() for _ in scales]
     for channel, first, slab in slabs:
         filled = slab != 0
         box.add(first, filled)
-        if "zscore" in scales[channel].kind:
+        if scales[channel].kind in _SCORES:
             known[channel].add(slab[filled])
+        if scales[channel].kind in _ENDS:
+            some[channel].add(slab)
     for how, moments in zip(scales, known):
         if how.kind == "zscore":
             moments.merge(box.voxels - moments.count, 0.0, 0.0)
     return tuple(
-        replace(how, mean=m.mean, std=m.std) if "zscore" in how.kind else how for how, m in zip(scales, known)
+        replace(how, mean=m.mean, std=m.std)
+        if how.kind in _SCORES
+        else _between(how, ends.voxels)
+        if how.kind in _ENDS
+        else how
+        for how, m, ends in zip(scales, known, some)
     )
+
+
+def _between(how: Normalization, voxels: Floats) -> Normalization:
+    """With numbers by which percentiles become 0 and 1, or -1 and 1."""
+    share, lowest = _ENDS[how.kind]
+    low, high = (float(v) for v in np.percentile(voxels, (share, 100 - share))) if voxels.size else (0.0, 0.0)
+    std = (high - low) / (1 - lowest)
+    return replace(how, lower=low, upper=high, mean=low - lowest * std, std=std)
+
+
+@dataclass
+class _Some:
+    """Every voxel of a channel or, of a large one, every second, fourth, … in a fixed order.
+
+    Which they are depends on the channel alone, and not on the slabs that it comes in.
+    """
+
+    kept: list[Floats] = field(default_factory=list)
+    seen: int = 0
+    step: int = 1
+
+    def add(self, slab: Floats) -> None:
+        rows = slab.transpose(2, 0, 1).reshape(-1)
+        self.kept.append(rows[-self.seen % self.step :: self.step].copy())
+        self.seen += rows.size
+        while sum(part.size for part in self.kept) > _MOST_SAMPLES:
+            self.kept = [self.voxels[::2].copy()]
+            self.step *= 2
+
+    @property
+    def voxels(self) -> Floats:
+        return np.concatenate(self.kept) if self.kept else np.empty(0, np.float32)
 
 
 @dataclass
@@ -227,7 +277,7 @@ def scale(voxels: Floats, how: Normalization) -> None:
     if how.kind == "none":
         return
     inside = voxels != 0 if how.kind == "nonzero_zscore" else np.ones((), bool)
-    if how.kind == "ct":
+    if how.kind not in _SCORES:
         np.clip(voxels, how.lower, how.upper, out=voxels)
     np.subtract(voxels, how.mean, out=voxels, where=inside)
     np.divide(voxels, max(how.std, 1e-8), out=voxels, where=inside)

@@ -3,7 +3,8 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+import yaml
+from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, field_validator, model_validator
 
 from medfuse import registry
 from medfuse.api import Augmentation
@@ -53,6 +54,66 @@ class SplitSettings(Section):
         return group
 
 
+WINDOWS = ((-1350.0, 150.0), (-160.0, 240.0), (-500.0, 1300.0))
+"""Of lung, soft tissue and bone, in HU."""
+
+
+class WindowSettings(Section):
+    """Windows of CT in HU, each scaled to 0 … 1: one, or several that become channels of their own."""
+
+    window: tuple[float, float] | None = Field(None, description="least and most of one, such as [-160, 240]")
+    windows: tuple[tuple[float, float], ...] | None = Field(
+        None, min_length=1, max_length=16, description="least and most of each, one channel after the other"
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "WindowSettings":
+        if (self.window is None) == (self.windows is None):
+            raise ValueError("give one of window, such as [-160, 240], and windows, a list of such")
+        for key, low, high in ((self.kind, *one) for one in self.each):
+            if low >= high:
+                raise ValueError(f"{key}: {low:g} is not below {high:g}; give the least and the most in HU")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """`window` or `windows`."""
+        return "window" if self.window else "windows"
+
+    @property
+    def each(self) -> tuple[tuple[float, float], ...]:
+        return self.windows or ((self.window,) if self.window else ())
+
+    def __str__(self) -> str:
+        texts = [f"[{low:g}, {high:g}]" for low, high in self.each]
+        return f"{{window: {texts[0]}}}" if self.window else f"{{windows: [{', '.join(texts)}]}}"
+
+
+def kind_of(normalize: str | WindowSettings) -> str:
+    """A way to scale in one word."""
+    return normalize.kind if isinstance(normalize, WindowSettings) else normalize
+
+
+def _form(value: Any) -> str:
+    return "windows" if isinstance(value, dict | WindowSettings) else "name"
+
+
+Scaling = Annotated[
+    Annotated[Literal["auto", "ct", "zscore", "unit", "symmetric", "window", "windows", "none"], Tag("name")]
+    | Annotated[WindowSettings, Tag("windows")],
+    Discriminator(_form),
+]
+"""What `preprocess.normalize` may be."""
+
+_SCALING: TypeAdapter[Any] = TypeAdapter(Scaling)
+
+
+def scaling(text: str) -> str | WindowSettings:
+    """What a text stands for in a pipeline file: `unit`, `{window: [-160, 240]}`. Raises ValueError."""
+    found: str | WindowSettings = _SCALING.validate_python(yaml.safe_load(text))
+    return found
+
+
 class PreprocessSettings(Section):
     """How cases are brought to one grid and scale. `auto` values come from the fingerprint."""
 
@@ -62,10 +123,14 @@ class PreprocessSettings(Section):
     pixel_mm: tuple[Positive, Positive] | None = Field(
         None, description="size of a pixel (x, y) in mm, of pictures whose file does not tell it; 1 if unset"
     )
-    normalize: Auto | Literal["ct", "zscore", "none"] = Field(
+    normalize: Scaling = Field(
         "auto",
         description="`ct` clips to foreground percentiles and standardises, `zscore` works per volume; "
-        "auto: ct for channels named CT, else zscore",
+        "`unit` brings 0.5 and 99.5 percentiles to 0 and 1, of the foreground in CT, else of each volume; "
+        "`symmetric` 0.05 and 99.95 percentiles of each volume to -1 and 1; {window: [-160, 240]} a window "
+        "of CT to 0 and 1; {windows: [[-1350, 150], [-160, 240], [-500, 1300]]} several, each in a channel "
+        "of its own, and just `windows` these three; auto: what the weights of backbones were trained for, "
+        "else ct for channels named CT, and zscore for others",
     )
     tolerance_mm: float = Field(
         1e-3, ge=0, description="how far image and label grids may differ (spacing, origin, direction)"

@@ -35,12 +35,12 @@ def units(
     """A line for each such channel, with what its `normalization` makes of it; that of `auto` where empty."""
     for number, name in enumerate(channels):
         measured = [case for case in cases if number < len(case.intensities)]
-        kind = normalization[number].kind if normalization else "ct" if is_ct(name) else "zscore"
+        fixed = normalization[number].is_fixed if normalization else is_ct(name)
         hounsfield = is_ct(name) or _mostly_air(measured, number)
         line = (_mixed_ct(measured, number) if hounsfield else "") or _far_apart(measured, number)
         if not line:
             continue
-        if kind in ("ct", "none"):
+        if fixed:
             yield (
                 f"warning: {name} is in other units from case to case: {line}; all are scaled by the same "
                 "numbers, so these look like other tissue: bring them to the units of the others, or scale "
@@ -49,7 +49,7 @@ def units(
         else:
             yield (
                 f"note: {name} is in other units from case to case: {line}; each volume is scaled by its own "
-                "mean and deviation, which makes up for it unless values mean something by themselves, as in "
+                "numbers, which makes up for it unless values mean something by themselves, as in "
                 "PET or ADC: give those in one unit"
             )
 

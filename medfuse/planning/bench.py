@@ -56,7 +56,7 @@ class Bench:
     def image(self, patch_size: Sequence[int]) -> ImageInfo:
         """What the network is given for a planned patch, which is flat for 2.5-D."""
         patch = (*patch_size, SLICES) if self.dimensions == "2.5" else tuple(patch_size)
-        return ImageInfo(len(self.plan.channels), patch, self.plan.spacing_mm[: len(patch)])
+        return ImageInfo(self.plan.image.channels, patch, self.plan.spacing_mm[: len(patch)])
 
     def encoder(self, width: int, patch_size: Sequence[int]) -> dict[str, Any]:
         """Depth, strides, kernels and channels by nnU-Net's rules, for a patch of 2 or 3 sides.

@@ -267,8 +267,10 @@ class Bed:
 
     def _plan(self, pipeline: Pipeline) -> DataPlan:
         from medfuse.data.plan import make_plan
+        from medfuse.runs.weights import advice, origins
 
-        return make_plan(self.fingerprint, self.info, pipeline.preprocess, pipeline.sample)
+        asked = advice(pipeline, origins(pipeline), self.info.channels)
+        return make_plan(self.fingerprint, self.info, pipeline.preprocess, pipeline.sample, asked)
 
     def _store(self, cases: Iterable[Case], plan: DataPlan) -> Store:
         from medfuse.data.prepare import Preprocessor

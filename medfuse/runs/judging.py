@@ -13,7 +13,8 @@ from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import resolved
 from medfuse.runs.changes import pipeline_changes
 from medfuse.runs.postprocess import THRESHOLDS, choose, component_scores, dice, said, write_choice
-from medfuse.runs.records import LOCK, RESOLVED, Lock, read_record
+from medfuse.runs.records import LOCK, RESOLVED, TRANSFER, Lock, read_record
+from medfuse.runs.weights import recorded_weights
 from medfuse.trained.loading import load_trained
 
 if TYPE_CHECKING:
@@ -165,6 +166,8 @@ def write_run_report(
         for key, value in locked.items()
         if key != "data"
     }
+    if pretrained := recorded_weights(run.folder / TRANSFER):
+        repeat["weights that it started from"] = "\n".join(pretrained)
     repeat["data (SHA-256)"] = "\n".join(f"{digest}  {file}" for file, digest in locked["data"].items())
     content = ReportContent(
         name=run.pipeline.name,

@@ -25,6 +25,7 @@ from medfuse.runs.problems import objective_problems, placed_split, setting_prob
 from medfuse.runs.records import FINGERPRINT, LOCK, PLAN, Lock, read_plan, read_record
 from medfuse.runs.run import Run, trained_on
 from medfuse.runs.training import train
+from medfuse.runs.weights import advice, origins, scaling_problems
 
 if TYPE_CHECKING:
     from medfuse.data.fingerprint import Fingerprint
@@ -112,6 +113,8 @@ def prepare(run: Run) -> Planned:
     graph = plan_network(run.pipeline, plan.image, len(plan.classes))
     facts = verify(graph)
     problems = setting_problems(run.pipeline, graph, facts, run.info, fresh=run.starts)
+    if run.starts:
+        problems += scaling_problems(run.pipeline, origins(run.pipeline), run.info.channels)
     standing = Spent(0, 0.0) if run.starts else how_far(run.folder)
     if not Budget.of(run.pipeline.train).is_spent(standing.step, standing.seconds):
         problems += objective_problems(run.pipeline, graph, facts, run.info, all_losses=True)
@@ -136,7 +139,8 @@ def _plan(run: Run, fingerprint: Fingerprint, hashes: Mapping[str, str]) -> Data
             return read_plan(run.folder)
         except CheckpointError as error:
             run.reporter.say(f"{error.lines[0]} (written anew, as the data are the same)")
-    plan = make_plan(fingerprint, run.info, run.pipeline.preprocess, run.pipeline.sample)
+    asked = advice(run.pipeline, origins(run.pipeline), run.info.channels)
+    plan = make_plan(fingerprint, run.info, run.pipeline.preprocess, run.pipeline.sample, asked)
     if not run.starts:
         graph = plan_network(run.pipeline, plan.image, len(plan.classes))
         write_json(run.folder / PLAN, {"data": plan.to_json(), "graph": graph.rows()})

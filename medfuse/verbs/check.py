@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medfuse.api import DatasetInfo, ImageInfo
+from medfuse.api import DatasetInfo, ImageInfo, Origin
 from medfuse.core.errors import DataError, PipelineError, Problem
 from medfuse.core.text import by
+from medfuse.data.plan import counted_inputs
 from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import Pipeline, load_pipeline, plan_network
 from medfuse.runs.problems import dataset_problems, objective_problems, placed_split, setting_problems
+from medfuse.runs.weights import advice, origins, scaling_problems, weights_lines
 from medfuse.volumes.endings import is_picture
 
 if TYPE_CHECKING:
@@ -33,11 +35,17 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
         info = pipeline.data.read()
     except DataError as error:
         problems += dataset_problems(pipeline, error)
-    image = nominal_image(pipeline, info)
+    found: Mapping[str, Origin] = {}
+    try:
+        found = origins(pipeline)
+    except PipelineError as error:
+        problems += error.problems
+    image = nominal_image(pipeline, info, found)
     try:
         graph = plan_network(pipeline, image, len(info.outputs) if info else 2)
         facts = _verified(graph) if not problems else None
         problems += setting_problems(pipeline, graph, facts, info, fresh=True)
+        problems += scaling_problems(pipeline, found, info.channels if info else ())
         if info:
             split_doubts = _split_doubts(pipeline, info)
         if info and facts:
@@ -45,7 +53,7 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
     except PipelineError as error:
         problems += error.problems
     if problems:
-        raise document.located(PipelineError(problems))
+        raise document.located(PipelineError([*dict.fromkeys(problems)]))
     assert info is not None
     assert facts is not None
     assumed = (
@@ -63,6 +71,7 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
         "",
         graph.table(),
         *(["", f"weights of losses: {weights}"] if weights else []),
+        *(["", *pretrained] if (pretrained := weights_lines(pipeline, found)) else []),
         "",
         f"{facts.parameters:,} parameters; every declared shape agrees with the real one",
     ]
@@ -87,11 +96,19 @@ def _split_doubts(pipeline: Pipeline, info: DatasetInfo) -> list[str]:
     return [*unjudged_doubts(split, given), *split_doubts(info, split)]
 
 
-def nominal_image(pipeline: Pipeline, info: DatasetInfo | None) -> ImageInfo:
-    """What the network will be given, as far as it is known before any image is opened."""
+def nominal_image(
+    pipeline: Pipeline, info: DatasetInfo | None, found: Mapping[str, Origin] | None = None
+) -> ImageInfo:
+    """What the network will be given, as far as it is known before any image is opened.
+
+    `found`: where the weights of its backbones come from, which may decide how images are scaled.
+    """
     patch = pipeline.sample.patch_size
     pictures = info is not None and all(is_picture(case.images[0]) for case in info.cases)
     size = (CHECK_PATCH,) * (2 if pictures else 3) if patch == "auto" else patch
     spacing = pipeline.preprocess.spacing_mm
     spacing_mm = (1.0,) * 3 if spacing == "auto" else spacing
-    return ImageInfo(len(info.channels) if info else 1, size, spacing_mm[: len(size)])
+    channels = info.channels if info else ("",)
+    advised = advice(pipeline, found or {}, channels)
+    scaled = advised.normalize if advised else pipeline.preprocess.normalize
+    return ImageInfo(counted_inputs(channels, scaled), size, spacing_mm[: len(size)])

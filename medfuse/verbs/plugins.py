@@ -6,11 +6,13 @@ import inspect
 import textwrap
 from typing import Any
 
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from medfuse.api import Plugin
-from medfuse.core.errors import PluginError, did_you_mean
+from medfuse.api import Backbone, Plugin
+from medfuse.core.errors import MedfuseError, PluginError, did_you_mean
 from medfuse.core.text import aligned
+from medfuse.model.origin import said
 from medfuse.registry import CONTRACTS, Entry, entries, first_line, load, noun
 
 
@@ -50,7 +52,20 @@ def _page(entry: Entry) -> str:
     heading = f"{entry.name} ({noun(entry.group)}, {entry.package} {entry.version})"
     text = inspect.cleandoc(plugin.__doc__ or "")
     table = aligned(rows) if len(rows) > 1 else "It has no parameters."
-    return f"{heading}\n\n{textwrap.indent(text, '  ')}\n\n{textwrap.indent(table, '  ')}"
+    parts = [text, table, *_weights(plugin)]
+    return "\n\n".join([heading, *(textwrap.indent(part, "  ") for part in parts)])
+
+
+def _weights(plugin: type[Plugin]) -> list[str]:
+    """Whence a backbone has weights, and their licence; nothing where it starts from fresh ones."""
+    if not issubclass(plugin, Backbone) or plugin.origin is Backbone.origin or "of" in plugin.model_fields:
+        return []
+    asked = "It may bring weights along; `medfuse check FILE` says which, and their licence."
+    try:
+        origin = plugin().origin()
+    except (ValidationError, MedfuseError):  # it depends on its parameters, or on a hub
+        return [asked]
+    return [f"Its weights: {said(origin)}." if origin else asked]
 
 
 def _describe(entry: Entry) -> str:

@@ -14,6 +14,8 @@ from medfuse.model.blame import placed
 from medfuse.model.graph import plan_graph
 from medfuse.model.plan import BackbonePlan
 from medfuse.pipeline import Pipeline, load_pipeline
+from medfuse.runs.run import located
+from medfuse.runs.weights import origins
 from medfuse.verbs.check import nominal_image
 
 if TYPE_CHECKING:
@@ -38,7 +40,8 @@ def taps_table(file: Path, overrides: Iterable[str] = (), *, backbone: str | Non
         raise document.located(
             PipelineError([Problem(("data", "root"), line) for line in error.lines])
         ) from None
-    image = nominal_image(pipeline, info)
+    with located(document):
+        image = nominal_image(pipeline, info, origins(pipeline))
     planned: dict[str, BackbonePlan] = {}
     faults: list[str] = []
     try:

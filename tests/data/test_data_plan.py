@@ -2,12 +2,25 @@ import json
 from math import prod
 
 import pytest
+from pydantic import ValidationError
 
 from medfuse.api import DatasetInfo, ImageInfo
+from medfuse.core.errors import DataError
 from medfuse.core.topology import plan_strides, total_stride
 from medfuse.data.fingerprint import CaseFacts, ChannelFacts, Fingerprint
-from medfuse.data.plan import PATCH_VOXELS, DataPlan, make_plan, plan_batch, plan_patch
+from medfuse.data.plan import (
+    PATCH_VOXELS,
+    Advice,
+    DataPlan,
+    Normalization,
+    counted_inputs,
+    make_plan,
+    plan_batch,
+    plan_patch,
+)
+from medfuse.data.plan_facts import read_plan
 from medfuse.data.settings import PreprocessSettings, SampleSettings
+from medfuse.pipeline import problems_of
 
 
 def planned(cases, channel="MR", zeros=0.0, preprocess=None, sample=None, labels=None):
@@ -62,6 +75,78 @@ def test_ct_is_clipped_and_standardised_with_the_datasets_numbers():
 @pytest.mark.parametrize(("zeros", "kind"), [(0.1, "zscore"), (0.3, "nonzero_zscore")])
 def test_mr_is_scaled_per_volume(zeros, kind):
     assert planned([SMALL], zeros=zeros).normalization[0].kind == kind
+
+
+def scaled(normalize, *channels: str, advice: Advice | None = None) -> DataPlan:
+    facts = (CaseFacts("a", *SMALL, {}, {}),)
+    fingerprint = Fingerprint(facts, tuple(ChannelFacts(c, -100.0, 40, 200.0, 50, 25, 0.0) for c in channels))
+    info = DatasetInfo((), {"background": 0, "organ": 1}, channels)
+    preprocess = PreprocessSettings.model_validate({"normalize": normalize})
+    return make_plan(fingerprint, info, preprocess, SampleSettings(), advice)
+
+
+LUNG, SOFT, BONE = (-1350.0, 150.0), (-160.0, 240.0), (-500.0, 1300.0)
+
+
+@pytest.mark.parametrize(
+    ("normalize", "channel", "expected"),
+    [
+        ("unit", "CT", Normalization.window(-100, 200)),
+        ("unit", "MR", Normalization("unit")),
+        ("symmetric", "CT", Normalization("symmetric")),
+        ("symmetric", "MR", Normalization("symmetric")),
+        ({"window": [-175, 250]}, "CT", Normalization.window(-175, 250)),
+        ({"window": [-175, 250]}, "scan", Normalization.window(-175, 250)),
+        ("window", "CT", Normalization.window(*SOFT)),
+        ("windows", "CT", Normalization("windows", windows=(LUNG, SOFT, BONE))),
+        ({"windows": [[0, 80]]}, "CT", Normalization("windows", windows=((0, 80),))),
+    ],
+)
+def test_presets_are_scaled_as_they_say(normalize, channel, expected):
+    plan = scaled(normalize, channel)
+    assert plan.normalization == (expected,)
+    assert plan.image.channels == len(expected.inputs) == counted_inputs((channel,), normalize_of(normalize))
+    assert DataPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert read_plan(json.loads(json.dumps(plan.to_json())), "w", raises=DataError, remedy="") == plan
+
+
+def normalize_of(value):
+    return PreprocessSettings.model_validate({"normalize": value}).normalize
+
+
+def test_of_several_channels_ct_alone_is_seen_through_windows():
+    plan = scaled("windows", "PET", "CT")
+    assert [how.kind for how in plan.normalization] == ["unit", "windows"]
+    assert plan.image.channels == counted_inputs(("PET", "CT"), "windows") == 4
+
+
+def test_advice_counts_where_auto_is_said_and_has_its_reason():
+    advice = Advice("unit", "as the weights of encoder were trained")
+    plan = scaled("auto", "MR", advice=advice)
+    assert plan.normalization == (Normalization("unit"),)
+    assert plan.reasons["normalize.MR"].startswith("as the weights of encoder were trained; 0.5 and 99.5")
+    assert scaled("zscore", "MR", advice=advice).normalization == (Normalization("zscore"),)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"window": [240, -160]}, "240 is not below -160"),
+        ({"windows": [[0, 1], [5, 5]]}, "5 is not below 5"),
+        ({"windows": []}, "at least 1 item"),
+        ({"window": [0]}, "required"),
+        ({"window": [0, 1], "windows": [[0, 1]]}, "give one of window"),
+        ({}, "give one of window"),
+        ({"windo": [0, 1]}, "windo"),
+        ("windoze", "'window'"),
+        (3, "'window'"),
+    ],
+)
+def test_what_is_no_preset_is_one_problem(value, words):
+    with pytest.raises(ValidationError) as caught:
+        PreprocessSettings.model_validate({"normalize": value})
+    (problem, *_) = problems_of(caught.value, PreprocessSettings, {"normalize": value})
+    assert words in f"{problem} {caught.value}"
 
 
 def test_settings_come_before_auto_and_need_no_reason():

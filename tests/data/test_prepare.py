@@ -11,7 +11,7 @@ from medfuse.api import Case
 from medfuse.core.errors import DataError
 from medfuse.data.images import read_image
 from medfuse.data.plan import Normalization, resampled_shape
-from medfuse.data.prepare import Preprocessor, normalize, resample_image, resample_labels
+from medfuse.data.prepare import Preprocessor, measured, normalize, resample_image, resample_labels
 from medfuse.volumes.read import read_volume
 
 SCALES = [
@@ -19,6 +19,9 @@ SCALES = [
     Normalization("zscore"),
     Normalization("nonzero_zscore"),
     Normalization("none"),
+    Normalization("unit"),
+    Normalization("symmetric"),
+    Normalization.window(60, 140),
 ]
 
 
@@ -208,6 +211,60 @@ def test_nonzero_zscore_leaves_zeros_alone():
     channel = np.array([[[0.0, 0.0, 10.0, 20.0]]], np.float32)
     normalize(channel, Normalization("nonzero_zscore"))
     np.testing.assert_allclose(channel.ravel(), [0, 0, -1, 1])
+
+
+@pytest.mark.parametrize(("kind", "least", "share"), [("unit", 0, 0.5), ("symmetric", -1, 0.05)])
+def test_percentiles_of_a_volume_become_the_ends_of_its_range(kind, least, share):
+    channel = np.random.default_rng(0).normal(400, 90, (40, 50, 30)).astype(np.float32)
+    low, high = np.percentile(channel, (share, 100 - share))
+    expected = least + (1 - least) * (np.clip(channel, low, high) - low) / (high - low)
+    normalize(channel, Normalization(kind))
+    np.testing.assert_allclose(channel, expected, atol=1e-5)
+    assert (channel.min(), channel.max()) == (pytest.approx(least), pytest.approx(1))
+
+
+@pytest.mark.parametrize("kind", ["unit", "symmetric"])
+def test_of_a_constant_volume_there_are_no_percentiles_to_scale_by(kind):
+    channel = np.full((3, 3, 3), 7, np.float32)
+    normalize(channel, Normalization(kind))
+    assert np.isfinite(channel).all()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 30])
+def test_percentiles_of_a_large_volume_are_of_the_same_voxels_however_it_comes(monkeypatch, rows):
+    monkeypatch.setattr("medfuse.data.prepare._MOST_SAMPLES", 500)
+    channel = np.random.default_rng(0).normal(400, 90, (13, 17, 30)).astype(np.float32)
+    slabs = [(0, first, channel[:, :, first : first + rows]) for first in range(0, 30, rows)]
+    (found,) = measured(slabs, [Normalization("unit")])
+    sample = channel.transpose(2, 0, 1).ravel()[::16]  # the first power of two that leaves 500
+    assert (found.lower, found.upper) == tuple(np.percentile(sample, (0.5, 99.5)))
+    assert found.lower == pytest.approx(np.percentile(channel, 0.5), abs=60)
+
+
+def test_a_window_brings_its_ends_to_0_and_1():
+    channel = np.array([-1000, -160, 40, 240, 3000], np.float32).reshape(5, 1, 1)
+    normalize(channel, Normalization.window(-160, 240))
+    np.testing.assert_allclose(channel.ravel(), [0, 0, 0.5, 1, 1])
+
+
+@pytest.mark.usefixtures("small_slabs")
+def test_windows_make_a_channel_each_of_one_and_leave_others_as_they_are(tmp_path, plan, write):
+    voxels = np.random.default_rng(0).normal(0, 400, (9, 10, 17, 2)).astype(np.float32)
+    case = Case("a", (write(tmp_path / "a.nii.gz", voxels),))
+    ends = ((-1350.0, 150.0), (-160.0, 240.0), (-500.0, 1300.0))
+
+    def made(*how: Normalization) -> Preprocessor:
+        return Preprocessor(
+            dataclasses.replace(plan, channels=("CT", "PET"), normalization=how, spacing_mm=(2.0, 1.0, 1.5))
+        )
+
+    together = made(Normalization("windows", windows=ends), Normalization("none"))
+    image = together.prepare(case).image
+    assert together.plan.image.channels == len(image) == together.look(case).shape[0] == 4
+    for number, one in enumerate(ends):
+        alone = made(Normalization.window(*one), Normalization("none")).prepare(case).image
+        np.testing.assert_array_equal(image[number], alone[0])
+        np.testing.assert_array_equal(image[3], alone[1])
 
 
 def test_image_and_label_land_on_one_grid(make_case, plan):

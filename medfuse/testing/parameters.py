@@ -57,9 +57,17 @@ def _example_is_valid(plugin: Plugin) -> None:
 
 
 class _Examples(yaml.SafeLoader):
-    """Numbers as pipeline files have them, where 1e-3 is one. A paragraph may show one key several times."""
+    """Numbers as pipeline files have them, where 1e-3 is one, and `on` and `yes` are words as there.
+
+    A paragraph may show one key several times.
+    """
 
 
+_BOOL = "tag:yaml.org,2002:bool"
+_Examples.yaml_implicit_resolvers = {
+    first: [one for one in resolvers if one[0] != _BOOL or first in "tTfF"]
+    for first, resolvers in _Examples.yaml_implicit_resolvers.items()
+}
 _Examples.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
 )

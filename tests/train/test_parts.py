@@ -14,8 +14,8 @@ from medfuse.train.budget import Budget
 from medfuse.train.loop import fit
 from medfuse.train.objective import Objective, shrink
 from medfuse.train.optimizer import rate_factor
-from medfuse.train.parts import Parts, part_problems
-from medfuse.train.settings import TrainSettings
+from medfuse.train.parts import Parts, layers_after, part_problems
+from medfuse.train.settings import PartSettings, TrainSettings
 
 
 def test_epochs_are_a_budget_of_steps():
@@ -180,3 +180,52 @@ def test_a_glob_without_a_parameter_is_a_problem_at_its_key():
 def test_parts_that_cannot_be_meant_are_told(parts, message):
     (problem,) = part_problems(settings(**parts).parts, dict(net().named_parameters()))
     assert message in problem.message
+
+
+# ---- layer-wise decay
+
+
+VIT = [
+    "backbones.e.cls_token",
+    "backbones.e.patch_embed.proj.weight",
+    "backbones.e.blocks.0.norm1.weight",
+    "backbones.e.blocks.0.mlp.fc1.weight",
+    "backbones.e.blocks.1.norm1.weight",
+    "backbones.e.blocks.1.mlp.fc1.weight",
+    "backbones.e.norm.weight",
+]
+RESNET = ["conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.1.bn2.bias", "layer2.0.conv1.weight"]
+STAGES = ["e.stages.0.0.conv.weight", "e.stages.0.1.conv.weight", "e.stages.1.0.conv.weight"]
+SWIN = ["patch_embed.proj.weight", "layers1.0.blocks.0.attn.qkv.weight", "layers2.0.blocks.1.norm1.weight"]
+
+
+@pytest.mark.parametrize(
+    ("names", "after"),
+    [
+        (VIT, [3, 3, 2, 2, 1, 1, 0]),
+        (RESNET, [3, 3, 2, 2, 1]),
+        (STAGES, [2, 2, 1]),
+        (SWIN, [3, 2, 1]),
+        (["0.weight", "2.weight"], [2, 1]),
+        ([f"backbones.encoder2.{name}" for name in SWIN], [3, 2, 1]),
+    ],
+)
+def test_layers_are_told_by_their_numbers_from_the_embedding_to_what_is_last(names, after):
+    assert [*layers_after(names).values()] == after
+
+
+def test_each_layer_learns_slower_than_the_one_after_it():
+    model = nn.ModuleDict({"e": nn.Sequential(*(nn.Linear(1, 1) for _ in range(3))), "head": nn.Linear(1, 1)})
+    groups = Parts(model, {"e.*": PartSettings(rate=0.8, layer_decay=0.5)}).groups()
+    assert [group["factor"] for group in groups] == [1.0, 0.1, 0.2, 0.4]
+    assert [group["params"] for group in groups] == [
+        [*model["head"].parameters()],
+        *([*layer.parameters()] for layer in model["e"]),
+    ]
+
+
+def test_a_part_without_numbered_layers_has_no_decay():
+    settings = {"head.*": PartSettings(layer_decay=0.5)}
+    (problem,) = part_problems(settings, ["e.0.weight", "head.weight"])
+    assert problem.path == ("train", "parts", "head.*", "layer_decay")
+    assert "none of its parameters is of a numbered layer" in problem.message

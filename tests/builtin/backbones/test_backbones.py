@@ -134,6 +134,7 @@ SAMPLES = {
         ({"of": {"use": "unet_encoder", "base_channels": 4}, "channels": {"a": [0], "b": [1]}}, FLAT),
         ({"of": {"use": "unet_encoder", "base_channels": 4}, "crop": [8, 16, 8]}, DEEP),
     ],
+    "lora": [({"of": {"use": "unet_encoder", "base_channels": 4}, "on": ["conv"], "rank": 2}, FLAT)],
     "slices": [({"of": {"use": "unet_encoder", "base_channels": 4}}, DEEP)],
     "densenet": [({"norm": "group"}, LARGE)],
     "efficientnet": [({"norm": "group"}, LARGE)],

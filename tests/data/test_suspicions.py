@@ -211,7 +211,7 @@ def test_channels_scaled_by_a_thousand_are_told_with_what_is_done():
     said = found(cases, info=info)
     assert said.keys() == {"units"}
     assert said["units"].startswith("note: T2 is in other units")
-    assert "0 to 800 in c00, 0 to 900,000 in c03; each volume is scaled by its own mean" in said["units"]
+    assert "0 to 800 in c00, 0 to 900,000 in c03; each volume is scaled by its own numbers" in said["units"]
     fixed = found(cases, info=info, normalization=(Normalization("none"),))
     assert fixed["units"].startswith("warning: T2 is in other units")
     assert "scaled by the same numbers" in fixed["units"]

@@ -47,6 +47,7 @@ def backbones(dims: int) -> dict[str, tuple[dict, list[str]]]:
         ),
         "module": ({"use": "module", **segresnet}, ["layers.0.blocks", "layers.1.blocks", "layers.2.blocks"]),
         "edited": ({"use": "edited", "of": {**unet, "strides": strides}, "edits": edits}, stages),
+        "lora": ({"use": "lora", "of": {**unet, "strides": strides}, "on": ["conv"], "rank": 2}, stages),
         "view": (
             {"use": "view", "of": {**unet, "strides": strides}, "channels": {"a": [0], "b": [1]}},
             ["a.stages.0", "b.stages.1", "a.stages.2"],
@@ -115,7 +116,7 @@ DECODERS = {
 """What takes the levels of a pyramid."""
 
 REFUSED = {
-    **{("native", backbone): "does not return" for backbone in ("unet_encoder", "resnet", "edited")},
+    **{("native", backbone): "does not return" for backbone in ("unet_encoder", "resnet", "edited", "lora")},
     **{("native", backbone): "does not return" for backbone in ("densenet", "mednext", "swin_unetr")},
     **{
         ("sequential_truncation", backbone): "is not a chain of its layers"

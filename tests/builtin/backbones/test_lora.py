@@ -25,8 +25,14 @@ IMAGE = ImageInfo(1, (16, 16), (1.0, 1.0))
 UNET = {"use": "unet_encoder", "base_channels": 4, "stages": 2, "convs": 1}
 
 
-def segmenter(backbone, *, seed=0, bring_weights=False, layer="stages.1", image=IMAGE) -> Segmenter:
-    settings = {"backbones": {"encoder": backbone}, "head": {"input": f"encoder.{layer}"}}
+def segmenter(
+    backbone, *, seed=0, bring_weights=False, layer="stages.1", image=IMAGE, taps="forward_hook"
+) -> Segmenter:
+    settings = {
+        "backbones": {"encoder": backbone},
+        "taps": {"encoder": {"use": taps}},
+        "head": {"input": f"encoder.{layer}"},
+    }
     torch.manual_seed(seed)
     plan = plan_graph(ModelSettings.model_validate(settings), image, 2)
     return build_segmenter(plan, bring_weights=bring_weights)
@@ -70,6 +76,19 @@ def test_it_begins_as_the_other_network_to_the_last_bit():
     base.head.load_state_dict(made.head.state_dict())
     assert torch.equal(base(x), made(x))
     assert not torch.equal(base(x), shaken(made)(x))
+
+
+@pytest.mark.parametrize("taps", ["sequential_truncation", "fx_graph"])
+def test_changes_are_in_the_maps_of_every_tap_strategy(taps):
+    hooked = shaken(segmenter(lora()))
+    other = segmenter(lora(), taps=taps)
+    names = {name.rpartition("stages.")[2]: t for name, t in hooked.backbones.state_dict().items()}
+    with torch.no_grad():
+        for name, tensor in other.backbones.state_dict().items():
+            tensor.copy_(names[name.rpartition("stages.")[2]])
+    other.head.load_state_dict(hooked.head.state_dict())
+    x = torch.randn(2, 1, 16, 16)
+    assert torch.equal(hooked(x), other(x))
 
 
 def test_names_of_the_other_network_stay_and_the_changes_alone_learn():

@@ -144,7 +144,8 @@ class Line:
         assert job.image is not None, "the network sees an image once"
         began, before = time.perf_counter(), self._network_seconds
         self._feed = job.feed
-        grid = plan_grid(job.shape, self._recipe.patch_size, self._recipe.settings.overlap, way.sweep)
+        settings = self._recipe.settings
+        grid = plan_grid(job.shape, self._recipe.patch_size, settings.overlap, way.sweep, settings.stepped)
         if job.case.name not in self._ways:  # under a limit freed memory goes back more strictly
             spare_memory(grid, len(self._recipe.written))
         job.sweep = grid.sweep
@@ -155,14 +156,15 @@ class Line:
                     job.image,
                     self._networks,
                     **self._options,
-                    overlap=self._recipe.settings.overlap,
+                    overlap=settings.overlap,
                     batch_size=way.batch_size,
                     sums=torch.float16 if way.sums == "float16" else None,
                     sums_on=None if way.roomy else "cpu",
                     shelf=shelf,
                     sweep=_AXES[job.sweep],
-                    skip_air=self._recipe.settings.skip_air,
-                    adaptive_overlap=self._recipe.settings.adaptive_overlap,
+                    stepped=settings.stepped,
+                    skip_air=settings.skip_air,
+                    adaptive_overlap=settings.adaptive_overlap,
                     kind=self._recipe.kind,
                     count=job.count,
                     progress=lambda done, of: self._ledger.windows(job.case, done, of),

@@ -178,7 +178,10 @@ class Planner:
         yield replace(way, sums="float16")
 
     def _plan(self, outlook: Outlook, following: Outlook | None, way: Way) -> CasePlan:
-        grids = [plan_grid(outlook.shape[1:], self.patch_size, self.settings.overlap, axis) for axis in _AXES]
+        how = self.settings
+        grids = [
+            plan_grid(outlook.shape[1:], self.patch_size, how.overlap, axis, how.stepped) for axis in _AXES
+        ]
         grid = min(grids, key=lambda grid: sum(self._bytes(outlook, following, way, grid).values()))
         short = self.cost.kept_bytes == 2 * self.classes * prod(grid.window)
         if short and are_large(grid, self.classes):  # which inference would do of its own

@@ -91,6 +91,11 @@ class Recipe:
         assert self.steps is not None
         return tidy(label_map, self.steps, self.labels, self.region_order, geometry.voxel_ml)
 
+    @property
+    def _younger(self) -> list[str]:
+        """Settings that are not given, and that folders which were begun earlier do not know."""
+        return [] if self.settings.stepped else ["stepped"]
+
     def facts(self) -> dict[str, Any]:
         regions = {"region_order": list(self.region_order)} if self.region_order else {}
         return {
@@ -98,6 +103,6 @@ class Recipe:
             "weights": list(self.weights),
             "labels": {n: list(v) if isinstance(v, tuple) else v for n, v in self.labels.items()},
             "patch_size": list(self.patch_size),
-            "settings": self.settings.model_dump(mode="json", exclude={"batch_size"}),
+            "settings": self.settings.model_dump(mode="json", exclude={"batch_size", *self._younger}),
             **({"probabilities": self.probabilities} if self.probabilities else {}),
         }

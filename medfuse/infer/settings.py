@@ -42,6 +42,11 @@ class InferSettings(Section):
     mirror: tuple[Literal["x", "y", "z"], ...] = Field(
         (), description="axes for test-time mirroring; all combinations are averaged"
     )
+    stepped: Literal["constant", "gaussian"] | None = Field(
+        None,
+        description="windows lie a step apart, the last one flush, weighed equally or by gaussians (MONAI); "
+        "else they are evenly spread and weighed by gaussians (nnU-Net)",
+    )
     skip_air: bool = Field(
         False, description="take windows for background that are at least half a window away from the body"
     )

@@ -21,7 +21,7 @@ from medfuse.infer.decide import Kind
 from medfuse.infer.draft import Draft, first_pass
 from medfuse.infer.shelf import Shelf
 from medfuse.infer.stitch import Stitcher, Where, are_large, carry_bytes
-from medfuse.infer.windows import AxisName, Grid, Window, plan_grid
+from medfuse.infer.windows import AxisName, Grid, Stepped, Window, plan_grid
 
 Network = Callable[[Tensor], Tensor]
 """Windows (batch, channels, *patch_size) → logits (batch, classes, *patch_size)."""
@@ -102,6 +102,7 @@ def predict_bricks(
     sums_on: torch.device | str | None = None,
     shelf: Shelf | None = None,
     sweep: AxisName | None = None,
+    stepped: Stepped | None = None,
     skip_air: bool = False,
     adaptive_overlap: float | None = None,
     kind: Kind = "softmax",
@@ -117,17 +118,18 @@ def predict_bricks(
     `sums_on`; where that is not said on `device`, or in main memory if it would take more than half of what
     is free. With a `shelf`, what no further window of a row touches lies there until the next row.
 
-    Windows are weighted by a gaussian. Where `mirror` names axes (of "x", "y", "z") each window is seen in
-    every combination of flips; several networks are the folds of one model. Over flips and folds it is logits
-    that are averaged, as nnU-Net does: a mean is linear, so the order of averaging, stitching and resampling
-    does not matter. A `patch_size` of two numbers sends (x, y) slices through a 2-D network. A forward pass
-    takes at most `batch_size` windows, each flip of a window counted as one. A window whose channels are
-    constant is answered as an earlier one of the same constants; as many answers are kept as fit into
-    KNOWN_BYTES, and at least one where there is no shelf. With `skip_air` the network is not asked about a
-    window that has no body within half a window of it (see `find_body`): its logits say class 0. With
-    `adaptive_overlap`, which is below `overlap`, windows that overlap by that much come first; the others are
-    only asked about where those decide differently on some voxel, by the largest logit or as `kind` says (see
-    `Draft`), and elsewhere say what they decided. An image that takes no fewer windows so is seen as without.
+    Windows are weighted by a gaussian, and spread, unless `stepped` (see `plan_grid`). Where `mirror` names
+    axes (of "x", "y", "z") each window is seen in every combination of flips; several networks are the folds
+    of one model. Over flips and folds it is logits that are averaged, as nnU-Net does: a mean is linear, so
+    the order of averaging, stitching and resampling does not matter. A `patch_size` of two numbers sends (x,
+    y) slices through a 2-D network. A forward pass takes at most `batch_size` windows, each flip of a window
+    counted as one. A window whose channels are constant is answered as an earlier one of the same constants;
+    as many answers are kept as fit into KNOWN_BYTES, and at least one where there is no shelf. With
+    `skip_air` the network is not asked about a window that has no body within half a window of it (see
+    `find_body`): its logits say class 0. With `adaptive_overlap`, which is below `overlap`, windows that
+    overlap by that much come first; the others are only asked about where those decide differently on some
+    voxel, by the largest logit or as `kind` says (see `Draft`), and elsewhere say what they decided. An image
+    that takes no fewer windows so is seen as without.
 
     `count` is kept up to date, and `progress` is told (windows done, windows in all).
 
@@ -137,7 +139,7 @@ def predict_bricks(
     networks = networks if isinstance(networks, Sequence) else (networks,)
     flips, flat = flip_combinations(mirror, len(patch_size)), len(patch_size) == 2
     ensemble = _Ensemble(networks, flips, classes=classes, batch_size=batch_size, flat=flat)
-    grid = plan_grid(image.shape[1:], patch_size, overlap, sweep)
+    grid = plan_grid(image.shape[1:], patch_size, overlap, sweep, stepped)
     reader = _Reader(image, grid, torch.device(device), find_body(image) if skip_air else None)
     dtype, free = sums or torch.float32, sums is None and are_large(grid, classes)
     held_on = sums_on or _roomy(reader.device, carry_bytes(grid, classes, dtype.itemsize))

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 AxisName = Literal["x", "y", "z"]
+Stepped = Literal["constant", "gaussian"]
+"""The weights of windows that lie a step apart, as MONAI's do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,16 +91,21 @@ class Grid:
 
 
 def plan_grid(
-    shape: Sequence[int], patch_size: Sequence[int], overlap: float, sweep: AxisName | None = None
+    shape: Sequence[int],
+    patch_size: Sequence[int],
+    overlap: float,
+    sweep: AxisName | None = None,
+    stepped: Stepped | None = None,
 ) -> Grid:
     """Windows of `patch_size` over a volume of `shape` (x, y, z); two numbers mean every (x, y) slice.
 
+    They are evenly spread and weighed by gaussians, or lie a step apart, and are weighed as `stepped` says.
     Where `sweep` is not said it is the axis that leaves least unfinished on the way: the longest, or that of
     the slices. Of equal ones it is the longest, then the first.
     """
     x, y, z = (*patch_size, 1)[:3]
     covered = max(shape[0], x), max(shape[1], y), max(shape[2], z)
-    a, b, c = (plan_axis(n, size, overlap) for n, size in zip(covered, (x, y, z)))
+    a, b, c = (plan_axis(n, size, overlap, stepped) for n, size in zip(covered, (x, y, z)))
     sweeps = range(3) if sweep is None else ["xyz".index(sweep)]
     grids = [Grid(covered, (x, y, z), (a, b, c), sweep=axis) for axis in sweeps]
     return min(grids, key=lambda grid: (int(carried_voxels(grid).max()), -covered[grid.sweep]))
@@ -133,10 +140,10 @@ def _voxels(slices: Sequence[Sequence[slice]], order: Sequence[int]) -> npt.NDAr
     return functools.reduce(np.multiply.outer, map(np.array, lengths)).ravel()
 
 
-def plan_axis(size: int, window: int, overlap: float) -> Axis:
+def plan_axis(size: int, window: int, overlap: float, stepped: Stepped | None = None) -> Axis:
     """The windows along an axis of `size` ≥ `window` voxels."""
-    starts = window_starts(size, window, overlap)
-    bell = gaussian(window)
+    starts = (steps if stepped else window_starts)(size, window, overlap)
+    bell = np.ones(window) if stepped == "constant" else gaussian(window)
     total = np.zeros(size)
     for start in starts:
         total[start : start + window] += bell
@@ -153,6 +160,13 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
     step = max(1.0, window * (1 - overlap))
     last = math.ceil(span / step - 1e-9)  # 0.3 of a window is not a whole step because of rounding
     return [round(i * span / last) for i in range(last + 1)] if last else [0]
+
+
+def steps(size: int, window: int, overlap: float) -> list[int]:
+    """Where windows begin that lie a whole number of voxels apart, the last one flush (MONAI's)."""
+    step = max(1, int(window * (1 - overlap)))
+    span = max(0, size - window)
+    return [min(i * step, span) for i in range(math.ceil(span / step) + 1)]
 
 
 def gaussian(window: int) -> npt.NDArray[np.float64]:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from medfuse.infer.windows import gaussian, plan_axis, plan_grid, window_starts
+from medfuse.infer.windows import gaussian, plan_axis, plan_grid, steps, window_starts
 
 AXES = [
     (1, 1, 0.5),
@@ -110,3 +110,30 @@ def test_what_windows_begin_and_what_they_finish_tiles_the_axis(
     axis = plan_axis(size, window, overlap)
     for parts in (axis.firsts(), axis.bricks()):
         assert [n for part in parts for n in range(part.start, part.stop)] == list(range(size))
+
+
+@pytest.mark.parametrize("window", [8, 32])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.6, 0.9])
+def test_windows_that_lie_a_step_apart_stand_where_monai_puts_them(window: int, overlap: float) -> None:
+    from monai.data.utils import dense_patch_slices
+
+    for size in range(window, 4 * window):
+        step = window if size == window else max(1, int(window * (1 - overlap)))  # as its inferer has it
+        theirs = [where[0].start for where in dense_patch_slices((size,), (window,), (step,))]
+        assert steps(size, window, overlap) == theirs
+
+
+@pytest.mark.parametrize("stepped", ["constant", "gaussian"])
+@pytest.mark.parametrize("size", [10, 11, 25, 40])
+def test_weights_of_windows_a_step_apart_sum_to_one(size: int, stepped) -> None:
+    axis = plan_axis(size, 10, 0.3, stepped)
+    total = np.zeros(size)
+    for start, weights in zip(axis.starts, axis.weights):
+        total[start : start + 10] += weights
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+def test_equal_weights_are_a_mean_of_the_windows() -> None:
+    axis = plan_axis(15, 10, 0.5, "constant")
+    assert axis.starts == (0, 5)
+    assert axis.weights[0].tolist() == [1] * 5 + [0.5] * 5

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from medfuse.core.errors import ShapeError
 from medfuse.core.features import ImageInfo
@@ -11,6 +11,7 @@ SMALLEST = 4  # voxels that an axis keeps at least
 FAR = 2.0  # voxels of an axis are far apart from this multiple of the finest spacing
 
 Axes = tuple[int, ...]
+Activation = Literal["leaky_relu", "relu", "elu", "silu", "mish", "gelu"]
 Entry = TypeVar("Entry")
 
 
@@ -68,3 +69,21 @@ def odd_kernels(kernels: Any) -> Any:
     if any(n % 2 == 0 for kernel in each for n in kernel):
         raise ValueError("a kernel has an odd number of voxels, such as 3, so that it has a middle")
     return kernels
+
+
+def token_grid(who: str, image: ImageInfo, patch: int, *, axes: Sequence[int]) -> Axes:
+    """Tokens along each axis of an image that is cut into tokens of `patch` voxels. Raises ShapeError.
+
+    axes: how many of them the network may have.
+    """
+    if image.dims not in axes:
+        raise ShapeError(
+            f"{who} sees patches of {' or '.join(map(str, axes))} sides; give sample.patch_size so"
+        )
+    if any(n % patch for n in image.patch_size):
+        fits = [-(-n // patch) * patch for n in image.patch_size]
+        raise ShapeError(
+            f"{who} cuts a patch into tokens of {patch} voxels, of which {list(image.patch_size)} is no "
+            f"multiple; the next that is: sample.patch_size: {fits}"
+        )
+    return tuple(n // patch for n in image.patch_size)

@@ -78,6 +78,7 @@ class DataPlan:
     the background. In a prepared label, `values[i]` is i, and `ignore` the number after the last.
     Per-axis tuples are (x, y, z); a `patch_size` of two numbers means 2-D, (x, y) slices.
     `pixel_mm`: of pictures whose file does not tell the size of a pixel.
+    `before`: label values of an earlier stage's label map, each of which is one more input of the network.
     `reasons`: one sentence for each value that was `auto`. `seen`: what its cases were like, where known.
     """
 
@@ -92,6 +93,7 @@ class DataPlan:
     ignore: int | None = None
     pixel_mm: tuple[float, float] | None = None
     seen: Seen | None = None
+    before: tuple[int, ...] = ()
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -116,7 +118,7 @@ class DataPlan:
     @property
     def image(self) -> ImageInfo:
         """What the network is given: of some normalisations, several channels for one of a file."""
-        inputs = len(self.channels) + sum(len(how.inputs) - 1 for how in self.normalization)
+        inputs = len(self.channels) + sum(len(how.inputs) - 1 for how in self.normalization) + len(self.before)
         return ImageInfo(inputs, self.patch_size, self.spacing_mm[: len(self.patch_size)])
 
     def to_json(self) -> dict[str, Any]:
@@ -137,6 +139,7 @@ class DataPlan:
             data.get("ignore"),
             (pixel[0], pixel[1]) if (pixel := data.get("pixel_mm")) else None,
             Seen.from_json(seen) if (seen := data.get("seen")) else None,
+            tuple(data.get("before", ())),
         )
 
 

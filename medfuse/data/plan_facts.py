@@ -74,6 +74,7 @@ class PlanFacts(_Strict):
     ignore: Value | None = None
     pixel_mm: tuple[Spacing, Spacing] | None = None
     seen: SeenFacts | None = None
+    before: Annotated[tuple[Value, ...], Field(max_length=1000)] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> PlanFacts:

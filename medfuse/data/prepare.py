@@ -139,6 +139,21 @@ class Preprocessor:
                 image.forget()
         return image
 
+    def with_stage(
+        self, image: Floats, labels: npt.NDArray[np.integer[Any]], geometry: Geometry
+    ) -> npt.NDArray[np.float32]:
+        """`image` and, for each value of `plan.before`, where an earlier stage's `labels` (i, j, k) have it.
+
+        A mask is 1 and 0 on the image's grid, as nnU-Net's cascades have it.
+        """
+        x, y, z = image.shape[1:]
+        numbers = np.zeros(labels.shape, smallest_integer(len(self.plan.before) + 1))
+        for number, value in enumerate(self.plan.before, 1):
+            numbers[labels == value] = number
+        there = resample_labels(geometry.turn.apply(numbers), (x, y, z), range(len(self.plan.before) + 1))
+        masks = [there == number for number in range(1, len(self.plan.before) + 1)]
+        return np.concatenate([image, np.stack(masks).astype(np.float32)])
+
     def prepare_label(self, case: Case, like: Prepared) -> npt.NDArray[np.integer[Any]]:
         """(x, y, z) numbers of label values (see DataPlan) on the grid of `like`. Raises DataError."""
         ignore = () if self.plan.ignore is None else (self.plan.ignore,)

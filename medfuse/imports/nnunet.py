@@ -7,8 +7,8 @@ Isensee et al. 2021; the layout is that of nnunetv2, whose package is not needed
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,10 @@ from medfuse import registry
 from medfuse.api import Backbone
 from medfuse.core.errors import CheckpointError
 from medfuse.core.json_text import shortened, validated
-from medfuse.core.labels import LabelValue, members
+from medfuse.data.listing import Labels
 from medfuse.data.plan import DataPlan, Normalization
 from medfuse.imports.nnunet_files import (
+    ACTIVATIONS,
     GIVE,
     ArchKwargs,
     Configuration,
@@ -52,11 +53,21 @@ class Network:
     kernels: tuple[tuple[int, ...], ...]
     convs: tuple[int, ...]
     decoder_convs: tuple[int, ...]
+    activation: str = "leaky_relu"
+    norm: str = "instance"
+    bias: bool = True
+
+    def around(self) -> dict[str, Any]:
+        """What stands around its convolutions, where it is not what nnU-Net usually has."""
+        usual = {"norm": "instance", "activation": "leaky_relu", "bias": True}
+        return {key: getattr(self, key) for key, value in usual.items() if getattr(self, key) != value}
 
 
 @dataclass(frozen=True)
 class Imported:
     """What a medfuse weights file holds: facts, and how nnU-Net's tensors are called in it.
+
+    before: the configuration whose label maps it is shown, where it is the second stage of a cascade.
 
     `axes[a]` is the axis of nnU-Net's network that is the a-th of (x, y, z), or of (x, y).
     """
@@ -65,6 +76,7 @@ class Imported:
     model: ModelSettings
     axes: tuple[int, ...]
     network: Network
+    before: str = ""
 
     def facts(self, name: str, fold: int | str, mirror: Sequence[int]) -> dict[str, Any]:
         """What inference needs beside the tensors. `mirror`: axes that nnU-Net mirrors at test time."""
@@ -107,16 +119,15 @@ def medfuse_name(key: str, network: Network) -> str:
     return plain and f"fusion.decoded.{plain.removeprefix('decoder.')}"
 
 
-def read_plan(folder: Path, configuration: str) -> Imported:
-    """plans.json and dataset.json of a trained model's folder. Raises CheckpointError."""
+def read_plan(folder: Path, configuration: str, names: Iterable[str] = ()) -> Imported:
+    """plans.json and dataset.json of a trained model's folder. Raises CheckpointError.
+
+    names: of the tensors that were trained, which tell what a trainer of another name made of the plan.
+    """
     plans, where = read_plans(folder), folder / "plans.json"
     labels, channels = read_labels_and_channels(folder)
     given = plans.configuration(configuration, where)
     config = validated(Configuration, given, _of(where, configuration), raises=CheckpointError, remedy=GIVE)
-    if config.previous_stage:
-        raise CheckpointError(
-            f"{where}: is the second stage of a cascade; import 3d_fullres or 3d_lowres instead"
-        )
     turned, dims = plans.transpose_forward, len(config.patch_size)
     if dims == 2 and turned[0] != 0:
         raise CheckpointError(
@@ -125,9 +136,20 @@ def read_plan(folder: Path, configuration: str) -> Imported:
         )
     # our axis a is array axis 2 - a, and nnU-Net moved array axis turned[d] to its axis d
     axes = tuple(turned.index(2 - axis) - (3 - dims) for axis in range(dims))
-    network = _network(config, given, _of(where, configuration))
+    network = _as_trained(_network(config, given, _of(where, configuration)), [*names])
     plan = _data_plan(plans, config, labels, channels, axes, folder)
-    return Imported(plan, _model(network, axes), axes, network)
+    if config.previous_stage:
+        plan = replace(plan, before=tuple(value for value in plan.values if value))
+    return Imported(plan, _model(network, axes), axes, network, config.previous_stage or "")
+
+
+def _as_trained(network: Network, names: Sequence[str]) -> Network:
+    """The same with the norms and biases that its tensors show, as nnUNetTrainerBN says nothing in a plan."""
+    if not names:
+        return network
+    batch = any(name.endswith(".norm.running_mean") for name in names)
+    bias = any(name.endswith(".conv.bias") for name in names)
+    return replace(network, norm="batch" if batch else "instance", bias=bias)
 
 
 def _of(where: Path, configuration: str) -> str:
@@ -137,7 +159,7 @@ def _of(where: Path, configuration: str) -> str:
 def _data_plan(
     plans: Plans,
     config: Configuration,
-    labels: Mapping[str, LabelValue],
+    labels: Labels,
     channels: Sequence[str],
     axes: Sequence[int],
     folder: Path,
@@ -157,8 +179,10 @@ def _data_plan(
         batch_size=config.batch_size,
         channels=tuple(channels),
         normalization=tuple(_normalization(plans, config, i, folder) for i in range(len(channels))),
-        labels=dict(sorted(labels.items(), key=lambda item: members(item[1]))),
+        labels=labels.labels,
         reasons={},
+        region_order=labels.region_order,
+        ignore=labels.ignore,
     )
 
 
@@ -204,7 +228,12 @@ def _network(config: Configuration, given: Mapping[str, Any], where: str) -> Net
 
 
 def _newer_network(kind: str, given: ArchKwargs, where: str) -> Network:
-    _check(kind, given.model_dump(), where)
+    _check(kind, where)
+    if faults := given.faults():
+        raise CheckpointError(
+            f"{where}: its network has {', '.join(faults)}; networks with instance or batch norm of eps 1e-5 "
+            f"and learned scale, then {', '.join(ACTIVATIONS)}, can be imported"
+        )
     per_stage = given.n_blocks_per_stage if kind == RESIDUAL else given.n_conv_per_stage
     if per_stage is None:
         raise CheckpointError(f"{where}: its {kind} has no number of convolutions per stage; {GIVE}")
@@ -215,11 +244,12 @@ def _newer_network(kind: str, given: ArchKwargs, where: str) -> Network:
         _axes(given.kernel_sizes, given.kernel_sizes),
         _counts(per_stage, given.n_stages),
         _counts(given.n_conv_per_stage_decoder, given.n_stages - 1),
+        given.activation,
     )
 
 
 def _older_network(given: OlderNetwork, where: str) -> Network:
-    _check(given.UNet_class_name, {}, where)
+    _check(given.UNet_class_name, where)
     kernels = given.conv_kernel_sizes
     stages, first = len(kernels), given.UNet_base_num_features
     return Network(
@@ -232,7 +262,7 @@ def _older_network(given: OlderNetwork, where: str) -> Network:
     )
 
 
-def _check(kind: str, given: Mapping[str, Any], where: str) -> None:
+def _check(kind: str, where: str) -> None:
     """That medfuse has this network. Raises CheckpointError."""
     if kind not in (PLAIN, RESIDUAL):
         raise CheckpointError(
@@ -243,14 +273,6 @@ def _check(kind: str, given: Mapping[str, Any], where: str) -> None:
         raise CheckpointError(
             f"{where}: its network is a {kind}; install the package medfuse-dynamic, which has its encoder"
         )
-    wanted = {"norm_op": "InstanceNorm", "nonlin": "LeakyReLU", "dropout_op": ""}
-    for key, name in wanted.items():
-        value = str(given.get(key) or name).rpartition(".")[2]
-        if not value.startswith(name) or (not name and value):
-            raise CheckpointError(
-                f"{where}: its network has {key} {shortened(value)}; networks with instance norm, leaky ReLU "
-                "and no dropout can be imported"
-            )
 
 
 def _axes(
@@ -276,12 +298,14 @@ def _model(network: Network, axes: Sequence[int]) -> ModelSettings:
         "strides": turned(network.strides),
         "kernels": turned(network.kernels),
         "convs" if network.kind == PLAIN else "blocks": list(network.convs),
+        **network.around(),
     }
     decoder = {
         "use": "unet_decoder",
         "inputs": ["encoder.*"],
         "kernels": turned(network.kernels[:-1]),
         "convs": list(network.decoder_convs[::-1]),
+        **network.around(),
     }
     model: dict[str, Any] = {
         "backbones": {"encoder": encoder},

@@ -10,10 +10,18 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 
 from medfuse.core.errors import CheckpointError
 from medfuse.core.json_text import read_json, shortened, validated
-from medfuse.core.labels import LabelValue
-from medfuse.data.listing import parse_channels, parse_labels
+from medfuse.data.listing import Labels, parse_channels, parse_labels
 
 GIVE = "give the folder nnUNetTrainer__…, which holds plans.json, dataset.json and fold_0"
+ACTIVATIONS = {
+    "LeakyReLU": "leaky_relu",
+    "ReLU": "relu",
+    "ELU": "elu",
+    "SiLU": "silu",
+    "Mish": "mish",
+    "GELU": "gelu",
+}
+"""torch's classes by medfuse's names."""
 
 Size = Annotated[StrictInt, Field(ge=1, le=4096)]
 Count = Annotated[StrictInt, Field(ge=1, le=64)]
@@ -41,8 +49,30 @@ class ArchKwargs(_Read):
     n_blocks_per_stage: Counts | None = None
     n_conv_per_stage_decoder: Counts
     norm_op: str | None = None
+    norm_op_kwargs: dict[str, Any] | None = None
     nonlin: str | None = None
-    dropout_op: str | None = None
+    nonlin_kwargs: dict[str, Any] | None = None
+    nonlin_first: bool = False
+
+    @property
+    def activation(self) -> str:
+        """medfuse's name of its activation; empty for one that medfuse has not."""
+        return ACTIVATIONS.get((self.nonlin or "LeakyReLU").rpartition(".")[2], "")
+
+    def faults(self) -> list[str]:
+        """What around its convolutions no network of medfuse has."""
+        norm, norms = (self.norm_op or "InstanceNorm").rpartition(".")[2], self.norm_op_kwargs or {}
+        slope = (self.nonlin_kwargs or {}).get("negative_slope", 0.01)
+        found = {
+            f"norm_op {norm}": norm.rstrip("23d") not in ("InstanceNorm", "BatchNorm"),
+            f"norm_op_kwargs {norms}": norms.get("eps", 1e-5) != 1e-5
+            or norms.get("affine", True) is not True
+            or (norm.startswith("Instance") and bool(norms.get("track_running_stats"))),
+            f"nonlin {self.nonlin}": not self.activation,
+            f"a negative_slope of {slope}": slope != 0.01,
+            "nonlin_first": self.nonlin_first,
+        }
+        return [shortened(what) for what, wrong in found.items() if wrong]
 
 
 class Architecture(_Read):
@@ -135,31 +165,28 @@ def read_plans(folder: Path) -> Plans:
     return validated(Plans, value, str(path), raises=CheckpointError, remedy=GIVE)
 
 
-def read_labels_and_channels(folder: Path) -> tuple[dict[str, LabelValue], tuple[str, ...]]:
-    """Labels without `ignore`, and channels, of dataset.json. Raises CheckpointError with every fault."""
+def read_labels_and_channels(folder: Path) -> tuple[Labels, tuple[str, ...]]:
+    """Labels and channels of dataset.json. Raises CheckpointError with every fault."""
     path = folder / "dataset.json"
     value = read_json(path, raises=CheckpointError, remedy=GIVE)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds no mapping; {GIVE}")
     faults: list[str] = []
-    labels = parse_labels(value.get("labels"), f"{path}: labels", faults).labels
-    if regions := [name for name, found in labels.items() if isinstance(found, tuple)]:
-        raise CheckpointError(
-            f"{path}: labels {shortened(', '.join(regions))} are regions, which share voxels; only models "
-            "with one value per label can be imported"
-        )
+    order = value.get("regions_class_order")
+    labels = parse_labels(value.get("labels"), f"{path}: labels", faults, order)
     channels = parse_channels(
         value.get("channel_names") or value.get("modality"), f"{path}: channel_names", faults
     )
     if faults:
         raise CheckpointError(*faults)
-    return dict(labels), channels
+    return labels, channels
 
 
 class State(_Read):
     """What a checkpoint says beside its tensors."""
 
     configuration: str = "3d_fullres"
+    trainer_name: str = ""
     inference_allowed_mirroring_axes: tuple[Literal[0, 1, 2], ...] | None = None
     current_epoch: Annotated[StrictInt, Field(ge=0, le=10**9)] = 0
 

@@ -77,12 +77,13 @@ def load_trained(
     loaded = [_load(path, where, maps, allowed) for path in paths]
     plans = [one.plan for one in loaded]
     for path, plan in zip(paths, plans):
-        if (plan.labels, plan.region_order, plan.channels, plan.spacing_mm, plan.patch_size) != (
+        if (plan.labels, plan.region_order, plan.channels, plan.spacing_mm, plan.patch_size, plan.before) != (
             plans[0].labels,
             plans[0].region_order,
             plans[0].channels,
             plans[0].spacing_mm,
             plans[0].patch_size,
+            plans[0].before,
         ):
             raise CheckpointError(
                 f"{path}: its labels, channels, spacing or patch size differ from those of {paths[0]}; "
@@ -95,6 +96,24 @@ def load_trained(
         plans[0],
         _overridden(settings or loaded[0].settings, overrides),
         where,
+        _stage_before(paths[0], device=device, trust=trust) if plans[0].before else None,
+    )
+
+
+BEFORE = "before"
+"""The folder, in a run or around its folds, that holds the run whose label maps it is shown."""
+
+
+def _stage_before(path: Path, *, device: str, trust: str | Iterable[str]) -> Trained:
+    """The first stage of the cascade that `path` is the second of. Raises CheckpointError."""
+    for folder in (path.parent / BEFORE, path.parent.parent / BEFORE):
+        if folder == path.parent:  # which is no stage before itself
+            continue
+        if found := [*folder.glob(_LAST), *sorted(folder.glob(f"fold_*/{_LAST}"))]:
+            return load_trained(found, device=device, trust=trust)
+    raise CheckpointError(
+        f"{path}: is the second stage of a cascade, and {path.parent / BEFORE} holds no {_LAST} of the "
+        "first; copy the whole run folder"
     )
 
 

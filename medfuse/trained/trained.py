@@ -8,7 +8,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import prod
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from medfuse import registry
 from medfuse.api import Case, Runtime
 from medfuse.core.engine import Engine, label, told_by, told_once
-from medfuse.core.errors import CheckpointError, DataError
+from medfuse.core.errors import CheckpointError, DataError, MedfuseError
 from medfuse.core.reporter import Advance, Reporter
 from medfuse.infer.settings import InferSettings
 from medfuse.model.plan import GraphPlan
@@ -48,7 +48,8 @@ Prepare = Callable[["Tensor", "Engine | None"], Callable[["Tensor"], "Tensor"]]
 class Trained:
     """Trained networks (one, or the folds of one model) with all that inference needs.
 
-    What `medfuse export` wrote is a callable, windows → logits, or a module; it has no graph.
+    What `medfuse export` wrote is a callable, windows → logits, or a module; it has no graph. `before`: the
+    stage whose label map these are shown beside the image, where they are the second of a cascade.
     """
 
     networks: tuple[nn.Module | Prepared, ...]
@@ -57,6 +58,7 @@ class Trained:
     plan: DataPlan
     settings: InferSettings
     device: torch.device
+    before: Trained | None = None
 
     def infer(
         self,
@@ -78,6 +80,8 @@ class Trained:
         from medfuse.infer.folder import infer_cases
         from medfuse.infer.manifest import engines_of
 
+        if self.before is not None and max_memory is not None:
+            raise MedfuseError("--max-memory: is not planned for the two stages of a cascade; leave it out")
         recipe = self._recipe(probabilities=probabilities)
         runners = self._as_before(engines_of(output, recipe.facts()))
         ways: dict[str, Way] = {}
@@ -93,7 +97,7 @@ class Trained:
 
         def prepare(case: Case) -> PreparedCase:
             scratch = output if case.name in ways and ways[case.name].on_disk else None
-            return self._preprocessor.prepare(case, scratch=scratch)
+            return self.prepare(case, scratch=scratch)
 
         with reporter.track(f"predicting {len(cases)} cases", 100 * len(cases)) as advance:
             return infer_cases(
@@ -108,18 +112,37 @@ class Trained:
                 overwrite=overwrite,
             )
 
+    def prepare(self, case: Case, *, scratch: Path | None = None) -> PreparedCase:
+        """What the networks are shown of a case: its image, and what the stage before says of it."""
+        made = self._preprocessor.prepare(case, scratch=scratch)
+        if self.before is None:
+            return made
+        earlier = self.before.prepare(case)
+        labels = self.before._decided(earlier.image, earlier.geometry)
+        return replace(made, image=self._preprocessor.with_stage(made.image, labels, made.geometry))
+
     def label_map(self, voxels: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.unsignedinteger[Any]]:
         """The label map (i, j, k) of voxels (channels, i, j, k) in memory."""
+        outlook = self._preprocessor.look_at_array(voxels, geometry)
+        self._warn_of_foreign([outlook], self._told_of_arrays)
+        image = self._preprocessor.prepare_array(voxels, geometry)
+        if self.before is not None:
+            labels = self.before.label_map(voxels, geometry)
+            image = self._preprocessor.with_stage(image, labels, geometry)
+        return self._decided(image, geometry)
+
+    def _decided(
+        self, image: npt.NDArray[np.float32], geometry: Geometry
+    ) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """The label map (i, j, k) of an image that is prepared."""
         from medfuse.infer.sliding import predict_bricks
         from medfuse.infer.stitch import spare_memory
         from medfuse.infer.windows import plan_grid
         from medfuse.volumes.slabs import Whole
 
-        outlook = self._preprocessor.look_at_array(voxels, geometry)
-        self._warn_of_foreign([outlook], self._told_of_arrays)
-        image = self._preprocessor.prepare_array(voxels, geometry)
         x, y, z = image.shape[1:]
-        grid = plan_grid((x, y, z), self.plan.patch_size, self.settings.overlap)
+        how = self.settings
+        grid = plan_grid((x, y, z), self.plan.patch_size, how.overlap, stepped=how.stepped)
         spare_memory(grid, len(self.plan.classes))
         recipe = self._recipe()
         exporter = recipe.exporter((x, y, z), geometry, sweep=grid.sweep)
@@ -129,11 +152,12 @@ class Trained:
             self.runners,
             patch_size=self.plan.patch_size,
             classes=len(self.plan.classes),
-            overlap=self.settings.overlap,
-            batch_size=self.settings.batch_size,
-            mirror=self.settings.mirror,
-            skip_air=self.settings.skip_air,
-            adaptive_overlap=self.settings.adaptive_overlap,
+            overlap=how.overlap,
+            batch_size=how.batch_size,
+            mirror=how.mirror,
+            stepped=how.stepped,
+            skip_air=how.skip_air,
+            adaptive_overlap=how.adaptive_overlap,
             kind=recipe.kind,
             device=self.device,
         ):
@@ -212,9 +236,15 @@ class Trained:
                 log.warning("%s", line)
 
     def _window_cost(self, case: Case, runners: Sequence[Callable[[Tensor], Tensor]]) -> WindowCost:
+        import numpy as np
+
         from medfuse.infer.plan import measure, run_one_window
 
-        image = self._preprocessor.prepare(case, scratch=Path(tempfile.gettempdir())).image
+        made = self._preprocessor.prepare(case, scratch=Path(tempfile.gettempdir()))
+        image = made.image
+        if self.before is not None:  # whatever it may say
+            nothing = np.zeros(made.geometry.shape, np.uint8)
+            image = self._preprocessor.with_stage(image, nothing, made.geometry)
         return measure(
             partial(
                 run_one_window,
@@ -231,9 +261,8 @@ class Trained:
         from medfuse.infer.recipe import Recipe
 
         plan = self.plan
-        return Recipe(
-            self.hashes, plan.labels, plan.patch_size, self.settings, plan.region_order, probabilities
-        )
+        hashes = (*self.hashes, *(self.before.hashes if self.before else ()))
+        return Recipe(hashes, plan.labels, plan.patch_size, self.settings, plan.region_order, probabilities)
 
     @cached_property
     def _preprocessor(self) -> Preprocessor:

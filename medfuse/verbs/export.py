@@ -41,6 +41,10 @@ def export_network(
     from medfuse.core.device import disagreement
 
     trained = load_trained([source], device="cpu", trust=trust)
+    if trained.before is not None:
+        raise MedfuseError(
+            f"{source}: is one of the two stages of a cascade, which are run from their folder"
+        )
     network, image = trained.segmenter(), trained.plan.image
     facts = _facts(source, trained.hashes[0])
     path = _file(output, kind, str(facts["name"]))

@@ -13,7 +13,6 @@ from medfuse.api import Case, FeatureInfo
 from medfuse.core.errors import MedfuseError
 from medfuse.core.files import remove_leftovers
 from medfuse.core.reporter import Reporter
-from medfuse.data.prepare import Preprocessor
 from medfuse.infer.cases import find_inputs, left_out_of
 from medfuse.infer.feature_files import FORMATS, Format, check_format, file_names, write_maps
 from medfuse.infer.features import FeatureMap, Pool, feature_maps
@@ -107,7 +106,7 @@ class _Job:
             progress(done, of)
 
         maps = feature_maps(
-            Preprocessor(model.plan).prepare(case),
+            model.prepare(case),
             self.network,
             self.layers,
             patch_size=model.plan.patch_size,

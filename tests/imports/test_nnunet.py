@@ -3,6 +3,9 @@
 import json
 import re
 import shutil
+from dataclasses import replace
+from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from medfuse.model.transfer import transfer
 from medfuse.model.weights import load_weights
 from medfuse.trained.loading import load_trained
 from medfuse.verbs.import_nnunet import import_nnunet
+from medfuse.verbs.infer import infer_volumes
 
 
 def imported(tmp_path, **options):
@@ -29,8 +33,28 @@ def imported(tmp_path, **options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"turned": (2, 0, 1)}, {"turned": (1, 0, 2)}, {"dims": 2}, {"older": True}],
-    ids=["plain", "turned", "swapped", "flat", "older plan"],
+    [
+        {},
+        {"turned": (2, 0, 1)},
+        {"turned": (1, 0, 2)},
+        {"dims": 2},
+        {"older": True},
+        {"style": ("BatchNorm", "ReLU", False)},
+        {"style": ("InstanceNorm", "GELU", True), "dims": 2},
+        {"style": ("BatchNorm", "LeakyReLU", True), "told": False},
+        {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]},
+    ],
+    ids=[
+        "plain",
+        "turned",
+        "swapped",
+        "flat",
+        "older plan",
+        "other norm",
+        "gelu",
+        "trainer's norm",
+        "regions",
+    ],
 )
 def test_a_window_has_the_same_logits(tmp_path, options):
     folder, theirs, ours = imported(tmp_path, **options)
@@ -66,6 +90,97 @@ def test_mirroring_at_test_time_is_nnunets(tmp_path):
 def test_an_ignore_label_is_no_class(tmp_path):
     plan = imported(tmp_path, labels={"background": 0, "a": 1, "b": 2, "ignore": 3})[2].plan
     assert plan.classes == ("background", "a", "b")
+
+
+def test_regions_are_written_as_nnunet_writes_them(tmp_path):
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "rim": 3, "ignore": 4}
+    plan = imported(tmp_path, labels=labels, regions_class_order=[1, 2, 3])[2].plan
+    assert plan.classes == ("whole", "core", "rim")
+    assert plan.labels == {"background": 0, "whole": (1, 2, 3), "core": (2, 3), "rim": 3}
+    assert (plan.region_order, plan.ignore) == ((1, 2, 3), 4)
+
+
+def test_a_zip_file_is_taken_as_its_folder(tmp_path):
+    folder = tmp_path / "Dataset001_Organ" / "nnUNetTrainerNoMirroring__nnUNetPlans__3d_fullres"
+    write_model(folder, folds=(0, 1))
+    archive = shutil.make_archive(tmp_path / "model", "zip", tmp_path, "Dataset001_Organ")
+    import_nnunet(Path(archive), tmp_path / "run", reporter=Reporter(quiet=True))
+    import_nnunet(folder, tmp_path / "same", reporter=Reporter(quiet=True))
+    for fold in ("fold_0", "fold_1"):
+        ours, same = (tmp_path / run / fold / "weights_last.safetensors" for run in ("run", "same"))
+        assert ours.read_bytes() == same.read_bytes()
+    assert load_weights(ours)[1]["name"] == "Dataset001_Organ"
+
+
+def test_of_several_models_one_is_named(tmp_path):
+    for dims, name in ((3, "3d_fullres"), (2, "2d")):
+        write_model(tmp_path / f"nnUNetTrainer__nnUNetPlans__{name}", dims=dims)
+    with pytest.raises(CheckpointError, match=r"several models .*name one by --configuration"):
+        import_nnunet(tmp_path, tmp_path / "run", reporter=Reporter(quiet=True))
+    import_nnunet(tmp_path, tmp_path / "run", configuration="2d", reporter=Reporter(quiet=True))
+    assert len(load_trained([tmp_path / "run/weights_last.safetensors"], device="cpu").plan.patch_size) == 2
+
+
+def test_a_zip_file_that_leads_out_of_itself_is_refused(tmp_path):
+    archive = tmp_path / "model.zip"
+    with ZipFile(archive, "w") as file:
+        file.writestr("../plans.json", "{}")
+    with pytest.raises(CheckpointError, match=r"model\.zip: holds a file \.\./plans\.json, which leads out"):
+        import_nnunet(archive, tmp_path / "run", reporter=Reporter(quiet=True))
+
+
+def test_a_zip_file_that_was_cut_off_is_one_line(tmp_path):
+    write_model(tmp_path / "trained" / "model")
+    archive = Path(shutil.make_archive(tmp_path / "model", "zip", tmp_path / "trained"))
+    content = archive.read_bytes()
+    archive.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=r"model\.zip: (is neither|cannot be unzipped)") as caught:
+        import_nnunet(archive, tmp_path / "run", reporter=Reporter(quiet=True))
+    assert len(caught.value.lines) == 1
+
+
+def test_what_is_wrong_in_a_zip_file_is_said_of_it(tmp_path):
+    write_model(tmp_path / "trained" / "model", normalization_schemes=["RGBTo01Normalization"] * 2)
+    archive = Path(shutil.make_archive(tmp_path / "model", "zip", tmp_path / "trained"))
+    with pytest.raises(CheckpointError, match=rf"^{archive}/model/plans\.json: channel 0"):
+        import_nnunet(archive, tmp_path / "run", reporter=Reporter(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"norm_op": "torch.nn.GroupNorm"}, "norm_op GroupNorm"),
+        ({"norm_op_kwargs": {"eps": 1e-3, "affine": True}}, "norm_op_kwargs"),
+        ({"nonlin": "torch.nn.PReLU"}, "nonlin torch.nn.PReLU"),
+        ({"nonlin_kwargs": {"negative_slope": 0.2}}, "a negative_slope of 0.2"),
+        ({"nonlin_first": True}, "nonlin_first"),
+    ],
+)
+def test_what_medfuse_has_not_around_a_convolution_is_named(model, tmp_path, changed, words):
+    folder, said = model
+    said["plans.json"]["configurations"]["parent"]["architecture"]["arch_kwargs"] |= changed
+    (folder / "plans.json").write_text(json.dumps(said["plans.json"]))
+    with pytest.raises(CheckpointError, match=words):
+        import_nnunet(folder, tmp_path / "run", reporter=Reporter(quiet=True))
+
+
+def test_dropout_is_of_no_account(model, tmp_path):
+    folder, said = model
+    dropout = {"dropout_op": "torch.nn.Dropout3d", "dropout_op_kwargs": {"p": 0.2}}
+    said["plans.json"]["configurations"]["parent"]["architecture"]["arch_kwargs"] |= dropout
+    (folder / "plans.json").write_text(json.dumps(said["plans.json"]))
+    import_nnunet(folder, tmp_path / "run", reporter=Reporter(quiet=True))
+
+
+def test_a_trainer_that_builds_another_network_is_named(model, tmp_path):
+    folder, _ = model
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    state = torch.load(path, weights_only=False)
+    state["trainer_name"] = "nnUNet_Primus_M_Trainer"
+    state["network_weights"] = {f"eva.{k}": v for k, v in state["network_weights"].items()}
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match="fold_0: was trained by nnUNet_Primus_M_Trainer"):
+        import_nnunet(folder, tmp_path / "run", reporter=Reporter(quiet=True))
 
 
 def test_every_fold_becomes_a_run(tmp_path):
@@ -109,7 +224,7 @@ def test_a_checkpoint_of_nnunet_is_read_without_executing_it(tmp_path):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "whole are regions"),
+        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "`regions_class_order` must list 2"),
         ({"normalization_schemes": ["RGBTo01Normalization"] * 2}, "normalised by RGBTo01Normalization"),
         ({"dims": 2, "turned": (2, 0, 1)}, r"not in the \(x, y\) plane"),
     ],
@@ -138,6 +253,115 @@ def test_weights_are_never_overwritten(tmp_path):
     folder, _, _ = imported(tmp_path)
     with pytest.raises(OutputError, match="is there already"):
         import_nnunet(folder, tmp_path / "run", reporter=Reporter(quiet=True))
+
+
+# ---- cascades
+
+
+def cascade(tmp_path, **changes):
+    """Folders of both stages beside each other; returns the second, and its network."""
+    write_model(
+        tmp_path / "nnUNetTrainer__p__3d_lowres", name="3d_lowres", spacing=[5.0, 1.6, 1.4], **changes
+    )
+    folder = tmp_path / "nnUNetTrainer__p__3d_cascade_fullres"
+    return folder, write_model(folder, cascade=True, **changes)
+
+
+def voxels(shape=(14, 18, 9)):
+    """An image (channels, i, j, k) on the second stage's grid."""
+    import numpy as np
+
+    from medfuse.core.geometry import Geometry
+
+    made = np.random.default_rng(0).normal(20, 60, (2, *shape)).astype(np.float32)
+    return made, Geometry(shape, np.diag([0.7, 0.8, 2.5, 1.0]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}],
+    ids=["classes", "regions"],
+)
+def test_a_cascade_is_shown_the_labels_of_its_first_stage(tmp_path, changes):
+    import numpy as np
+
+    folder, theirs = cascade(tmp_path, **changes)
+    import_nnunet(folder, tmp_path / "run", reporter=Reporter(quiet=True))
+    ours = load_trained([tmp_path / "run/weights_last.safetensors"], device="cpu")
+    assert ours.before is not None
+    assert ours.before.plan.spacing_mm == (1.4, 1.6, 5.0)
+    assert ours.plan.before == (1, 2)
+    image, geometry = voxels((12, 16, 8))  # one window
+    first = ours.before.label_map(image, geometry)
+    assert {1, 2} & {*np.unique(first)}
+    shown = ours._preprocessor.prepare_array(image, geometry)
+    masks = np.stack([first == 1, first == 2]).astype(np.float32)
+    window = torch.from_numpy(np.concatenate([shown, masks]))[None]
+    with torch.no_grad():
+        expected = theirs(window.permute(0, 1, 4, 3, 2)).permute(0, 1, 4, 3, 2)
+        made = ours.networks[0](window)
+    torch.testing.assert_close(made, expected, atol=1e-4, rtol=0)
+    single = replace(ours, settings=ours.settings.model_copy(update={"mirror": ()}))
+    decided = single.label_map(image, geometry)
+    if changes:
+        whole, core = (expected[0] > 0).numpy()
+        assert (decided != np.where(core, 2, np.where(whole, 1, 0))).mean() < 1e-2
+    else:
+        assert (decided != expected[0].argmax(0).numpy()).mean() < 1e-2
+
+
+def test_a_folder_of_scans_goes_through_both_stages(tmp_path):
+    import nibabel
+    import numpy as np
+
+    folder, _ = cascade(tmp_path, folds=(0, 1))
+    import_nnunet(folder, tmp_path / "run", reporter=Reporter(quiet=True))
+    runs = [tmp_path / "run" / f"fold_{i}" / "weights_last.safetensors" for i in (0, 1)]
+    ours = load_trained(runs, device="cpu")
+    assert (len(ours.networks), len(ours.before.networks)) == (2, 2)
+    image, geometry = voxels()
+    (tmp_path / "scans").mkdir()
+    for number, channel in enumerate(image):
+        volume = nibabel.Nifti1Image(channel, geometry.affine)
+        nibabel.save(volume, tmp_path / "scans" / f"case_{number:04d}.nii.gz")
+    done = infer_volumes(
+        [path.parent for path in runs],
+        [tmp_path / "scans"],
+        tmp_path / "labels",
+        device="cpu",
+        reporter=Reporter(quiet=True),
+    )
+    assert not done.failed
+    written = np.asarray(nibabel.load(tmp_path / "labels" / "case.nii.gz").dataobj)
+    assert np.array_equal(written, ours.label_map(image, geometry))
+
+
+def test_other_weights_of_the_first_stage_make_another_recipe(tmp_path):
+    folder, _ = cascade(tmp_path)
+    import_nnunet(folder, tmp_path / "run", reporter=Reporter(quiet=True))
+    ours = load_trained([tmp_path / "run/weights_last.safetensors"], device="cpu")
+    assert ours._recipe().weights == (*ours.hashes, *ours.before.hashes)
+
+
+def test_a_first_stage_that_is_missing_is_asked_for_before_anything_is_written(tmp_path):
+    folder, _ = cascade(tmp_path)
+    (tmp_path / "nnUNetTrainer__p__3d_lowres").rename(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="3d_lowres, is not beside it; name its folder by --before"):
+        import_nnunet(folder, tmp_path / "run", reporter=Reporter(quiet=True))
+    assert not (tmp_path / "run/weights_last.safetensors").exists()
+    import_nnunet(folder, tmp_path / "run", before=tmp_path / "elsewhere", reporter=Reporter(quiet=True))
+    shutil.rmtree(tmp_path / "run" / "before")
+    with pytest.raises(CheckpointError, match="is the second stage of a cascade"):
+        load_trained([tmp_path / "run/weights_last.safetensors"], device="cpu")
+
+
+def test_a_stage_is_not_taken_for_the_one_before_itself(tmp_path):
+    folder, _ = cascade(tmp_path)
+    import_nnunet(folder, tmp_path / "run", reporter=Reporter(quiet=True))
+    weights = "weights_last.safetensors"
+    shutil.copy(tmp_path / "run" / weights, tmp_path / "run" / "before" / weights)
+    with pytest.raises(CheckpointError, match="is the second stage of a cascade"):
+        load_trained([tmp_path / "run" / weights], device="cpu")
 
 
 ONE_LINE = "plans.json|dataset.json|checkpoint|fold_0"

@@ -10,7 +10,15 @@ from pydantic import Field, field_validator
 
 from medfuse import Backbone, FeatureInfo, ImageInfo, ShapeError
 from medfuse.core.text import by
-from medfuse.core.topology import Axes, for_each, odd_kernels, per_axis, plan_kernels, plan_strides
+from medfuse.core.topology import (
+    Activation,
+    Axes,
+    for_each,
+    odd_kernels,
+    per_axis,
+    plan_kernels,
+    plan_strides,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +28,7 @@ Depth = Annotated[int, Field(ge=1, le=100)]
 
 
 class UNetEncoder(Backbone):
-    """Stages of (convolution, instance norm, leaky ReLU) × convs, each stage coarser (Isensee et al. 2021).
+    """Stages of (convolution, norm, activation) × convs, each stage coarser (Isensee et al. 2021).
 
     `auto` follows nnU-Net: an axis is halved while 8 voxels are left and its spacing is within a factor of 2
     of the finest such axis; kernels are 1 along an axis whose voxels are still far apart. Features are
@@ -48,6 +56,11 @@ class UNetEncoder(Backbone):
     convs: Depth | Annotated[tuple[Depth, ...], Field(min_length=2)] = Field(
         2, description="convolutions per stage, one number or one for each stage"
     )
+    norm: Literal["instance", "batch"] | None = Field(
+        None, description="after each convolution; instance if not given"
+    )
+    activation: Activation | None = Field(None, description="after each norm; leaky_relu if not given")
+    bias: bool | None = Field(None, description="whether convolutions have one; they do if not given")
 
     @field_validator("kernels")
     @classmethod
@@ -63,6 +76,7 @@ class UNetEncoder(Backbone):
         ]
 
     def build(self, image: ImageInfo) -> nn.Module:
+        from medfuse.builtin.nets.layers import Style
         from medfuse.builtin.nets.unet import Encoder
 
         strides = self._strides(image)
@@ -72,6 +86,7 @@ class UNetEncoder(Backbone):
             self._kernels(image, strides),
             strides,
             self._convs(len(strides)),
+            Style.of(self.norm, self.activation, self.bias),
         )
 
     def _strides(self, image: ImageInfo) -> list[Axes]:

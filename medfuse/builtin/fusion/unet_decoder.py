@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from medfuse import FeatureInfo, FusionBlock, ShapeError
 from medfuse.core.text import by
-from medfuse.core.topology import Axes, for_each, odd_kernels, per_axis
+from medfuse.core.topology import Activation, Axes, for_each, odd_kernels, per_axis
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,6 +39,11 @@ class UNetDecoder(FusionBlock):
         description="of each stage, finest first, one odd number or one per axis; auto: 3, and 1 along an "
         "axis that is not pooled yet",
     )
+    norm: Literal["instance", "batch"] | None = Field(
+        None, description="after each convolution; instance if not given"
+    )
+    activation: Activation | None = Field(None, description="after each norm; leaky_relu if not given")
+    bias: bool | None = Field(None, description="whether convolutions have one; they do if not given")
 
     @field_validator("kernels")
     @classmethod
@@ -56,6 +61,7 @@ class UNetDecoder(FusionBlock):
         return [x.named(str(level)) for level, x in enumerate(coarser, start=1)]
 
     def build(self, inputs: Sequence[FeatureInfo]) -> nn.Module:
+        from medfuse.builtin.nets.layers import Style
         from medfuse.builtin.nets.unet import Decoder
 
         order = self._order(inputs)
@@ -65,6 +71,7 @@ class UNetDecoder(FusionBlock):
             ratios=[ratio_of(coarse, fine) for coarse, fine in pairwise(order)],
             kernels=self._kernels(order),
             convs=self._convs(len(order) - 1),
+            style=Style.of(self.norm, self.activation, self.bias),
         )
 
     def _kernels(self, order: Sequence[FeatureInfo]) -> Sequence[Axes]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any, TypeVar
 
@@ -16,12 +18,43 @@ SLOPE = 0.01  # of the leaky ReLU
 CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 INSTANCE_NORM: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+BATCH_NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+ACTIVATIONS: dict[str, Any] = {
+    "leaky_relu": partial(nn.LeakyReLU, SLOPE, inplace=True),
+    "relu": partial(nn.ReLU, inplace=True),
+    "elu": partial(nn.ELU, inplace=True),
+    "silu": partial(nn.SiLU, inplace=True),
+    "mish": partial(nn.Mish, inplace=True),
+    "gelu": nn.GELU,
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """What stands around convolutions. norm: `instance` or `batch`. activation: one of ACTIVATIONS."""
+
+    norm: str = "instance"
+    activation: str = "leaky_relu"
+    bias: bool = True
+
+    @classmethod
+    def of(cls, norm: str | None, activation: str | None, bias: bool | None) -> Style:
+        """nnU-Net's, where nothing is said."""
+        return cls(norm or "instance", activation or "leaky_relu", bias is not False)
+
+
+NNUNETS = Style()
 
 
 def conv_norm_act(
-    channels_in: int, channels_out: int, kernel: Sequence[int], stride: Sequence[int] | None = None
+    channels_in: int,
+    channels_out: int,
+    kernel: Sequence[int],
+    stride: Sequence[int] | None = None,
+    style: Style = NNUNETS,
 ) -> nn.Sequential:
-    """Convolution (padded to ⌈n / stride⌉ voxels), instance norm, leaky ReLU. Kernels are odd."""
+    """Convolution (padded to ⌈n / stride⌉ voxels), norm, activation. Kernels are odd."""
     dims = len(kernel)
     convolution = CONVOLUTION[dims](
         channels_in,
@@ -29,30 +62,39 @@ def conv_norm_act(
         tuple(kernel),
         stride=tuple(stride or (1,) * dims),
         padding=tuple(k // 2 for k in kernel),
+        bias=style.bias,
     )
-    return nn.Sequential(OrderedDict(conv=convolution, norm_act=norm_act(channels_out, dims)))
+    return nn.Sequential(OrderedDict(conv=convolution, norm_act=norm_act(channels_out, dims, style)))
 
 
-def norm_act(channels: int, dims: int) -> nn.Sequential:
-    """Instance norm with learned scale and shift, leaky ReLU."""
-    norm = INSTANCE_NORM[dims](channels, eps=1e-5, affine=True)
+def norm_act(channels: int, dims: int, style: Style = NNUNETS) -> nn.Sequential:
+    """A norm with learned scale and shift, and an activation."""
+    norms = BATCH_NORM if style.norm == "batch" else INSTANCE_NORM
+    norm = norms[dims](channels, eps=1e-5, affine=True)
     # in place on the norm's output, which nobody taps and which no gradient needs
-    return nn.Sequential(OrderedDict(norm=norm, act=nn.LeakyReLU(SLOPE, inplace=True)))
+    return nn.Sequential(OrderedDict(norm=norm, act=ACTIVATIONS[style.activation]()))
 
 
 def conv_stage(
-    channels_in: int, channels_out: int, kernel: Sequence[int], stride: Sequence[int], convs: int
+    channels_in: int,
+    channels_out: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    convs: int,
+    style: Style = NNUNETS,
 ) -> nn.Sequential:
     """`convs` blocks, the first of which has the stride and changes the channels."""
-    first = conv_norm_act(channels_in, channels_out, kernel, stride)
+    first = conv_norm_act(channels_in, channels_out, kernel, stride, style)
     return nn.Sequential(
-        first, *(conv_norm_act(channels_out, channels_out, kernel) for _ in range(convs - 1))
+        first, *(conv_norm_act(channels_out, channels_out, kernel, style=style) for _ in range(convs - 1))
     )
 
 
-def transposed(channels_in: int, channels_out: int, factor: Sequence[int]) -> nn.Module:
+def transposed(channels_in: int, channels_out: int, factor: Sequence[int], *, bias: bool = True) -> nn.Module:
     """Transposed convolution whose kernel is its stride: every voxel becomes a block of `factor`."""
-    made: nn.Module = TRANSPOSED[len(factor)](channels_in, channels_out, tuple(factor), stride=tuple(factor))
+    made: nn.Module = TRANSPOSED[len(factor)](
+        channels_in, channels_out, tuple(factor), stride=tuple(factor), bias=bias
+    )
     return initialize(made)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medfuse.builtin.nets.layers import conv_stage, initialize, transposed
+from medfuse.builtin.nets.layers import NNUNETS, Style, conv_stage, initialize, transposed
 from medfuse.model.resample import fit
 
 
@@ -21,11 +21,12 @@ class Encoder(nn.Module):
         kernels: Sequence[Sequence[int]],
         strides: Sequence[Sequence[int]],
         convs: Sequence[int],
+        style: Style = NNUNETS,
     ) -> None:
         super().__init__()
         before = (channels_in, *channels)
         self.stages = nn.Sequential(
-            *(conv_stage(*plan) for plan in zip(before, channels, kernels, strides, convs))
+            *(conv_stage(*plan, style) for plan in zip(before, channels, kernels, strides, convs))
         )
         initialize(self)
 
@@ -47,14 +48,16 @@ class Decoder(nn.Module):
         ratios: Sequence[Sequence[int]],
         kernels: Sequence[Sequence[int]],
         convs: Sequence[int],
+        style: Style = NNUNETS,
     ) -> None:
         super().__init__()
         self.order = tuple(order)
         self.upsample = nn.ModuleList(
-            transposed(below, skip, ratio) for below, skip, ratio in zip(channels, channels[1:], ratios)
+            transposed(below, skip, ratio, bias=style.bias)
+            for below, skip, ratio in zip(channels, channels[1:], ratios)
         )
         self.stages = nn.ModuleList(
-            conv_stage(2 * skip, skip, kernel, (1,) * len(kernel), count)
+            conv_stage(2 * skip, skip, kernel, (1,) * len(kernel), count, style)
             for skip, kernel, count in zip(channels[1:], kernels, convs)
         )
         initialize(self)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from medfuse import Backbone, FeatureInfo, ImageInfo, PluginError, ShapeError
-from medfuse.core.topology import Axes, for_each, odd_kernels, per_axis, plan_kernels, plan_strides
+from medfuse.core.topology import (
+    Activation,
+    Axes,
+    for_each,
+    odd_kernels,
+    per_axis,
+    plan_kernels,
+    plan_strides,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,6 +50,11 @@ class ResidualEncoder(Backbone):
     blocks: Literal["auto"] | Annotated[tuple[Count, ...], Field(min_length=2)] = Field(
         "auto", description="residual blocks of each stage; auto is 1, 3, 4, and 6 from there on"
     )
+    norm: Literal["instance", "batch"] | None = Field(
+        None, description="after each convolution; instance if not given"
+    )
+    activation: Activation | None = Field(None, description="after each norm; leaky_relu if not given")
+    bias: bool | None = Field(None, description="whether convolutions have one; they do if not given")
 
     @field_validator("kernels")
     @classmethod
@@ -68,10 +81,18 @@ class ResidualEncoder(Backbone):
                 f"residual_encoder needs dynamic-network-architectures ({error}); pip install medfuse-dynamic"
             ) from error
         strides = self._strides(image)
-        convolution, norm = {
-            2: (nn.Conv2d, nn.InstanceNorm2d),
-            3: (nn.Conv3d, nn.InstanceNorm3d),
+        convolution, instance, batch = {
+            2: (nn.Conv2d, nn.InstanceNorm2d, nn.BatchNorm2d),
+            3: (nn.Conv3d, nn.InstanceNorm3d, nn.BatchNorm3d),
         }[image.dims]
+        activation = {
+            "leaky_relu": nn.LeakyReLU,
+            "relu": nn.ReLU,
+            "elu": nn.ELU,
+            "silu": nn.SiLU,
+            "mish": nn.Mish,
+            "gelu": nn.GELU,
+        }[self.activation or "leaky_relu"]
         network: nn.Module = residual_encoders.ResidualEncoder(
             input_channels=image.channels,
             n_stages=len(strides),
@@ -80,11 +101,11 @@ class ResidualEncoder(Backbone):
             kernel_sizes=self._kernels(image, strides),
             strides=strides,
             n_blocks_per_stage=self._blocks(len(strides)),
-            conv_bias=True,
-            norm_op=norm,
+            conv_bias=self.bias is not False,
+            norm_op=batch if self.norm == "batch" else instance,
             norm_op_kwargs={"eps": 1e-5, "affine": True},
-            nonlin=nn.LeakyReLU,
-            nonlin_kwargs={"inplace": True},
+            nonlin=activation,
+            nonlin_kwargs={} if activation is nn.GELU else {"inplace": True},
         )
         return _for_any_size(network)
 

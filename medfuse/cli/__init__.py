@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from medfuse.cli.networks import evaluate, export, features, import_nnunet, infer
+from medfuse.cli.networks import evaluate, export, features, import_bundle, import_nnssl, import_nnunet, infer
 from medfuse.cli.pipelines import check, compare, init, probe, run, schema, taps
 from medfuse.cli.plugins import plugins_app
 from medfuse.cli.words import Verbs
@@ -32,6 +32,8 @@ for verb in (
     taps,
     infer,
     import_nnunet,
+    import_nnssl,
+    import_bundle,
     export,
     features,
     evaluate,

@@ -7,7 +7,17 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from medfuse.cli.words import Best, Device, Images, InferOverrides, Overwrite, Quiet, Trusted, Weights
+from medfuse.cli.words import (
+    Best,
+    Device,
+    Images,
+    InferOverrides,
+    Overwrite,
+    Quiet,
+    Trusted,
+    Weights,
+    spacing_of,
+)
 
 
 def infer(
@@ -60,12 +70,23 @@ def infer(
 
 def import_nnunet(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="nnUNetTrainer__…, with plans.json and fold_0")
+        Path,
+        typer.Argument(
+            metavar="FOLDER_OR_ZIP",
+            help="nnUNetTrainer__…, with plans.json and fold_0; a folder around it, or a zip of either",
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="run folder for the weights")],
     checkpoint: Annotated[
         str, typer.Option(help="which of each fold's checkpoints")
     ] = "checkpoint_final.pth",
+    configuration: Annotated[
+        str, typer.Option(metavar="3d_fullres", help="which model, where there are several")
+    ] = "",
+    before: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="a cascade's first stage; what lies beside it if not given"),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Turn a model of nnU-Net into a run folder.
@@ -75,7 +96,61 @@ def import_nnunet(
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.import_nnunet import import_nnunet
 
-    print(import_nnunet(folder, output, checkpoint=checkpoint, reporter=Reporter(quiet=quiet)))
+    how: dict[str, Any] = {"checkpoint": checkpoint, "configuration": configuration, "before": before}
+    print(import_nnunet(folder, output, **how, reporter=Reporter(quiet=quiet)))
+
+
+def import_nnssl(
+    file: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="a .pth file with nnssl_adaptation_plan")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="the pipeline to write; pipelines/NAME.yaml if not given"),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a pipeline that starts from weights that nnssl pretrained.
+
+    Backbone, spacing, patch, normalisation and taps are what the checkpoint says of itself; `medfuse init`
+    with --from plans them for a dataset.
+    """
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.import_nnssl import import_nnssl
+
+    print(import_nnssl(file, output, reporter=Reporter(quiet=quiet)))
+
+
+def import_bundle(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER_OR_ZIP", help="a bundle, with configs/metadata.json and models/model.pt"
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="run folder for the weights")],
+    config: Annotated[
+        str, typer.Option(metavar="FILE", help="which file in configs; inference.json or .yaml if not given")
+    ] = "",
+    weights: Annotated[
+        str, typer.Option(metavar="FILE", help="which file in models; model.pt if not given")
+    ] = "",
+    spacing: Annotated[
+        str,
+        typer.Option(metavar="1,1,1", help="of voxels in mm along x, y and z, where it resamples nothing"),
+    ] = "",
+    quiet: Quiet = False,
+) -> None:
+    """Turn a MONAI bundle into a run folder.
+
+    Nothing in it is run: its network is one of MONAI's that only compute, its transforms are medfuse's own.
+    """
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.import_bundle import import_bundle
+
+    mm = spacing_of(spacing) if spacing else None
+    how: dict[str, Any] = {"config": config, "weights": weights, "spacing_mm": mm}
+    print(import_bundle(source, output, **how, reporter=Reporter(quiet=quiet)))
 
 
 def export(

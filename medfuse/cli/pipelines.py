@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -101,6 +101,15 @@ def init(
         bool, typer.Option(help="train the likeliest plans for a moment, and choose by that")
     ] = True,
     compare: Annotated[int, whole_number(1, 4, "write so many of the best plans, to compare them")] = 1,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="WEIGHTS",
+            help="start from a pretrained network that says what it is: a checkpoint of nnssl, a run, a "
+            "MONAI bundle, a folder or a name of huggingface.co",
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Write a pipeline for a dataset, sized by measured steps.
@@ -109,8 +118,17 @@ def init(
     """
     from medfuse.core.memory import parse_bytes
     from medfuse.core.reporter import Reporter
-    from medfuse.verbs.init import init_pipeline
+    from medfuse.verbs.init import init_from, init_pipeline
 
+    if source:
+        if compare > 1 or dimensions != "auto":
+            given = "--compare" if compare > 1 else "--dimensions"
+            raise typer.BadParameter(
+                "--from has one network, and so one plan; leave this out", param_hint=given
+            )
+        how: dict[str, Any] = {"output": output, "budget": parse_bytes(budget), "minutes": minutes}
+        print(init_from(data, source, **how, device=device, reporter=Reporter(quiet=quiet)))
+        return
     print(
         init_pipeline(
             data,

@@ -88,6 +88,17 @@ def numbers(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
+def spacing_of(text: str) -> tuple[float, float, float]:
+    """`0.8,0.8,2.5` → (0.8, 0.8, 2.5)."""
+    words = [word.strip() for word in text.split(",")]
+    if len(words) != 3 or not all(
+        re.fullmatch(r"[0-9]{0,6}\.?[0-9]{1,6}", w) and float(w) > 0 for w in words
+    ):
+        raise typer.BadParameter(f"{text[:40]!r}: write three numbers of mm between commas, such as 1,1,2.5")
+    x, y, z = map(float, words)
+    return x, y, z
+
+
 def one_fold(text: str) -> str:
     """`all`, or the number of a fold."""
     if text != "all" and not re.fullmatch(r"[0-9]{1,9}", text):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
-from medfuse.model.nnunet_names import plain_name
+from medfuse.model.nnunet_names import elsewhere_name, plain_name
 
 Shapes = Mapping[str, Sequence[int]]
 """Of tensors, by their names."""
@@ -18,7 +18,7 @@ def by_name(own: Iterable[str], sources: Iterable[str]) -> dict[str, str]:
     """The network's name → the file's, each without what stands before it on its side, where that helps.
 
     So `module.`, `backbone.` and the like, which wrappers put before every name, do not matter, nor do other
-    parts of a larger network that the file is of; nor nnU-Net's names of a plain U-Net; nor `swin_vit` for
+    parts of a larger network that the file is of; nor nnU-Net's names of a plain U-Net, or MedNeXt's at its authors'; nor `swin_vit` for
     `swinViT` and `fc1` for `linear1`, where that is all that differs.
     """
     own, sources = list(own), list(sources)
@@ -26,6 +26,7 @@ def by_name(own: Iterable[str], sources: Iterable[str]) -> dict[str, str]:
     readings = [
         (mine, theirs),
         (mine, {plain: k for k in sources if (plain := plain_name(k))}),
+        (mine, {elsewhere_name(k): k for k in sources}),
         (_loosely(own), _loosely(sources)),
     ]
     best: dict[str, str] = {}

@@ -187,7 +187,7 @@ def _tensors(path: Path, prefix: str) -> tuple[dict[str, Tensor], str]:
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors by name; save model.state_dict() into it")
     if is_nnunets(tensors):
-        tensors = {name: turned(tensor) for name, tensor in tensors.items()}
+        tensors = {name: turned(name, tensor) for name, tensor in tensors.items()}
     return tensors, prefix
 
 

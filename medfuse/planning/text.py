@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from medfuse.core.memory import bytes_text
 from medfuse.core.text import by, duration
 from medfuse.planning.bench import MOST_CHANNELS, SLICES
+from medfuse.planning.lines import comment, data_lines, entry, flow, printable, section
 
 if TYPE_CHECKING:
     from medfuse.data.detect import Detected
@@ -28,7 +25,6 @@ RATE_TIMES_WIDTH = 0.08
 NNUNETS_EPOCHS = 1000
 FEWEST_MINUTES = 0.05
 """That a file trains for, however long planning took."""
-WIDE = 106  # columns of a comment
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ class Text:
         parts = [self._head(), self._data(), self._preprocess(), self._sample()]
         parts += [self._augment(), self._model(), "loss: dice_ce\n", self._train()]
         parts += [
-            _section(
+            section(
                 "infer",
                 ("overlap", 0.5, "of neighbouring windows"),
                 (
@@ -74,11 +70,11 @@ class Text:
         outputs = plan.classes if plan.regions else plan.classes[1:]
         what = f"{', '.join(outputs)} in {', '.join(plan.channels)}"
         within = f" and {self.minutes:g} minutes" if self.minutes else ""
-        lines = _comment(
+        lines = comment(
             f"{self.output.stem}: {what}; planned by `medfuse init` for {len(cases)} cases of about "
             f"{by(shape)} voxels, {bytes_text(self.budget)} of memory a step{within}."
         )
-        file = _printable(quote(str(self.output)))
+        file = printable(quote(str(self.output)))
         lines += ["#", f"#   medfuse check {file}", f"#   medfuse run {file}", "#"]
         lines += [
             *self._tried(),
@@ -90,16 +86,10 @@ class Text:
     def _tried(self) -> list[str]:
         """What else there was, and why this was chosen."""
         why = f"The network has {self.candidate.dimensions} axes: {self.candidate.reason}."
-        return [*_comment(why), *(f"# {line}" for line in self.tried), "#"]
+        return [*comment(why), *(f"# {line}" for line in self.tried), "#"]
 
     def _data(self) -> str:
-        folder = self.output.resolve().parent
-        values = {
-            key: os.path.relpath(Path(value).resolve(), folder) if key == "root" else value
-            for key, value in self.found.settings.items()
-        }
-        lines = [*_comment(self.found.reason), f"data: {_flow(values)}", ""]
-        return "\n".join([*lines, f"split: {_flow(self.split)}  # {self.whose}", ""])
+        return data_lines(self.found, self.split, self.whose, self.output)
 
     def _preprocess(self) -> str:
         reasons = [
@@ -107,7 +97,7 @@ class Text:
             for name, reason in self.candidate.plan.reasons.items()
             if name.startswith("normalize.")
         ]
-        return _section(
+        return section(
             "preprocess",
             ("spacing_mm", list(self.candidate.plan.spacing_mm), self.candidate.plan.reasons["spacing_mm"]),
             ("normalize", "auto", "; ".join(reasons)),
@@ -118,7 +108,7 @@ class Text:
         reason = self.candidate.size.patch_reason
         if self.candidate.dimensions == "2.5":
             reason += f"; {SLICES} slices, each seen with its neighbours"
-        return _section(
+        return section(
             "sample",
             ("patch_size", list(image.patch_size), reason),
             ("batch_size", self.candidate.size.batch_size, self.candidate.size.batch_reason),
@@ -132,7 +122,7 @@ class Text:
         if not self._quick():
             return ""
         reason = f"with fewer than {QUICK_STEPS:,} steps, many mild changes teach more than few strong ones"
-        return _section(
+        return section(
             "augment",
             ("rotate", 0.5, reason),
             ("rotate_degrees", 20, ""),
@@ -149,21 +139,21 @@ class Text:
         lines = ["model:", "  backbones:", "    encoder:"]
         indent = 6
         if slices:
-            lines += _lines(6, "use", "slices", "2.5-D: a 2-D network sees each slice with its neighbours")
-            lines += _lines(6, "neighbours", 1, "slices to see on each side of one")
+            lines += entry(6, "use", "slices", "2.5-D: a 2-D network sees each slice with its neighbours")
+            lines += entry(6, "neighbours", 1, "slices to see on each side of one")
             lines, indent = [*lines, "      of:"], 8
-        lines += _lines(indent, "use", encoder["use"], "")
+        lines += entry(indent, "use", encoder["use"], "")
         doubled = f"doubled with each stage, up to {most}"
-        lines += _lines(indent, "channels", encoder["channels"], f"{size.width_reason}; {doubled}")
+        lines += entry(indent, "channels", encoder["channels"], f"{size.width_reason}; {doubled}")
         far = "an axis is halved while 8 voxels are left and its spacing is within twice the finest"
-        lines += _lines(indent, "strides", encoder["strides"], far)
+        lines += entry(indent, "strides", encoder["strides"], far)
         flat = "3, and 1 along an axis whose voxels are still far apart"
-        lines += _lines(indent, "kernels", encoder["kernels"], flat)
+        lines += entry(indent, "kernels", encoder["kernels"], flat)
         lines += ["  fusion:", "    decoded: {use: unet_decoder, inputs: [encoder.*]}"]
         lines += ["  head: {input: decoded}"]
         if aux := self.candidate.bench.model(size.width, size.patch_size).get("aux"):
-            lines += ["  aux:", f"    heads: {_flow(aux['heads'])}"]
-            lines += _lines(
+            lines += ["  aux:", f"    heads: {flow(aux['heads'])}"]
+            lines += entry(
                 4, "schedule", aux["schedule"], "deep supervision: each coarser map weighs half of the finer"
             )
         return "\n".join(lines) + "\n"
@@ -189,9 +179,9 @@ class Text:
                 ("steps_per_epoch", each, "steps between two looks at held-out cases"),
             ]
         if not self._quick():
-            return _section("train", *budget, ("optimizer", "sgd", "nnU-Net's, with poly decay"))
+            return section("train", *budget, ("optimizer", "sgd", "nnU-Net's, with poly decay"))
         rate = float(f"{RATE_TIMES_WIDTH / size.width:.2g}")
-        return _section(
+        return section(
             "train",
             *budget,
             ("optimizer", "adamw", f"learns faster at first than SGD, which needs {QUICK_STEPS:,} steps"),
@@ -204,31 +194,3 @@ class Text:
 def minutes_left(minutes: float, spent: float) -> float:
     """Of the minutes, when so many seconds went into planning."""
     return max(FEWEST_MINUTES, minutes - spent / 60)
-
-
-def _section(name: str, *entries: tuple[str, Any, str]) -> str:
-    return "\n".join([f"{name}:", *(line for entry in entries for line in _lines(2, *entry))]) + "\n"
-
-
-def _lines(indent: int, key: str, value: Any, reason: str) -> list[str]:
-    """A key, below a comment with its reason."""
-    space = " " * indent
-    return [*(space + line for line in _comment(reason, indent)), f"{space}{key}: {_flow(value)}"]
-
-
-def _comment(text: str, indent: int = 0) -> list[str]:
-    return [f"# {line}" for line in wrap(_printable(text), WIDE - indent)]
-
-
-def _printable(text: str) -> str:
-    """Without what ends a line of YAML, or is refused there, such as names of strangers may hold."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _flow(value: Any) -> str:
-    """Plain data on one line of YAML."""
-    return (
-        yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
-        .removesuffix("\n...\n")
-        .strip()
-    )

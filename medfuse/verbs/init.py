@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from medfuse.api import DatasetInfo, Split
 from medfuse.core.errors import MedfuseError
@@ -23,6 +24,13 @@ from medfuse.planning.sizing import more_minutes
 from medfuse.planning.text import Text, minutes_left
 from medfuse.planning.trials import Trials, inner_split
 from medfuse.verbs.schema import LINE, write_schema_beside
+
+if TYPE_CHECKING:
+    import torch
+
+    from medfuse.data.detect import Detected
+    from medfuse.data.fingerprint import Fingerprint
+    from medfuse.data.plan import DataPlan
 
 OF_ALL_MEMORY = 0.9
 """Most of the device's memory that a step may take, whatever the budget."""
@@ -48,47 +56,12 @@ def init_pipeline(
     whether candidates are trained to choose between them. compare: how many of the best are written.
     Raises MedfuseError where a file exists or the data is faulty.
     """
-    from medfuse.core.device import pick_device, settle
-    from medfuse.data.detect import detect
-    from medfuse.data.doubts import label_doubts
-    from medfuse.data.fingerprint import take_fingerprint
-    from medfuse.data.plan import make_plan
-    from medfuse.data.sampled import looked_at, sampled
-    from medfuse.data.settings import PreprocessSettings, SampleSettings, SplitSettings
-    from medfuse.data.split import choose_split, patients
-    from medfuse.data.suspicions import suspicions
-
-    clock = Clock(minutes, time.monotonic())
     output = output or Path("pipelines") / f"{_name(data)}.yaml"
     files = [output, *(output.with_stem(f"{output.stem}_{n}") for n in range(2, compare + 1))]
-    _refuse_to_replace(files)
-    where = pick_device(device)
-    settle(where)
-    if (most := int(OF_ALL_MEMORY * total_memory(where))) < budget:
-        budget = most
-        reporter.say(f"a step may take {bytes_text(budget)}, as there is no more on {where.type}")
-    with reporter.track("looking at label maps", 1) as advance:
-        found = detect(data, progress=lambda done, _: advance(0, f"{done}"))
-    labelled = [case for case in found.info.cases if case.label]
-    split, whose = _split(found.info)
-    settings = SplitSettings(**split)
-    outer = choose_split(found.info, settings)  # what is faulty is refused before anything is measured
-    make_folder(output.parent)  # and so is what cannot be written
-    sample = sampled(labelled, seconds=clock.for_looking())
-    with reporter.track(f"checking {len(sample)} cases", len(sample)) as advance:
-        fingerprint = take_fingerprint(
-            sample,
-            found.info,
-            tolerance_mm=PreprocessSettings().tolerance_mm,
-            progress=lambda done, _: advance(done, ""),
-        )
-    plan = make_plan(fingerprint, found.info, PreprocessSettings(), SampleSettings())
-    odd = suspicions(fingerprint, found.info, plan.spacing_mm, normalization=plan.normalization)
-    everyone = tuple(case.name for case in sample)
-    doubts = label_doubts(found.info, fingerprint.cases, Split(everyone, everyone))
-    partly = filter(None, [looked_at(sample, labelled)])
-    for line in (*partly, *found.info.notes, *doubts, *(suspicion.line for suspicion in odd)):
-        reporter.say(line)
+    clock = Clock(minutes, time.monotonic())
+    looked = _look(data, files, budget=budget, device=device, clock=clock, reporter=reporter)
+    where, budget, plan, fingerprint = looked.device, looked.budget, looked.plan, looked.fingerprint
+    found, odd, split, whose = looked.found, looked.suspicions, looked.split, looked.whose
     planner = Planner(
         fingerprint,
         plan,
@@ -97,7 +70,7 @@ def init_pipeline(
         clock,
         reporter,
         None if dimensions == "auto" else dimensions,
-        scaling({suspicion.kind for suspicion in odd}),
+        scaling(odd),
         compare,
     )
     reporter.say(f"  median case: {by(planner.finest.shape)} voxels of {_mm(plan.spacing_mm)} mm")
@@ -107,8 +80,7 @@ def init_pipeline(
         parts = (found, fingerprint, candidate, split, whose, file, minutes, budget, LINE, spent, tried)
         return Text(*parts).text()
 
-    known = Split(tuple(name for name in outer.train if name in everyone), outer.validation)
-    inner = inner_split(known, patients(found.info.cases, settings), seed=1)
+    inner = inner_split(looked.known, looked.patients, seed=1)
     made = Trials()
     if trials:
         texts = [text(output, candidate) for candidate in candidates]
@@ -125,6 +97,120 @@ def init_pipeline(
         write_text(file, text(file, candidate, spent, tried))
     said = [*_said(best[0], where.type, minutes), *_next(files[: len(best)], compare, minutes)]
     return "\n".join([*tried, *said])
+
+
+def init_from(
+    data: Path,
+    source: str,
+    *,
+    output: Path | None = None,
+    budget: int,
+    minutes: float | None = None,
+    device: str = "auto",
+    reporter: Reporter,
+) -> str:
+    """As `init_pipeline`, of the network that `source` says it is of, with its weights (planning.sources)."""
+    from medfuse.data.plan import median_shape
+    from medfuse.planning.sources import read_start
+    from medfuse.planning.started import StartedText, bench, plan_patch
+
+    output = output or Path("pipelines") / f"{_name(data)}.yaml"
+    clock = Clock(minutes, time.monotonic())
+    _refuse_to_replace([output])
+    start = read_start(source)
+    looked = _look(data, [output], budget=budget, device=device, clock=clock, reporter=reporter)
+    plan = looked.plan if start.spacing_mm is None else replace(looked.plan, spacing_mm=start.spacing_mm)
+    reporter.say(f"  {start.what}")
+    patch = plan_patch(
+        start,
+        median_shape(looked.fingerprint, plan.spacing_mm),
+        bench(start, plan, looked.device),
+        budget=looked.budget,
+        minutes=minutes,
+    )
+    parts = (looked.found, plan, start, patch, looked.split, looked.whose, output, minutes, clock.spent())
+    text = StartedText(*parts, LINE, source).text()
+    _refuse_to_replace([output])
+    write_schema_beside(output)
+    write_text(output, text)
+    takes = f"a step: about {duration(patch.seconds)} and {bytes_text(patch.bytes)} on {looked.device.type}"
+    return "\n".join([f"patch {by(patch.size)}: {patch.reason}", takes, *_next([output], 1, minutes)])
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What is known of a dataset once its files were looked at, and of the machine.
+
+    known: the cases of the fold that were looked at. patients: whose they are. suspicions: kinds of what is
+    odd.
+    """
+
+    found: Detected
+    fingerprint: Fingerprint
+    plan: DataPlan
+    split: dict[str, Any]
+    whose: str
+    known: Split
+    patients: Mapping[str, str]
+    suspicions: frozenset[str]
+    device: torch.device
+    budget: int
+
+
+def _look(
+    data: Path, files: Sequence[Path], *, budget: int, device: str, clock: Clock, reporter: Reporter
+) -> _Looked:
+    """Look at the dataset, and tell what is odd about it. Raises MedfuseError where `files` are there."""
+    from medfuse.core.device import pick_device, settle
+    from medfuse.data.detect import detect
+    from medfuse.data.doubts import label_doubts
+    from medfuse.data.fingerprint import take_fingerprint
+    from medfuse.data.plan import make_plan
+    from medfuse.data.sampled import looked_at, sampled
+    from medfuse.data.settings import PreprocessSettings, SampleSettings, SplitSettings
+    from medfuse.data.split import choose_split, patients
+    from medfuse.data.suspicions import suspicions
+
+    _refuse_to_replace(files)
+    where = pick_device(device)
+    settle(where)
+    if (most := int(OF_ALL_MEMORY * total_memory(where))) < budget:
+        budget = most
+        reporter.say(f"a step may take {bytes_text(budget)}, as there is no more on {where.type}")
+    with reporter.track("looking at label maps", 1) as advance:
+        found = detect(data, progress=lambda done, _: advance(0, f"{done}"))
+    labelled = [case for case in found.info.cases if case.label]
+    split, whose = _split(found.info)
+    settings = SplitSettings(**split)
+    outer = choose_split(found.info, settings)  # what is faulty is refused before anything is measured
+    make_folder(files[0].parent)  # and so is what cannot be written
+    sample = sampled(labelled, seconds=clock.for_looking())
+    with reporter.track(f"checking {len(sample)} cases", len(sample)) as advance:
+        fingerprint = take_fingerprint(
+            sample,
+            found.info,
+            tolerance_mm=PreprocessSettings().tolerance_mm,
+            progress=lambda done, _: advance(done, ""),
+        )
+    plan = make_plan(fingerprint, found.info, PreprocessSettings(), SampleSettings())
+    odd = suspicions(fingerprint, found.info, plan.spacing_mm, normalization=plan.normalization)
+    everyone = tuple(case.name for case in sample)
+    doubts = label_doubts(found.info, fingerprint.cases, Split(everyone, everyone))
+    partly = filter(None, [looked_at(sample, labelled)])
+    for line in (*partly, *found.info.notes, *doubts, *(suspicion.line for suspicion in odd)):
+        reporter.say(line)
+    return _Looked(
+        found,
+        fingerprint,
+        plan,
+        split,
+        whose,
+        Split(tuple(name for name in outer.train if name in everyone), outer.validation),
+        patients(found.info.cases, settings),
+        frozenset(suspicion.kind for suspicion in odd),
+        where,
+        budget,
+    )
 
 
 def _said(chosen: Candidate, device: str, minutes: float | None) -> list[str]:

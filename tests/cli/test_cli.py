@@ -120,6 +120,9 @@ def test_a_shell_completes_verbs_and_plugins(typed, completed):
         ("features", "{missing}", "-l", "a", "-i", ".", "-o", "{missing}"),
         ("export", "{missing}", "--format", "onnx", "-o", "{missing}"),
         ("import-nnunet", "{missing}", "-o", "{missing}"),
+        ("import-bundle", "{missing}", "-o", "{missing}"),
+        ("import-nnssl", "{missing}", "-o", "{missing}"),
+        ("init", "{here}", "--from", "{missing}"),
         ("evaluate", "{missing}", "{missing}"),
     ],
 )

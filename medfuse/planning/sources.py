@@ -1,0 +1,173 @@
+"""What a pipeline can start from: a checkpoint, a folder or a name that says which network it is of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medfuse import registry
+from medfuse.api import Backbone, ImageInfo
+from medfuse.core.errors import CheckpointError, MedfuseError
+from medfuse.imports.nnssl import is_nnssls, read_nnssl
+from medfuse.imports.start import Start
+
+HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[^\s@]+))?")
+TAKEN = (
+    "give a checkpoint of nnssl, a run of medfuse or its weights, a MONAI bundle, a folder with a "
+    "config.json, or a name of huggingface.co such as facebook/dinov2-small"
+)
+_WEIGHTS = "weights_last.safetensors"
+
+
+def read_start(source: str) -> Start:
+    """What `source` says of itself. Raises CheckpointError for what says nothing."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _of_folder(path)
+    if path.suffix == ".zip" and path.exists():
+        return _of_bundle(path)
+    if path.exists():
+        return _of_file(path)
+    if (found := HUB_NAME.fullmatch(source)) and not source.startswith("."):
+        return _of_hub(found["name"], found["revision"])
+    raise CheckpointError(f"{source}: no such file or folder, and no name of the hub; {TAKEN}")
+
+
+def _of_folder(path: Path) -> Start:
+    if (path / "config.json").is_file():
+        return _of_hub(str(path.resolve()), None)
+    if (path / "configs").is_dir():
+        return _of_bundle(path)
+    if (path / _WEIGHTS).is_file() or any(path.glob(f"fold_*/{_WEIGHTS}")):
+        from medfuse.trained.loading import weights_file
+
+        return _of_file(weights_file(path, best=False))
+    if (path / "plans.json").is_file():
+        raise CheckpointError(
+            f"{path}: is a model of nnU-Net; run `medfuse import-nnunet {path} -o runs/NAME` first, and give "
+            "that run"
+        )
+    raise CheckpointError(f"{path}: holds nothing that says which network it is of; {TAKEN}")
+
+
+def _of_file(path: Path) -> Start:
+    from medfuse.model.checkpoints import read_checkpoint
+
+    if path.suffix == ".safetensors":
+        return _of_medfuse(path)
+    state = read_checkpoint(path)
+    if is_nnssls(state):
+        return read_nnssl(path, state)
+    raise CheckpointError(
+        f"{path}: holds tensors, and nothing that says of which network; write a pipeline that names it, "
+        f"with model.transfer: {{encoder: {{weights: {path}}}}}, or {TAKEN}"
+    )
+
+
+def _of_medfuse(path: Path) -> Start:
+    """A run's weights: the whole model, each part of which starts from them."""
+    from medfuse.model.weights import load_weights
+    from medfuse.trained.facts import read_facts
+    from medfuse.trained.trust import Trust
+
+    state, said = load_weights(path)
+    facts = read_facts(path, said)
+    Trust.of().check(path, facts.model, facts.said)
+    parts = dict.fromkeys(name.split(".")[1] for name in state if name.startswith(("backbones.", "fusion.")))
+    model = {key: value for key, value in facts.said.items() if value and key != "transfer"}
+    kinds = {how.kind.removeprefix("nonzero_") for how in facts.plan.normalization}
+    return Start(
+        what=f"{facts.name or path.name} that medfuse trained",
+        backbone={},
+        whole={**model, "transfer": {name: {"weights": str(path)} for name in parts}},
+        spacing_mm=facts.plan.spacing_mm,
+        patch_size=facts.plan.patch_size,
+        multiple=_whole_stride(facts.model.backbones, facts.plan.image),
+        normalize=kinds.pop() if len(kinds) == 1 else "auto",
+        channels=len(facts.plan.channels),
+    )
+
+
+def _whole_stride(backbones: Mapping[str, Backbone], image: ImageInfo) -> tuple[int, ...]:
+    """Of which a patch's sides are multiples, for the coarsest map of all."""
+    strides = [feature.stride for backbone in backbones.values() for feature in backbone.features(image)]
+    return tuple(max(sides) for sides in zip(*strides))
+
+
+def _of_hub(name: str, revision: str | None) -> Start:
+    """A network of transformers, in a folder or on the hub: it sees slices, and stays as it is."""
+    if "huggingface" not in {entry.name for entry in registry.entries(Backbone.group)}:
+        raise CheckpointError(
+            f"{name}: is a network of transformers; install the package medfuse-huggingface, which has them"
+        )
+    said: dict[str, Any] = {"use": "huggingface", "name": name}
+    if revision:
+        said["revision"] = revision
+    plugin = registry.get(Backbone.group, "huggingface")
+    backbone = plugin.model_validate({key: value for key, value in said.items() if key != "use"})
+    assert isinstance(backbone, Backbone)
+    origin = backbone.origin()
+    features = _features(backbone, name)
+    tokens = len({feature.stride for feature in features}) == 1
+    side = max(max(feature.stride) for feature in features)
+    licensed = f"The weights are under {origin.license}." if origin and origin.license else ""
+    return Start(
+        what=f"{name}, weights of images that transformers has",
+        backbone={"use": "slices", "neighbours": 1, "of": {**said, "channels": "each"}},
+        kind="tokens" if tokens else "pyramid",
+        tap={"use": "tokens", "layers": "quarter"} if tokens else {},
+        multiple=(side, side),
+        slices=True,
+        normalize=origin.normalize[0] if origin and origin.normalize else "auto",
+        channels=3,
+        notes=[licensed] if licensed else [],
+    )
+
+
+def _features(backbone: Backbone, name: str) -> Any:
+    """What it offers on an image of a size that fits most."""
+    for side in (224, 256, 512, 384, 448):
+        try:
+            return backbone.features(ImageInfo(3, (side, side), (1.0, 1.0)))
+        except MedfuseError as error:
+            fault = error
+    raise CheckpointError(f"{name}: cannot be used ({fault.lines[0]})")
+
+
+def _of_bundle(path: Path) -> Start:
+    """MONAI's network as it is; the last map of each stride is fused for other labels."""
+    from medfuse.imports.bundle import last_layers, read_bundle
+    from medfuse.model.settings import ModelSettings
+    from medfuse.trained.trust import Trust
+
+    if path.is_file():
+        raise CheckpointError(
+            f"{path}: its weights are needed at each training; unzip it, and give its folder"
+        )
+    with read_bundle(path) as bundle:
+        said = {"backbones": {"encoder": bundle.backbone()}, "head": {"input": "image"}}
+        Trust.of().check(path, settings := ModelSettings.model_validate(said), said)
+        features = settings.backbones["encoder"].features(bundle.plan.image)
+        own = last_layers(bundle)
+        last = {f.stride: f for f in features if f.channels > 1 and f.name not in own}
+        fused = [f"encoder.{feature.name}" for feature in [*last.values()][:4]]
+        plan = bundle.plan
+        kinds = {how.kind.removeprefix("nonzero_") for how in plan.normalization}
+        return Start(
+            what=f"{bundle.name}, a MONAI bundle",
+            backbone={},
+            whole={
+                **said,
+                "transfer": {"encoder": {"weights": str(bundle.weights), "at_least": 0.99}},
+                "fusion": {"fused": {"use": "hypercolumn", "inputs": fused}},
+                "head": {"input": "fused"},
+            },
+            spacing_mm=plan.spacing_mm,
+            patch_size=plan.patch_size,
+            multiple=tuple(max(sides) for sides in zip(*last)),
+            normalize=kinds.pop() if len(kinds) == 1 else "auto",
+            channels=len(plan.channels),
+            notes=bundle.notes,
+        )

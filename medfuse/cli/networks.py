@@ -110,7 +110,7 @@ def import_nnssl(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write a pipeline that starts from weights that nnssl pretrained.
+    """Write a pipeline around weights of nnssl.
 
     Backbone, spacing, patch, normalisation and taps are what the checkpoint says of itself; `medfuse init`
     with --from plans them for a dataset.

@@ -385,6 +385,10 @@ class _Reading:
         batch = self.config.plain(how.get("sw_batch_size", 1), "inferer::sw_batch_size")
         mode = self.config.plain(how.get("mode", "constant"), "inferer::mode")
         stepped = "gaussian" if mode == "gaussian" else "constant"
+        if stepped == "gaussian":
+            self.notes.append(
+                "its windows' gaussians are not cut off at a thousandth, where windows' corners meet"
+            )
         if isinstance(overlap, bool) or not isinstance(overlap, int | float) or not 0 <= overlap < 1:
             raise self.config.fault("inferer::overlap", "is no share of a window")
         return size, float(overlap), batch if isinstance(batch, int) and batch > 0 else 1, stepped

@@ -118,7 +118,9 @@ class DataPlan:
     @property
     def image(self) -> ImageInfo:
         """What the network is given: of some normalisations, several channels for one of a file."""
-        inputs = len(self.channels) + sum(len(how.inputs) - 1 for how in self.normalization) + len(self.before)
+        inputs = (
+            len(self.channels) + sum(len(how.inputs) - 1 for how in self.normalization) + len(self.before)
+        )
         return ImageInfo(inputs, self.patch_size, self.spacing_mm[: len(self.patch_size)])
 
     def to_json(self) -> dict[str, Any]:

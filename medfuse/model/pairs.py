@@ -18,8 +18,8 @@ def by_name(own: Iterable[str], sources: Iterable[str]) -> dict[str, str]:
     """The network's name → the file's, each without what stands before it on its side, where that helps.
 
     So `module.`, `backbone.` and the like, which wrappers put before every name, do not matter, nor do other
-    parts of a larger network that the file is of; nor nnU-Net's names of a plain U-Net, or MedNeXt's at its authors'; nor `swin_vit` for
-    `swinViT` and `fc1` for `linear1`, where that is all that differs.
+    parts of a larger network that the file is of; nor nnU-Net's names of a plain U-Net, or MedNeXt's at its
+    authors'; nor `swin_vit` for `swinViT` and `fc1` for `linear1`, where that is all that differs.
     """
     own, sources = list(own), list(sources)
     mine, theirs = {name: name for name in own}, {name: name for name in sources}

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
-from medfuse.core.features import FeatureInfo, ImageInfo, TokenLayout
+from medfuse.core.features import FeatureInfo, ImageInfo, KnownTokens, TokenLayout
 from medfuse.core.labels import LabelValue, outputs
 from medfuse.core.named import NamedCode
+from medfuse.core.names import matches
 from medfuse.core.section import ConfigPath, Section, without_detours
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ __all__ = [
     "FeatureInfo",
     "FusionBlock",
     "ImageInfo",
+    "KnownTokens",
     "Loss",
     "NamedCode",
     "Origin",
@@ -133,6 +135,27 @@ class TapStrategy(Plugin):
         description="where a voxel of a map with stride s lies among the s voxels that it stands for: in "
         "their middle, or at their start, as strided convolutions leave it and whence it is then shifted",
     )
+
+    def choose(self, layer: str, offered: Sequence[FeatureInfo]) -> Sequence[FeatureInfo]:
+        """Those of `offered` that one of `layers` means: by their names, or by a glob. Raises ShapeError.
+
+        Asked about what a backbone declares and, where none of that is meant, about all that its layers make.
+        """
+        return [feature for feature in offered if matches(feature.name, layer)]
+
+    def further(
+        self, chosen: Sequence[FeatureInfo], build: Callable[[], nn.Module], image: ImageInfo
+    ) -> Sequence[FeatureInfo]:
+        """Maps that `attach` can make besides those of layers; none by default. Raises ShapeError.
+
+        They are called after a layer, as `blocks.5[attention]` is, and meant by no glob. `build` makes the
+        network.
+        """
+        return ()
+
+    def known_tokens(self) -> KnownTokens:
+        """What the parameters say of how the network's tokens lie. Nothing by default: it is found out."""
+        return KnownTokens()
 
     def attach(self, backbone: nn.Module, taps: Sequence[FeatureInfo], image: ImageInfo) -> nn.Module:
         """A module x → {feature name: Tensor}, what the layer makes for each of `taps`.

@@ -30,7 +30,7 @@ SEGRESNET = {"in_channels": 2, "init_filters": 8, "blocks_down": [1, 1, 1]}  # M
 
 
 def backbones(dims: int) -> dict[str, tuple[dict, list[str]]]:
-    """Parameters of each backbone, and three of its layers."""
+    """Parameters of each backbone, and three of its layers; of `module` two networks of different kinds."""
     unet = {"use": "unet_encoder", "base_channels": 4}
     strides = {2: [[1, 1], [2, 2], [2, 1]], 3: [[1, 1, 1], [2, 2, 1], [2, 2, 2]]}[dims]  # anisotropic
     stages = ["stages.0", "stages.1", "stages.2"]
@@ -39,6 +39,12 @@ def backbones(dims: int) -> dict[str, tuple[dict, list[str]]]:
         "target": "monai.networks.nets.segresnet_ds:SegResEncoder",
         "parameters": {"spatial_dims": dims, **SEGRESNET},
     }
+    transformer = {
+        "size": IMAGES[dims].patch_size,
+        "patch": [8, 8, 4][:dims],
+        "channels": 2,
+        "registers": 1,
+    }
     return {
         "unet_encoder": ({**unet, "strides": strides}, stages),
         "resnet": (
@@ -46,6 +52,10 @@ def backbones(dims: int) -> dict[str, tuple[dict, list[str]]]:
             ["act", "layer1", "layer2"],
         ),
         "module": ({"use": "module", **segresnet}, ["layers.0.blocks", "layers.1.blocks", "layers.2.blocks"]),
+        "module of tokens": (
+            {"use": "module", "target": "vits:ViT", "parameters": transformer},
+            ["blocks.0", "blocks.1", "blocks.3"],
+        ),
         "edited": ({"use": "edited", "of": {**unet, "strides": strides}, "edits": edits}, stages),
         "lora": ({"use": "lora", "of": {**unet, "strides": strides}, "on": ["conv"], "rank": 2}, stages),
         "view": (
@@ -68,6 +78,8 @@ def backbones(dims: int) -> dict[str, tuple[dict, list[str]]]:
         ),
     }
 
+
+KINDS = [*backbones(2)]
 
 DEEP = ("densenet", "efficientnet", "mednext", "swin_unetr")
 """They take time to build: quick tests combine them with the tap strategies alone, slow ones with all."""
@@ -117,10 +129,11 @@ DECODERS = {
 
 REFUSED = {
     **{("native", backbone): "does not return" for backbone in ("unet_encoder", "resnet", "edited", "lora")},
+    ("native", "module of tokens"): "does not return",
     **{("native", backbone): "does not return" for backbone in ("densenet", "mednext", "swin_unetr")},
     **{
         ("sequential_truncation", backbone): "is not a chain of its layers"
-        for backbone in ("view", "slices", "efficientnet", "mednext", "swin_unetr")
+        for backbone in ("view", "slices", "efficientnet", "mednext", "swin_unetr", "module of tokens")
     },
     **{
         ("fx_graph", backbone): "cannot be traced"
@@ -142,7 +155,7 @@ def small(monkeypatch):
 
 
 def test_the_tables_name_every_plugin():
-    assert sorted(backbones(2)) == names(Backbone)
+    assert sorted({key.partition(" ")[0] for key in KINDS}) == names(Backbone)
     assert sorted(BLOCKS) == names(FusionBlock)
 
 
@@ -218,7 +231,7 @@ def refused(planned: GraphPlan, backbone: str, taps: str) -> bool:
 
 
 def place(backbone: str, taps: str, block: str) -> int:
-    return names(Backbone).index(backbone) + names(TapStrategy).index(taps) + names(FusionBlock).index(block)
+    return KINDS.index(backbone) + names(TapStrategy).index(taps) + names(FusionBlock).index(block)
 
 
 def meetings() -> list[tuple[str, str, str, int]]:
@@ -226,7 +239,7 @@ def meetings() -> list[tuple[str, str, str, int]]:
     met = []
     for block in names(FusionBlock):
         for taps in names(TapStrategy):
-            for backbone in names(Backbone):
+            for backbone in KINDS:
                 number = place(backbone, taps, block)
                 if backbone in DEEP and block == "concat":
                     met.append((backbone, taps, block, 2))
@@ -250,7 +263,7 @@ def test_it_trains_or_is_refused_with_the_reason(backbone, taps, block, dims):
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("block", names(FusionBlock))
 @pytest.mark.parametrize("taps", names(TapStrategy))
-@pytest.mark.parametrize("backbone", names(Backbone))
+@pytest.mark.parametrize("backbone", KINDS)
 def test_every_kind_of_block_trains_with_every_schedule(backbone, taps, block, dims):
     """All there is: each backbone × strategy × block and its variants × schedule, at even and odd sizes."""
     if backbone == "slices" and dims == 2:
@@ -300,6 +313,7 @@ SAMPLES = [
     ("edited", "forward_hook", "conditional_concat", 2),
     ("view", "native", "attention", 2),
     ("unet_encoder", "fx_graph", "spp", 3),
+    ("module of tokens", "tokens", "projected_concat", 2),
 ]
 
 

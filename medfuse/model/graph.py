@@ -9,7 +9,6 @@ from math import prod
 
 from medfuse.api import AuxSchedule, FeatureInfo, FusionBlock, ImageInfo, TapStrategy
 from medfuse.core.errors import Path, PipelineError, Problem, did_you_mean
-from medfuse.core.names import matches
 from medfuse.core.text import listed
 from medfuse.model.blame import blame, placed
 from medfuse.model.offers import Offers, fault_of
@@ -270,8 +269,10 @@ class _Planner:
                 continue
             strategy = self.settings.taps.get(name)
             for index, layer in enumerate(strategy.layers if strategy else ()):
-                if not any(matches(u, layer) for u in used):
-                    message = f"{layer!r} is tapped and never used; remove it, or use {name}.{layer}"
+                meant = self.offers.meant[name][index]
+                if not {*used} & {*meant}:
+                    use = layer if layer in meant or len(meant) > 1 else meant[0]
+                    message = f"{layer!r} is tapped and never used; remove it, or use {name}.{use}"
                     self._problem(("taps", name, "layers", index), message)
 
 

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from medfuse.core.errors import MedfuseError, PluginError, ShapeError
-from medfuse.core.features import FeatureInfo, ImageInfo
+from medfuse.core.features import FeatureInfo, ImageInfo, KnownTokens, TokenLayout
 from medfuse.core.names import is_part
 from medfuse.core.text import listed
 from medfuse.model.address import Address, Place, tensors_in
 from medfuse.model.maps import MapFacts, Shown, Size, other_sizes, read_map
 from medfuse.model.provenance import Provenance, channel_axis
+from medfuse.model.tokens import Hints, hints_of, is_sequence, next_size, read_tokens
 from medfuse.model.trial import BATCH, settled, trial, try_out
+from medfuse.model.windows import left_of, read_windows, unroll_schedule, windows_around
 
 
 @dataclass(frozen=True)
@@ -42,23 +44,31 @@ class Layer:
     order: int  # among the layers that ran, by the end of the last time; -1 where it did not
     channels_last: bool = False
     reason: str = ""
+    tokens: TokenLayout | None = None
     same_as: str = ""  # the first path of a layer that the network has at several
 
     def feature(self) -> FeatureInfo | None:
         """What can be tapped here; None where the output is no map at a whole stride."""
         if not self.stride:
             return None
-        return FeatureInfo(self.name, self.map_size[0], self.stride, self.channels_last)
+        return FeatureInfo(self.name, self.map_size[0], self.stride, self.channels_last, self.tokens)
 
 
-def find_layers(build: Callable[[], nn.Module], image: ImageInfo, *, partial: bool = False) -> list[Layer]:
+def find_layers(
+    build: Callable[[], nn.Module],
+    image: ImageInfo,
+    *,
+    partial: bool = False,
+    known: KnownTokens | None = None,
+) -> list[Layer]:
     """The network itself, by the name of "", then its layers in the order in which they are registered.
 
     After a layer that runs more than once come its calls, and after one that makes a tuple or dict its
     elements. Raises ShapeError where the network cannot run on such an image, PluginError where it lacks a
-    package to; with `partial` only where not one layer can.
+    package to; with `partial` only where not one layer can. `known` is what somebody says of its tokens.
     """
-    return try_out(build, lambda network: _Survey(settled(network, image), image, partial).layers())
+    known = known or KnownTokens()
+    return try_out(build, lambda network: _Survey(settled(network, image), image, partial, known).layers())
 
 
 @dataclass
@@ -75,8 +85,9 @@ class _Seen:
 class _Survey:
     """Trials of a network with a hook on every layer: in both modes, and on an image of another size."""
 
-    def __init__(self, network: nn.Module, image: ImageInfo, partial_: bool) -> None:
+    def __init__(self, network: nn.Module, image: ImageInfo, partial_: bool, known: KnownTokens) -> None:
         self.network, self.image, self.partial = network, image, partial_
+        self.hints, self.unrolled = Hints(known=known), unroll_schedule(network)
         self.seen = _Seen(image.patch_size)
         if isinstance(network, torch.jit.ScriptModule):
             raise ShapeError(
@@ -95,6 +106,9 @@ class _Survey:
         if any("first or last" in layer.reason for layer in found):
             self.trials[0] = self._look(self.image, training=False, traced=True)
             found = [*self._all()]
+        strides = [layer.stride for layer in found if layer.stride and not layer.tokens]
+        self.hints = hints_of(self.network, strides, self.hints.known, self.image.dims)
+        found = [*self._all()]  # of tokens it matters which maps there are
         if self.training.failure and not any(layer.runs for layer in found):
             raise self.training.failure
         return found
@@ -105,6 +119,8 @@ class _Survey:
             trial(self.network, image, training=training, within=Provenance if traced else nullcontext)
         except (ShapeError, PluginError) as error:  # it fails, or lacks a package
             if not self.partial or not self.seen.calls:
+                if fitting := next_size(image.patch_size, self.network):
+                    raise type(error)(f"{error}: {fitting}") from error
                 raise
             failure = error
         self.seen.failure = failure
@@ -159,6 +175,7 @@ class _Survey:
                 order.get(name, -1),
                 facts.channels_last,
                 facts.reason,
+                facts.tokens,
             )
             yield layer
             yield from (replace(layer, name=path, same_as=name) for path in others.get(module, ()))
@@ -173,6 +190,7 @@ class _Survey:
                         parameters=0,
                         flops=0,
                         channels_last=facts.channels_last,
+                        tokens=facts.tokens,
                         reason="",
                     )
 
@@ -199,7 +217,30 @@ class _Survey:
             return MapFacts(reason=f"makes a map in {mode} only, and what is tapped is needed in both")
         if training.shape != trials[0].shape:
             return MapFacts(reason="makes a map of another shape in training than in inference")
-        return read_map([shown for shown in trials if shown])
+        return self._read(address, [one for one in trials if one])
+
+    def _read(self, address: Address, shown: list[Shown]) -> MapFacts:
+        if facts := self._windowed(address, shown):
+            return facts
+        if not is_sequence(shown):
+            return read_map(shown)
+        facts = read_tokens(shown, self.hints)
+        if facts.tokens and self.unrolled and "embed" not in address.path:  # before it is unrolled
+            left = next((x for p in self.hints.strides if (x := left_of(self.unrolled, p, facts.stride))), ())
+            return replace(facts, tokens=replace(facts.tokens, unrolled=left))
+        return facts
+
+    def _windowed(self, address: Address, shown: list[Shown]) -> MapFacts | None:
+        """What a layer inside of attention in windows makes: these are batch items there."""
+        shape = shown[0].shape
+        if len(shape) < 3 or shape[0] <= BATCH or shape[0] % BATCH or shown[0].dtype:
+            return None
+        found = windows_around(self.network, address.path, self.image.dims)
+        for place in ((), (0,)) if found else ():
+            around, layout = found
+            if stride := self._facts(Address(around, None, place)).stride:
+                return read_windows(shown, layout, stride)
+        return None
 
     def _no_tensor(self, address: Address) -> str:
         if isinstance(self.network.get_submodule(address.path), torch.jit.ScriptModule):

@@ -1,4 +1,4 @@
-"""What a layer's output is, told by its shape for images of several sizes: a map, tokens, or neither."""
+"""What a layer's output is, told by its shape for images of several sizes: a map, or none."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, prod
 
+from medfuse.core.features import TokenLayout
 from medfuse.core.text import by
 from medfuse.model.trial import BATCH
 
@@ -24,7 +25,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class MapFacts:
-    """(channels, *spatial) of a map, its stride, and whether the layer puts channels last.
+    """(channels, *spatial) of a map, its stride, and whether the layer puts channels last, or makes tokens.
 
     Where it is no map, `reason` says why, and the rest is empty.
     """
@@ -33,6 +34,7 @@ class MapFacts:
     stride: Size = ()
     channels_last: bool = False
     reason: str = ""
+    tokens: TokenLayout | None = None
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,6 @@ def read_map(shown: Sequence[Shown]) -> MapFacts:
     """
     first = shown[0]
     dims = len(first.image)
-    if len(first.shape) == 3 and first.shape[0] == BATCH:
-        return MapFacts(
-            reason=f"makes (batch, tokens, channels), here {by(first.shape)}; token sequences cannot be "
-            "tapped yet: tap a layer that makes a map"
-        )
     if first.dtype:
         return MapFacts(
             reason=f"makes {by(first.shape) or 'a number'} of {first.dtype}, which is no feature map"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from math import prod
 from typing import TYPE_CHECKING
 
 from medfuse import registry
 from medfuse.api import Backbone, FeatureInfo, ImageInfo, TapStrategy
-from medfuse.core.errors import Path, PipelineError, Problem, did_you_mean
+from medfuse.core.errors import Path, PipelineError, Problem, ShapeError, did_you_mean
 from medfuse.core.names import is_part, matches
 from medfuse.core.text import by, listed
 from medfuse.model.blame import blame, placed
@@ -29,6 +30,9 @@ class Offers:
         self.declared: dict[str, tuple[FeatureInfo, ...]] = {}  # of each backbone that could be asked
         self.called_for: dict[str, dict[str, FeatureInfo]] = {name: {} for name in settings.backbones}
         self.surveys: dict[str, Sequence[Layer]] = {}
+        self.meant: dict[
+            str, list[list[str]]
+        ] = {}  # of each entry of a strategy's layers, what it stands for
 
     def declare(self, name: str, backbone: Backbone) -> None:
         """Ask a backbone for its features, and hold them against the contract."""
@@ -41,7 +45,8 @@ class Offers:
         faults = [fault for f in found if (fault := fault_of(f, self.image))]
         if len(set(names_of(found))) < len(found):
             faults.append("declares a name twice")
-        if not found:
+        strategy = self.settings.taps.get(name)
+        if not found and not (strategy and strategy.known_tokens().is_said):
             faults.append("declares no features, so there is nothing to tap")
         for fault in faults:
             self._problem(("backbones", name), f"{blame(backbone)} {fault}")
@@ -58,21 +63,56 @@ class Offers:
                 near = did_you_mean(name, known)
                 self._problem(("taps", name), f"no backbone is named {name!r}{near} ({listed([*known])})")
             elif name in self.declared and strategy.layers:
-                self._narrow(name, strategy.layers)
+                self._narrow(name, strategy)
         return {name: self.settings.taps.get(name, default) for name in self.settings.backbones}
 
-    def _narrow(self, name: str, layers: Sequence[str]) -> None:
+    def _narrow(self, name: str, strategy: TapStrategy) -> None:
         """Keep what a strategy lists: declared features or, where it lists no such, layers of any depth."""
-        declared, picked = self.declared[name], dict[str, FeatureInfo]()
-        for index, layer in enumerate(layers):
-            found = _matching(declared, layer) or _matching(self._undeclared(name, layer), layer)
-            if not found:
-                self._problem(("taps", name, "layers", index), self._no_layer(name, layer))
+        picked: dict[str, FeatureInfo] = {}
+        self.meant[name] = []
+        for index, layer in enumerate(strategy.layers):
+            found: Sequence[FeatureInfo] = ()
+            try:
+                found = self._chosen(name, strategy, layer)
+                wrong = "" if found else self._no_layer(name, layer)
+            except ShapeError as error:
+                wrong = f"backbone {name!r} {error}{self._undecided(name)}"
+            if wrong:
+                self._problem(("taps", name, "layers", index), wrong)
+            self.meant[name].append(names_of(found))
             picked |= {f.name: f for f in found}
+        picked |= self._further(name, strategy, [*picked.values()])
         if picked:
             self.declared[name] = tuple(sorted(picked.values(), key=lambda f: prod(f.stride)))
         else:
             del self.declared[name]  # or every reference to it would be a problem too
+
+    def _chosen(self, name: str, strategy: TapStrategy, layer: str) -> Sequence[FeatureInfo]:
+        if not strategy.known_tokens().is_said:  # of which a backbone's declarations know nothing
+            with suppress(ShapeError):
+                if found := strategy.choose(layer, self.declared[name]):
+                    return found
+        return strategy.choose(layer, self._undeclared(name, layer))
+
+    def _further(
+        self, name: str, strategy: TapStrategy, chosen: Sequence[FeatureInfo]
+    ) -> dict[str, FeatureInfo]:
+        """What a strategy makes besides of what it taps; it counts to what each entry stands for."""
+        backbone = self.settings.backbones[name]
+        try:
+            with placed(("model", "taps", name), strategy):
+                found = strategy.further(chosen, lambda: backbone.build(self.image), self.image)
+        except PipelineError as error:
+            self.problems += error.problems
+            return {}
+        for meant in self.meant[name]:
+            meant += [f.name for f in found if f.name.rpartition("[")[0] in meant]
+        return {f.name: f for f in found}
+
+    def _undecided(self, name: str) -> str:
+        """The first layer of which it cannot be told how its tokens lie."""
+        layers = [layer for layer in self._survey(name) if layer.name and "declare it" in layer.reason]
+        return f"; its layer {layers[0].name!r} {layers[0].reason}" if layers else ""
 
     def _undeclared(self, name: str, layer: str) -> list[FeatureInfo]:
         """What can be tapped besides declared features; another path of a layer only where it is named."""
@@ -85,10 +125,13 @@ class Offers:
             from medfuse.model.layers import find_layers  # planning what is declared needs no torch
 
             backbone, self.surveys[name] = self.settings.backbones[name], ()
+            strategy = self.settings.taps.get(name)
+            known = strategy.known_tokens() if strategy else None
             try:
                 with placed(("model", "backbones", name), backbone):
-                    made = find_layers(lambda: backbone.build(self.image), self.image, partial=True)
-                    self.surveys[name] = made
+                    self.surveys[name] = find_layers(
+                        lambda: backbone.build(self.image), self.image, partial=True, known=known
+                    )
             except PipelineError as error:
                 self.problems += error.problems
         return self.surveys[name]
@@ -159,7 +202,3 @@ def fault_of(feature: FeatureInfo, image: ImageInfo) -> str:
     if feature.channels < 1 or min(feature.stride) < 1:
         return f"declares {feature.channels} channels, stride {by(feature.stride)} for {feature.name}"
     return ""
-
-
-def _matching(features: Iterable[FeatureInfo], pattern: str) -> list[FeatureInfo]:
-    return [f for f in features if matches(f.name, pattern)]

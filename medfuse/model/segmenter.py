@@ -189,7 +189,7 @@ def _refuse_hidden(network: nn.Module) -> None:
 
 def _as_the_graph(made: Tensor, tap: FeatureInfo, image: Tensor) -> Tensor:
     """A tapped map in the graph's order of axes, and in its precision where a network has one of its own."""
-    tapped = tap.channels_first(made)
+    tapped = tap.as_map(made, image.shape[2:])
     if tapped.dtype == image.dtype:
         return tapped
     mixed = not image.is_meta and torch.is_autocast_enabled(image.device.type)

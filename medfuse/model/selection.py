@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from math import prod
+from typing import TYPE_CHECKING
 
-from medfuse.core.errors import MedfuseError, Path, Problem, did_you_mean
+from medfuse.core.errors import MedfuseError, Path, Problem, ShapeError, did_you_mean
 from medfuse.core.features import FeatureInfo
-from medfuse.core.names import matches
+from medfuse.core.names import is_part, matches
 from medfuse.model.blame import placed
 from medfuse.model.plan import IMAGE, BackbonePlan, GraphPlan
+
+if TYPE_CHECKING:
+    from medfuse.model.layers import Layer
 
 MOST_NAMES = 20
 
@@ -28,7 +32,7 @@ def selection_problems(plan: GraphPlan, references: Sequence[str], path: Path) -
     return [
         Problem((*path, index), _unknown(plan, reference))
         for index, reference in enumerate(references)
-        if not matching(plan, reference)
+        if not matching(plan, reference) and not any(_made(plan, b, reference) for b in plan.backbones)
     ]
 
 
@@ -41,7 +45,7 @@ def tap_further(plan: GraphPlan, references: Sequence[str]) -> GraphPlan:
     for reference in references:
         if matching(plan, reference):
             continue
-        found = {b.name: _untapped(plan, b, reference) for b in plan.backbones}
+        found = {b.name: _made(plan, b, reference) or _untapped(plan, b, reference) for b in plan.backbones}
         if not any(found.values()):
             unknown.append(
                 f"{_unknown(plan, reference)}; `medfuse taps FILE` lists every layer of a pipeline"
@@ -59,18 +63,40 @@ def matching(plan: GraphPlan, reference: str) -> list[FeatureInfo]:
     return [f for name, f in plan.features.items() if name != IMAGE and matches(name, reference)]
 
 
+def _made(plan: GraphPlan, backbone: BackbonePlan, reference: str) -> list[FeatureInfo]:
+    """What a backbone's strategy makes besides of layers, and that a reference means by its very name."""
+    if not reference.startswith(f"{backbone.name}.") or not is_part(reference):
+        return []
+    strategy, features = backbone.strategy, [f for _, f in _layers(plan, backbone)]
+    try:
+        chosen = [f for layer in strategy.layers for f in strategy.choose(layer, features)]
+        further = strategy.further(chosen, lambda: backbone.backbone.build(plan.image), plan.image)
+    except ShapeError:  # which is said where the strategy stands
+        return []
+    return [f for f in further if matches(f"{backbone.name}.{f.name}", reference)]
+
+
 def _untapped(plan: GraphPlan, backbone: BackbonePlan, reference: str) -> list[FeatureInfo]:
     """Layers of a backbone, of any depth, that make maps and that a reference means: found by a trial."""
-    from medfuse.model.layers import find_layers
-
     if not fnmatchcase(backbone.name, reference.partition(".")[0]):
         return []
-    with placed(("model", "backbones", backbone.name), backbone.backbone):
-        layers = find_layers(lambda: backbone.backbone.build(plan.image), plan.image, partial=True)
     named = reference.partition(".")[2]
-    layers = [layer for layer in layers if layer.name and (not layer.same_as or layer.name == named)]
-    features = [f for layer in layers if (f := layer.feature())]
-    return [f for f in features if matches(f"{backbone.name}.{f.name}", reference)]
+    found = [f for layer, f in _layers(plan, backbone) if not layer.same_as or layer.name == named]
+    return [f for f in found if matches(f"{backbone.name}.{f.name}", reference)]
+
+
+def _layers(plan: GraphPlan, backbone: BackbonePlan) -> list[tuple[Layer, FeatureInfo]]:
+    """The layers of a backbone that make maps."""
+    from medfuse.model.layers import find_layers
+
+    with placed(("model", "backbones", backbone.name), backbone.backbone):
+        layers = find_layers(
+            lambda: backbone.backbone.build(plan.image),
+            plan.image,
+            partial=True,
+            known=backbone.strategy.known_tokens(),
+        )
+    return [(layer, f) for layer in layers if layer.name and (f := layer.feature())]
 
 
 def _with_taps(plan: GraphPlan, further: dict[str, list[FeatureInfo]]) -> GraphPlan:

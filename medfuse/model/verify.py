@@ -15,9 +15,10 @@ from medfuse.core.errors import Path, PipelineError, Problem, ShapeError
 from medfuse.core.text import by
 from medfuse.model.blame import blame
 from medfuse.model.maps import other_sizes
+from medfuse.model.places import misplaced
 from medfuse.model.plan import GraphPlan, NodePlan
 from medfuse.model.segmenter import Segmenter, build_segmenter
-from medfuse.model.trial import trial, try_out
+from medfuse.model.trial import HEAVY, trial, try_out
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class _Witness:
         for handle in self.handles:
             handle.remove()
         self._look_at_another_size()
+        self._look_for_bright_places()
         if self.problems:
             raise PipelineError(list(self.problems))
         logits = made[0] if self.plan.aux else made
@@ -98,15 +100,27 @@ class _Witness:
                 except Exception:  # a network may ask for any size, in any way
                     continue
                 for tap, tensor in zip(b.taps, _listed(made)):
-                    if isinstance(tensor, Tensor) and tap.channels_first(tensor).shape[1] != tap.channels:
-                        fault = (
-                            f"declares {tap.channels} channels for {b.name}.{tap.name} but makes "
-                            f"{by(tensor.shape[1:])} of an image of {by(size)} voxels; where a layer puts "
-                            "its channels last, declare FeatureInfo(…, channels_last=True)"
-                        )
+                    if fault := _other_channels(tap.named(f"{b.name}.{tap.name}"), tensor, size):
                         path = ("model", "backbones", b.name)
                         self.problems[Problem(path, f"{blame(b.backbone)} {fault}")] = None
                 break
+
+    def _look_for_bright_places(self) -> None:
+        """Tokens lie as the image does, which no shape tells; of networks that are made in a moment."""
+        for b in self.plan.backbones:
+            network = self.model.backbones[b.name]
+            if sum(p.numel() * p.element_size() for p in network.parameters()) > HEAVY:
+                continue
+            build = partial(b.backbone.build, self.plan.image)
+            tokens = [tap for tap in b.taps if tap.tokens]
+            for fault in misplaced(build, tokens, self.plan.image):
+                declared = b.strategy.known_tokens().is_said
+                path, plugin = (
+                    (("model", "taps", b.name), b.strategy)
+                    if declared
+                    else (("model", "backbones", b.name), b.backbone)
+                )
+                self.problems[Problem(path, f"{blame(plugin)} {fault}")] = None
 
     def _watch(
         self,
@@ -147,9 +161,12 @@ class _Witness:
     def _faults(self, feature: FeatureInfo, tensor: Any, overhang: Sequence[int]) -> list[str]:
         """Where a real map is not the declared one."""
         name, patch = feature.name, self.plan.image.patch_size
-        if not isinstance(tensor, Tensor) or tensor.ndim != feature.dims + 2:
+        if not isinstance(tensor, Tensor) or (not feature.tokens and tensor.ndim != feature.dims + 2):
             return [f"makes no (batch, channels, *spatial) tensor for {name}"]
-        tensor = feature.channels_first(tensor)
+        try:
+            tensor = feature.as_map(tensor, patch)
+        except ShapeError as error:
+            return [str(error)]
         size = self.sizes[name] = tuple(tensor.shape[2:])
         faults = []
         if tensor.shape[1] != feature.channels:
@@ -174,6 +191,22 @@ def overhang(node: NodePlan) -> tuple[int, ...]:
     if not node.block.overhangs:
         return ()
     return tuple(max(strides) for strides in zip(*(f.stride for f in node.inputs)))
+
+
+def _other_channels(tap: FeatureInfo, made: Any, size: Sequence[int]) -> str:
+    """What is wrong with the channels of a tap on an image of another size, or nothing."""
+    if not isinstance(made, Tensor):
+        return ""
+    try:
+        channels = tap.as_map(made, size).shape[1]
+    except ShapeError as error:
+        return str(error)
+    if channels == tap.channels:
+        return ""
+    return (
+        f"declares {tap.channels} channels for {tap.name} but makes {by(made.shape[1:])} of an image of "
+        f"{by(size)} voxels; where a layer puts its channels last, declare FeatureInfo(…, channels_last=True)"
+    )
 
 
 def _listed(made: Any) -> list[Any]:

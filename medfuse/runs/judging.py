@@ -127,16 +127,19 @@ def draw_pictures(
 ) -> dict[str, list[Picture]]:
     """What the pipeline's `report` asks to see of the network, for the cases that the report shows."""
     from medfuse.data.prepare import Preprocessor
-    from medfuse.model.selection import select
+    from medfuse.model.selection import matching, select
     from medfuse.report.html import chosen_cases
     from medfuse.trained.inside import CaseInside, Output, draw_inside
 
     settings = run.pipeline.report
-    maps, gradcam = select(graph, settings.maps), select(graph, settings.gradcam)
-    if not (maps or gradcam) or not evaluation.cases:
+    if not (settings.maps or settings.gradcam) or not evaluation.cases:
         return {}
     path = run.folder / "weights_last.safetensors"
-    network = load_trained([path], device=run.pipeline.train.device, own=run.pipeline.model).segmenter()
+    further = [name for name in (*settings.maps, *settings.gradcam) if not matching(graph, name)]
+    trained = load_trained([path], device=run.pipeline.train.device, own=run.pipeline.model, maps=further)
+    network = trained.segmenter()
+    graph = trained.graph or graph
+    maps, gradcam = select(graph, settings.maps), select(graph, settings.gradcam)
     preprocessor = Preprocessor(plan, run.pipeline.preprocess.tolerance_mm)
     chosen = [judged for _, judged in chosen_cases(evaluation.cases)]
     numbers = plan.regions or tuple((number,) for number in range(len(plan.classes)))

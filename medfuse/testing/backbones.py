@@ -10,10 +10,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from medfuse.api import Backbone, FeatureInfo, ImageInfo
 from medfuse.core.errors import MedfuseError
+from medfuse.core.places import SEEDS, answers_of, images_of, otherwise, small_size
 from medfuse.testing import calls, chance, gradients
 from medfuse.testing.modules import module_laws
 from medfuse.testing.report import for_each, report
@@ -49,6 +51,7 @@ def check_backbone(plugin: Backbone, image: ImageInfo) -> None:
             "declared equals real": partial(real, image.patch_size),
             "declared equals real at odd sizes": partial(real, odd),
             "declared equals real for other channels": partial(_other_channels, plugin, image),
+            "maps of tokens lie as the image does": partial(_lie_as_the_image, plugin, image, declared),
             "features are not overwritten": partial(_stay_as_made, tested, declared),
             "every channel counts": partial(gradients.every_channel_counts, tested),
             "any batch": partial(calls.take_any_batch, tested),
@@ -131,6 +134,29 @@ def _real_ones_are_as_declared(
     found = tapped(network, names, random(2, image.channels, *size))[0]
     for feature in declared:
         compare(feature, found[feature.name], size, 2)
+
+
+def _lie_as_the_image(plugin: Backbone, image: ImageInfo, declared: Sequence[FeatureInfo]) -> None:
+    """Of images with one bright place: of the patch's size, and of unlike axes where it takes such.
+
+    Maps that have their channels first are made by layers that keep the order of places, as convolutions do.
+    """
+    turned = [f for f in declared if f.tokens or f.channels_last]
+    network = seeded(partial(plugin.build, image)).eval()
+    for size in (small_size(turned), image.patch_size) if turned else ():
+        for feature in turned:
+            seen = []
+            for seed in SEEDS:
+                images = images_of(feature, image.channels, size, seed)
+                try:
+                    with torch.no_grad():
+                        made = tapped(network, [feature.name], images)[0]
+                except Exception:
+                    assert size != image.patch_size, f"it fails on a batch of {[*images.shape]}"
+                    break
+                seen.append(answers_of(feature, made[feature.name], size))
+            said = otherwise(feature, seen) if len(seen) == len(SEEDS) else ""
+            assert not said, f"{said}; a backbone declares it as FeatureInfo(…, tokens=TokenLayout(…))"
 
 
 def _other_channels(plugin: Backbone, image: ImageInfo) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medfuse.api import FeatureInfo, ImageInfo, TapStrategy
+from medfuse.api import FeatureInfo, ImageInfo, TapStrategy, TokenLayout
 from medfuse.testing import calls, gradients
 from medfuse.testing.modules import module_laws
 from medfuse.testing.report import for_each, report
@@ -56,6 +56,16 @@ def check_tap_strategy(plugin: TapStrategy) -> None:
         ours = {name: made[name] for name in names if name in made}
         same(real, ours, "from what the layers make; medfuse turns what has its channels last itself")
 
+    def hands_tokens_on_as_made(*size: int) -> None:
+        dims, names = len(size), ["3", "4"]
+        layout = TokenLayout()
+        taps = [FeatureInfo(name, 4, (2,) * dims, tokens=layout) for name in names]
+        image = ImageInfo(1, (8,) * dims, (1.0,) * dims)
+        real, _ = tapped(_token_chain(dims).eval(), names, *_images(*size))
+        made = by_name(plugin.attach(_token_chain(dims), taps, image).eval(), _images(*size))
+        ours = {name: made[name] for name in names if name in made}
+        same(real, ours, "from what the layers make; medfuse makes maps of tokens itself")
+
     def trains_as_without(names: Sequence[str]) -> None:
         """The same maps, gradients and running means, after two steps from the same seed."""
         plain = _chain(2, 1)
@@ -89,6 +99,8 @@ def check_tap_strategy(plugin: TapStrategy) -> None:
             "hands on as made what has its channels last in 3-D": partial(
                 hands_channels_last_maps_on_as_made, 5, 6, 7
             ),
+            "hands on as made what is tokens": partial(hands_tokens_on_as_made, 6, 10),
+            "hands on as made what is tokens in 3-D": partial(hands_tokens_on_as_made, 4, 6, 8),
             "trains as without taps": for_each(trains_as_without, NAMES, ["0"]),
             "recovers from an image that fails": partial(_recovers, tested),
             "any batch": partial(calls.take_any_batch, tested),
@@ -119,6 +131,11 @@ def _turned(dims: int) -> nn.Module:
     )
 
 
+def _of_tokens(dims: int) -> nn.Module:
+    patches = _CONVOLUTION[dims](1, 4, 2, stride=2)
+    return nn.Sequential(patches, nn.Flatten(2), _Moved(1, 2), nn.LayerNorm(4), nn.Linear(4, 4))
+
+
 class _Moved(nn.Module):
     """What it is given with one axis in another place."""
 
@@ -138,6 +155,11 @@ def _chain(dims: int, channels: int) -> nn.Module:
 def _turned_chain(dims: int) -> nn.Module:
     """A chain of layers of which some have their channels last, as those of transformers."""
     return _seeded(partial(_turned, dims))
+
+
+def _token_chain(dims: int) -> nn.Module:
+    """A chain of layers that make tokens of patches."""
+    return _seeded(partial(_of_tokens, dims))
 
 
 def _seeded(build: Callable[[], nn.Module]) -> nn.Module:

@@ -70,12 +70,12 @@ def whole_numbers(feature: FeatureInfo, dims: int) -> None:
 
 def compare(feature: FeatureInfo, tensor: Any, size: Sequence[int], batch: int) -> None:
     assert isinstance(tensor, Tensor), f"{feature.name} is a {type(tensor).__name__}, not a tensor"
-    batch_real, channels, *real = feature.channels_first(tensor).shape
+    batch_real, channels, *real = feature.as_map(tensor, size).shape
     assert batch_real == batch, f"{feature.name} has batch {batch_real} for a batch of {batch}"
     assert channels == feature.channels, (
         f"{feature.name} declares {feature.channels} channels, makes {channels}"
     )
-    expected = feature.size(tuple(size))
+    expected = feature.size(size)
     fits = len(real) == feature.dims and all(
         n // s <= m <= -(-n // s) for n, s, m in zip(size, feature.stride, real)
     )

@@ -63,7 +63,8 @@ def _part(pipeline: Pipeline, name: str, image: ImageInfo, plan: BackbonePlan | 
 
     plugin, strategy = pipeline.model.backbones[name], pipeline.model.taps.get(name)
     with placed(("model", "backbones", name), plugin):
-        network, *found = find_layers(lambda: plugin.build(image), image, partial=True)
+        known = strategy.known_tokens() if strategy else None
+        network, *found = find_layers(lambda: plugin.build(image), image, partial=True, known=known)
     tapped = {tap.name for tap in plan.taps} if plan else set()
     layers = [layer for layer in found if _is_shown(layer, tapped)]
     how = registry.name_of(strategy) if strategy else "forward_hook"
@@ -88,6 +89,9 @@ def _notes(layer: Layer, layers: Sequence[Layer], tapped: Collection[str]) -> st
     notes = ["tapped"] if layer.name in tapped else []
     if layer.channels_last:
         notes.append("channels last")
+    if layer.tokens:
+        notes.append("windows" if layer.tokens.window else "tokens")
+        notes += [f"{layer.tokens.prefix} in front"] if layer.tokens.prefix else []
     if layer.runs > 1 and "#" not in layer.name:
         notes.append(f"runs {layer.runs} times, the last counts; {layer.name}#1 is the first")
     elif not layer.runs and any(inner.runs for inner in layers if inner.name.startswith(f"{layer.name}.")):

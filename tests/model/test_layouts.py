@@ -1,4 +1,4 @@
-"""What a layer's output is: a map with channels first or last, tokens, or nothing that can be tapped."""
+"""What a layer's output is: a map with channels first or last, or nothing that can be tapped."""
 
 import math
 import re
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from medfuse.api import ImageInfo
+from medfuse.api import ImageInfo, TokenLayout
 from medfuse.core.errors import PipelineError, ShapeError
 from medfuse.model.graph import plan_graph
 from medfuse.model.layers import Layer, find_layers
@@ -68,11 +68,9 @@ def test_channels_are_found_wherever_the_layer_puts_them(image, takes):
     assert facts["project"] == ((8, *size), stride, False)
 
 
-def test_tokens_are_no_map_and_it_is_said_why():
-    assert (
-        "makes (batch, tokens, channels), here 2×512×8; token sequences cannot"
-        in layers(Swinish)["flat"].reason
-    )
+def test_tokens_on_their_way_are_a_map_of_their_places():
+    found = layers(Swinish)["flat"]
+    assert (found.map_size, found.stride, found.tokens) == ((8, 8, 8, 8), (4, 4, 4), TokenLayout())
 
 
 def test_a_map_of_one_size_whatever_the_image_has_its_stride_on_this_patch():
@@ -229,7 +227,7 @@ def test_calls_and_elements_are_tapped_by_name_and_by_no_glob():
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("flat", "token sequences cannot be tapped yet"), ("nor", "did you mean 'encoder.norm'")],
+    [("pooled", "makes 4 tokens whatever the size"), ("nor", "did you mean 'encoder.norm'")],
 )
 def test_what_a_graph_cannot_tap_is_refused_with_the_reason(name, words):
     with pytest.raises(PipelineError, match=words):
@@ -239,6 +237,11 @@ def test_what_a_graph_cannot_tap_is_refused_with_the_reason(name, words):
 class Flat(Swinish):
     def __init__(self) -> None:
         super().__init__(2)
+        self.pooled = nn.Linear(8, 8)
+
+    def forward(self, x):
+        self.pooled(nn.functional.adaptive_avg_pool2d(self.embed(x), 2).flatten(2).mT)
+        return super().forward(x)
 
 
 @pytest.mark.parametrize("strategy", ["forward_hook", "fx_graph", "sequential_truncation"])

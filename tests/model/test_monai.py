@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medfuse import registry
-from medfuse.api import ImageInfo, TapStrategy
+from medfuse.api import ImageInfo, TapStrategy, TokenLayout
 from medfuse.builtin.nets.probe import construct
 from medfuse.core.names import is_part
 from medfuse.model.layers import find_layers
@@ -123,11 +123,12 @@ def test_what_is_found_is_what_is_made_and_the_network_stays_as_it_was(name, cap
     assert any(p.grad is not None and p.grad.any() for p in tapped.parameters())
 
 
-def test_a_vision_transformer_has_tokens_which_are_refused_clearly():
+def test_a_vision_transformer_has_blocks_of_tokens():
     target, parameters, image = described("ViT")
     layers = {layer.name: layer for layer in find_layers(lambda: construct(target, parameters), image)}
-    assert "token sequences cannot be tapped yet" in layers["blocks.0"].reason
-    assert [name for name, layer in layers.items() if layer.feature()] == ["patch_embedding.patch_embeddings"]
+    patches = layers["patch_embedding.patch_embeddings"].feature()
+    block = layers["blocks.0"].feature()
+    assert (block.channels, block.stride, block.tokens) == (patches.channels, patches.stride, TokenLayout())
 
 
 def test_swin_blocks_have_their_channels_last_and_its_stages_first():

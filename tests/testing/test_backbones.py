@@ -9,7 +9,7 @@ from sound import Network, two_layers
 from torch import nn
 from torch.nn import functional
 
-from medfuse.api import FeatureInfo, ImageInfo
+from medfuse.api import FeatureInfo, ImageInfo, TokenLayout
 from medfuse.testing import check_backbone
 
 IMAGE = ImageInfo(2, (8, 8), (1.0, 1.0))
@@ -167,6 +167,37 @@ class Last(Network):
 def test_layers_that_have_their_channels_last_are_declared_so():
     check_backbone(Last(), IMAGE)
     assert "declared equals real" in failed(check_backbone, Last(known=False), IMAGE)
+
+
+class OfTokens(Network):
+    """Tokens of patches, one in front.
+
+    encoder: {use: of_tokens}
+    """
+
+    turned: bool = Field(False, description="whether its first axis is the fastest")
+    known: int = Field(1, ge=0, description="tokens in front that it speaks of")
+
+    def features(self, image):
+        return [FeatureInfo("norm", 4, (2, 2), tokens=TokenLayout(self.known))]
+
+    def build(self, image):
+        patches = nn.Conv2d(image.channels, 4, 2, stride=2)
+        made = Module(self.forward, fine=patches, norm=nn.LayerNorm(4))
+        made.turned = self.turned
+        return made
+
+    @staticmethod
+    def forward(module, x):
+        made = module.fine(x)
+        tokens = (made.transpose(2, 3) if module.turned else made).flatten(2).mT
+        return module.norm(torch.cat([tokens.mean(1, keepdim=True), tokens], 1))
+
+
+def test_tokens_lie_as_the_image_does_and_as_many_in_front_as_declared():
+    check_backbone(OfTokens(), IMAGE)
+    assert [*failed(check_backbone, OfTokens(turned=True), IMAGE)] == ["maps of tokens lie as the image does"]
+    assert "declared equals real" in failed(check_backbone, OfTokens(known=0), IMAGE)
 
 
 def test_one_channel_is_not_enough_to_hide_the_others():

@@ -35,6 +35,6 @@ class Slices(nn.Module):
         flat = stacks.permute(0, 4, 1, 5, 2, 3).reshape(batch * depth, channels * (2 * k + 1), *size)
         made = {}
         for name, flat_maps in self.inner(flat).items():
-            maps = self._features[name].channels_first(flat_maps).unflatten(0, (batch, depth))
+            maps = self._features[name].as_map(flat_maps, size).unflatten(0, (batch, depth))
             made[name] = self.get_submodule(name)(maps.movedim(1, -1).contiguous())
         return made

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -57,11 +57,16 @@ class Hooked(nn.Module):
                 self._kept[tap.name] = made.clone() if tap.name in self.copied else made
 
 
-def hook(backbone: nn.Module, taps: Sequence[FeatureInfo], image: ImageInfo) -> Hooked:
+Made = TypeVar("Made", bound=Hooked)
+
+
+def hook(
+    backbone: nn.Module, taps: Sequence[FeatureInfo], image: ImageInfo, kind: Callable[..., Made] = Hooked
+) -> Made:
     """Tap by hooks, tried out on `image`. Raises ShapeError where a layer never runs or makes no tensor."""
     found = find_taps(backbone, taps)
     paths = [tap.path for tap in found]
     training, inference = (Observer(backbone, paths, image, training=mode) for mode in (True, False))
     check_taps(found, training, inference)
     overwritten = [t.name for t in found if training.overwritten(t) or inference.overwritten(t)]
-    return Hooked(backbone, taps, copied=overwritten)
+    return kind(backbone, taps, copied=overwritten)

@@ -50,7 +50,7 @@ class View(nn.Module):
         made: dict[str, Tensor] = {}
         for name, inner in self.inner(torch.cat(parts)).items():
             feature = self._features[name]
-            maps = feature.channels_first(inner).chunk(len(parts))
+            maps = feature.as_map(inner, x.shape[2:]).chunk(len(parts))
             views = [("", torch.cat(maps, dim=1))] if self._joined else zip(self._views, maps)
             for view, one in views:
                 path = f"{view}.{name}" if view else name

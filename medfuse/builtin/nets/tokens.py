@@ -1,0 +1,126 @@
+"""A network that returns blocks of tokens, each after the network's final norm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from medfuse.builtin.nets.attended import Attended, Watch, as_tokens, block_of, listen
+from medfuse.builtin.nets.observed import Observer
+from medfuse.builtin.nets.taps import Hooked, hook
+from medfuse.core.errors import ShapeError
+from medfuse.core.features import FeatureInfo, ImageInfo
+from medfuse.model.address import Address, tensors_in
+
+
+class TokenTaps(Hooked):
+    """x → {name: what a block makes}, after the norm at `norm` where that is one of `normed`.
+
+    `names`: what each layer's output is called; a block that returns several tensors is called by its name.
+    `attended`: taps of blocks' attention, of each head or of their mean.
+    """
+
+    norm = ""
+    normed: Mapping[str, int]  # the axis of the channels, of what passes the norm
+    names: Mapping[str, str]
+    attended: Sequence[FeatureInfo] = ()
+    per_head = False
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        if not self.attended:
+            return self._blocks(x)
+        try:
+            with Watch(self.seen):
+                made = self._blocks(x)
+            return made | {tap.name: self._attention(tap) for tap in self.attended}
+        finally:
+            self.seen.clear()
+
+    def attend(self, taps: Sequence[FeatureInfo], per_head: bool) -> None:
+        self.attended, self.per_head, self.seen = tuple(taps), per_head, Attended()
+        for tap in taps:
+            listen(self.seen, self.backbone, block_of(tap.name))
+
+    def _blocks(self, x: Tensor) -> dict[str, Tensor]:
+        return {self.names[inner]: self._finished(inner, made) for inner, made in super().forward(x).items()}
+
+    def _attention(self, tap: FeatureInfo) -> Tensor:
+        weights = self.seen.weights.get(block_of(tap.name))
+        if weights is None:
+            raise ShapeError(f"{tap.name} is not computed in a way that can be seen, as it was in a trial")
+        return as_tokens(weights, tap.tokens.prefix if tap.tokens else 0, per_head=self.per_head)
+
+    def _finished(self, inner: str, made: Tensor) -> Tensor:
+        if inner not in self.normed:
+            return made
+        axis, norm = self.normed[inner], self.backbone.get_submodule(self.norm)
+        normed: Tensor = norm(made.movedim(axis, -1)).movedim(-1, axis)
+        return normed
+
+
+def tap_blocks(
+    backbone: nn.Module,
+    taps: Sequence[FeatureInfo],
+    image: ImageInfo,
+    *,
+    norm: bool,
+    per_head: bool = False,
+) -> TokenTaps:
+    """Tap blocks by hooks, tried out on `image`, and the attention of some. Raises ShapeError."""
+    attended = [tap for tap in taps if block_of(tap.name)]
+    taps = [tap for tap in taps if tap not in attended]
+    paths = [path for path, _ in backbone.named_modules() if path]
+    seen = Observer(backbone, paths, image, training=False)
+    inner = {tap.name: _returned(tap, seen) for tap in taps}
+    made = hook(backbone, [tap.named(inner[tap.name]) for tap in taps], image, TokenTaps)
+    made.names = {layer: name for name, layer in inner.items()}
+    made.norm, width = _final_norm(backbone, taps, seen) if norm else ("", 0)
+    blocks = [tap for tap in taps if Address.of(tap.name).path.rpartition(".")[2].isdigit()]
+    fitting = [tap for tap in blocks if made.norm and tap.channels == width]
+    made.normed = {inner[tap.name]: _channel_axis(tap) for tap in fitting}
+    if attended:
+        made.attend(attended, per_head)
+    return made
+
+
+def _channel_axis(tap: FeatureInfo) -> int:
+    return -1 if tap.tokens or tap.channels_last else 1
+
+
+def _returned(tap: FeatureInfo, seen: Observer) -> str:
+    """The name of the tensor that a block is tapped at: of several the first of so many channels."""
+    address = Address.of(tap.name)
+    calls = seen.calls.get(address.path, [])
+    if address.place or not calls or isinstance(calls[-1].kept, Tensor):
+        return tap.name
+    axis = _channel_axis(tap)
+    for place, tensor in tensors_in(calls[-1].kept):
+        if tensor.ndim > 2 and tensor.shape[axis] == tap.channels:
+            return replace(address, place=place).text
+    return tap.name  # which is refused with what the layer makes
+
+
+def _final_norm(backbone: nn.Module, taps: Sequence[FeatureInfo], seen: Observer) -> tuple[str, int]:
+    """The norm that is given what the last block makes, as it was made, and its width; else nothing."""
+    lists = {Address.of(tap.name).path.rpartition(".")[0] for tap in taps}
+    ran = [path for path in seen.calls if type(backbone.get_submodule(path)) is not nn.Identity]
+    around = {path for path in ran for name in lists if _is_block(path, name)}
+    last = max(around, key=lambda path: len(seen.ran) - seen.ran[::-1].index(path), default="")
+    made = [tensor for _, tensor in tensors_in(seen.calls[last][-1].kept)] if last else []
+    for path, module in backbone.named_modules():
+        if "norm" not in type(module).__name__.lower() or any(
+            f"{path}.".startswith(f"{one}.") for one in around
+        ):
+            continue
+        for call in seen.calls.get(path, ()):
+            if any(call.given is tensor for tensor in made) and isinstance(call.output, Tensor):
+                return path, call.output.shape[-1]
+    return "", 0
+
+
+def _is_block(path: str, blocks: str) -> bool:
+    """Whether a layer is one of a list's, at that path or, in a network around another, at its end."""
+    parent, _, number = path.rpartition(".")
+    return number.isdigit() and (parent == blocks or parent.endswith(f".{blocks}"))

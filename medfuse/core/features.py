@@ -8,7 +8,6 @@ the patient's right, front and head ("RAS+", as in nibabel and MONAI). Every per
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -146,9 +145,9 @@ class FeatureInfo:
 
 
 def grids(image_size: Sequence[int], stride: Sequence[int]) -> list[tuple[int, ...]]:
-    """The sizes that a map of that stride may have: rounded up on each axis first, then down on some."""
-    sides = [dict.fromkeys((-(-n // s), n // s)) for n, s in zip(image_size, stride)]
-    return [*product(*sides)]
+    """The sizes that a map of that stride may have: rounded up, as padding does, or down."""
+    up = tuple(-(-n // s) for n, s in zip(image_size, stride))
+    return [*dict.fromkeys((up, tuple(n // s for n, s in zip(image_size, stride))))]
 
 
 def _rolled(placed: "Tensor", grid: tuple[int, ...], unrolled: tuple[tuple[int, ...], ...]) -> "Tensor":

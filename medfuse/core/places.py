@@ -54,8 +54,10 @@ def images_of(feature: FeatureInfo, channels: int, size: Sequence[int], seed: in
     noise = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(seed))
     images = noise.repeat(1 + len(places), *[1] * (1 + len(size)))
     for number, place in enumerate(places, 1):
-        where = tuple(slice(p * s, (p + 1) * s) for p, s in zip(place, feature.stride))
-        images[(number, slice(None), *where)] += BRIGHT if seed % 2 == 0 else -BRIGHT
+        lit = images[number]
+        for axis, (p, s) in enumerate(zip(place, feature.stride), 1):
+            lit = lit.narrow(axis, p * s, s)
+        lit += BRIGHT if seed % 2 == 0 else -BRIGHT
     return images
 
 

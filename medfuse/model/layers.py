@@ -127,16 +127,25 @@ class _Survey:
         return self.seen
 
     def _look_at_another_size(self) -> None:
-        """A trial on the first other size that the network takes, if there is one."""
+        """A trial on the first other size that the network takes, if there is one.
+
+        Where that may leave a rest beside patches that the patch is a multiple of, on multiples of it, too.
+        """
         real = any(not p.is_meta for p in self.network.parameters())
-        for size in other_sizes(self.image.patch_size, real=real):
-            try:
-                seen = self._look(replace(self.image, patch_size=size), training=False)
-            except Exception:  # a network may ask for any size, in any way
-                continue
-            if not seen.failure:
-                self.trials.append(seen)
-                return
+        sizes = [*other_sizes(self.image.patch_size, real=real)]
+        first = next((size for size in sizes if self._takes(size)), None)
+        if first and first != sizes[-1] and any(n % 16 for n in self.image.patch_size):
+            self._takes(sizes[-1])
+
+    def _takes(self, size: Size) -> bool:
+        """Whether the network takes an image of a size; then it is one of the trials."""
+        try:
+            seen = self._look(replace(self.image, patch_size=size), training=False)
+        except Exception:  # a network may ask for any size, in any way
+            return False
+        if not seen.failure:
+            self.trials.append(seen)
+        return not seen.failure
 
     def _start(self, _: nn.Module, given: Any) -> None:
         self.seen = _Seen(tuple(given[0].shape[2:]))  # a trial may need a second pass
@@ -236,8 +245,11 @@ class _Survey:
         if len(shape) < 3 or shape[0] <= BATCH or shape[0] % BATCH or shown[0].dtype:
             return None
         found = windows_around(self.network, address.path, self.image.dims)
-        for place in ((), (0,)) if found else ():
-            around, layout = found
+        if not found:
+            return None
+        around, layout = found
+        places: tuple[Place, ...] = ((), (0,))
+        for place in places:
             if stride := self._facts(Address(around, None, place)).stride:
                 return read_windows(shown, layout, stride)
         return None

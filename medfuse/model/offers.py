@@ -111,7 +111,7 @@ class Offers:
 
     def _undecided(self, name: str) -> str:
         """The first layer of which it cannot be told how its tokens lie."""
-        layers = [layer for layer in self._survey(name) if layer.name and "declare it" in layer.reason]
+        layers = [layer for layer in self._survey(name) if layer.name and "declare" in layer.reason]
         return f"; its layer {layers[0].name!r} {layers[0].reason}" if layers else ""
 
     def _undeclared(self, name: str, layer: str) -> list[FeatureInfo]:

@@ -46,44 +46,72 @@ def misplaced(build: Callable[[], nn.Module], taps: Sequence[FeatureInfo], image
 def _wrong(
     network: nn.Module, taps: Sequence[FeatureInfo], channels: int, size: tuple[int, ...]
 ) -> list[str]:
-    said: list[str] = []
     seen = [_answers(network, taps, channels, size, seed) for seed in SEEDS]
     found = [tap for tap in taps if all(tap.name in one for one in seen)]
-    for tap in {(tap.stride, tap.tokens): tap for tap in reversed(found)}.values():
-        said.append(otherwise(tap, [one[tap.name] for one in seen]))
-    return [one for one in said if one]
+    first = {(tap.stride, tap.tokens): tap for tap in reversed(found)}
+    said = [
+        [otherwise(tap, answers) for answers in zip(*(one[tap.name] for one in seen))]
+        for tap in first.values()
+    ]
+    return [own for own, *around in said if own and all(around)]
 
 
 def _answers(
     network: nn.Module, taps: Sequence[FeatureInfo], channels: int, size: tuple[int, ...], seed: int
-) -> dict[str, list[Answer]]:
-    """By the names of maps; those that a strategy makes itself are left out. Raises where a map is none."""
-    found: dict[str, list[Answer]] = {}
+) -> dict[str, list[list[Answer]]]:
+    """By the names of maps: of the layer itself, then of those that it lies in. Raises where a map is none.
+
+    Attention alone answers anywhere; the block around it, which adds it to what it was given, where the image
+    is bright; and in windows, where no block is, what makes the queries. What a strategy makes itself is left
+    out.
+    """
+    found: dict[str, list[list[Answer]]] = {}
     for stride in dict.fromkeys(tap.stride for tap in taps):
         same = [tap for tap in taps if tap.stride == stride]
         made = _tapped(network, same, images_of(same[0], channels, size, seed))
-        found |= {tap.name: answers_of(tap, made[tap.name], size) for tap in same if tap.name in made}
+        for tap in same:
+            if tensors := made[tap.name]:
+                found[tap.name] = [answers_of(tap, tensor, size) for tensor in tensors]
     return found
 
 
-def _tapped(network: nn.Module, taps: Sequence[FeatureInfo], images: Tensor) -> dict[str, Tensor]:
+def _tapped(network: nn.Module, taps: Sequence[FeatureInfo], images: Tensor) -> dict[str, list[Tensor]]:
+    """What each layer makes, and those around it of as many tokens."""
     returned: dict[str, Any] = {}
 
     def keep(path: str, _: nn.Module, __: Any, output: Any) -> None:
         returned[path] = output
 
     addresses = {tap.name: Address.of(tap.name) for tap in taps}
+    around = {tap.name: _around(network, addresses[tap.name].path, tap) for tap in taps}
     handles = [
         network.get_submodule(path).register_forward_hook(partial(keep, path))
-        for path in {address.path for address in addresses.values()}
+        for path in {path for paths in around.values() for path in paths}
     ]
     try:
         network(images)
     finally:
         for handle in handles:
             handle.remove()
-    made = {tap.name: _tensor(returned[addresses[tap.name].path], tap, addresses[tap.name]) for tap in taps}
-    return {name: tensor for name, tensor in made.items() if tensor is not None}
+    made: dict[str, list[Tensor]] = {}
+    for tap in taps:
+        own = _tensor(returned[addresses[tap.name].path], tap, addresses[tap.name])
+        others = [
+            x for path in around[tap.name][1:] if path in returned for _, x in tensors_in(returned[path])
+        ]
+        made[tap.name] = [] if own is None else [own, *(x for x in others if x.shape[:-1] == own.shape[:-1])]
+    return made
+
+
+def _around(network: nn.Module, path: str, tap: FeatureInfo) -> list[str]:
+    """A layer's path, and those of the layers that it lies in; of one in windows, of those beside it, too."""
+    parts = path.split(".")
+    around = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+    if tap.tokens and tap.tokens.window and len(around) > 1:
+        around += [
+            f"{around[1]}.{name}" for name, _ in network.get_submodule(around[1]).named_modules() if name
+        ]
+    return [*dict.fromkeys(around)]
 
 
 def _tensor(returned: Any, tap: FeatureInfo, address: Address) -> Tensor | None:

@@ -104,15 +104,15 @@ def read_tokens(shown: Sequence[Shown], hints: Hints) -> MapFacts:
         return MapFacts(
             reason=f"makes {by(first.shape)}, no (batch, tokens, channels): its last axis follows the image"
         )
-    if len(shown) > 1 and len({s.shape[1] for s in shown}) == 1:
+    if len({prod(s.image) for s in shown}) > 1 and len({s.shape[1] for s in shown}) == 1:
         return MapFacts(
             reason=f"makes {first.shape[1]} tokens whatever the size of the image, which are no map"
         )
-    for strides in _candidates(first.image, hints):
+    for strides, is_guess in _candidates(first.image, hints):
         found = {fit: None for stride in strides for fit in _fits(shown, stride, hints)}
-        fits = [fit for fit in found if fit[1] == hints.prefix] or [*found]
-        exact = [fit for fit in fits if not any(n % s for one in shown for n, s in zip(one.image, fit[0]))]
-        fits = exact or fits
+        exact = [fit for fit in found if not any(n % s for one in shown for n, s in zip(one.image, fit[0]))]
+        fits = exact if exact or is_guess else [*found]
+        fits = [fit for fit in fits if fit[1] == hints.prefix] or fits
         if len(fits) == 1:
             return _facts(first, *fits[0])
         if fits:
@@ -127,16 +127,14 @@ def _facts(first: Shown, stride: Size, prefix: int) -> MapFacts:
     return MapFacts((first.shape[2], *grid), stride, tokens=TokenLayout(prefix))
 
 
-def _candidates(patch: Size, hints: Hints) -> Iterator[list[Size]]:
-    """Strides that may be, the likely ones first."""
-    if said := hints.known.patch_size:
-        own = [_per_axis(said, len(patch))]
-        yield own
-        yield _multiples(own)
-        return
-    yield [*hints.strides]
-    yield _multiples(hints.strides)
-    yield [(n,) * len(patch) for n in range(1, min(patch) + 1)]
+def _candidates(patch: Size, hints: Hints) -> Iterator[tuple[list[Size], bool]]:
+    """Strides that may be, the likely ones first, and whether they are guesses: these leave no rest."""
+    said = hints.known.patch_size
+    own = [_per_axis(said, len(patch))] if said else [*hints.strides]
+    yield own, False
+    yield _multiples(own), False
+    if not said:
+        yield [(n,) * len(patch) for n in range(1, min(patch) + 1)], True
 
 
 def _multiples(strides: Sequence[Size]) -> list[Size]:

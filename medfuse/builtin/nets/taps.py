@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -60,10 +60,13 @@ class Hooked(nn.Module):
 Made = TypeVar("Made", bound=Hooked)
 
 
-def hook(
-    backbone: nn.Module, taps: Sequence[FeatureInfo], image: ImageInfo, kind: Callable[..., Made] = Hooked
-) -> Made:
+def hook(backbone: nn.Module, taps: Sequence[FeatureInfo], image: ImageInfo) -> Hooked:
     """Tap by hooks, tried out on `image`. Raises ShapeError where a layer never runs or makes no tensor."""
+    return hook_as(Hooked, backbone, taps, image)
+
+
+def hook_as(kind: type[Made], backbone: nn.Module, taps: Sequence[FeatureInfo], image: ImageInfo) -> Made:
+    """The same, as a kind of hooked network."""
     found = find_taps(backbone, taps)
     paths = [tap.path for tap in found]
     training, inference = (Observer(backbone, paths, image, training=mode) for mode in (True, False))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from medfuse.builtin.nets.attended import Attended, Watch, as_tokens, block_of, listen
 from medfuse.builtin.nets.observed import Observer
-from medfuse.builtin.nets.taps import Hooked, hook
+from medfuse.builtin.nets.taps import Hooked, hook_as
 from medfuse.core.errors import ShapeError
 from medfuse.core.features import FeatureInfo, ImageInfo
 from medfuse.model.address import Address, tensors_in
@@ -26,6 +26,7 @@ class TokenTaps(Hooked):
     normed: Mapping[str, int]  # the axis of the channels, of what passes the norm
     names: Mapping[str, str]
     attended: Sequence[FeatureInfo] = ()
+    order: Sequence[str] = ()  # of what is returned
     per_head = False
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -34,7 +35,8 @@ class TokenTaps(Hooked):
         try:
             with Watch(self.seen):
                 made = self._blocks(x)
-            return made | {tap.name: self._attention(tap) for tap in self.attended}
+            made |= {tap.name: self._attention(tap) for tap in self.attended}
+            return {name: made[name] for name in self.order}
         finally:
             self.seen.clear()
 
@@ -69,12 +71,12 @@ def tap_blocks(
     per_head: bool = False,
 ) -> TokenTaps:
     """Tap blocks by hooks, tried out on `image`, and the attention of some. Raises ShapeError."""
-    attended = [tap for tap in taps if block_of(tap.name)]
+    order, attended = [tap.name for tap in taps], [tap for tap in taps if block_of(tap.name)]
     taps = [tap for tap in taps if tap not in attended]
     paths = [path for path, _ in backbone.named_modules() if path]
     seen = Observer(backbone, paths, image, training=False)
     inner = {tap.name: _returned(tap, seen) for tap in taps}
-    made = hook(backbone, [tap.named(inner[tap.name]) for tap in taps], image, TokenTaps)
+    made = hook_as(TokenTaps, backbone, [tap.named(inner[tap.name]) for tap in taps], image)
     made.names = {layer: name for name, layer in inner.items()}
     made.norm, width = _final_norm(backbone, taps, seen) if norm else ("", 0)
     blocks = [tap for tap in taps if Address.of(tap.name).path.rpartition(".")[2].isdigit()]
@@ -82,6 +84,7 @@ def tap_blocks(
     made.normed = {inner[tap.name]: _channel_axis(tap) for tap in fitting}
     if attended:
         made.attend(attended, per_head)
+        made.order = order
     return made
 
 

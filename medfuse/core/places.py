@@ -47,7 +47,7 @@ def small_size(features: Sequence[FeatureInfo]) -> tuple[int, ...]:
 
 
 def images_of(feature: FeatureInfo, channels: int, size: Sequence[int], seed: int) -> Tensor:
-    """Noise (channels, *size), then the same with each of three bright places of the map."""
+    """Noise (channels, *size), then the same with each of five bright places of the map."""
     import torch
 
     places = _apart(feature.size(size))
@@ -74,7 +74,7 @@ def otherwise(feature: FeatureInfo, seen: Sequence[Sequence[Answer]]) -> str:
     """How a map lies otherwise than the image, by answers to each of several images; or nothing.
 
     Random weights tell: a layer that keeps what it is given and adds to it differs most where the image does.
-    Networks attend everywhere all the same, so a map is only found out where two places of three answer
+    Networks attend everywhere all the same, so a map is only found out where two places of five answer
     elsewhere, several times as strongly, for every image.
     """
     if not seen or any(sum(answer.is_elsewhere for answer in answers) < 2 for answers in seen):
@@ -90,12 +90,13 @@ def _answer(energy: Tensor, bright: Place) -> Answer:
 
 
 def _apart(grid: Place) -> list[Place]:
-    """Three places that no exchange of axes, flip or shift leaves all in place; none on a tiny grid."""
+    """Five places of which no exchange of axes, flip or shift leaves most in place; none on a tiny grid."""
     first, middle, last = [0] * len(grid), [n // 2 for n in grid], [n - 1 for n in grid]
     places = []
     for turn in range(3):
         corners = [(first, last, middle)[(turn + axis) % 3] for axis in range(len(grid))]
         places.append(tuple(corner[axis] for axis, corner in enumerate(corners)))
+    places += [tuple(n // 3 for n in grid), tuple(2 * n // 3 - a % 2 for a, n in enumerate(grid))]
     return [*dict.fromkeys(places)] if prod(grid) > 3 else []
 
 

@@ -81,7 +81,8 @@ class Offers:
                 self._problem(("taps", name, "layers", index), wrong)
             self.meant[name].append(names_of(found))
             picked |= {f.name: f for f in found}
-        picked |= self._further(name, strategy, [*picked.values()])
+        further = self._further(name, strategy, [*picked.values()])
+        picked = picked | further if further is not None else {}
         if picked:
             self.declared[name] = tuple(sorted(picked.values(), key=lambda f: prod(f.stride)))
         else:
@@ -96,7 +97,7 @@ class Offers:
 
     def _further(
         self, name: str, strategy: TapStrategy, chosen: Sequence[FeatureInfo]
-    ) -> dict[str, FeatureInfo]:
+    ) -> dict[str, FeatureInfo] | None:
         """What a strategy makes besides of what it taps; it counts to what each entry stands for."""
         backbone = self.settings.backbones[name]
         try:
@@ -104,7 +105,7 @@ class Offers:
                 found = strategy.further(chosen, lambda: backbone.build(self.image), self.image)
         except PipelineError as error:
             self.problems += error.problems
-            return {}
+            return None
         for meant in self.meant[name]:
             meant += [f.name for f in found if f.name.rpartition("[")[0] in meant]
         return {f.name: f for f in found}

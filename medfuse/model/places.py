@@ -15,7 +15,7 @@ from medfuse.core.features import FeatureInfo, ImageInfo
 from medfuse.core.memory import free_memory
 from medfuse.core.places import SEEDS, Answer, answers_of, images_of, otherwise, small_size
 from medfuse.model.address import Address, element, tensors_in
-from medfuse.model.borrowed import chance_kept
+from medfuse.model.borrowed import borrowed, chance_kept
 from medfuse.model.bounded import WithinMemory
 
 
@@ -46,7 +46,8 @@ def misplaced(build: Callable[[], nn.Module], taps: Sequence[FeatureInfo], image
 def _wrong(
     network: nn.Module, taps: Sequence[FeatureInfo], channels: int, size: tuple[int, ...]
 ) -> list[str]:
-    seen = [_answers(network, taps, channels, size, seed) for seed in SEEDS]
+    with borrowed(network, Tensor.detach):  # which may keep something of the size that it saw last
+        seen = [_answers(network, taps, channels, size, seed) for seed in SEEDS]
     found = [tap for tap in taps if all(tap.name in one for one in seen)]
     first = {(tap.stride, tap.tokens): tap for tap in reversed(found)}
     said = [

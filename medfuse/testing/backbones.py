@@ -139,9 +139,9 @@ def _real_ones_are_as_declared(
 def _lie_as_the_image(plugin: Backbone, image: ImageInfo, declared: Sequence[FeatureInfo]) -> None:
     """Of images with one bright place: of the patch's size, and of unlike axes where it takes such.
 
-    Maps that have their channels first are made by layers that keep the order of places, as convolutions do.
+    Other maps are made by layers that keep the order of places, as convolutions do.
     """
-    turned = [f for f in declared if f.tokens or f.channels_last]
+    turned = [f for f in declared if f.tokens]
     network = seeded(partial(plugin.build, image)).eval()
     for size in (small_size(turned), image.patch_size) if turned else ():
         for feature in turned:

@@ -116,7 +116,7 @@ def test_what_is_found_is_what_is_made_and_the_network_stays_as_it_was(name, cap
     for training in (True, False):
         made = tapped.train(training)(torch.randn(2, image.channels, *image.patch_size))
         for tap in taps:
-            batch, channels, *size = made[tap.name].shape
+            batch, channels, *size = tap.as_map(made[tap.name], image.patch_size).shape
             assert (batch, channels) == (2, tap.channels), tap
             assert all(n // s <= m <= -(-n // s) for n, s, m in zip(image.patch_size, tap.stride, size)), tap
     sum(x.square().mean() for x in made.values()).backward()

@@ -63,7 +63,13 @@ def test_the_contract_is_kept(name):
 
 def test_every_strategy_has_a_contract_test():
     built_in = {e.name for e in registry.entries(TapStrategy.group) if e.package == "medfuse"}
-    assert built_in == {"forward_hook", "sequential_truncation", "fx_graph", "native"}  # test_native.py
+    assert built_in == {
+        "forward_hook",
+        "sequential_truncation",
+        "fx_graph",
+        "native",
+        "tokens",
+    }  # in their own files
 
 
 @pytest.mark.parametrize("names", [("0",), ("1", "2"), ("2.1",), ("2.0", "2"), ("0", "3")])

@@ -14,6 +14,7 @@ from medfuse.core.errors import PipelineError, ShapeError
 from medfuse.model.graph import plan_graph
 from medfuse.model.settings import ModelSettings
 from medfuse.model.verify import verify
+from medfuse.testing import check_tap_strategy
 
 IMAGE = ImageInfo(1, (32, 48), (1.0, 1.0))
 
@@ -147,6 +148,10 @@ def test_blocks_pass_the_final_norm_or_are_what_they_are(kind):
     for name, made in plain.items():
         assert torch.equal(normed[name], network.norm(made))
     assert torch.equal(normed["blocks.3"], network(x))
+
+
+def test_it_keeps_the_contract():
+    check_tap_strategy(strategy(layers=["0", "4"]))
 
 
 def test_a_network_without_a_final_norm_has_blocks_as_they_are():

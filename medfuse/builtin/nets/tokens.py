@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from medfuse.builtin.nets.attended import Attended, Watch, as_tokens, block_of, listen
@@ -22,7 +23,7 @@ class TokenTaps(Hooked):
     `attended`: taps of blocks' attention, of each head or of their mean.
     """
 
-    norm = ""
+    norm, width = "", 0  # of what it is given; of several maps side by side each passes it by itself
     normed: Mapping[str, int]  # the axis of the channels, of what passes the norm
     names: Mapping[str, str]
     attended: Sequence[FeatureInfo] = ()
@@ -58,8 +59,10 @@ class TokenTaps(Hooked):
         if inner not in self.normed:
             return made
         axis, norm = self.normed[inner], self.backbone.get_submodule(self.norm)
-        normed: Tensor = norm(made.movedim(axis, -1)).movedim(-1, axis)
-        return normed
+        last = made.movedim(axis, -1)
+        each = [norm(one) for one in last.split(self.width, dim=-1)]
+        normed: Tensor = each[0] if len(each) == 1 else torch.cat(each, dim=-1)
+        return normed.movedim(-1, axis)
 
 
 def tap_blocks(
@@ -78,9 +81,9 @@ def tap_blocks(
     inner = {tap.name: _returned(tap, seen) for tap in taps}
     made = hook_as(TokenTaps, backbone, [tap.named(inner[tap.name]) for tap in taps], image)
     made.names = {layer: name for name, layer in inner.items()}
-    made.norm, width = _final_norm(backbone, taps, seen) if norm else ("", 0)
+    made.norm, made.width = _final_norm(backbone, taps, seen) if norm else ("", 0)
     blocks = [tap for tap in taps if Address.of(tap.name).path.rpartition(".")[2].isdigit()]
-    fitting = [tap for tap in blocks if made.norm and tap.channels == width]
+    fitting = [tap for tap in blocks if made.norm and tap.channels % made.width == 0]
     made.normed = {inner[tap.name]: _channel_axis(tap) for tap in fitting}
     if attended:
         made.attend(attended, per_head)

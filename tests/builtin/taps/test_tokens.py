@@ -12,6 +12,7 @@ from medfuse.api import FeatureInfo, ImageInfo, TapStrategy, TokenLayout
 from medfuse.builtin.nets.blocks import find_blocks, numbers_of
 from medfuse.core.errors import PipelineError, ShapeError
 from medfuse.model.graph import plan_graph
+from medfuse.model.segmenter import build_segmenter
 from medfuse.model.settings import ModelSettings
 from medfuse.model.verify import verify
 from medfuse.testing import check_tap_strategy
@@ -168,3 +169,27 @@ def test_a_copy_and_a_pickle_do_the_same_and_are_their_own():
         assert torch.equal(other(x)["blocks.2"], before)
         other.backbone.norm.weight.data.zero_()
         assert torch.equal(module(x)["blocks.2"], before)
+
+
+@pytest.mark.parametrize("sees", [1, 2])
+def test_maps_side_by_side_pass_the_norm_each_by_itself(sees):
+    """Of channels that are seen one after the other by a network around the transformer."""
+    vit = {"use": "module", "target": "vits:ViT", "parameters": {"channels": sees}}
+    settings = {
+        "backbones": {"encoder": {"use": "view", "of": vit, "channels": "each", "sees": sees}},
+        "taps": {"encoder": {"use": "tokens", "layers": "quarter"}},
+        "fusion": {"all": {"use": "concat", "inputs": ["encoder.*"], "channels": 4}},
+        "head": {"input": "all"},
+    }
+    image = ImageInfo(3, IMAGE.patch_size, IMAGE.spacing_mm)
+    plan = plan_graph(ModelSettings.model_validate(settings), image, 2)
+    torch.manual_seed(0)
+    model = build_segmenter(plan).eval().backbones["encoder"]
+    x = torch.randn(2, 3, *IMAGE.patch_size, generator=torch.Generator().manual_seed(1))
+    norm = model.backbone.get_submodule(model.norm)
+    with torch.no_grad():
+        made, raw = model(x), model.backbone(x)
+        for name, normed in made.items():
+            parts = [norm(one.movedim(1, -1)).movedim(-1, 1) for one in raw[name].chunk(3, dim=1)]
+            assert torch.equal(normed, torch.cat(parts, dim=1))
+            assert not torch.equal(normed, raw[name])

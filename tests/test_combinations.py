@@ -105,6 +105,7 @@ BLOCKS = {
     ],
     "spp": [{"inputs": ALL, "bins": [1, 2], "pool": pool} for pool in ("max", "average", "both")],
     "aspp": [{"inputs": ALL, "rates": [1, 2], "channels": 4}],
+    "global_pool": [{"inputs": ALL, "pool": pool} for pool in ("average", "max", "both")],
     "to_pyramid": [
         {"inputs": ALL, "strides": [2, 4, 8], "learned": learned, "channels": 4} for learned in (True, False)
     ],
@@ -115,6 +116,9 @@ BLOCKS = {
     "fpn": [PROJECTED],
     **{name: [PROJECTED] for name in ("add", "subtract", "multiply", "divide", "max", "mean")},
 }
+
+HEADED = {"global_pool": {"use": "concat", "inputs": [*ALL, "fused"], "channels": 4}}
+"""What stands between a block whose result is no map and the head."""
 
 DECODERS = {
     "unet_decoder": {"inputs": ["image", "pyramid.*"], "convs": 1},
@@ -174,8 +178,11 @@ def plan(backbone: str, taps: str, block: str, number: int, dims: int) -> GraphP
     settings = {
         "backbones": {"encoder": parameters},
         "taps": {"encoder": {"use": taps, "layers": layers}},
-        "fusion": {"fused": {"use": block, **BLOCKS[block][number]}},
-        "head": {"input": "fused"},
+        "fusion": {
+            "fused": {"use": block, **BLOCKS[block][number]},
+            **({"headed": HEADED[block]} if block in HEADED else {}),
+        },
+        "head": {"input": "headed" if block in HEADED else "fused"},
         "aux": {"heads": [f"encoder.{layers[1]}", f"encoder.{layers[2]}"], "schedule": "constant"},
     }
     return plan_graph(ModelSettings.model_validate(settings), even(backbone, dims), CLASSES)

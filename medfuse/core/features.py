@@ -71,6 +71,10 @@ class FeatureInfo:
     What a layer makes is (batch, channels, *spatial), or, as in transformers, (batch, *spatial, channels)
     where `channels_last`, or a sequence of tokens where `tokens` says how these lie. A tap strategy hands it
     on as it is, and the graph turns it: there every map is (batch, channels, *spatial).
+
+    image_level: that it says one thing of the whole image whatever its size, as a pooled output, made as
+    (batch, channels) or as a map of one voxel. In the graph it is a map of one voxel whose stride is the
+    patch, and is spread over any grid that it is brought to.
     """
 
     name: str
@@ -78,10 +82,16 @@ class FeatureInfo:
     stride: tuple[int, ...]
     channels_last: bool = False
     tokens: TokenLayout | None = None
+    image_level: bool = False
 
     @property
     def dims(self) -> int:
         return len(self.stride)
+
+    @property
+    def coarseness(self) -> tuple[bool, int]:
+        """By which maps are ordered, finest first; what is image-level comes last."""
+        return self.image_level, prod(self.stride)
 
     def named(self, name: str) -> "FeatureInfo":
         return replace(self, name=name)
@@ -95,6 +105,8 @@ class FeatureInfo:
 
         Raises ShapeError where that is no such map.
         """
+        if self.image_level and made.ndim == 2:
+            return made.reshape(*made.shape, *(1,) * self.dims)
         if self.tokens is None:
             return made.movedim(-1, 1) if self.channels_last else made
         if self.tokens.window:
@@ -109,6 +121,8 @@ class FeatureInfo:
 
     def size(self, image_size: Sequence[int]) -> tuple[int, ...]:
         """Voxels per axis for an input of `image_size`: rounded up, as padded convolutions do."""
+        if self.image_level:
+            return (1,) * self.dims
         return tuple(-(-n // s) for n, s in zip(image_size, self.stride))
 
     def grid(self, places: int, image_size: Sequence[int]) -> tuple[int, ...]:

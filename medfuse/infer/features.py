@@ -30,7 +30,7 @@ class FeatureMap:
     """A map of one case: `values` (channels, x, y, z), or (channels,) where it is pooled over the volume.
 
     `affine` goes from the map's index (x, y, z) to RAS+ mm, `stride` from there to voxels of the network's
-    grid.
+    grid. What is image-level is one voxel, the mean over windows, whose stride is the whole volume.
     """
 
     name: str
@@ -69,9 +69,15 @@ def feature_maps(
     )
     shape, made = prepared.image.shape[1:], []
     for layer in layers:
-        stride = _three(layer.stride)
-        values = pooled(stitched.pop(layer.name), pool).numpy()
-        made.append(FeatureMap(layer.name, values, stride, map_affine(prepared.geometry, shape, stride)))
+        stride = _three(shape if layer.image_level else layer.stride)
+        found = stitched.pop(layer.name)
+        if layer.image_level and pool == "none":
+            found = found.mean((1, 2, 3), keepdim=True)
+        affine = map_affine(prepared.geometry, shape, stride)
+        if layer.image_level:  # its voxel is all of the volume, about the volume's middle
+            affine[:3, 3] += affine[:3, :3] @ [(n - 1) / (2 * n) for n in shape]
+        values = pooled(found, pool).numpy()
+        made.append(FeatureMap(layer.name, values, stride, affine))
     return made
 
 
@@ -92,26 +98,32 @@ def stitch_maps(
     network that rounds down leaves the last one out). Windows begin at multiples of every stride, so that
     maps of neighbours fall on one grid, where they are averaged with gaussian weights. The volume stands
     amid zeros where it is smaller than a window, and before zeros where the windows reach beyond its end.
+    Of what is image-level, each window's is a voxel: (channels, windows along x, along y, along z).
 
     Raises ShapeError where strides do not nest within the patch, DataError where a map is not finite.
     """
     volume = torch.as_tensor(image, dtype=torch.float32)
     flat = len(patch_size) == 2
-    strides = {layer.name: _three(layer.stride) for layer in layers}
+    levels = {layer.name for layer in layers if layer.image_level}
+    strides = {layer.name: _three(layer.stride) for layer in layers if layer.name not in levels}
+    units = [math.lcm(*unit) for unit in zip(*strides.values())] or [1, 1, 1]
     axes = [
-        plan_strided(n, size, overlap, math.lcm(*unit))
-        for n, size, unit in zip(volume.shape[1:], (*patch_size, 1), zip(*strides.values()))
+        plan_strided(n, size, overlap, unit)
+        for n, size, unit in zip(volume.shape[1:], (*patch_size, 1), units)
     ]
-    _check_steps(layers, strides, axes)
+    _check_steps([layer for layer in layers if layer.name in strides], strides, axes)
     windows = list(_grid([axis.starts for axis in axes], [axis.window for axis in axes]))
     padded = _pad(volume, axes)
     total: dict[str, Tensor] = {}
     places: dict[str, list[Window]] = {}
+    said: dict[str, list[Tensor]] = {name: [] for name in levels}  # of each window, (channels,)
     for first in range(0, len(windows), batch_size):
         batch = windows[first : first + batch_size]
         inputs = torch.stack([padded[(slice(None), *w.where)] for w in batch]).to(device)
         with torch.inference_mode():
             made = network(inputs.squeeze(-1) if flat else inputs)
+        for name in levels:
+            said[name] += made[name].float().cpu().flatten(1)
         for name, stride in strides.items():
             parts = made[name].float().cpu()
             parts = parts.unsqueeze(-1) if flat else parts
@@ -123,7 +135,9 @@ def stitch_maps(
                 total[name][(slice(None), *window.where)].addcmul_(part, _weight(window))
         if progress:
             progress(first + len(batch), len(windows))
-    return {name: _inside(stitched, name, strides[name], axes) for name, stitched in total.items()}
+    inside = {name: _inside(stitched, name, strides[name], axes) for name, stitched in total.items()}
+    counts = [len(axis.starts) for axis in axes]
+    return inside | {n: _finite(torch.stack(each, 1).unflatten(1, counts), n) for n, each in said.items()}
 
 
 def pooled(stitched: Tensor, pool: Pool) -> Tensor:
@@ -239,12 +253,16 @@ def _pad(volume: Tensor, axes: Sequence[StridedAxis]) -> Tensor:
 
 def _inside(stitched: Tensor, name: str, stride: tuple[int, int, int], axes: Sequence[StridedAxis]) -> Tensor:
     """The part of a stitched map that lies in the volume."""
-    if not math.isfinite(float(stitched.sum())):
-        raise DataError(f"{name} holds NaN or infinite values; look for such voxels in the image")
     begins = [axis.before // s for axis, s in zip(axes, stride)]
     ends = [begin + math.ceil(axis.size / s) for begin, axis, s in zip(begins, axes, stride)]
     x, y, z = (slice(begin, end) for begin, end in zip(begins, ends))
-    return stitched[:, x, y, z]
+    return _finite(stitched, name)[:, x, y, z]
+
+
+def _finite(stitched: Tensor, name: str) -> Tensor:
+    if not math.isfinite(float(stitched.sum())):
+        raise DataError(f"{name} holds NaN or infinite values; look for such voxels in the image")
+    return stitched
 
 
 def _three(numbers: Sequence[Any]) -> tuple[int, int, int]:

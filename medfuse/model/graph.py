@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from math import prod
 
 from medfuse.api import AuxSchedule, FeatureInfo, FusionBlock, ImageInfo, TapStrategy
 from medfuse.core.errors import Path, PipelineError, Problem, did_you_mean
 from medfuse.core.text import listed
 from medfuse.model.blame import blame, placed
-from medfuse.model.offers import Offers, fault_of
+from medfuse.model.offers import Offers, fault_of, on_patch
 from medfuse.model.plan import IMAGE, ActivationPlan, BackbonePlan, GraphPlan, NodePlan, names_of
 from medfuse.model.settings import ModelSettings
+
+NO_GRID = "says one thing of the whole image, and has no grid"
 
 
 def plan_graph(
@@ -70,7 +71,7 @@ class _Planner:
         features = {IMAGE: self._image()}
         backbones = []
         for name, backbone in self.settings.backbones.items():
-            offered = sorted(self.offers.of(name), key=lambda f: prod(f.stride))
+            offered = sorted(self.offers.of(name), key=lambda f: f.coarseness)
             taps = tuple(f for f in offered if f"{name}.{f.name}" in used)
             backbones.append(BackbonePlan(name, backbone, strategies[name], taps))
             features |= {f.name: f for f in (tap.in_graph(name) for tap in taps)}
@@ -151,8 +152,10 @@ class _Planner:
         inputs = tuple(_on_grid(raw, reference) if reference else raw)
         try:
             with placed(("model", "fusion", name), block):
-                output = block.plan(inputs).named(name)
-                sides = tuple(s.named(f"{name}.{s.name}") for s in block.side_outputs(inputs))
+                output = self._made(block.plan(inputs).named(name), raw)
+                sides = tuple(
+                    self._made(s.named(f"{name}.{s.name}"), raw) for s in block.side_outputs(inputs)
+                )
         except PipelineError as error:
             self.problems += error.problems
             return None
@@ -160,6 +163,11 @@ class _Planner:
         for fault in faults:
             self._problem(("fusion", name), f"{blame(block)} {fault}")
         return None if faults else NodePlan(name, block, inputs, reference, output, sides)
+
+    def _made(self, output: FeatureInfo, inputs: Sequence[FeatureInfo]) -> FeatureInfo:
+        """A node's map, which is image-level where all that it is made of is."""
+        level = output.image_level or all(f.image_level for f in inputs)
+        return on_patch(replace(output, image_level=level), self.image)
 
     def _reference(
         self, name: str, block: FusionBlock, inputs: Sequence[FeatureInfo]
@@ -172,13 +180,18 @@ class _Planner:
                 message = f"{blame(block)} takes its inputs as they are; remove `{key}`"
                 self._problem(("fusion", name, key), message)
             return ()
+        grids = [i for i, f in enumerate(inputs) if not f.image_level] or [*range(len(inputs))]
         names, axes, wanted = names_of(inputs), range(self.image.dims), block.resample_to
         if wanted in ("finest", "coarsest"):
             best = min if wanted == "finest" else max
-            return tuple(best(range(len(inputs)), key=lambda i: inputs[i].stride[axis]) for axis in axes)
-        if wanted in names:
+            return tuple(best(grids, key=lambda i: inputs[i].stride[axis]) for axis in axes)
+        if wanted in names and names.index(wanted) in grids:
             return (names.index(wanted),) * self.image.dims
-        known = ["finest", "coarsest", *names]
+        if wanted in names:
+            message = f"{wanted!r} {NO_GRID}; name an input that is a map"
+            self._problem(("fusion", name, "resample_to"), message)
+            return None
+        known = ["finest", "coarsest", *(names[i] for i in grids)]
         near = did_you_mean(wanted, known)
         message = f"{wanted!r} is not an input of this node{near} (known: {listed(known)})"
         self._problem(("fusion", name, "resample_to"), message)
@@ -191,16 +204,29 @@ class _Planner:
         found = self._resolve(self.settings.head.input, path)
         if found and len(found) > 1:
             self._problem(path, f"the head takes one map; choose one of {listed(names_of(found))}")
+        elif found and found[0].image_level:
+            self._problem(
+                path,
+                f"{found[0].name!r} {NO_GRID}; fuse it with a map first, or supervise it with an auxiliary "
+                "head",
+            )
         return found[0].name if found else ""
 
     def _aux(self) -> tuple[str, ...]:
         names: list[str] = []
+        levels = 0
         for index, reference in enumerate(self.settings.aux.heads if self.settings.aux else ()):
             path = ("aux", "heads", index)
             for feature in self._resolve(reference, path) or ():
                 if feature.name in names:
                     self._problem(path, f"{feature.name!r} has an auxiliary head already; remove one")
                 names.append(feature.name)
+                levels += feature.image_level
+        if levels == len(names) and levels and self.settings.aux and self.settings.aux.loss:
+            message = (
+                "all heads tell which labels are in the patch, which has a loss of its own; remove `loss`"
+            )
+            self._problem(("aux", "loss"), message)
         self._check_weights(names)
         return tuple(names)
 
@@ -243,6 +269,8 @@ class _Planner:
             found = self._resolve(reference, ())
             if found and len(found) > 1:
                 self._problem((), f"one map is looked at; choose one of {listed(names_of(found))}")
+            elif found and found[0].image_level:
+                self._problem((), f"{found[0].name!r} {NO_GRID}, so that no region is high; name a map")
             self.problems[before:] = [replace(p, path=path) for p in self.problems[before:]]
             names += names_of(found or ())
         return tuple(names)

@@ -18,7 +18,7 @@ from medfuse.core.features import FeatureInfo, ImageInfo, KnownTokens, TokenLayo
 from medfuse.core.names import is_part
 from medfuse.core.text import listed
 from medfuse.model.address import Address, Place, tensors_in
-from medfuse.model.maps import MapFacts, Shown, Size, other_sizes, read_map
+from medfuse.model.maps import WIDE, MapFacts, Shown, Size, is_one_voxel, other_sizes, read_map, wide_size
 from medfuse.model.provenance import Provenance, channel_axis
 from medfuse.model.tokens import Hints, hints_of, is_sequence, next_size, read_tokens
 from medfuse.model.trial import BATCH, settled, trial, try_out
@@ -43,6 +43,7 @@ class Layer:
     runs: int
     order: int  # among the layers that ran, by the end of the last time; -1 where it did not
     channels_last: bool = False
+    image_level: bool = False
     reason: str = ""
     tokens: TokenLayout | None = None
     same_as: str = ""  # the first path of a layer that the network has at several
@@ -51,7 +52,14 @@ class Layer:
         """What can be tapped here; None where the output is no map at a whole stride."""
         if not self.stride:
             return None
-        return FeatureInfo(self.name, self.map_size[0], self.stride, self.channels_last, self.tokens)
+        return FeatureInfo(
+            self.name,
+            self.map_size[0],
+            self.stride,
+            self.channels_last,
+            self.tokens,
+            image_level=self.image_level,
+        )
 
 
 def find_layers(
@@ -106,7 +114,9 @@ class _Survey:
         if any("first or last" in layer.reason for layer in found):
             self.trials[0] = self._look(self.image, training=False, traced=True)
             found = [*self._all()]
-        strides = [layer.stride for layer in found if layer.stride and not layer.tokens]
+        strides = [
+            layer.stride for layer in found if layer.stride and not (layer.tokens or layer.image_level)
+        ]
         self.hints = hints_of(self.network, strides, self.hints.known, self.image.dims)
         found = [*self._all()]  # of tokens it matters which maps there are
         if self.training.failure and not any(layer.runs for layer in found):
@@ -136,6 +146,8 @@ class _Survey:
         first = next((size for size in sizes if self._takes(size)), None)
         if first and first != sizes[-1] and any(n % 16 for n in self.image.patch_size):
             self._takes(sizes[-1])
+        if not real and min(self.image.patch_size) < WIDE and self._has_one_voxel():
+            self._takes(wide_size(self.image.patch_size))
 
     def _takes(self, size: Size) -> bool:
         """Whether the network takes an image of a size; then it is one of the trials."""
@@ -146,6 +158,12 @@ class _Survey:
         if not seen.failure:
             self.trials.append(seen)
         return not seen.failure
+
+    def _has_one_voxel(self) -> bool:
+        """Whether a layer makes one voxel in all trials, which a deep one does of small images."""
+        first = self.trials[0]
+        shown = ((_shown(seen, Address(name)) for seen in self.trials) for name in first.calls)
+        return any(is_one_voxel(found) for each in shown if (found := [s for s in each if s]))
 
     def _start(self, _: nn.Module, given: Any) -> None:
         self.seen = _Seen(tuple(given[0].shape[2:]))  # a trial may need a second pass
@@ -183,6 +201,7 @@ class _Survey:
                 runs,
                 order.get(name, -1),
                 facts.channels_last,
+                facts.image_level,
                 facts.reason,
                 facts.tokens,
             )
@@ -200,6 +219,7 @@ class _Survey:
                         flops=0,
                         channels_last=facts.channels_last,
                         tokens=facts.tokens,
+                        image_level=facts.image_level,
                         reason="",
                     )
 

@@ -12,6 +12,9 @@ from medfuse.model.trial import BATCH
 
 Size = tuple[int, ...]
 
+WIDE = 256
+"""Voxels per axis of an image of which no layer makes one voxel by strides alone."""
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -25,7 +28,8 @@ class Shown:
 
 @dataclass(frozen=True)
 class MapFacts:
-    """(channels, *spatial) of a map, its stride, and whether the layer puts channels last, or makes tokens.
+    """(channels, *spatial) of a map, its stride, whether the layer puts channels last or makes tokens, and
+    whether it says one thing of the whole image.
 
     Where it is no map, `reason` says why, and the rest is empty.
     """
@@ -33,6 +37,7 @@ class MapFacts:
     map_size: Size = ()
     stride: Size = ()
     channels_last: bool = False
+    image_level: bool = False
     reason: str = ""
     tokens: TokenLayout | None = None
 
@@ -63,6 +68,8 @@ def read_map(shown: Sequence[Shown]) -> MapFacts:
     """
     first = shown[0]
     dims = len(first.image)
+    if len(first.shape) == 2 and first.shape[0] == BATCH and not first.dtype:
+        return _of_whole_image(shown)
     if first.dtype:
         return MapFacts(
             reason=f"makes {by(first.shape) or 'a number'} of {first.dtype}, which is no feature map"
@@ -84,10 +91,26 @@ def read_map(shown: Sequence[Shown]) -> MapFacts:
             "another size nor the operations that made it tell; tap a convolution or norm beside it"
         )
     (made,) = fitting
+    if is_one_voxel(shown) and any(min(s.image) >= WIDE for s in shown):
+        return MapFacts((made.channels, *made.size), first.image, made.last, image_level=True)
     pairs = [(_Reading.of(s.shape, made.last).size, s.image) for s in shown]
     if all(size == made.size for size, _ in pairs):
         pairs = pairs[:1]  # pooled to a size: a stride on this patch alone
     return MapFacts((made.channels, *made.size), _stride(pairs), made.last)
+
+
+def is_one_voxel(shown: Sequence[Shown]) -> bool:
+    """Whether a map has one voxel in every trial: of a deep layer, or of whatever image there is."""
+    dims = len(shown[0].image)
+    return all(len(s.shape) == dims + 2 and prod(s.shape[1:]) in (s.shape[1], s.shape[-1]) for s in shown)
+
+
+def _of_whole_image(shown: Sequence[Shown]) -> MapFacts:
+    """Of (batch, channels)."""
+    first = shown[0]
+    if any(s.shape != first.shape for s in shown):
+        return MapFacts(reason=f"makes {by(first.shape)}, and of other images other numbers of channels")
+    return MapFacts((first.shape[1], *(1,) * len(first.image)), first.image, image_level=True)
 
 
 def _readings(shown: Sequence[Shown]) -> Iterator[tuple[_Reading, bool]]:
@@ -131,6 +154,11 @@ def other_sizes(patch: Size, *, real: bool) -> Iterator[Size]:
     for step in (16, 32, 64, 128):
         yield from _within(_unlike(patch, (step,) * len(patch)), most_voxels)
     yield from _within(_unlike(patch, patch), most_voxels)
+
+
+def wide_size(patch: Size) -> Size:
+    """An image that is WIDE on every axis, unlike the patch."""
+    return _unlike(patch, (WIDE,) * len(patch))
 
 
 def _unlike(patch: Size, steps: Size) -> Size:

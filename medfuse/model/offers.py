@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from math import prod
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from medfuse import registry
@@ -38,7 +38,7 @@ class Offers:
         """Ask a backbone for its features, and hold them against the contract."""
         try:
             with placed(("model", "backbones", name), backbone):
-                found = tuple(backbone.features(self.image))
+                found = tuple(on_patch(f, self.image) for f in backbone.features(self.image))
         except PipelineError as error:
             self.problems += error.problems
             return
@@ -84,7 +84,7 @@ class Offers:
         further = self._further(name, strategy, [*picked.values()])
         picked = picked | further if further is not None else {}
         if picked:
-            self.declared[name] = tuple(sorted(picked.values(), key=lambda f: prod(f.stride)))
+            self.declared[name] = tuple(sorted(picked.values(), key=lambda f: f.coarseness))
         else:
             del self.declared[name]  # or every reference to it would be a problem too
 
@@ -183,8 +183,8 @@ class Offers:
     def pick(
         self, reference: str, features: Sequence[FeatureInfo], path: Path, what: str
     ) -> list[FeatureInfo] | None:
-        """Those of `features` that a reference names or, as a glob, matches."""
-        found = [f for f in features if matches(f.name, reference)]
+        """Those of `features` that a reference names or, as a glob, matches; see `named`."""
+        found = named(features, reference)
         if not found:
             names = names_of(features)
             has = f"it has: {listed(names)}" if names else "it has none"
@@ -194,6 +194,18 @@ class Offers:
 
     def _problem(self, path: Path, message: str) -> None:
         self.problems.append(Problem(("model", *path), message))
+
+
+def on_patch(feature: FeatureInfo, image: ImageInfo) -> FeatureInfo:
+    """A map as it is; where it says one thing of the whole image, one voxel whose stride is the patch."""
+    return replace(feature, stride=image.patch_size) if feature.image_level else feature
+
+
+def named(features: Iterable[FeatureInfo], reference: str) -> list[FeatureInfo]:
+    """Those that a name or a glob stands for. A glob means maps, and what is image-level only where no map
+    is meant: `encoder.*` are the stages, and the pooled output beside them is named."""
+    found = [f for f in features if matches(f.name, reference)]
+    return [f for f in found if not f.image_level or f.name == reference] or found
 
 
 def fault_of(feature: FeatureInfo, image: ImageInfo) -> str:

@@ -82,7 +82,12 @@ class GraphPlan:
     def summed(self) -> frozenset[str]:
         """Side outputs that the head's input is the sum of: the head makes a prediction of each."""
         made = next((n for n in self.nodes if n.output.name == self.head and n.block.adds_up), None)
-        return frozenset(names_of(made.sides)) if made else frozenset()
+        return frozenset(f.name for f in made.sides if not f.image_level) if made else frozenset()
+
+    @property
+    def presence(self) -> tuple[str, ...]:
+        """The auxiliary heads of image-level maps, which tell what labels are in the patch."""
+        return tuple(name for name in self.aux if self.features[name].image_level)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per feature map: name, made_by, channels, stride, size, used_by."""
@@ -108,6 +113,7 @@ class GraphPlan:
         rows = [["feature", "made by", "channels", "stride", "size", "used by"]]
         for row in self.rows():
             stride, size, users = by(row["stride"]), by(row["size"]), ", ".join(row["used_by"])
+            stride = "whole image" if self.features[row["name"]].image_level else stride
             rows.append([row["name"], row["made_by"], str(row["channels"]), stride, size, users])
         return aligned(rows)
 
@@ -123,7 +129,7 @@ class GraphPlan:
             views.append(NodeView(node.name, "fusion", text, self._boxes(f.name for f in node.inputs)))
         views.append(NodeView("main head", "head", f"{self.classes} classes", self._boxes([self.head])))
         for name in self.aux:
-            text = _describe(self.features[name])
+            text = _describe(self.features[name]) + "\nlabels in the patch" * (name in self.presence)
             views.append(NodeView(f"aux {name}", "aux", text, self._boxes([name])))
         return views
 
@@ -136,7 +142,7 @@ class GraphPlan:
         users = [b.name for b in self.backbones if feature == IMAGE]
         users += [node.name for node in self.nodes if feature in names_of(node.inputs)]
         users += ["head"] if feature == self.head else []
-        users += ["aux"] if feature in self.aux else []
+        users += ["aux (labels in the patch)" if feature in self.presence else "aux"] * (feature in self.aux)
         users += ["training"] if feature in self.watched else []
         return users + [a.name for a in self.activations if feature in names_of(a.maps)]
 
@@ -151,4 +157,4 @@ def _channels(feature: FeatureInfo) -> str:
 
 
 def _describe(feature: FeatureInfo) -> str:
-    return f"{_channels(feature)}, stride {by(feature.stride)}"
+    return f"{_channels(feature)}, {'whole image' if feature.image_level else f'stride {by(feature.stride)}'}"

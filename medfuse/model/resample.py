@@ -11,9 +11,14 @@ from torch.nn import functional
 
 
 def resize(x: Tensor, size: Sequence[int], mode: Literal["linear", "nearest"] = "linear") -> Tensor:
-    """(batch, channels, *any) → (batch, channels, *size), outer edges aligned; `x` itself where it fits."""
+    """(batch, channels, *any) → (batch, channels, *size), outer edges aligned; `x` itself where it fits.
+
+    A map of one voxel is spread over the new one as it is, to the last bit.
+    """
     if tuple(x.shape[2:]) == tuple(size):
         return x
+    if all(n == 1 for n in x.shape[2:]):
+        return x.expand(-1, -1, *size)
     if mode == "nearest":
         return functional.interpolate(x, size=tuple(size), mode="nearest-exact")
     linear = {2: "bilinear", 3: "trilinear"}[x.ndim - 2]

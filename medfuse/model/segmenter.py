@@ -65,8 +65,9 @@ class Segmenter(nn.Module):
     With `aux`, names of auxiliary heads: (logits, {name: logits on that map's own grid}). With `maps`, names
     of taps or nodes: (logits, the same, {name: map}). What nobody asks for is not computed.
 
-    What no loss teaches stays in evaluation mode while the rest trains, so that its running statistics stand
-    still: backbones and nodes without a gradient, and modules all of whose parameters are frozen.
+    What no loss teaches is frozen: backbones and nodes that get no gradient. These, and modules all of whose
+    parameters are frozen, stay in evaluation mode while the rest trains, so that their running statistics
+    stand still.
 
     `brought`: by backbone, the weights that it brought along, where these are asked for. `untaught`: parts
     that no loss teaches.
@@ -115,6 +116,9 @@ class Segmenter(nn.Module):
         )
 
         self.untaught = untaught(plan)
+        for name, part in self._parts():
+            if name in self.untaught:
+                part.requires_grad_(False)
         self.train()
 
     def train(self, mode: bool = True) -> Self:

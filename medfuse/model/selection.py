@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from math import prod
 from typing import TYPE_CHECKING
 
 from medfuse.core.errors import MedfuseError, Path, Problem, ShapeError, did_you_mean
 from medfuse.core.features import FeatureInfo
 from medfuse.core.names import is_part, matches
 from medfuse.model.blame import placed
+from medfuse.model.offers import named
 from medfuse.model.plan import IMAGE, BackbonePlan, GraphPlan
 
 if TYPE_CHECKING:
@@ -27,13 +27,22 @@ def select(plan: GraphPlan, references: Sequence[str]) -> tuple[FeatureInfo, ...
     return tuple({f.name: f for reference in references for f in matching(plan, reference)}.values())
 
 
-def selection_problems(plan: GraphPlan, references: Sequence[str], path: Path) -> list[Problem]:
-    """What no map of the graph is named after, for references listed at `path` of the pipeline file."""
-    return [
-        Problem((*path, index), _unknown(plan, reference))
-        for index, reference in enumerate(references)
-        if not matching(plan, reference) and not any(_made(plan, b, reference) for b in plan.backbones)
-    ]
+def selection_problems(
+    plan: GraphPlan, references: Sequence[str], path: Path, *, grids: bool = False
+) -> list[Problem]:
+    """What no map of the graph is named after, for references listed at `path` of the pipeline file.
+
+    With `grids`, what is image-level is no such map.
+    """
+    problems = []
+    for index, reference in enumerate(references):
+        found = matching(plan, reference)
+        if not found and not any(_made(plan, b, reference) for b in plan.backbones):
+            problems.append(Problem((*path, index), _unknown(plan, reference)))
+        elif grids and found and found[0].image_level:
+            message = f"{found[0].name!r} says one thing of the whole image, and has no grid; name a map"
+            problems.append(Problem((*path, index), message))
+    return problems
 
 
 def tap_further(plan: GraphPlan, references: Sequence[str]) -> GraphPlan:
@@ -60,7 +69,7 @@ def matching(plan: GraphPlan, reference: str) -> list[FeatureInfo]:
     """The maps that a name or a glob stands for; the image only by its name."""
     if reference in plan.features:
         return [plan.features[reference]]
-    return [f for name, f in plan.features.items() if name != IMAGE and matches(name, reference)]
+    return named((f for name, f in plan.features.items() if name != IMAGE), reference)
 
 
 def _made(plan: GraphPlan, backbone: BackbonePlan, reference: str) -> list[FeatureInfo]:
@@ -80,9 +89,10 @@ def _untapped(plan: GraphPlan, backbone: BackbonePlan, reference: str) -> list[F
     """Layers of a backbone, of any depth, that make maps and that a reference means: found by a trial."""
     if not fnmatchcase(backbone.name, reference.partition(".")[0]):
         return []
-    named = reference.partition(".")[2]
-    found = [f for layer, f in _layers(plan, backbone) if not layer.same_as or layer.name == named]
-    return [f for f in found if matches(f"{backbone.name}.{f.name}", reference)]
+    path = reference.partition(".")[2]
+    found = [f for layer, f in _layers(plan, backbone) if not layer.same_as or layer.name == path]
+    meant = {f.name for f in named((f.in_graph(backbone.name) for f in found), reference)}
+    return [f for f in found if f"{backbone.name}.{f.name}" in meant]
 
 
 def _layers(plan: GraphPlan, backbone: BackbonePlan) -> list[tuple[Layer, FeatureInfo]]:
@@ -103,7 +113,7 @@ def _with_taps(plan: GraphPlan, further: dict[str, list[FeatureInfo]]) -> GraphP
     backbones, features = [], dict(plan.features)
     for b in plan.backbones:
         taps = {tap.name: tap for tap in (*b.taps, *further[b.name])}
-        finest_first = tuple(sorted(taps.values(), key=lambda f: prod(f.stride)))
+        finest_first = tuple(sorted(taps.values(), key=lambda f: f.coarseness))
         backbones.append(replace(b, taps=finest_first))
         features |= {f.name: f for f in (tap.in_graph(b.name) for tap in further[b.name])}
     return replace(plan, backbones=tuple(backbones), features=features)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from medfuse.api import FeatureInfo, Plugin
 from medfuse.core.errors import Path, PipelineError, Problem, ShapeError
 from medfuse.core.text import by
 from medfuse.model.blame import blame
+from medfuse.model.depths import depths
 from medfuse.model.maps import other_sizes
 from medfuse.model.places import misplaced
 from medfuse.model.plan import GraphPlan, NodePlan
@@ -25,22 +26,29 @@ from medfuse.model.trial import HEAVY, trial, try_out
 class VerifiedFacts:
     """What is known once the model has run: parameters in all and by part, real sizes of maps by name.
 
-    `parameter_shapes` are those of every parameter, by its name.
+    `parameter_shapes` are those of every parameter, by its name; `depths` how many layers come after those of
+    backbones, where asked for.
     """
 
     parameters: int
     parameters_by_part: Mapping[str, int]
     sizes: Mapping[str, tuple[int, ...]]
     parameter_shapes: Mapping[str, tuple[int, ...]]
+    depths: Mapping[str, int] = field(default_factory=dict)
 
 
-def verify(plan: GraphPlan) -> VerifiedFacts:
+def verify(plan: GraphPlan, *, with_depths: bool = False) -> VerifiedFacts:
     """Build the model and run it on a batch of two patches, in training mode, auxiliary heads included.
 
     Raises PipelineError with every map whose declared channels or stride are not the real ones, blamed on
     its plugin.
     """
-    return try_out(lambda: build_segmenter(plan), lambda model: _Witness(plan, model).report())
+
+    def look(model: Segmenter) -> VerifiedFacts:
+        facts = _Witness(plan, model).report()
+        return replace(facts, depths=depths(model, plan.image)) if with_depths else facts
+
+    return try_out(lambda: build_segmenter(plan), look)
 
 
 class _Witness:
@@ -100,7 +108,7 @@ class _Witness:
                 except Exception:  # a network may ask for any size, in any way
                     continue
                 for tap, tensor in zip(b.taps, _listed(made)):
-                    if fault := _other_channels(tap.named(f"{b.name}.{tap.name}"), tensor, size):
+                    if fault := _otherwise(tap.named(f"{b.name}.{tap.name}"), tensor, size):
                         path = ("model", "backbones", b.name)
                         self.problems[Problem(path, f"{blame(b.backbone)} {fault}")] = None
                 break
@@ -161,13 +169,15 @@ class _Witness:
     def _faults(self, feature: FeatureInfo, tensor: Any, overhang: Sequence[int]) -> list[str]:
         """Where a real map is not the declared one."""
         name, patch = feature.name, self.plan.image.patch_size
-        if not isinstance(tensor, Tensor) or (not feature.tokens and tensor.ndim != feature.dims + 2):
+        if not isinstance(tensor, Tensor) or (not feature.tokens and tensor.ndim not in _axes(feature)):
             return [f"makes no (batch, channels, *spatial) tensor for {name}"]
         try:
             tensor = feature.as_map(tensor, patch)
         except ShapeError as error:
             return [str(error)]
         size = self.sizes[name] = tuple(tensor.shape[2:])
+        if fault := _no_single_voxel(feature, size, patch):
+            return [fault]
         faults = []
         if tensor.shape[1] != feature.channels:
             faults.append(f"declares {feature.channels} channels for {name} but makes {tensor.shape[1]}")
@@ -185,6 +195,21 @@ class _Witness:
         return faults
 
 
+def _axes(feature: FeatureInfo) -> tuple[int, ...]:
+    """How many a layer's tensor may have."""
+    return (feature.dims + 2, 2) if feature.image_level else (feature.dims + 2,)
+
+
+def _no_single_voxel(feature: FeatureInfo, size: Sequence[int], image: Sequence[int]) -> str:
+    """What is wrong with a map that should say one thing of any image, or nothing."""
+    if not feature.image_level or all(n == 1 for n in size):
+        return ""
+    return (
+        f"declares {feature.name} image-level, but makes {by(size)} of an image of {by(image)} voxels; leave "
+        "image_level out, or pool over all of them"
+    )
+
+
 def overhang(node: NodePlan) -> tuple[int, ...]:
     """Voxels per axis by which a block's maps may miss the image's far edge, besides their own stride; ()
     where by none."""
@@ -193,14 +218,16 @@ def overhang(node: NodePlan) -> tuple[int, ...]:
     return tuple(max(strides) for strides in zip(*(f.stride for f in node.inputs)))
 
 
-def _other_channels(tap: FeatureInfo, made: Any, size: Sequence[int]) -> str:
-    """What is wrong with the channels of a tap on an image of another size, or nothing."""
+def _otherwise(tap: FeatureInfo, made: Any, size: Sequence[int]) -> str:
+    """What is wrong with a tap on an image of another size: channels, or more voxels than one; or nothing."""
     if not isinstance(made, Tensor):
         return ""
     try:
-        channels = tap.as_map(made, size).shape[1]
+        _, channels, *found = tap.as_map(made, size).shape
     except ShapeError as error:
         return str(error)
+    if fault := _no_single_voxel(tap, found, size):
+        return fault
     if channels == tap.channels:
         return ""
     return (

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from medfuse.report.figures import INK, SOFT, colour, encode, literal, new_figure
+from medfuse.report.figures import GRID, INK, SOFT, colour, encode, literal, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS, MOST_CHANNELS = 6, 17  # three rows with the image
 WIDTH_IN, TITLE_IN, WORDS_IN, LOWEST_IN, HIGHEST_IN = 10.0, 0.3, 0.2, 0.4, 3.3
+BARS_IN = 1.8
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,15 @@ def montage(
     return Picture(encode(montage_figure(name, image, maps, stride), "png"), words)
 
 
+def bars(name: str, values: npt.NDArray[np.floating[Any]]) -> Picture:
+    """What `name` says of the whole window, a bar for each channel (channels,); see `bars_figure`."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    channels = f"{len(values)} channel{'s' * (len(values) > 1)}"
+    words = f"{name}: one value for the whole window in each of {channels}, from {low:.3g} to {high:.3g}"
+    return Picture(encode(bars_figure(name, values), "png"), words)
+
+
 def evidence(name: str, found: Sequence[Evidence]) -> Picture:
     """Grad-CAM of each label on the map `name`; see `evidence_figure`."""
     labels = ", ".join(one.label for one in found)
@@ -91,6 +101,22 @@ def montage_figure(
         low, high = _draw(axes, channel, image, stride=stride, cmap="viridis")
         _say(axes, f"{number}:  {low:.3g} … {high:.3g}")
     _title(figure, f"{literal(name)}: {_count(len(maps))}")
+    return figure
+
+
+def bars_figure(name: str, values: npt.NDArray[np.floating[Any]]) -> Figure:
+    """One bar for each channel, by its number."""
+    figure = new_figure(WIDTH_IN, BARS_IN)
+    axes = figure.add_axes((0.07, 0.22, 0.91, 0.58))
+    axes.bar(np.arange(len(values)), np.nan_to_num(values.astype(np.float32)), width=0.8, color=colour(0))
+    axes.set_xlim(-1, len(values))
+    axes.set_xlabel("channel", fontsize=7, color=SOFT)
+    axes.tick_params(labelsize=7, colors=SOFT, length=0)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    _title(figure, f"{literal(name)}: one value for the whole window in each channel")
     return figure
 
 

@@ -14,6 +14,8 @@ from medfuse.runs.run import Run, teacher_weights
 if TYPE_CHECKING:
     from medfuse.data.fingerprint import Fingerprint
     from medfuse.data.plan import DataPlan
+    from medfuse.model.plan import GraphPlan
+    from medfuse.pipeline import Pipeline
 
 
 def doubts(run: Run, fingerprint: Fingerprint, plan: DataPlan, data: TrainedOn) -> Iterator[str]:
@@ -43,6 +45,25 @@ def doubts(run: Run, fingerprint: Fingerprint, plan: DataPlan, data: TrainedOn) 
     steps = Budget.of(run.pipeline.train).steps
     if steps and not run.pipeline.model.transfer and (warning := too_few(steps)):
         yield warning
+
+
+def still_doubts(pipeline: Pipeline, graph: GraphPlan) -> Iterator[str]:
+    """Backbones that no loss teaches, as the teacher of a distillation, and those that nobody ever taught."""
+    from medfuse.model.still import untaught
+
+    still = untaught(graph)
+    for b in graph.backbones:
+        if b.name not in still:
+            continue
+        yield (
+            f"backbone {b.name}: no loss teaches it, so it stands still: weights and running statistics stay "
+            "as they are; a head or another loss on its maps would teach it"
+        )
+        if b.name not in pipeline.model.transfer and b.backbone.origin() is None:
+            yield (
+                f"warning: backbone {b.name} stands still with fresh weights, which know nothing; give it "
+                f"those of a trained network: model.transfer.{b.name}"
+            )
 
 
 def _seen_doubts(run: Run, data: TrainedOn) -> Iterator[str]:

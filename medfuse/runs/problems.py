@@ -95,7 +95,8 @@ def objective_problems(
         _, total = Budget.of(pipeline.train).schedule_step(0)
         problems += schedule_problems(aux.schedule, total, len(graph.aux), ("model", "aux", "schedule"))
     if aux and aux.loss:
-        coarsest = min((facts.sizes[name] for name in graph.aux if name in facts.sizes), default=size)
+        judged = [name for name in graph.aux if name in facts.sizes and name not in graph.presence]
+        coarsest = min((facts.sizes[name] for name in judged), default=size)
         path = ("model", "aux", "loss")
         problems += loss_problems(aux.loss, targets, coarsest, path, all_of_them=all_losses)
     for a in graph.activations:
@@ -111,7 +112,7 @@ def _pseudo_problems(pipeline: Pipeline, graph: GraphPlan, info: DatasetInfo) ->
     settings, path = pipeline.train.pseudo_labels, ("train", "pseudo_labels")
     if settings is None:
         return []
-    problems = head_problems(settings.heads, graph.aux)
+    problems = head_problems(settings.heads, graph.aux, graph.presence)
     if info.region_order:
         problems.append(
             Problem(path, "pseudo-labels are classes that exclude each other, and these labels are regions")
@@ -153,7 +154,7 @@ def _report_problems(pipeline: Pipeline, graph: GraphPlan) -> list[Problem]:
     settings = pipeline.report
     return [
         *selection_problems(graph, settings.maps, ("report", "maps")),
-        *selection_problems(graph, settings.gradcam, ("report", "gradcam")),
+        *selection_problems(graph, settings.gradcam, ("report", "gradcam"), grids=True),
     ]
 
 

@@ -34,13 +34,17 @@ _PRECISION = "precision.json"
 
 @dataclass(frozen=True)
 class Begun:
-    """What a training consists of before its first step; `found`: file → what setting up found out."""
+    """What a training consists of before its first step; `found`: file → what setting up found out.
+
+    `depths`: of backbones' parameters, where learning rates depend on them.
+    """
 
     model: Segmenter
     fabric: Fabric
     objective: Objective
     batches: Callable[..., Generator[Mapping[str, Any], None, None]]
     found: Mapping[str, Any]
+    depths: Mapping[str, int]
 
 
 def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
@@ -54,7 +58,7 @@ def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
     from medfuse.model.segmenter import build_segmenter
     from medfuse.train.objective import ActivationTerm, Objective
     from medfuse.train.state import seed_chance
-    from medfuse.train.targets import supervised
+    from medfuse.train.targets import presence, supervised
     from medfuse.train.together import make_fabric
 
     settings, aux = run.pipeline.train, run.pipeline.model.aux
@@ -64,8 +68,7 @@ def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
     begins = run.starts and run.together.is_first  # the others take over its weights
     model = build_segmenter(graph, bring_weights=begins)
     found: dict[str, Any] = _given(run, model) if begins else {}
-    for name in sorted(model.untaught):
-        run.reporter.say(f"  {name}: no loss teaches it, so it stays as it is")
+    depths = _depths(run, model, plan)
     model.to(device)
     lay_out(model, len(plan.patch_size) + 2, channels_last(len(plan.patch_size) + 2))
 
@@ -98,9 +101,11 @@ def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
             for a in graph.activations
         ),
         aux.fixed(len(graph.aux)) if aux else (),
+        graph.presence,
+        presence(len(plan.classes), regions=plan.regions, ignored=plan.ignored),
     )
 
-    return Begun(model, fabric, objective, batches, {**found, **noted})
+    return Begun(model, fabric, objective, batches, {**found, **noted}, depths)
 
 
 def train(run: Run, planned: Planned, graph: GraphPlan, store: Store) -> None:
@@ -147,8 +152,16 @@ def train(run: Run, planned: Planned, graph: GraphPlan, store: Store) -> None:
         else None,
         pseudo=PseudoLabels(pseudo, partial(begun.batches, labelled=False), teacher) if pseudo else None,
         labels=_labels(plan),
+        depths=begun.depths,
     )
     run.reporter.say(f"trained {_stands(done)}")
+
+
+def _depths(run: Run, model: Segmenter, plan: DataPlan) -> dict[str, int]:
+    from medfuse.model.depths import depths
+    from medfuse.train.parts import needs_depths
+
+    return depths(model, plan.image) if needs_depths(run.pipeline.train.parts) else {}
 
 
 def _stands(progress: Progress | Spent) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -109,7 +108,7 @@ def _pinned_is_the_same(plugin: Backbone, image: ImageInfo, declared: Sequence[F
 
 def _finest_first(declared: Sequence[FeatureInfo]) -> None:
     assert declared, "features() is empty; declare what can be tapped"
-    sizes = [math.prod(f.stride) for f in declared]
+    sizes = [f.coarseness for f in declared]
     assert sizes == sorted(sizes), f"strides {[f.stride for f in declared]} are not finest first"
 
 

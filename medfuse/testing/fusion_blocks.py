@@ -104,7 +104,7 @@ def _real_ones_are_as_planned(plugin: FusionBlock, inputs: Inputs, size: Sequenc
         made = [_inside(tensor, feature, size, inputs) for feature, tensor in zip(planned, made)]
     for feature, tensor in zip(planned, made):
         compare(feature, tensor, size, 2)
-        real, like = tuple(tensor.shape[2:]), sizes.get(feature.stride)
+        real, like = tuple(tensor.shape[2:]), None if feature.image_level else sizes.get(feature.stride)
         assert like in (None, real), f"{feature.name} is {real} beside inputs of its stride that are {like}"
 
 

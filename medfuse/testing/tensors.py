@@ -79,6 +79,7 @@ def compare(feature: FeatureInfo, tensor: Any, size: Sequence[int], batch: int) 
     fits = len(real) == feature.dims and all(
         n // s <= m <= -(-n // s) for n, s, m in zip(size, feature.stride, real)
     )
+    fits = tuple(real) == expected if feature.image_level else fits
     assert fits, f"{feature.name} declares {expected} for an image of {tuple(size)}, makes {tuple(real)}"
 
 

@@ -46,6 +46,7 @@ def fit(
     guided: Guided | None = None,
     pseudo: PseudoLabels | None = None,
     labels: Sequence[str] = (),
+    depths: Mapping[str, int] | None = None,
 ) -> Progress:
     """Train until the budget is spent, or carry on from the training state in `folder`.
 
@@ -55,13 +56,14 @@ def fit(
     Where several processes train together, each calls this; the first writes and speaks for all.
     Each epoch ends with `validate` and `save`; with a budget in minutes `validate` is left out while it has
     taken more than a tenth of the time. Raises MedfuseError where the loss stops being a number.
-    `labels` are the names of class numbers, for what is to be said of them.
+    `labels` are the names of class numbers, for what is to be said of them. `depths` are those of backbones'
+    parameters, where learning rates depend on them (Parts).
     """
     together, budget = Together(), Budget.of(settings)
     if not together.is_first:
         save, reporter = _no_save, Reporter(quiet=True)
     learned = objective.learned().to(fabric.device)
-    by_part = Parts(model, settings.parts)
+    by_part = Parts(model, settings.parts, depths)
     optimizer = make_optimizer([*by_part.groups(), learned_group(learned)], settings)
     average = Average(model, settings.average) if settings.average else None
     judged = average.model if average else model

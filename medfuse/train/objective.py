@@ -35,7 +35,8 @@ class Objective:
     or with `maps=names` too → (logits, the same, {name: map}). What has a weight of 0 is not asked for, so
     nothing is computed for it. `fixed` are factors of the main loss and of each head, on top of the
     schedule's; 1 where it is empty. Where the schedule learns its weights, `balance` adds up the losses of
-    all heads (AuxSchedule.balance).
+    all heads (AuxSchedule.balance). The heads of `presence` are judged by what labels the whole patch has,
+    with `presence_loss`: (logits (batch, classes, 1, …), label of the patch) → scalar.
     """
 
     loss: LossFunction
@@ -45,6 +46,8 @@ class Objective:
     balance: nn.Module | None = None
     activations: tuple[ActivationTerm, ...] = ()
     fixed: tuple[float, ...] = ()
+    presence: tuple[str, ...] = ()
+    presence_loss: LossFunction | None = None
 
     def learned(self) -> nn.Module:
         """What the objective itself learns, as one module."""
@@ -74,8 +77,7 @@ class Objective:
         logits, inner, made = _outputs(model, image, heads, maps)
         parts = {"main": scalar(self.loss(logits, label), "training: the loss")}
         for name in heads:
-            target = shrink(label, inner[name].shape[2:])
-            part = (self.aux_loss or self.loss)(inner[name], target)
+            part = self._of_head(name, inner[name], label)
             parts[name] = scalar(part, f"training: the loss of auxiliary head {name}")
         if self.balance is not None:
             total: Tensor = self.balance(torch.stack([*parts.values()]))
@@ -89,6 +91,11 @@ class Objective:
         if not total.requires_grad:
             raise MedfuseError("training: the loss has no gradient, so nothing would be learned from it")
         return total, {name: part.detach() for name, part in parts.items()}
+
+    def _of_head(self, name: str, logits: Tensor, label: Tensor) -> Tensor:
+        if name in self.presence and self.presence_loss is not None:
+            return self.presence_loss(logits, label)
+        return (self.aux_loss or self.loss)(logits, shrink(label, logits.shape[2:]))
 
 
 def shrink(label: Tensor, size: Sequence[int]) -> Tensor:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import takewhile
+from math import prod
 from typing import Any
 
 from torch import nn
@@ -18,25 +18,7 @@ from medfuse.train.settings import PartSettings
 @dataclass(frozen=True)
 class _Part:
     settings: PartSettings
-    named: Mapping[str, nn.Parameter]
-
-    @property
-    def parameters(self) -> tuple[nn.Parameter, ...]:
-        return tuple(self.named.values())
-
-    def groups(self) -> list[dict[str, Any]]:
-        """One, or with `layer_decay` one for each layer, the first of the network first."""
-        decay = self.settings.layer_decay
-        if decay is None:
-            return [{"params": [*self.parameters], "factor": self.settings.rate}]
-        after = layers_after([*self.named])
-        return [
-            {
-                "params": [p for name, p in self.named.items() if after[name] == n],
-                "factor": self.settings.rate * decay**n,
-            }
-            for n in sorted({*after.values()}, reverse=True)
-        ]
+    parameters: Mapping[str, nn.Parameter]
 
     def is_frozen(self, epoch: int) -> bool:
         freeze = self.settings.freeze
@@ -46,10 +28,16 @@ class _Part:
 class Parts:
     """The parameters of `model`, each in the part of the first glob that matches its name.
 
-    Those that the network has frozen itself stay so. Raises PipelineError where a glob has no parameter.
+    `depths`: of the parameters of backbones, how many layers come after each, where a part's rate depends on
+    it. Those that the network has frozen itself stay so. Raises PipelineError where a glob has no parameter.
     """
 
-    def __init__(self, model: nn.Module, settings: Mapping[str, PartSettings]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: Mapping[str, PartSettings],
+        depths: Mapping[str, int] | None = None,
+    ) -> None:
         named = dict(model.named_parameters())
         if problems := part_problems(settings, named):
             raise PipelineError(problems)
@@ -61,11 +49,15 @@ class Parts:
             _Part(part, {name: p for name, p in named.items() if owners.get(name) == glob})
             for glob, part in settings.items()
         ]
+        self._depths = depths or {}
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups of an optimiser, always in this order; `factor` is of the learning rate."""
-        rest: dict[str, Any] = {"params": self._rest, "factor": 1.0}
-        return [rest, *(group for part in self._parts for group in part.groups())]
+        made: list[dict[str, Any]] = [{"params": self._rest, "factor": 1.0}]
+        for part in self._parts:
+            for names, factor in by_rate(part.settings, [*part.parameters], self._depths):
+                made.append({"params": [part.parameters[name] for name in names], "factor": factor})
+        return made
 
     def enter(self, epoch: int) -> None:
         """Freeze what stands still in `epoch`, and thaw the rest.
@@ -76,15 +68,67 @@ class Parts:
         waiting = [part for part in self._parts if part.settings.freeze]
         if not waiting:
             return
-        frozen = {id(p) for part in waiting if part.is_frozen(epoch) for p in part.parameters}
+        frozen = {id(p) for part in waiting if part.is_frozen(epoch) for p in part.parameters.values()}
         frozen |= self._still
-        for parameter in (p for part in waiting for p in part.parameters):
+        for parameter in (p for part in waiting for p in part.parameters.values()):
             parameter.requires_grad_(id(parameter) not in frozen)
         self._model.train()
         for module in self._model.modules():
             own = [id(p) for p in module.parameters()]
             if own and frozen.issuperset(own):
                 module.eval()
+
+
+def by_rate(
+    part: PartSettings, names: Sequence[str], depths: Mapping[str, int]
+) -> list[tuple[list[str], float]]:
+    """Parameters of a part that learn at one rate, and its factor; the last layers first."""
+    if part.layer_decay is None:
+        return [([*names], part.rate)]
+    layers: dict[int, list[str]] = {}
+    for name in names:
+        layers.setdefault(depths[name], []).append(name)
+    return [(layers[depth], part.rate * part.layer_decay**depth) for depth in sorted(layers)]
+
+
+def rate_rows(
+    settings: Mapping[str, PartSettings],
+    shapes: Mapping[str, Sequence[int]],
+    depths: Mapping[str, int],
+    peak: float,
+) -> list[tuple[str, str, str, str]]:
+    """(what, parameters, factor, peak rate) of each group of parameters, in the optimiser's order."""
+    owners = _owners(settings, shapes)
+    rest = [name for name in shapes if name not in owners]
+    rows = [_rate_row("all others", rest, 1.0, peak, shapes)] if rest else []
+    for glob, part in settings.items():
+        own = [name for name in shapes if owners.get(name) == glob]
+        for names, factor in by_rate(part, own, depths):
+            what = glob if part.layer_decay is None else f"{glob}: {_span(names)}"
+            if part.freeze == "always":
+                what, factor = f"{what} (frozen)", 0.0
+            elif part.freeze:
+                what = f"{what} (after {part.freeze} epoch{'s' * (part.freeze > 1)})"
+            rows.append(_rate_row(what, names, factor, peak, shapes))
+    return rows
+
+
+def _rate_row(
+    what: str, names: Sequence[str], factor: float, peak: float, shapes: Mapping[str, Sequence[int]]
+) -> tuple[str, str, str, str]:
+    return what, f"{sum(prod(shapes[name]) for name in names):,}", f"{factor:.3g}", f"{factor * peak:.3g}"
+
+
+def _span(names: Sequence[str]) -> str:
+    """The module that parameters lie in, or the first and the last of them."""
+    modules = [name.rpartition(".")[0] for name in names]
+    alike = takewhile(lambda parts: len({*parts}) == 1, zip(*(module.split(".") for module in modules)))
+    common = [parts[0] for parts in alike]
+    return ".".join(common) if len(common) > 3 or len({*modules}) == 1 else f"{modules[0]} … {modules[-1]}"
+
+
+def needs_depths(settings: Mapping[str, PartSettings]) -> bool:
+    return any(part.layer_decay is not None for part in settings.values())
 
 
 def learned_group(learned: nn.Module) -> dict[str, Any]:
@@ -102,44 +146,16 @@ def part_problems(settings: Mapping[str, PartSettings], names: Iterable[str]) ->
         if glob not in owners.values()
     ]
     for glob, part in settings.items():
-        own = [name for name in names if owners.get(name) == glob]
-        if part.layer_decay is not None and own and not _layers(own):
+        beyond = [n for n, owner in owners.items() if owner == glob and not n.startswith("backbones.")]
+        if part.layer_decay is not None and beyond:
             message = (
-                f"none of its parameters is of a numbered layer ({own[0]}, …); leave it out, or give `rate`"
+                f"only backbones have layers in a row, and this part has {beyond[0]} too; name a backbone, "
+                "such as `backbones.encoder.*`"
             )
             problems.append(Problem(("train", "parts", glob, "layer_decay"), message))
     if names and all(name in owners and settings[owners[name]].freeze for name in names):
         problems.append(Problem(("train", "parts"), "everything is frozen; leave some parameters to train"))
     return problems
-
-
-_LAYER = re.compile(r"(.*?(?:^|\.)(?:\d+(?=\.)|\w*[A-Za-z_]\d+(?=\.[^.]+\.)))")
-
-
-def layers_after(names: Sequence[str]) -> dict[str, int]:
-    """How many layers come after each parameter, of a network's in their order.
-
-    A layer is what has one number, as in `blocks.3.mlp.weight` and `layer1.0.conv.weight`: the outermost
-    counts. What stands before the first of them, as an embedding, is a layer of its own, and so is what
-    stands behind.
-    """
-    found = _layers(names)
-    order = {layer: number for number, layer in enumerate(dict.fromkeys(found.values()), 1)}
-    last, seen = len(order) + 1, False
-    after = {}
-    for name in names:
-        seen = seen or name in found
-        after[name] = last - (order[found[name]] if name in found else last if seen else 0)
-    return after
-
-
-def _layers(names: Sequence[str]) -> dict[str, str]:
-    """The layer of each parameter that has one, below what all of the names begin with."""
-    columns = zip(*(name.split(".")[:-1] for name in names))
-    common = takewhile(lambda parts: len({*parts}) == 1, columns)
-    start = "".join(f"{parts[0]}." for parts in common)
-    shorter = {name: name.removeprefix(start) for name in names}
-    return {name: match[1] for name, short in shorter.items() if (match := _LAYER.match(short))}
 
 
 def _owners(settings: Mapping[str, PartSettings], names: Iterable[str]) -> dict[str, str]:

@@ -113,14 +113,16 @@ def unlabelled_cases(info: DatasetInfo, settings: PseudoLabelSettings) -> tuple[
     return found
 
 
-def head_problems(heads: Sequence[str], aux: Iterable[str]) -> list[Problem]:
-    """Names in `train.pseudo_labels.heads` that are no head of the model."""
-    known = [MAIN, *aux]
+def head_problems(heads: Sequence[str], aux: Iterable[str], presence: Sequence[str] = ()) -> list[Problem]:
+    """Names in `train.pseudo_labels.heads` that are no head of the model, or none that labels voxels."""
+    known = [MAIN, *(name for name in aux if name not in presence)]
     return [
         Problem(
             ("train", "pseudo_labels", "heads", index),
-            f"the model has no head {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)}); "
-            "auxiliary heads are those of model.aux.heads",
+            f"head {name!r} tells which labels are in the patch, and pseudo-labels are of voxels; take it out"
+            if name in presence
+            else f"the model has no head {name!r}{did_you_mean(name, known)} (there are: "
+            f"{', '.join(known)}); auxiliary heads are those of model.aux.heads",
         )
         for index, name in enumerate(heads)
         if name not in known

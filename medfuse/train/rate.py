@@ -46,9 +46,10 @@ def sweep_rates(
     objective: Objective,
     batches: Batches,
     steps: int = 60,
+    depths: Mapping[str, int] | None = None,
 ) -> RateSweep:
     """Train `model`, which is spent afterwards, with a rate that grows from LOWEST to HIGHEST."""
-    learned, by_part = objective.learned().to(fabric.device), Parts(model, settings.parts)
+    learned, by_part = objective.learned().to(fabric.device), Parts(model, settings.parts, depths)
     optimizer = make_optimizer([*by_part.groups(), learned_group(learned)], settings)
     by_part.enter(0)
     network, optimizer = fabric.setup(model, optimizer)

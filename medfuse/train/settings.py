@@ -15,15 +15,16 @@ class PartSettings(Section):
     """How some of the parameters learn."""
 
     rate: float = Field(1.0, ge=0, allow_inf_nan=False, description="factor of the learning rate")
+    freeze: Count | Literal["always"] | None = Field(
+        None, description="epochs for which they stay as they are, or `always`"
+    )
     layer_decay: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="that factor times this for each layer that comes after, so that the first learn the "
-        "slowest: 0.75 for transformers (BEiT, Bao et al. 2022); layers are told by their numbers",
-    )
-    freeze: Count | Literal["always"] | None = Field(
-        None, description="epochs for which they stay as they are, or `always`"
+        description="of a backbone: factor of the rate from each layer to the one before it, such as 0.75, "
+        "so that the first move least (BEiT, Bao et al. 2022); layers are blocks, and what runs after the "
+        "last of them has the rate itself",
     )
 
 

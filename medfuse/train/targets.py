@@ -7,6 +7,7 @@ from functools import reduce
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from medfuse.api import Loss
 
@@ -29,6 +30,36 @@ def supervised(
     return Annotated(made, ignored)
 
 
+def presence(outputs: int, *, regions: Sequence[Sequence[int]] = (), ignored: int | None = None) -> Presence:
+    """The loss of heads that tell which of `outputs` a patch has: classes but the background, or regions."""
+    numbers = regions or [[number] for number in range(1, outputs)]
+    return Presence(numbers, ignored)
+
+
+class Presence(nn.Module):
+    """Binary cross-entropy of what labels a patch has: (logits (batch, outputs, 1, …), its label) → scalar.
+
+    `numbers` are, of the last outputs, the class numbers that each unites; an output in front of them, the
+    background's, is left out. A label that no annotated voxel has is absent only where all voxels are
+    annotated; otherwise nobody knows, and nothing is taught.
+    """
+
+    def __init__(self, numbers: Sequence[Sequence[int]], ignored: int | None = None) -> None:
+        super().__init__()
+        self.numbers, self.ignored = tuple(map(tuple, numbers)), ignored
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        voxels = target.flatten(1)  # (batch, voxels)
+        found = [reduce(torch.logical_or, (voxels == n for n in united)).any(1) for united in self.numbers]
+        present = torch.stack(found, dim=1)  # (batch, labels)
+        whole = torch.ones_like(present) if self.ignored is None else _whole(voxels, self.ignored)
+        known = present | whole
+        told = logits.flatten(1)[:, -len(self.numbers) :].float()
+        if not known.any():
+            return told.sum() * 0
+        return functional.binary_cross_entropy_with_logits(told[known], present[known].to(told.dtype))
+
+
 class PerRegion(nn.Module):
     """The mean over regions of a loss on two classes, inside and outside.
 
@@ -47,6 +78,11 @@ class PerRegion(nn.Module):
             inside = reduce(torch.logical_or, (target == number for number in numbers))
             losses.append(self.loss(torch.cat([torch.zeros_like(channel), channel], 1), inside.to(target)))
         return torch.stack(losses).mean()
+
+
+def _whole(voxels: Tensor, ignored: int) -> Tensor:
+    """(batch, 1): whether every voxel of a patch is annotated."""
+    return (voxels != ignored).all(1, keepdim=True)
 
 
 class Annotated(nn.Module):

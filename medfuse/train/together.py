@@ -92,7 +92,7 @@ class Together:
 
     @torch.no_grad()
     def add_up(self, model: nn.Module, learned: nn.Module) -> None:
-        """Gradients of `model` become the sum over processes; its running statistics become the mean.
+        """Gradients of `model` become the sum over processes; running statistics that move become the mean.
 
         `learned` is trained on the whole batch in every process already, so that its gradients are the mean.
         A parameter without a gradient in any process stays without one.
@@ -109,12 +109,24 @@ class Together:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 gradients.append(parameter.grad)
-        shared = [p.grad for p in learned.parameters() if p.grad is not None]
-        statistics = [b for b in model.buffers() if b.is_floating_point()]
-        for tensor in (*shared, *statistics):
-            tensor /= self.size
-        for tensors in (gradients, statistics):
-            _add(tensors)
+        for parameter in learned.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= self.size
+        _add(gradients)
+        self._even_out(_statistics(model))
+
+    def _even_out(self, tensors: Sequence[Tensor]) -> None:
+        """Each becomes the mean over processes, and to the last bit what it is where it is alike in all."""
+        if not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1).double() for tensor in tensors])
+        shares = [torch.empty_like(flat) for _ in range(self.size)]
+        with _in_common():
+            distributed.all_gather(shares, flat)
+        together = torch.stack(shares)
+        alike = (together == together[0]).all(0)
+        for tensor, mean in zip(tensors, together[0].where(alike, together.mean(0)).split(_lengths(tensors))):
+            tensor.copy_(mean.view(tensor.shape))
 
     @torch.no_grad()
     def start_alike(self, *modules: nn.Module) -> None:
@@ -178,6 +190,16 @@ def _in_common() -> Iterator[None]:
         ) from error
 
 
+def _statistics(model: nn.Module) -> list[Tensor]:
+    """What forward passes change, each once: of modules in evaluation mode, as frozen ones are, nothing."""
+    moving = (b for m in model.modules() if m.training for b in m.buffers(recurse=False))
+    return [*{id(b): b for b in moving if b.is_floating_point()}.values()]
+
+
+def _lengths(tensors: Sequence[Tensor]) -> list[int]:
+    return [tensor.numel() for tensor in tensors]
+
+
 def _add(tensors: Sequence[Tensor]) -> None:
     """Sums over processes, in one message."""
     if not tensors:
@@ -185,7 +207,7 @@ def _add(tensors: Sequence[Tensor]) -> None:
     flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
     with _in_common():
         distributed.all_reduce(flat)
-    for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+    for tensor, summed in zip(tensors, flat.split(_lengths(tensors))):
         tensor.copy_(summed.view(tensor.shape))
 
 

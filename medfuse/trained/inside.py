@@ -15,7 +15,7 @@ from medfuse.core.features import FeatureInfo, ImageInfo
 from medfuse.infer.features import fullest_window
 from medfuse.model.gradcam import grad_cam
 from medfuse.model.segmenter import Segmenter
-from medfuse.report.feature_maps import Evidence, ImageSlice, Picture, evidence, montage
+from medfuse.report.feature_maps import Evidence, ImageSlice, Picture, bars, evidence, montage
 
 Labels = npt.NDArray[np.integer[Any]]
 
@@ -46,7 +46,8 @@ def draw_inside(
     gradcam: Sequence[FeatureInfo] = (),
     labels: Sequence[Output] = (),
 ) -> list[Picture]:
-    """A montage of each of `maps`, and Grad-CAM of `labels` on each of `gradcam`.
+    """A montage of each of `maps`, or bars of what is image-level, and Grad-CAM of `labels` on each of
+    `gradcam`.
 
     Each looks at one window, the one with most of the prediction (of the label, for Grad-CAM), and shows the
     axial slice on which that has its largest area. Grad-CAM is of the voxels that the label map has, after
@@ -59,6 +60,9 @@ def draw_inside(
         with torch.inference_mode():
             _, _, found = network(view.window.to(device)[None], (), tuple(f.name for f in maps))
         for f in maps:
+            if f.image_level:
+                made.append(bars(f.name, found[f.name].flatten().float().cpu().numpy()))
+                continue
             channels = view.slice_of(found[f.name][0], f.stride)
             made.append(montage(f.name, view.image, channels, (f.stride[0], f.stride[1])))
     masks = (np.isin(case.predicted, label.numbers) for label in labels)

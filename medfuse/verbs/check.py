@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from medfuse.api import DatasetInfo, ImageInfo, Origin
 from medfuse.core.errors import DataError, PipelineError, Problem
-from medfuse.core.text import by
+from medfuse.core.text import aligned, by
 from medfuse.data.plan import counted_inputs
 from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import Pipeline, load_pipeline, plan_network
@@ -43,7 +43,7 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
     image = nominal_image(pipeline, info, found)
     try:
         graph = plan_network(pipeline, image, len(info.outputs) if info else 2)
-        facts = _verified(graph) if not problems else None
+        facts = _verified(pipeline, graph) if not problems else None
         problems += setting_problems(pipeline, graph, facts, info, fresh=True)
         problems += scaling_problems(pipeline, found, info.channels if info else ())
         if info:
@@ -72,16 +72,37 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
         graph.table(),
         *(["", f"weights of losses: {weights}"] if weights else []),
         *(["", *pretrained] if (pretrained := weights_lines(pipeline, found)) else []),
+        *_rates(pipeline, facts),
+        *_still(pipeline, graph),
         "",
         f"{facts.parameters:,} parameters; every declared shape agrees with the real one",
     ]
     return "\n".join(lines)
 
 
-def _verified(graph: GraphPlan) -> VerifiedFacts:
+def _verified(pipeline: Pipeline, graph: GraphPlan) -> VerifiedFacts:
     from medfuse.model.verify import verify  # and torch, which a mistake in the file does not wait for
+    from medfuse.train.parts import needs_depths
 
-    return verify(graph)
+    return verify(graph, with_depths=needs_depths(pipeline.train.parts))
+
+
+def _rates(pipeline: Pipeline, facts: VerifiedFacts) -> list[str]:
+    """At what rate each part learns, where parts are told apart."""
+    from medfuse.train.optimizer import peak_rate
+    from medfuse.train.parts import rate_rows
+
+    if not pipeline.train.parts:
+        return []
+    rows = rate_rows(pipeline.train.parts, facts.parameter_shapes, facts.depths, peak_rate(pipeline.train))
+    return ["", aligned([("learning rates", "parameters", "factor", "peak rate"), *rows])]
+
+
+def _still(pipeline: Pipeline, graph: GraphPlan) -> list[str]:
+    from medfuse.runs.doubts import still_doubts
+
+    lines = [*still_doubts(pipeline, graph)]
+    return ["", *lines] if lines else []
 
 
 def _split_doubts(pipeline: Pipeline, info: DatasetInfo) -> list[str]:

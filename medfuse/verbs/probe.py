@@ -101,6 +101,7 @@ def probe_pipeline(
                     settings=still.train,
                     objective=begun.objective,
                     batches=begun.batches,
+                    depths=begun.depths,
                 )
                 train(run, planned, graph, store)
                 rows = read_rows(run.folder / "metrics.jsonl")

@@ -92,6 +92,8 @@ def _notes(layer: Layer, layers: Sequence[Layer], tapped: Collection[str]) -> st
     if layer.tokens:
         notes.append("windows" if layer.tokens.window else "tokens")
         notes += [f"{layer.tokens.prefix} in front"] if layer.tokens.prefix else []
+    if layer.image_level:
+        notes.append("one thing of the whole image: tapped where it is named")
     if layer.runs > 1 and "#" not in layer.name:
         notes.append(f"runs {layer.runs} times, the last counts; {layer.name}#1 is the first")
     elif not layer.runs and any(inner.runs for inner in layers if inner.name.startswith(f"{layer.name}.")):
@@ -110,7 +112,7 @@ def _row(layer: Layer, total: int, notes: str) -> tuple[str, ...]:
         layer.kind,
         str(channels),
         by(size),
-        by(layer.stride),
+        "whole image" if layer.image_level else by(layer.stride),
         parameters,
         share,
         notes,

@@ -1,6 +1,7 @@
 """Feature maps of whole volumes: windows leave no trace in them, and they lie where they were made."""
 
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from medfuse.core.errors import DataError, MedfuseError, OutputError, ShapeError
 from medfuse.core.features import FeatureInfo
 from medfuse.core.geometry import Geometry
+from medfuse.core.prepared import Prepared
 from medfuse.infer.feature_files import check_format, file_names, write_maps
 from medfuse.infer.features import (
     FeatureMap,
+    feature_maps,
     fullest_window,
     map_affine,
     plan_strided,
@@ -212,3 +215,51 @@ def test_a_folder_that_medfuse_did_not_write_is_not_replaced(tmp_path, monkeypat
     with pytest.raises(OutputError, match="is not what medfuse wrote"):
         write_maps(tmp_path, "case_1", maps(), "zarr")
     assert (tmp_path / "case_1.zarr" / "mine.txt").exists()
+
+
+# ---- what says one thing of the whole image
+
+
+def whole(windows: Tensor) -> dict[str, Tensor]:
+    axes = tuple(range(2, windows.ndim))
+    return {"whole": windows.mean(axes, keepdim=True), "fine": windows}
+
+
+def level(dims: int = 3, channels: int = 2) -> list[FeatureInfo]:
+    return [
+        FeatureInfo("whole", channels, (8,) * dims, image_level=True),
+        FeatureInfo("fine", channels, (1,) * dims),
+    ]
+
+
+def test_of_what_is_image_level_each_window_is_a_voxel_and_windows_overlap_as_ever():
+    volume = image(2, 16, 8, 8)
+    found = stitch(volume, whole, level(), overlap=0.5, batch_size=2)
+    expected = torch.stack([volume[:, x : x + 8].mean((1, 2, 3)) for x in (0, 4, 8)], 1)
+    assert found["whole"].shape == (2, 3, 1, 1)
+    torch.testing.assert_close(found["whole"].flatten(1), expected)
+    torch.testing.assert_close(found["fine"], volume)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_of_a_case_it_is_one_voxel_that_is_all_of_the_volume(dims):
+    volume = image(2, 20, 12, 10)
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    prepared = Prepared("a", volume.numpy(), Geometry((20, 12, 10), affine), Path("a.nii.gz"))
+    made = {
+        pool: feature_maps(prepared, whole, level(dims)[:1], patch_size=(8,) * dims, overlap=0, pool=pool)[0]
+        for pool in ("none", "mean", "max")
+    }
+    windows = stitch(volume, whole, level(dims)[:1], patch_size=(8,) * dims, overlap=0)["whole"]
+    assert made["none"].values.shape == (2, 1, 1, 1)
+    assert made["none"].values.ravel() == pytest.approx(windows.mean((1, 2, 3)).numpy())
+    assert made["mean"].values == pytest.approx(windows.mean((1, 2, 3)).numpy())
+    assert made["max"].values == pytest.approx(windows.amax((1, 2, 3)).numpy())
+    assert made["none"].stride == (20, 12, 10)
+    assert made["none"].spacing_mm == (40.0, 36.0, 40.0)
+    assert made["none"].affine[:3, 3] == pytest.approx([19.0, 16.5, 18.0])
+
+
+def test_what_is_not_finite_of_a_window_is_told():
+    with pytest.raises(DataError, match="whole holds NaN"):
+        stitch(image(2, 8, 8, 8), lambda x: {"whole": x.mean((2, 3, 4)) * torch.nan}, level()[:1])

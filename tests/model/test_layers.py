@@ -35,8 +35,13 @@ def test_a_layers_map_and_stride_are_real():
     assert (down.map_size, down.stride, down.feature().channels) == ((4, 16, 16), (2, 2), 4)
 
 
-def test_what_makes_no_map_is_no_feature():
-    assert layers()["numbers"].feature() is None
+def test_what_makes_numbers_says_one_thing_of_the_whole_image():
+    feature = layers()["numbers"].feature()
+    assert feature is not None
+    assert (feature.image_level, feature.channels, feature.stride) == (True, 3, (32, 32))
+
+
+def test_what_never_runs_is_no_feature():
     assert layers()["idle"].feature() is None
 
 

@@ -1,16 +1,20 @@
 """What no loss teaches stands still, running statistics included."""
 
 import copy
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from medfuse.api import ActivationLoss, Backbone, FeatureInfo, ImageInfo
+from medfuse.core.layout import lay_out
 from medfuse.model.graph import plan_graph
 from medfuse.model.segmenter import Segmenter, build_segmenter
 from medfuse.model.settings import ModelSettings
 from medfuse.model.still import untaught
+from medfuse.runs.doubts import still_doubts
 from medfuse.train.parts import Parts
 from medfuse.train.settings import PartSettings
 
@@ -147,3 +151,81 @@ def test_what_is_taught_moves():
     before = statistics(model, "teacher")
     step(model)
     assert moved(model, "teacher", before)
+
+
+def test_a_teacher_is_frozen_and_costs_no_graph():
+    model = build_segmenter(graph({"m": MATCH}))
+    assert not any(p.requires_grad for p in model.backbones["teacher"].parameters())
+    assert all(p.requires_grad for p in model.backbones["student"].parameters())
+    _, _, maps = model(torch.randn(2, 1, 16, 16), maps=MAPS)
+    assert not maps["seen"].requires_grad
+    assert maps["student.drop"].requires_grad
+
+
+def test_another_loss_on_its_maps_thaws_a_teacher():
+    aux = {"heads": ["teacher.drop"], "schedule": {"use": "constant", "weight": 0.5}}
+    model = build_segmenter(graph({"m": MATCH}, aux=aux))
+    assert all(p.requires_grad for p in model.backbones["teacher"].parameters())
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda n: n, lambda n: {"use": "view", "of": n, "channels": {"a": [0]}}], ids=["plain", "view"]
+)
+@pytest.mark.parametrize(
+    "norm",
+    [nn.BatchNorm2d(4), nn.InstanceNorm2d(4, affine=True, track_running_stats=True)],
+    ids=["batch", "instance"],
+)
+def test_what_train_parts_freezes_keeps_its_statistics_however_it_is_wrapped(norm, wrap):
+    """In the layout of training too, in which instance norms are other ones."""
+    settings = {
+        "backbones": {"encoder": wrap(Holding(norm=norm))},
+        "fusion": {"seen": {"use": "concat", "inputs": ["encoder.*"], "channels": 4}},
+        "head": {"input": "seen"},
+    }
+    model = build_segmenter(plan_graph(ModelSettings.model_validate(settings), IMAGE, 2))
+    lay_out(model, 4, torch.channels_last)
+    before = statistics(model, "encoder")
+    parts = Parts(model, {"backbones.encoder.*": PartSettings(freeze=1)})
+    parts.enter(0)
+    for _ in range(2):
+        model(torch.randn(2, 1, 16, 16)).mean().backward()
+        model.eval()
+        model.train()
+    assert not moved(model, "encoder", before)
+    parts.enter(1)
+    model(torch.randn(2, 1, 16, 16))
+    assert moved(model, "encoder", before)
+
+
+class Holding(Backbone):
+    """A convolution and a norm with running statistics."""
+
+    norm: Any = None
+
+    def features(self, image):
+        return [FeatureInfo("norm", 4, (1, 1))]
+
+    def build(self, image):
+        network = nn.Sequential()
+        network.conv, network.norm = nn.Conv2d(1, 4, 3, padding=1), copy.deepcopy(self.norm)
+        return network
+
+
+def test_what_stands_still_is_told_and_a_teacher_that_knows_nothing_is_doubted():
+    settings = {
+        "backbones": {"student": Normed(), "teacher": Normed()},
+        "head": {"input": "student.drop"},
+        "activation_losses": {"m": MATCH | {"maps": ["student.drop", "teacher.drop"]}},
+    }
+    given = {"teacher": {"weights": "teacher.pt"}}
+
+    def lines(**more):
+        model = ModelSettings.model_validate(settings | more)
+        return [*still_doubts(SimpleNamespace(model=model), plan_graph(model, IMAGE, 2))]
+
+    still, doubt = lines()
+    assert still.startswith("backbone teacher: no loss teaches it, so it stands still")
+    assert doubt.startswith("warning: backbone teacher stands still with fresh weights")
+    assert lines(transfer=given) == [still]
+    assert lines(activation_losses={"l": {"use": "l2", "maps": ["teacher.drop"], "weight": 1}}) == []

@@ -5,6 +5,8 @@ from medfuse.report.feature_maps import (
     MOST_CHANNELS,
     Evidence,
     ImageSlice,
+    bars,
+    bars_figure,
     evidence,
     evidence_figure,
     montage,
@@ -94,3 +96,12 @@ def test_grad_cam_in_words_names_map_and_labels():
     picture = evidence("decoded.1", [seen("liver", heat=1, predicted=True)])
     assert "decoded.1 for liver" in picture.words
     assert picture.png.startswith(b"\x89PNG")
+
+
+def test_what_is_said_of_the_whole_image_is_a_bar_for_each_channel():
+    values = np.array([0.5, -2.0, np.nan, 3.25], dtype=np.float32)
+    (axes,) = bars_figure("$m_1$", values).axes
+    assert [patch.get_height() for patch in axes.patches] == [0.5, -2.0, 0.0, 3.25]
+    made = bars("m", values)
+    assert made.words == "m: one value for the whole window in each of 4 channels, from -2 to 3.25"
+    assert made.png.startswith(b"\x89PNG")

@@ -14,8 +14,8 @@ from medfuse.train.budget import Budget
 from medfuse.train.loop import fit
 from medfuse.train.objective import Objective, shrink
 from medfuse.train.optimizer import rate_factor
-from medfuse.train.parts import Parts, layers_after, part_problems
-from medfuse.train.settings import PartSettings, TrainSettings
+from medfuse.train.parts import Parts, part_problems, rate_rows
+from medfuse.train.settings import TrainSettings
 
 
 def test_epochs_are_a_budget_of_steps():
@@ -75,7 +75,7 @@ def settings(**parts) -> TrainSettings:
     return TrainSettings(steps=6, steps_per_epoch=2, decay="none", learning_rate=0.1, parts=parts)
 
 
-def train(folder, model, parts, *, steps=6, seen=None) -> Net:
+def train(folder, model, parts, *, steps=6, seen=None, depths=None) -> Net:
     """`seen` gets the encoder's state at the end of each epoch."""
 
     def batches(start):
@@ -98,6 +98,7 @@ def train(folder, model, parts, *, steps=6, seen=None) -> Net:
         save=lambda *_: None,
         folder=folder,
         reporter=Reporter(quiet=True),
+        depths=depths,
     )
     return model
 
@@ -182,50 +183,80 @@ def test_parts_that_cannot_be_meant_are_told(parts, message):
     assert message in problem.message
 
 
-# ---- layer-wise decay
+# ---- rates that fall with depth
 
 
-VIT = [
-    "backbones.e.cls_token",
-    "backbones.e.patch_embed.proj.weight",
-    "backbones.e.blocks.0.norm1.weight",
-    "backbones.e.blocks.0.mlp.fc1.weight",
-    "backbones.e.blocks.1.norm1.weight",
-    "backbones.e.blocks.1.mlp.fc1.weight",
-    "backbones.e.norm.weight",
-]
-RESNET = ["conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.1.bn2.bias", "layer2.0.conv1.weight"]
-STAGES = ["e.stages.0.0.conv.weight", "e.stages.0.1.conv.weight", "e.stages.1.0.conv.weight"]
-SWIN = ["patch_embed.proj.weight", "layers1.0.blocks.0.attn.qkv.weight", "layers2.0.blocks.1.norm1.weight"]
+class Deep(nn.Module):
+    """Three layers below `backbones.encoder`, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbones = nn.ModuleDict({"encoder": nn.Sequential(*(nn.Conv2d(1, 1, 1) for _ in range(3)))})
+        self.head = nn.Conv2d(1, 2, 1)
+
+    @property
+    def encoder(self):
+        return self.backbones["encoder"]
+
+    def forward(self, x):
+        return self.head(self.encoder(x))
 
 
-@pytest.mark.parametrize(
-    ("names", "after"),
-    [
-        (VIT, [3, 3, 2, 2, 1, 1, 0]),
-        (RESNET, [3, 3, 2, 2, 1]),
-        (STAGES, [2, 2, 1]),
-        (SWIN, [3, 2, 1]),
-        (["0.weight", "2.weight"], [2, 1]),
-        ([f"backbones.encoder2.{name}" for name in SWIN], [3, 2, 1]),
-    ],
-)
-def test_layers_are_told_by_their_numbers_from_the_embedding_to_what_is_last(names, after):
-    assert [*layers_after(names).values()] == after
+DEPTHS = {f"backbones.encoder.{i}.{kind}": 2 - i for i in range(3) for kind in ("weight", "bias")}
+DECAY = {"backbones.encoder.*": {"rate": 0.5, "layer_decay": 0.75}}
 
 
-def test_each_layer_learns_slower_than_the_one_after_it():
-    model = nn.ModuleDict({"e": nn.Sequential(*(nn.Linear(1, 1) for _ in range(3))), "head": nn.Linear(1, 1)})
-    groups = Parts(model, {"e.*": PartSettings(rate=0.8, layer_decay=0.5)}).groups()
-    assert [group["factor"] for group in groups] == [1.0, 0.1, 0.2, 0.4]
-    assert [group["params"] for group in groups] == [
-        [*model["head"].parameters()],
-        *([*layer.parameters()] for layer in model["e"]),
+def deep() -> Deep:
+    torch.manual_seed(0)
+    return Deep()
+
+
+def test_each_layer_has_the_rate_of_the_next_one_times_the_decay():
+    groups = Parts(deep(), settings(**DECAY).parts, DEPTHS).groups()
+    assert [group["factor"] for group in groups] == [1.0, 0.5, 0.5 * 0.75, 0.5 * 0.75**2]
+    assert [len(group["params"]) for group in groups] == [2, 2, 2, 2]
+    assert groups[1]["params"][0] is not groups[3]["params"][0]
+
+
+def test_the_first_step_of_each_layer_is_as_much_smaller(tmp_path):
+    start = deep().state_dict()
+    plain = train(tmp_path / "a", deep(), {}, steps=1).state_dict()
+    decayed = train(tmp_path / "b", deep(), DECAY, steps=1, depths=DEPTHS).state_dict()
+    for name, value in start.items():
+        factor = 0.5 * 0.75 ** DEPTHS[name] if name in DEPTHS else 1
+        torch.testing.assert_close(
+            decayed[name] - value, factor * (plain[name] - value), rtol=1e-4, atol=1e-7
+        )
+
+
+def test_a_run_with_layer_decay_in_two_parts_ends_with_the_weights_of_one(tmp_path):
+    parts = {**DECAY, "head.*": {"freeze": 1}}
+    whole = train(tmp_path / "whole", deep(), parts, depths=DEPTHS)
+    train(tmp_path / "parts", deep(), parts, steps=3, depths=DEPTHS)
+    resumed = train(tmp_path / "parts", deep(), parts, depths=DEPTHS)
+    assert moved(whole.state_dict(), resumed.state_dict()) == set()
+
+
+def test_rates_are_told_with_their_parameters():
+    shapes = {name: tuple(p.shape) for name, p in deep().named_parameters()}
+    parts = {"backbones.encoder.0.*": {"freeze": "always"}, **DECAY, "head.bias": {"rate": 2, "freeze": 3}}
+    rows = rate_rows(settings(**parts).parts, shapes, DEPTHS, 0.1)
+    assert rows == [
+        ("all others", "2", "1", "0.1"),
+        ("backbones.encoder.0.* (frozen)", "2", "0", "0"),
+        ("backbones.encoder.*: backbones.encoder.2", "2", "0.5", "0.05"),
+        ("backbones.encoder.*: backbones.encoder.1", "2", "0.375", "0.0375"),
+        ("head.bias (after 3 epochs)", "2", "2", "0.2"),
     ]
 
 
-def test_a_part_without_numbered_layers_has_no_decay():
-    settings = {"head.*": PartSettings(layer_decay=0.5)}
-    (problem,) = part_problems(settings, ["e.0.weight", "head.weight"])
-    assert problem.path == ("train", "parts", "head.*", "layer_decay")
-    assert "none of its parameters is of a numbered layer" in problem.message
+def test_only_backbones_have_layers_in_a_row():
+    (problem,) = part_problems(settings(**{"*": {"layer_decay": 0.5}}).parts, dict(deep().named_parameters()))
+    assert problem.path == ("train", "parts", "*", "layer_decay")
+    assert "this part has head.weight too; name a backbone" in problem.message
+
+
+@pytest.mark.parametrize("decay", [0, 1.5, -1])
+def test_a_decay_is_a_share(decay):
+    with pytest.raises(ValueError, match="layer_decay"):
+        settings(**{"backbones.encoder.*": {"layer_decay": decay}})

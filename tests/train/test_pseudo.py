@@ -271,3 +271,9 @@ def test_what_is_not_there_is_found_by_check(pipeline):
         check_pipeline(pipeline, [f"train.pseudo_labels.{each}" for each in wrong])
     for words in ("no head 'decoded'", "nowhere: no such file", "no training cases without a label"):
         assert words in str(caught.value)
+
+
+def test_a_head_that_tells_what_is_in_the_patch_learns_from_no_pseudo_labels():
+    assert head_problems(["main", "deep"], ["deep", "whole"], ["whole"]) == []
+    (problem,) = head_problems(["whole"], ["deep", "whole"], ["whole"])
+    assert "pseudo-labels are of voxels; take it out" in problem.message

@@ -1,10 +1,12 @@
+import math
+
 import pytest
 import torch
 from torch.nn import functional
 
 from medfuse import registry
 from medfuse.train.objective import Objective
-from medfuse.train.targets import supervised
+from medfuse.train.targets import presence, supervised
 
 CLASSES, IGNORED = 3, 3
 LOSSES = {
@@ -99,3 +101,69 @@ def test_an_auxiliary_head_on_a_coarser_grid_ignores_too():
     seen = functional.interpolate(target.float(), (3, 5, 2), mode="nearest-exact") == IGNORED
     assert not inner.grad[seen.expand_as(inner)].any()
     assert inner.grad.any()
+
+
+# ---- what labels are in a patch
+
+
+def entropy(logit: float, present: bool) -> float:
+    return -math.log(1 / (1 + math.exp(-logit if present else logit)))
+
+
+def patch(*numbers: int) -> torch.Tensor:
+    """A label (1, 1, 4, 3, 2) of background with one voxel of each number."""
+    label = torch.zeros(1, 1, 24, dtype=torch.int64)
+    for place, number in enumerate(numbers):
+        label[..., 5 + place] = number
+    return label.view(1, 1, 4, 3, 2)
+
+
+LOGITS = [9.0, 0.5, -1.5]
+ONE = torch.tensor(LOGITS).view(1, 3, 1, 1, 1)
+
+
+def test_presence_is_the_binary_cross_entropy_of_each_class_but_the_background():
+    loss = presence(3)(ONE, patch(2))
+    assert loss == pytest.approx((entropy(0.5, False) + entropy(-1.5, True)) / 2)
+
+
+def test_the_logit_of_the_background_gets_no_gradient():
+    logits = ONE.clone().requires_grad_()
+    presence(3)(logits, patch(1)).backward()
+    assert logits.grad.flatten()[0] == 0
+    assert (logits.grad.flatten()[1:] != 0).all()
+
+
+def test_a_region_is_present_where_any_of_its_values_is():
+    loss = presence(3, regions=((1, 2), (2,), (3,)))(ONE, patch(1))
+    expected = [entropy(9.0, True), entropy(0.5, False), entropy(-1.5, False)]
+    assert loss == pytest.approx(sum(expected) / 3)
+
+
+@pytest.mark.parametrize(("numbers", "taught"), [((1, IGNORED), [(0.5, True)]), ((IGNORED,), [])])
+def test_where_some_voxels_are_not_annotated_only_what_was_seen_is_known(numbers, taught):
+    logits = ONE.clone().requires_grad_()
+    loss = presence(3, ignored=IGNORED)(logits, patch(*numbers))
+    loss.backward()
+    assert loss.item() == pytest.approx(sum(entropy(*one) for one in taught))
+    assert logits.grad.flatten().ne(0).sum() == len(taught)
+
+
+def test_patches_of_a_batch_are_judged_each_by_its_own_label():
+    both = torch.cat([patch(1), patch(2, IGNORED)])
+    loss = presence(3, ignored=IGNORED)(ONE.expand(2, -1, -1, -1, -1), both)
+    expected = [entropy(0.5, True), entropy(-1.5, False), entropy(-1.5, True)]
+    assert loss == pytest.approx(sum(expected) / 3)
+
+
+def test_the_head_sees_one_voxel_of_a_label_that_a_shrunken_one_would_miss():
+    """The whole patch decides, not its middle voxel."""
+
+    def model(image, aux):
+        return torch.zeros(1, 3, 4, 3, 2, requires_grad=True), dict.fromkeys(aux, ONE)
+
+    objective = Objective(
+        lambda logits, label: logits.sum(), ("whole",), presence=("whole",), presence_loss=presence(3)
+    )
+    _, parts = objective(model, torch.zeros(1, 1, 4, 3, 2), patch(2), {"whole": 1.0})
+    assert parts["whole"] == pytest.approx((entropy(0.5, False) + entropy(-1.5, True)) / 2)

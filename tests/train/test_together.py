@@ -144,3 +144,29 @@ def test_a_budget_in_minutes_ends_at_the_same_step_everywhere(tmp_path):
 
 def test_work_of_the_first_is_given_to_all(tmp_path):
     assert in_two(tmp_path, lambda: Together().first(lambda: Together().rank + 5)) == [5, 5]
+
+
+class Norms(nn.Module):
+    """One norm that is frozen, one that learns, and a constant that no float32 is equal to."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen, self.taught = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
+        self.register_buffer("scale", torch.full((3,), 0.1, dtype=torch.float64))
+        self.frozen.eval()
+        with torch.no_grad():
+            self.frozen.running_mean += 0.1 * (1 + Together().rank)  # which nothing brings together
+            self.taught.running_mean += Together().rank
+
+
+def statistics() -> dict:
+    norms = Norms()
+    Together().add_up(norms, nn.ModuleList())
+    return dict(norms.named_buffers())
+
+
+def test_statistics_that_move_become_the_mean_and_what_stands_still_is_left_alone(tmp_path):
+    for rank, found in enumerate(in_two(tmp_path, statistics)):
+        assert found["taught.running_mean"] == 0.5
+        assert torch.equal(found["frozen.running_mean"], torch.tensor([0.0]) + 0.1 * (1 + rank))
+        assert torch.equal(found["scale"], Norms().scale)

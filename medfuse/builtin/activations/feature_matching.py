@@ -35,6 +35,12 @@ class FeatureMatching(ActivationLoss):
             raise ShapeError(
                 f"feature_matching takes two maps, the student's and the teacher's; given: {names}"
             )
+        if len({x.image_level for x in maps}) > 1:
+            whole, other = sorted(maps, key=lambda x: not x.image_level)
+            raise ShapeError(
+                f"{whole.name} says one thing of the whole image, and {other.name} is a map; give "
+                "feature_matching two of a kind, as a node of `global_pool` makes"
+            )
 
     def build(self, maps: Sequence[FeatureInfo]) -> nn.Module:
         from medfuse.builtin.nets.activations import Matching

@@ -24,6 +24,10 @@ class Orthogonality(ActivationLoss):
         for x in maps:
             if x.channels < 2:
                 raise ShapeError(f"orthogonality compares channels, and {x.name} has one; take it out")
+            if x.image_level:
+                raise ShapeError(
+                    f"orthogonality compares channels over space, and {x.name} is one voxel; take it out"
+                )
 
     def build(self, maps: Sequence[FeatureInfo]) -> nn.Module:
         from medfuse.builtin.nets.activations import Correlation

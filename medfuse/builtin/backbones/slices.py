@@ -43,7 +43,8 @@ class Slices(Backbone):
         flat = self._slice(image)
         with below("of"):
             inner = self.of.features(flat)
-        return [FeatureInfo(f.name, f.channels, (*f.stride, 1)) for f in inner]
+        strides = [flat.patch_size if f.image_level else f.stride for f in inner]  # of a slice: its one voxel
+        return [FeatureInfo(f.name, f.channels, (*stride, 1)) for f, stride in zip(inner, strides)]
 
     def build(self, image: ImageInfo) -> nn.Module:
         if self.channels:

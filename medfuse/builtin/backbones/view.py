@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import prod
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -64,13 +63,16 @@ class View(Backbone):
         with below("of"):
             inner = self.of.features(seen)
         if self.channels == "each":
-            return [FeatureInfo(f.name, image.channels * f.channels, f.stride) for f in inner]
+            return [
+                FeatureInfo(f.name, image.channels * f.channels, f.stride, image_level=f.image_level)
+                for f in inner
+            ]
         found = [
-            FeatureInfo(_path(view, f.name), f.channels, f.stride)
+            FeatureInfo(_path(view, f.name), f.channels, f.stride, image_level=f.image_level)
             for f in inner
             for view in self._views(image)
         ]
-        return sorted(found, key=lambda f: prod(f.stride))
+        return sorted(found, key=lambda f: f.coarseness)
 
     def build(self, image: ImageInfo) -> nn.Module:
         from medfuse.builtin.nets.view import View as Network

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class Concat(FusionBlock):
     """All inputs side by side: y = [x₁, x₂, …], or act(norm(W [x₁, x₂, …])) where `channels` is given.
 
+    What is image-level comes after the norm, which would subtract it: act(norm(W [maps]) + V [levels]).
+
     fused: {use: concat, inputs: [encoder.layer1, encoder.layer4], channels: 64}
     """
 
@@ -29,6 +31,11 @@ class Concat(FusionBlock):
     def build(self, inputs: Sequence[FeatureInfo]) -> nn.Module:
         from medfuse.builtin.nets import concat
 
-        given = sum(x.channels for x in inputs)
-        project = concat.projection(given, self.channels, inputs[0].dims) if self.channels else None
-        return concat.Concat(project)
+        given, dims = [x.channels for x in inputs], inputs[0].dims
+        if self.channels is None:
+            return concat.Concat()
+        levels = [i for i, x in enumerate(inputs) if x.image_level]
+        if 0 < len(levels) < len(inputs):
+            return concat.ConcatWithLevels(given, self.channels, levels, dims)
+        only_levels = len(levels) == len(inputs)
+        return concat.Concat(concat.projection(sum(given), self.channels, dims, image_level=only_levels))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -53,8 +52,13 @@ class ConditionalConcat(FusionBlock):
         dims = inputs[0].dims
         return ConditionalConcat(
             image=self._image(inputs),
-            finest=min(range(len(deep)), key=lambda i: prod(deep[i].stride)),
-            project=[projection(x.channels, self.channels, dims) if self.channels else None for x in deep],
+            finest=min(range(len(deep)), key=lambda i: deep[i].coarseness),
+            project=[
+                projection(x.channels, self.channels, dims, image_level=x.image_level)
+                if self.channels
+                else None
+                for x in deep
+            ],
             channels=self._widths(inputs),
             mask_channels=self.side_outputs(inputs)[0].channels,
             dims=dims,
@@ -69,7 +73,7 @@ class ConditionalConcat(FusionBlock):
         names = [x.name for x in inputs]
         if "image" in names:
             return names.index("image")
-        return min(range(len(inputs)), key=lambda i: prod(inputs[i].stride))
+        return min(range(len(inputs)), key=lambda i: inputs[i].coarseness)
 
     def _deep(self, inputs: Sequence[FeatureInfo]) -> list[FeatureInfo]:
         image = self._image(inputs)

@@ -37,9 +37,8 @@ class Elementwise(FusionBlock):
     def build(self, inputs: Sequence[FeatureInfo]) -> nn.Module:
         from medfuse.builtin.nets.combine import Combined, projections
 
-        given = [x.channels for x in inputs]
-        combination = self._combination(len(given), self.plan(inputs).channels)
-        return Combined(combination, projections(given, self.channels, inputs[0].dims))
+        combination = self._combination(len(inputs), self.plan(inputs).channels)
+        return Combined(combination, projections(inputs, self.channels))
 
     def _combination(self, maps: int, channels: int) -> Combination:
         """How that many maps of so many channels become one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -54,7 +53,7 @@ class FPN(FusionBlock):
         )
 
     def _level(self, name: str, x: FeatureInfo) -> FeatureInfo:
-        return FeatureInfo(name, self.channels, x.stride)
+        return FeatureInfo(name, self.channels, x.stride, image_level=x.image_level)
 
     def _order(self, inputs: Sequence[FeatureInfo]) -> list[int]:
         """Indices of the inputs, coarsest first."""
@@ -62,4 +61,4 @@ class FPN(FusionBlock):
             raise ShapeError("fpn needs at least two inputs: a coarse map, and a finer one to bring it to")
         if self.levels > len(inputs):
             raise ShapeError(f"fpn makes {len(inputs)} levels of as many inputs; lower `levels` to that")
-        return sorted(range(len(inputs)), key=lambda i: prod(inputs[i].stride), reverse=True)
+        return sorted(range(len(inputs)), key=lambda i: inputs[i].coarseness, reverse=True)

@@ -57,7 +57,11 @@ class InputConcat(FusionBlock):
     def _upsampler(self, x: FeatureInfo) -> nn.Module:
         from medfuse.builtin.nets import concat
 
-        project = concat.projection(x.channels, self.channels, x.dims) if self.channels else None
+        project = None
+        if self.channels:
+            project = concat.projection(x.channels, self.channels, x.dims, image_level=x.image_level)
+        if x.image_level:
+            return concat.Interpolate(project, "nearest")
         if self.upsample == "linear" or self.upsample == "nearest":
             return concat.Interpolate(project, self.upsample)
         return concat.Learned(project, self.channels or x.channels, x.stride, self.upsample)

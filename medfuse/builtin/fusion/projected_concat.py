@@ -30,5 +30,4 @@ class ProjectedConcat(FusionBlock):
     def build(self, inputs: Sequence[FeatureInfo]) -> nn.Module:
         from medfuse.builtin.nets.combine import Combined, beside, projections
 
-        given = [x.channels for x in inputs]
-        return Combined(beside, projections(given, self.channels, inputs[0].dims, self.kernel))
+        return Combined(beside, projections(inputs, self.channels, self.kernel))

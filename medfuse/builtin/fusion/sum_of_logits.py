@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -39,7 +38,10 @@ class SumOfLogits(FusionBlock):
 
     def side_outputs(self, inputs: Sequence[FeatureInfo]) -> Sequence[FeatureInfo]:
         levels = [inputs[index] for index in _finest_first(inputs)]
-        return [FeatureInfo(str(number), self.channels, x.stride) for number, x in enumerate(levels, 1)]
+        return [
+            FeatureInfo(str(number), self.channels, x.stride, image_level=x.image_level)
+            for number, x in enumerate(levels, 1)
+        ]
 
     def build(self, inputs: Sequence[FeatureInfo]) -> nn.Module:
         from medfuse.builtin.nets.decoders import SumOfLogits
@@ -49,4 +51,4 @@ class SumOfLogits(FusionBlock):
 
 
 def _finest_first(inputs: Sequence[FeatureInfo]) -> list[int]:
-    return sorted(range(len(inputs)), key=lambda index: prod(inputs[index].stride))
+    return sorted(range(len(inputs)), key=lambda index: inputs[index].coarseness)

@@ -88,6 +88,11 @@ class ToPyramid(FusionBlock):
 
     def _given(self, inputs: Sequence[FeatureInfo]) -> list[FeatureInfo]:
         """One input for each level. Raises ShapeError."""
+        if level := next((x for x in inputs if x.image_level), None):
+            raise ShapeError(
+                f"to_pyramid makes levels of maps, and {level.name} says one thing of the whole image; take "
+                "it out, and fuse it with the levels"
+            )
         levels = len(STRIDES) if self.strides == "auto" else len(self.strides)
         if len(inputs) not in (1, levels):
             wanted = ", ".join(str(s) if isinstance(s, int) else by(s) for s in self._wanted())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -91,9 +90,9 @@ class UNetDecoder(FusionBlock):
             raise ShapeError(
                 "unet_decoder needs at least two inputs: a coarse map, and a finer one to skip to"
             )
-        order = sorted(inputs, key=lambda x: prod(x.stride), reverse=True)
+        order = sorted(inputs, key=lambda x: x.coarseness, reverse=True)
         for coarse, fine in pairwise(order):
-            if any(c % f for c, f in zip(coarse.stride, fine.stride)):
+            if not nests(coarse, fine):
                 raise ShapeError(
                     f"unet_decoder cannot go from {coarse.name} (stride {by(coarse.stride)}) to {fine.name} "
                     f"(stride {by(fine.stride)}): the coarser stride must be a multiple on every axis"
@@ -101,8 +100,13 @@ class UNetDecoder(FusionBlock):
         return order
 
 
+def nests(coarse: FeatureInfo, fine: FeatureInfo) -> bool:
+    """Whether a block of fine voxels fills a coarse one; what is image-level covers all of them anyway."""
+    return coarse.image_level or not any(c % f for c, f in zip(coarse.stride, fine.stride))
+
+
 def ratio_of(coarse: FeatureInfo, fine: FeatureInfo) -> tuple[int, ...]:
-    return tuple(c // f for c, f in zip(coarse.stride, fine.stride))
+    return tuple(-(-c // f) for c, f in zip(coarse.stride, fine.stride))
 
 
 def kernel_of(ratio: tuple[int, ...], fine: FeatureInfo) -> tuple[int, ...]:

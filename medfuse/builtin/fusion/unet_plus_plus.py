@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from medfuse import FeatureInfo, FusionBlock, ShapeError
-from medfuse.builtin.fusion.unet_decoder import kernel_of, ratio_of
+from medfuse.builtin.fusion.unet_decoder import kernel_of, nests, ratio_of
 from medfuse.core.text import by
 
 if TYPE_CHECKING:
@@ -61,9 +60,9 @@ class UNetPlusPlus(FusionBlock):
             raise ShapeError(
                 "unet_plus_plus needs at least two inputs: a coarse map, and a finer one to skip to"
             )
-        order = sorted(range(len(inputs)), key=lambda i: prod(inputs[i].stride))
+        order = sorted(range(len(inputs)), key=lambda i: inputs[i].coarseness)
         for fine, coarse in pairwise(inputs[i] for i in order):
-            if any(c % f for c, f in zip(coarse.stride, fine.stride)):
+            if not nests(coarse, fine):
                 raise ShapeError(
                     f"unet_plus_plus cannot go from {coarse.name} (stride {by(coarse.stride)}) to "
                     f"{fine.name} (stride {by(fine.stride)}): the coarser stride must be a multiple "

@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from medfuse.builtin.nets.layers import conv_norm_act, initialize
+from medfuse.builtin.nets.layers import conv_act, conv_norm_act, initialize
+from medfuse.core.features import FeatureInfo
 
 Combination = Callable[[Sequence[Tensor]], Tensor]
 
@@ -27,9 +28,19 @@ class Combined(nn.Module):
         return self.combine([project(x) for project, x in zip(self.projections, maps)])
 
 
-def projections(given: Sequence[int], channels: int | None, dims: int, kernel: int = 1) -> list[nn.Module]:
-    """For each map a convolution, instance norm and leaky ReLU; nothing where `channels` is None."""
-    return [conv_norm_act(n, channels, (kernel,) * dims) if channels else nn.Identity() for n in given]
+def projections(inputs: Sequence[FeatureInfo], channels: int | None, kernel: int = 1) -> list[nn.Module]:
+    """For each map a convolution, instance norm and leaky ReLU; nothing where `channels` is None.
+
+    What is image-level has no norm, which would subtract it.
+    """
+    if channels is None:
+        return [nn.Identity() for _ in inputs]
+    return [
+        conv_act(x.channels, channels, x.dims)
+        if x.image_level
+        else conv_norm_act(x.channels, channels, (kernel,) * x.dims)
+        for x in inputs
+    ]
 
 
 def add(maps: Sequence[Tensor]) -> Tensor:

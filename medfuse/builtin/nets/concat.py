@@ -7,8 +7,20 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from medfuse.builtin.nets.layers import conv_norm_act, factors, initialize, norm_act, shuffled, transposed
+from medfuse.builtin.nets.layers import (
+    CONVOLUTION,
+    INSTANCE_NORM,
+    SLOPE,
+    conv_act,
+    conv_norm_act,
+    factors,
+    initialize,
+    norm_act,
+    shuffled,
+    transposed,
+)
 from medfuse.model.resample import fit, resize
 
 
@@ -22,6 +34,27 @@ class Concat(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         result: Tensor = self.project(torch.cat(inputs, dim=1))
         return result
+
+
+class ConcatWithLevels(nn.Module):
+    """Maps of one size, some of them the same at every voxel: act(norm(W [maps]) + V [levels]).
+
+    `levels` are the places of these among the inputs. They come after the norm, which would subtract them.
+    """
+
+    def __init__(self, channels_in: Sequence[int], channels: int, levels: Sequence[int], dims: int) -> None:
+        super().__init__()
+        self.levels = frozenset(levels)
+        widths = [sum(c for i, c in enumerate(channels_in) if (i in levels) == level) for level in (0, 1)]
+        self.project, self.shift = (CONVOLUTION[dims](width, channels, 1) for width in widths)
+        self.norm = INSTANCE_NORM[dims](channels, eps=1e-5, affine=True)
+        initialize(self)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        maps = [x for i, x in enumerate(inputs) if i not in self.levels]
+        levels = [x for i, x in enumerate(inputs) if i in self.levels]
+        normed = self.norm(self.project(torch.cat(maps, dim=1)))
+        return functional.leaky_relu(normed + self.shift(torch.cat(levels, dim=1)), SLOPE)
 
 
 class ConcatWithImage(nn.Module):
@@ -83,6 +116,8 @@ class Learned(nn.Module):
         return fit(self.steps(self.project(x)), size)
 
 
-def projection(channels_in: int, channels_out: int, dims: int) -> nn.Module:
-    """1×1 convolution, instance norm, leaky ReLU."""
+def projection(channels_in: int, channels_out: int, dims: int, *, image_level: bool = False) -> nn.Module:
+    """1×1 convolution, instance norm, leaky ReLU; of what is image-level, without the norm."""
+    if image_level:
+        return conv_act(channels_in, channels_out, dims)
     return conv_norm_act(channels_in, channels_out, (1,) * dims)

@@ -75,6 +75,12 @@ def norm_act(channels: int, dims: int, style: Style = NNUNETS) -> nn.Sequential:
     return nn.Sequential(OrderedDict(norm=norm, act=ACTIVATIONS[style.activation]()))
 
 
+def conv_act(channels_in: int, channels_out: int, dims: int) -> nn.Sequential:
+    """1×1 convolution and leaky ReLU, of what is the same at every voxel: a norm would subtract it."""
+    convolution = CONVOLUTION[dims](channels_in, channels_out, 1)
+    return nn.Sequential(OrderedDict(conv=convolution, act=nn.LeakyReLU(SLOPE, inplace=True)))
+
+
 def conv_stage(
     channels_in: int,
     channels_out: int,

@@ -45,9 +45,10 @@ def find_features(
 ) -> list[FeatureInfo]:
     """Every layer's output that is a map of `image` at a whole stride, finest first, then as they run.
 
-    With `partial`, of a network that cannot run to its end on such an image: those of the layers that can.
+    What says one thing of the whole image is no part of it, and is tapped where it is named. With `partial`,
+    of a network that cannot run to its end on such an image: those of the layers that can.
     """
     layers = sorted(find_layers(build, image, partial=partial), key=lambda layer: layer.order)
     layers = [layer for layer in layers if layer.name and not layer.same_as]
-    features = [feature for layer in layers if (feature := layer.feature())]
+    features = [feature for layer in layers if (feature := layer.feature()) and not feature.image_level]
     return sorted(features, key=lambda feature: prod(feature.stride))

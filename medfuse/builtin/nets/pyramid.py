@@ -28,7 +28,7 @@ class Pyramid(nn.Module):
         learned: bool,
     ) -> None:
         super().__init__()
-        kind = LearnedLevel if learned else Level
+        kind: type[LearnedLevel] | type[Level] = LearnedLevel if learned else Level
         widths: Sequence[int | None] = channels or [None] * len(channels_in)
         self.levels = nn.ModuleList(
             kind(*level) for level in zip(channels_in, widths, strides_in, strides, strict=True)

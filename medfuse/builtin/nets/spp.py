@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any, Literal
 
 import torch
@@ -21,6 +20,25 @@ POOLS: dict[tuple[str, int], Any] = {
     ("max", 2): functional.adaptive_max_pool2d,
     ("max", 3): functional.adaptive_max_pool3d,
 }
+
+
+def pool_kinds(pool: Pool) -> tuple[str, ...]:
+    return ("average", "max") if pool == "both" else (pool,)
+
+
+class GlobalPool(nn.Module):
+    """Maps of any sizes → (batch, channels of all, 1, …): each kind of pooling of each map, side by side."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__()
+        self.kinds = pool_kinds(pool)
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        return torch.cat([self._over_all(x, kind) for kind in self.kinds for x in maps], dim=1)
+
+    def _over_all(self, x: Tensor, kind: str) -> Tensor:
+        axes = tuple(range(2, x.ndim))
+        return x.mean(axes, keepdim=True) if kind == "average" else x.amax(axes, keepdim=True)
 
 
 class SPP(nn.Module):
@@ -49,13 +67,13 @@ class Pooled(nn.Module):
     def __init__(self, channels_in: int, channels: int, bins: int, pool: Pool, dims: int) -> None:
         super().__init__()
         self.bins = bins
-        self.kinds = ("average", "max") if pool == "both" else (pool,)
+        self.kinds = pool_kinds(pool)
         self.conv = initialize(CONVOLUTION[dims](channels_in * len(self.kinds), channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[2:]
         summary = functional.leaky_relu(self.conv(self.pool(x)), SLOPE)
-        return resize(summary, size, "nearest" if prod(summary.shape[2:]) == 1 else "linear")
+        return resize(summary, size)
 
     def pool(self, x: Tensor) -> Tensor:
         """One value per region; no more regions along an axis than it has voxels."""

@@ -54,7 +54,8 @@ class View(nn.Module):
             views = [("", torch.cat(maps, dim=1))] if self._joined else zip(self._views, maps)
             for view, one in views:
                 path = f"{view}.{name}" if view else name
-                whole = self._pasted(one, feature.stride, starts, size) if self._crop else one
+                pasted = self._crop and not feature.image_level
+                whole = self._pasted(one, feature.stride, starts, size) if pasted else one
                 made[path] = self.get_submodule(path)(whole)
         return made
 
@@ -62,7 +63,8 @@ class View(nn.Module):
         """Where the crop begins: about the middle, at a multiple of every stride, so that grids agree."""
         if not self._crop:
             return [0] * len(size)
-        steps = [math.lcm(*per_axis) for per_axis in zip(*(f.stride for f in self._features.values()))]
+        grids = [f.stride for f in self._features.values() if not f.image_level]
+        steps = [math.lcm(*per_axis) for per_axis in zip(*grids)] or [1] * len(size)
         return [max(0, n - c) // 2 // step * step for n, c, step in zip(size, self._crop, steps)]
 
     @staticmethod

@@ -58,6 +58,7 @@ SAMPLES = {
     ],
     "fpn": [({"channels": 5}, PYRAMID), ({"channels": 3, "levels": 2, "upsample": "linear"}, [A, DEEP])],
     "unet_plus_plus": [({}, PYRAMID), ({"convs": 1}, [B, DEEP, IMAGE]), ({}, [B, IMAGE])],
+    "global_pool": [({"pool": pool}, [A, DEEP]) for pool in ("average", "max", "both")],
     "to_pyramid": [
         ({"channels": 4}, BLOCKS),
         ({"learned": False}, BLOCKS),

@@ -36,8 +36,10 @@ $(VENV)/runtime.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
 	$(INSTALL) --editable .
 	@touch $@
 
+# timm without its dependencies, as its torchvision is large and bound to one torch: tests stand in for it.
 $(VENV)/dev.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
 	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --no-deps timm
 	@touch $(VENV)/runtime.stamp $@
 
 # On Linux the usual torch brings gigabytes of CUDA. Without an NVIDIA driver the CPU build does the same;

@@ -1,0 +1,88 @@
+"""What a network offers: blocks that are alike, AutoBackbone's stages, or the last map of each stride."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from medfuse import FeatureInfo, ImageInfo, KnownTokens, ShapeError
+from medfuse.model.blocks import blocks_of, in_order, last_by_stride
+from medfuse.model.layers import find_layers
+from medfuse.model.tokens import tokens_in_front
+from medfuse.model.trial import try_out
+from medfuse_huggingface.configs import made
+from medfuse_huggingface.net import build, is_even, stages_of
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedConfig
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def find_features(
+    said: dict[str, Any], normalization: Normalization | None, image: ImageInfo
+) -> Sequence[FeatureInfo]:
+    """Finest first, then as they run. Raises ShapeError where the network cannot see such an image."""
+    return _found(json.dumps(said, sort_keys=True), normalization, image)
+
+
+@lru_cache(maxsize=64)
+def _found(said: str, normalization: Normalization | None, image: ImageInfo) -> tuple[FeatureInfo, ...]:
+    config = made(json.loads(said))
+    unit = unit_of(config)
+    _refuse_rest(unit, image)
+    known = KnownTokens(patch_size=unit) if is_even(config) else None
+
+    def network() -> nn.Module:
+        return build(json.loads(said), normalization, image)
+
+    layers = find_layers(network, image, known=known)
+    ran = in_order(layers)
+    if is_even(config):
+        chosen = blocks_of(ran)
+    elif stages := stages_of(config):
+        chosen = [one for one in ran if one.name in stages]
+    else:
+        chosen = last_by_stride(ran)
+    features = [feature for one in chosen if (feature := one.feature())]
+    _refuse_tokens_behind(features, try_out(network, tokens_in_front))
+    if not features:
+        why = next((f": {one.name} {one.reason}" for one in chosen or ran if one.reason), "")
+        raise ShapeError(f"a {config.model_type} makes no map that can be tapped{why}")
+    return tuple(sorted(features, key=lambda feature: prod(feature.stride)))
+
+
+def _refuse_rest(unit: tuple[int, ...] | None, image: ImageInfo) -> None:
+    """Raises ShapeError where a patch leaves a rest beside the network's own patches."""
+    if unit is None or not any(n % u for n, u in zip(image.patch_size, unit, strict=True)):
+        return
+    next_ = [-(-n // u) * u for n, u in zip(image.patch_size, unit, strict=True)]
+    raise ShapeError(
+        f"{[*image.patch_size]} voxels are no multiple of its patches of {unit[0]}×{unit[1]}; the next size "
+        f"that fits is {next_}: set sample.patch_size to that, along x and y"
+    )
+
+
+def _refuse_tokens_behind(features: Sequence[FeatureInfo], in_front: int) -> None:
+    """Raises ShapeError where more tokens have no place than stand in front of those that have."""
+    for feature in features:
+        if feature.tokens and in_front and feature.tokens.prefix > in_front:
+            raise ShapeError(
+                f"{feature.name} makes {feature.tokens.prefix} tokens that have no place, and {in_front} of "
+                "them stand in front; name a network that has all of them there"
+            )
+
+
+def unit_of(config: PreTrainedConfig) -> tuple[int, ...] | None:
+    """What an image's sides must be multiples of; None where any will do."""
+    if config.model_type == "hiera":
+        units = zip(config.patch_stride, config.masked_unit_size, strict=True)
+        return tuple(stride * unit for stride, unit in units)
+    said = getattr(config, "patch_size", None) if is_even(config) else None
+    if isinstance(said, int):
+        return (said, said)
+    return tuple(said) if isinstance(said, list | tuple) else None

@@ -15,6 +15,7 @@ from medfuse.core.remembered import recall, remember
 
 FORM = r"(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>[^\s@]+?)(@(?P<revision>[^\s@:]+))?"
 _HELD = "hub_files.json"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,41 @@ def _download(name: str, repo: str, file: str, revision: str | None, local_files
             '"medfuse[hub]", or give the file\'s SHA-256 in place of a revision'
         ) from error
     try:
-        return Path(hub.hf_hub_download(repo, file, revision=revision, local_files_only=local_files_only))
+        return download(hub, repo, file, revision, local_files_only)
     except Exception as error:  # the hub's, the network's, the disk's
-        offline = local_files_only or hub.constants.HF_HUB_OFFLINE
+        offline = local_files_only or is_offline()
         raise CheckpointError(f"{name}: {_why(error, errors, repo, file, revision, offline)}") from error
+
+
+def is_offline() -> bool:
+    """Whether its package is told to ask no network, by HF_HUB_OFFLINE."""
+    constants: Any = import_offline("huggingface_hub.constants")
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def download(hub: Any, repo: str, file: str, revision: str | None, local_files_only: bool) -> Path:
+    """A file of a hub, or of its cache; raises what `hub`, huggingface_hub, raises.
+
+    Where the network does not answer at once, what is in the cache counts: the package itself would try for
+    half a minute, and say so each time.
+    """
+    errors: Any = import_offline("huggingface_hub.errors")
+    if local_files_only or is_offline():
+        return Path(hub.hf_hub_download(repo, file, revision=revision, local_files_only=True))
+    if revision and _COMMIT.fullmatch(revision):
+        known = hub.try_to_load_from_cache(repo, file, revision=revision)
+        if isinstance(known, str):
+            return Path(known)
+    try:
+        hub.get_hf_file_metadata(hub.hf_hub_url(repo, file, revision=revision))
+    except (errors.HfHubHTTPError, errors.HFValidationError):
+        pass  # the hub answers, and says below what is wrong
+    except Exception as silent:
+        try:
+            return Path(hub.hf_hub_download(repo, file, revision=revision, local_files_only=True))
+        except errors.LocalEntryNotFoundError as error:
+            raise error from silent
+    return Path(hub.hf_hub_download(repo, file, revision=revision, local_files_only=False))
 
 
 def _why(error: Exception, errors: Any, repo: str, file: str, revision: str | None, offline: bool) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medfuse.core.errors import CheckpointError, PluginError, reason
 from medfuse.core.json_text import read_json, read_text, shortened
 from medfuse.core.offline import import_offline
+from medfuse.model.hugging import download, is_offline
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,13 +153,12 @@ def _fetch(repository: Repository, name: str, revision: str | None) -> Path | No
         ) from error
     only_here = repository.local_files_only
     try:
-        return Path(hub.hf_hub_download(repository.name, name, revision=revision, local_files_only=only_here))
+        return download(hub, repository.name, name, revision, only_here)
     except Exception as error:  # the hub's, the network's, the disk's
         missing = isinstance(error, errors.EntryNotFoundError)
         if missing and not isinstance(error, errors.LocalEntryNotFoundError):
             return None
-        offline = hub.constants.HF_HUB_OFFLINE
-        why = repository.why(name, error, errors, offline=offline)
+        why = repository.why(name, error, errors, offline=is_offline())
         raise CheckpointError(f"{repository.name}: {why}") from error
 
 

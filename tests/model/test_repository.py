@@ -1,6 +1,8 @@
 """A network's files: of a folder, of the hub's cache, and what is said where they cannot be had."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +24,12 @@ def _asked_anew():
 @pytest.fixture
 def hub():
     return pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+
+
+def answer_by(hub, monkeypatch, answer) -> None:
+    """What stands in for the hub, its answers about a file included."""
+    monkeypatch.setattr(hub, "hf_hub_download", answer)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda _: None)
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -91,17 +99,36 @@ def test_what_the_hub_refuses_is_one_line_with_the_remedy(hub, kind, message, mo
     def refuse(*_, **__):
         raise error(hub, kind)
 
-    monkeypatch.setattr(hub, "hf_hub_download", refuse)
+    answer_by(hub, monkeypatch, refuse)
     with pytest.raises(CheckpointError, match=message) as caught:
         Repository("mine/network", "v9").config()
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_network_that_does_not_answer_is_asked_once_and_not_in_vain(cached, monkeypatch, caplog):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    assert Repository("mine/network").source() == f"mine/network@{COMMIT}"  # which the cache knows
+    with pytest.raises(CheckpointError, match=r"huggingface.co does not answer .*ConnectError"):
+        Repository("mine/other").config()
+    assert "Retrying" not in caplog.text
+
+
+def test_in_a_process_that_has_asked_nothing_before_it_is_one_line_too(hub, tmp_path):
+    code = "from medfuse.model.repository import Repository; Repository('mine/other').config()"
+    told = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "MEDFUSE_CACHE": str(tmp_path)}
+    asked = [sys.executable, "-c", code]
+    said = subprocess.run(asked, env={**os.environ, **told}, capture_output=True, text=True).stderr
+    assert "CheckpointError: mine/other: its config.json is not in the hub's cache" in said.splitlines()[-1]
 
 
 def test_a_broken_connection_is_one_line(hub, monkeypatch):
     def refuse(*_, **__):
         raise ConnectionError("cut\noff")
 
-    monkeypatch.setattr(hub, "hf_hub_download", refuse)
+    answer_by(hub, monkeypatch, refuse)
     with pytest.raises(CheckpointError, match=r"cannot be fetched \(ConnectionError: cut") as caught:
         Repository("mine/network").config()
     assert len(str(caught.value).splitlines()) == 1
@@ -116,7 +143,7 @@ def test_all_files_are_of_the_commit_that_the_configuration_is_of(hub, tmp_path,
         (tmp_path / COMMIT / file).write_text("{}")
         return str(tmp_path / COMMIT / file)
 
-    monkeypatch.setattr(hub, "hf_hub_download", answer)
+    answer_by(hub, monkeypatch, answer)
     files = Repository("mine/network", "main")
     files.config(), files.license(), files.config()
     assert asked == [("config.json", "main"), ("README.md", COMMIT)]

@@ -267,6 +267,7 @@ def hub(monkeypatch, tmp_path):
         return str(commit / file)
 
     monkeypatch.setattr(library, "hf_hub_download", answer)
+    monkeypatch.setattr(library, "get_hf_file_metadata", lambda _: None)
     yield tmp_path
     asked_anew()
 

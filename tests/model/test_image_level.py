@@ -7,6 +7,7 @@ from torch import nn
 from medfuse import registry
 from medfuse.api import Backbone, FeatureInfo, FusionBlock, ImageInfo
 from medfuse.core.errors import PipelineError
+from medfuse.model.blocks import blocks_of, in_order, last_by_stride
 from medfuse.model.graph import plan_graph
 from medfuse.model.layers import find_layers
 from medfuse.model.maps import Shown, read_map
@@ -71,6 +72,14 @@ def test_pooled_outputs_are_found_and_deep_maps_of_one_voxel_are_none(dims):
         assert layers[name].stride == IMAGES[dims].patch_size
     assert layers["deep.5"].map_size[1:] == (1,) * dims
     assert layers["deep.5"].stride == (128,) * dims
+
+
+def test_what_a_package_taps_of_a_network_that_nobody_described_are_maps():
+    ran = in_order(find_layers(lambda: Classifier(2, halvings=2), IMAGES[2]))
+    assert [layer.name for layer in last_by_stride(ran)] == ["stem", "deep.0", "deep"]
+    heads = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Sequential(*(nn.Linear(3, 3) for _ in range(5))))
+    heads.insert(1, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    assert not any(layer.image_level for layer in blocks_of(in_order(find_layers(lambda: heads, IMAGES[2]))))
 
 
 def test_what_has_other_channels_for_other_images_is_no_image_level_output():

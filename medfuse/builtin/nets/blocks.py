@@ -59,7 +59,7 @@ def _lists(offered: Sequence[FeatureInfo]) -> dict[str, list[FeatureInfo]]:
     """
     found: dict[str, dict[int, FeatureInfo]] = {}
     for feature in offered:
-        if match := _BLOCK.fullmatch(feature.name):
+        if (match := _BLOCK.fullmatch(feature.name)) and not feature.image_level:
             head = feature.name.removesuffix(match["place"])
             blocks = found.setdefault(match["list"] or "", {})
             blocks.setdefault(int(match["number"]), feature.named(head))

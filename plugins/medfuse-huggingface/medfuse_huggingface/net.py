@@ -50,7 +50,8 @@ class Network(nn.Module):
         self.register_buffer("std", _per_channel(std))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        x = x.expand(-1, self._channels, *x.shape[2:])
+        if x.shape[1] != self._channels:
+            x = x.expand(-1, self._channels, -1, -1)
         if self.mean is not None:
             x = (x - self.mean) / self.std
         made = self.network(pixel_values=x)
@@ -91,6 +92,8 @@ def build(
     if not _is_made_for_one_size(config):
         interpolate_positions(network)
     for module in network.modules():
+        if hasattr(type(module), "loss_function"):
+            module.loss_function = None  # which warns whoever looks at it, and is no loss for maps
         if hasattr(module, _INDEX):
             module.register_forward_pre_hook(_forget)
             module.register_forward_hook(_forget)

@@ -557,3 +557,10 @@ def test_without_transformers_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(PluginError, match="pip install transformers"):
         HuggingFace(config=plain("Dinov2Config")).features(FLAT)
+
+
+def test_it_has_no_loss_of_its_own_which_would_warn_whoever_looks_at_it():
+    network = HuggingFace(config=plain("Dinov2Config")).build(FLAT)
+    found = [module for module in network.modules() if hasattr(type(module), "loss_function")]
+    assert found
+    assert all(module.loss_function is None for module in found)

@@ -26,7 +26,8 @@ class Network(nn.Module):
         self.register_buffer("std", _per_channel(std))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.expand(-1, self._channels, *x.shape[2:])
+        if x.shape[1] != self._channels:
+            x = x.expand(-1, self._channels, -1, -1)
         if self.mean is not None:
             x = (x - self.mean) / self.std
         made: Tensor = self.network(x)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from medfuse.cli.networks import evaluate, export, features, import_bundle, import_nnssl, import_nnunet, infer
-from medfuse.cli.pipelines import check, compare, init, probe, run, schema, taps
+from medfuse.cli.pipelines import cache, check, compare, init, probe, run, schema, taps
 from medfuse.cli.plugins import plugins_app
 from medfuse.cli.words import Verbs
 
@@ -38,6 +38,7 @@ for verb in (
     features,
     evaluate,
     compare,
+    cache,
     schema,
 ):
     app.command(verb.__name__.replace("_", "-"))(verb)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from medfuse.cli.words import (
+    MaxDisk,
     Overrides,
     Overwrite,
     PipelineFile,
@@ -42,12 +43,15 @@ def run(
     ] = 1,
     nodes: Annotated[int, whole_number(1, 100_000, "machines that train together")] = 1,
     retrain: Retrain = False,
+    max_disk: MaxDisk = None,
     quiet: Quiet = False,
 ) -> None:
     """Prepare, train, predict, evaluate and report. Run it again to carry on where it stopped."""
+    from medfuse.core.memory import parse_bytes
     from medfuse.core.processes import processes, run_together
     from medfuse.core.reporter import Reporter
 
+    most = parse_bytes(max_disk) if max_disk else None
     if fold is not None:
         if folds is not None:
             raise typer.BadParameter("--fold and --folds: give one; first --folds all, then --fold all")
@@ -62,15 +66,21 @@ def run(
 
         chosen = None if folds == "all" else numbers(folds)
         reporter = Reporter(quiet=quiet)
-        print(
-            run_folds(
-                file, overrides or (), folds=chosen, runs=runs, retrain=retrain, reporter=reporter
-            ).text()
+        made = run_folds(
+            file,
+            overrides or (),
+            folds=chosen,
+            runs=runs,
+            retrain=retrain,
+            max_disk=most,
+            reporter=reporter,
         )
+        print(made.text())
         return
-    print(
-        run_pipeline(file, overrides or (), runs=runs, retrain=retrain, reporter=Reporter(quiet=quiet)).text()
+    result = run_pipeline(
+        file, overrides or (), runs=runs, retrain=retrain, max_disk=most, reporter=Reporter(quiet=quiet)
     )
+    print(result.text())
 
 
 def check(file: PipelineFile, overrides: Overrides = None) -> None:
@@ -193,9 +203,11 @@ def compare(
     overwrite: Overwrite = False,
     trust: Trusted = None,
     retrain: Retrain = False,
+    max_disk: MaxDisk = None,
     quiet: Quiet = False,
 ) -> None:
     """Train pipelines alike, and tell whether one is better."""
+    from medfuse.core.memory import parse_bytes
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.compare import compare_pipelines
 
@@ -209,9 +221,32 @@ def compare(
         overwrite=overwrite,
         trust=trust or (),
         retrain=retrain,
+        max_disk=parse_bytes(max_disk) if max_disk else None,
         reporter=Reporter(quiet=quiet),
     )
     print(compared.text)
+
+
+def cache(
+    runs: Runs = Path("runs"),
+    maps: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="kept maps, where a pipeline has a folder of its own for them"),
+    ] = None,
+    clear: Annotated[
+        Literal["maps", "prepared", "all"] | None,
+        typer.Option(help="remove kept maps, prepared cases, or both; what is in use stays"),
+    ] = None,
+) -> None:
+    """Show what runs share on disk, or clear it: prepared cases, maps of frozen networks.
+
+    All of it is made again where a run needs it.
+    """
+    from medfuse.verbs.cache import clear_shared, shared_table
+
+    if clear:
+        print(clear_shared(runs, maps, clear))
+    print(shared_table(runs, maps))
 
 
 def schema(

@@ -117,6 +117,13 @@ Retrain = Annotated[
     bool,
     typer.Option("--retrain", help="train anew; replaces what the run folder holds, once all is checked"),
 ]
+MaxDisk = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="most disk that kept maps of frozen networks may take, such as 20GiB; refuse more",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print results only")]
 Trusted = Annotated[
     list[str] | None,

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -52,14 +52,23 @@ def training_batches(
     process is killed.
     """
     sampler = PatchSampler(store, tuple(names), plan, sample, augment, seed, unlabelled)
+    yield from loaded(sampler, _Batches(plan.batch_size, start_step, rank, processes))
+
+
+def loaded(sampler: PatchSampler, numbers: Iterable[list[Any]]) -> Generator[dict[str, Any], None, None]:
+    """A batch for each list of `numbers`: of patches of the endless row, or pairs (place, view).
+
+    Close the iterator to end the processes that make them. Raises DataError as `training_batches`.
+    """
+    sample = sampler.sample
     workers = worker_count(sample)
     if workers and not _sockets_fit():
         workers = 0
     loader = DataLoader(
         _Patches(sampler),
         num_workers=workers,
-        batch_sampler=_Batches(plan.batch_size, start_step, rank, processes),
-        collate_fn=_collate,
+        batch_sampler=numbers,
+        collate_fn=collated,
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker,
@@ -112,9 +121,9 @@ class _Patches(Dataset):
         super().__init__(range(sys.maxsize))
         self.sampler = sampler
 
-    def __getitem__(self, index: int) -> dict[str, Any] | MedfuseError:
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any] | MedfuseError:
         try:
-            return self.sampler.draw(index)
+            return self.sampler.view(*index) if isinstance(index, tuple) else self.sampler.draw(index)
         except MedfuseError as error:
             return error
 
@@ -123,12 +132,7 @@ class _Batches:
     """Numbers of the patches of each step, without end; of several processes, each has a row of its own."""
 
     def __init__(self, batch_size: int, start_step: int, rank: int, processes: int) -> None:
-        if batch_size % processes:
-            raise DataError(
-                f"a batch of {batch_size} patches cannot be shared by {processes} processes; "
-                f"set sample.batch_size to a multiple of {processes}"
-            )
-        self.batch_size, self.share = batch_size, batch_size // processes
+        self.batch_size, self.share = batch_size, share_of(batch_size, processes)
         self.start_step, self.rank = start_step, rank
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -137,7 +141,18 @@ class _Batches:
             yield list(range(first, first + self.share))
 
 
-def _collate(samples: list[dict[str, Any] | MedfuseError]) -> dict[str, Any] | MedfuseError:
+def share_of(batch_size: int, processes: int) -> int:
+    """Patches of a batch for each of several processes. Raises DataError where they cannot share it."""
+    if batch_size % processes:
+        raise DataError(
+            f"a batch of {batch_size} patches cannot be shared by {processes} processes; "
+            f"set sample.batch_size to a multiple of {processes}"
+        )
+    return batch_size // processes
+
+
+def collated(samples: list[dict[str, Any] | MedfuseError]) -> dict[str, Any] | MedfuseError:
+    """Patches as a batch; the first mistake instead, where there is any."""
     fault = next((s for s in samples if isinstance(s, MedfuseError)), None)
     if fault:
         return fault

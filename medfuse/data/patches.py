@@ -66,10 +66,8 @@ class PatchSampler:
 
         Where cases are `unlabelled`: `image` and `weak`, the same patch before its intensities were changed.
         """
-        batch = self.plan.batch_size
-        forced = index % batch >= batch - round(batch * self.sample.foreground)
-        random = np.random.RandomState(np.random.SeedSequence([self.seed, index]).generate_state(4))
-        name, start = self._place(random, forced=forced)
+        random = self._random(index)
+        name, start = self._place(random, forced=self._is_forced(index))
         image, label = self._read(name, start, random)
         if self.unlabelled:
             weak, label = self.weak.change(image, label, random)
@@ -77,11 +75,37 @@ class PatchSampler:
         image, label = self.augmenter.change(image, label, random)
         return {"image": image, "label": label.long(), "case": name}
 
-    def _place(self, random: np.random.RandomState, *, forced: bool) -> tuple[str, tuple[int, ...]]:
-        """A case and a patch's first voxel: a negative one where the volume is smaller than the patch."""
+    def view(self, place: int, view: int) -> dict[str, Any]:
+        """As `draw`: patch number `place` of a finite row, as it was changed for its view number `view`.
+
+        Cases take turns, each round in another order, so that all of them have as many places.
+        """
+        turn = np.random.SeedSequence(self.seed, spawn_key=(place // len(self.names),))
+        dealt = self.names[np.random.default_rng(turn).permutation(len(self.names))[place % len(self.names)]]
+        name, start = self._place(self._random(place), forced=self._is_forced(place), dealt=dealt)
+        random = self._random(place, view + 1)
+        image, label = self._read(name, start, random)
+        image, label = self.augmenter.change(image, label, random)
+        return {"image": image, "label": label.long(), "case": name}
+
+    def _random(self, *numbers: int) -> np.random.RandomState:
+        return np.random.RandomState(np.random.SeedSequence([self.seed, *numbers]).generate_state(4))
+
+    def _is_forced(self, index: int) -> bool:
+        """Whether a patch is centred on foreground: the last ones of each batch are."""
+        batch = self.plan.batch_size
+        return index % batch >= batch - round(batch * self.sample.foreground)
+
+    def _place(
+        self, random: np.random.RandomState, *, forced: bool, dealt: str | None = None
+    ) -> tuple[str, tuple[int, ...]]:
+        """A case and a patch's first voxel: a negative one where the volume is smaller than the patch.
+
+        The case is the one that is `dealt`, where such a patch can be taken from it, else any that has one.
+        """
         forced = forced and bool(self.with_foreground)
         names = self.with_foreground if forced else self.with_annotation
-        case = self.store.case(names[random.randint(len(names))])
+        case = self.store.case(dealt if dealt in names else names[random.randint(len(names))])
         pads = [max(0, n - have) for n, have in zip(self.size, case.shape)]
         low = [-(pad // 2) for pad in pads]
         high = [max(a, have - n) for a, n, have in zip(low, self.size, case.shape)]

@@ -96,6 +96,10 @@ class Store:
         """Around `build` and all reading: whether nobody else uses the folder. Until it ends, this does."""
         return shared(make_folder(self.folder))
 
+    def key(self, name: str) -> str:
+        """The digest of what a case was prepared from and how."""
+        return self._keys[name]
+
     def _remove_others(self, name: str, key: str) -> None:
         for path in self.folder.glob(f"{escape(name)}-*"):
             form = _FORM.fullmatch(path.name.removeprefix(f"{name}-"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -59,11 +59,22 @@ class _Node:
         return dict(zip(self.names, maps))
 
 
+class Given:
+    """Maps by their names in the graph that a forward pass starts from, in place of computing them.
+
+    A class of its own, as engines of training cast the tensors of arguments that are containers.
+    """
+
+    def __init__(self, maps: Mapping[str, Tensor]) -> None:
+        self.maps = dict(maps)
+
+
 class Segmenter(nn.Module):
     """image (batch, channels, *spatial) → logits (batch, classes, *spatial), for any spatial size.
 
     With `aux`, names of auxiliary heads: (logits, {name: logits on that map's own grid}). With `maps`, names
-    of taps or nodes: (logits, the same, {name: map}). What nobody asks for is not computed.
+    of taps or nodes: (logits, the same, {name: map}). What nobody asks for is not computed, nor what is
+    `given`: where that is all that a backbone is asked for, it does not run.
 
     What no loss teaches is frozen: backbones and nodes that get no gradient. These, and modules all of whose
     parameters are frozen, stay in evaluation mode while the rest trains, so that their running statistics
@@ -137,35 +148,44 @@ class Segmenter(nn.Module):
         return [*self.backbones.items(), *self.fusion.items()]
 
     def forward(
-        self, image: Tensor, aux: tuple[str, ...] = (), maps: tuple[str, ...] = ()
+        self,
+        image: Tensor,
+        aux: tuple[str, ...] = (),
+        maps: tuple[str, ...] = (),
+        given: Given | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]] | tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        made = self._maps(image, (self._head_input, *aux, *maps))
+        made = self._maps(image, (self._head_input, *aux, *maps), given.maps if given else {})
         logits = resize(self.head(made[self._head_input]), image.shape[2:], self._upsample)
         if not aux and not maps:
             return logits
         inner = {name: self._aux_head(name)(made[name]) for name in aux}
         return (logits, inner, {name: made[name] for name in maps}) if maps else (logits, inner)
 
+    def maps_of(self, image: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """These maps alone, as the graph has them; no head is run."""
+        made = self._maps(image, tuple(names), {})
+        return {name: made[name] for name in names}
+
     def _aux_head(self, name: str) -> nn.Module:
         """The main head itself, where it stands on a sum that this map is a part of."""
         return self.head if name in self._summed else self.aux[_key(name)]
 
-    def _maps(self, image: Tensor, wanted: tuple[str, ...]) -> dict[str, Tensor]:
-        """`wanted`, and all that is computed on the way to them."""
-        needed = set(wanted)
+    def _maps(self, image: Tensor, wanted: tuple[str, ...], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`wanted`, and all that is computed on the way to them from the image and what is `given`."""
+        needed = set(wanted) - given.keys()
         nodes: list[_Node] = []
         for node in reversed(self._nodes):
             if any(name in needed for name in node.names):
                 nodes.insert(0, node)
-                needed.update(node.inputs)
-        maps = {IMAGE: image}
+                needed.update(name for name in node.inputs if name not in given)
+        maps = {IMAGE: image, **given}
         for backbone, taps in self._taps.items():
             names = {f"{backbone}.{tap.name}": tap for tap in taps}
             if needed & {*names}:
                 made = self.backbones[backbone](image)
                 maps.update({name: _as_the_graph(made[t.name], t, image) for name, t in names.items()})
         for name, stride in self._starts.items():
-            if name in maps:
+            if name in maps and name not in given:
                 maps[name] = centred(maps[name], stride)
         for node in nodes:
             made = self.fusion[node.name](*_aligned([maps[name] for name in node.inputs], node))

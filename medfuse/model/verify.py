@@ -27,7 +27,7 @@ class VerifiedFacts:
     """What is known once the model has run: parameters in all and by part, real sizes of maps by name.
 
     `parameter_shapes` are those of every parameter, by its name; `depths` how many layers come after those of
-    backbones, where asked for.
+    backbones, where asked for; `learning` whether each is built to learn.
     """
 
     parameters: int
@@ -35,6 +35,7 @@ class VerifiedFacts:
     sizes: Mapping[str, tuple[int, ...]]
     parameter_shapes: Mapping[str, tuple[int, ...]]
     depths: Mapping[str, int] = field(default_factory=dict)
+    learning: Mapping[str, bool] = field(default_factory=dict)
 
 
 def verify(plan: GraphPlan, *, with_depths: bool = False) -> VerifiedFacts:
@@ -92,7 +93,8 @@ class _Witness:
         parts = {**self.model.backbones, **self.model.fusion, "head": self.model.head, "aux": self.model.aux}
         by_part = {name: _count(part) for name, part in parts.items()}
         shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
-        return VerifiedFacts(_count(self.model), by_part, self.sizes, shapes)
+        learning = {name: p.requires_grad for name, p in self.model.named_parameters()}
+        return VerifiedFacts(_count(self.model), by_part, self.sizes, shapes, learning=learning)
 
     def _look_at_another_size(self) -> None:
         """Taps of an image of another size have the declared channels too.

@@ -12,6 +12,7 @@ from medfuse.core.files import write_json, write_text
 from medfuse.core.json_text import validated
 from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import Pipeline
+from medfuse.runs import frozen_set
 from medfuse.runs.folder import clear, forget_judgement
 from medfuse.runs.records import (
     DATA,
@@ -72,9 +73,8 @@ def write_records(run: Run, planned: Planned, graph: GraphPlan, found: Mapping[s
     }
     for name, content in files.items():
         write_json(run.folder / name, content)
-    write_text(
-        run.folder / RESOLVED, resolved_text(run.pipeline, planned.plan, planned.split, lock.stretches)
-    )
+    pipeline = _decided(run.pipeline, found)
+    write_text(run.folder / RESOLVED, resolved_text(pipeline, planned.plan, planned.split, lock.stretches))
 
 
 def note_stretch(run: Run, planned: Planned, found: Mapping[str, Any]) -> None:
@@ -90,9 +90,18 @@ def note_stretch(run: Run, planned: Planned, found: Mapping[str, Any]) -> None:
         run.reporter.say(line)
     lock = lock.carried_on(now)
     write_json(run.folder / LOCK, lock.model_dump(mode="json"))
-    write_text(
-        run.folder / RESOLVED, resolved_text(run.pipeline, planned.plan, planned.split, lock.stretches)
-    )
+    pipeline = _decided(run.pipeline, found)
+    write_text(run.folder / RESOLVED, resolved_text(pipeline, planned.plan, planned.split, lock.stretches))
+
+
+def _decided(pipeline: Pipeline, found: Mapping[str, Any]) -> Pipeline:
+    """With the numbers of the finite set of patches, where the pipeline left them open."""
+    settings, record = pipeline.train.frozen_maps, found.get(frozen_set.RECORD)
+    if settings is None or record is None:
+        return pipeline
+    numbers = {key: record[key] for key in ("patches", "views")}
+    train = pipeline.train.model_copy(update={"frozen_maps": settings.model_copy(update=numbers)})
+    return pipeline.model_copy(update={"train": train})
 
 
 def budget_change(before: TrainSettings, pipeline: Pipeline, standing: Spent) -> list[str]:

@@ -22,6 +22,7 @@ _FIXED_TRAIN = (
     "parts",
     "pseudo_labels",
     "guided",
+    "frozen_maps",
 )
 _NAMED = 10  # cases in a line
 
@@ -32,6 +33,8 @@ def identity(pipeline: Pipeline) -> dict[str, Any]:
     kept = {key: value for key, value in values.items() if key not in _FREE}
     kept["split"] = {key: value for key, value in kept["split"].items() if key != "file"}
     kept["train"] = {key: values["train"].get(key) for key in _FIXED_TRAIN}
+    if kept["train"]["frozen_maps"]:
+        kept["train"]["frozen_maps"].pop("folder", None)  # where they lie changes nothing
     made: dict[str, Any] = json.loads(json.dumps(kept))
     return made
 

@@ -29,6 +29,7 @@ _OF_ONE_TRAINING = (
     "metrics.jsonl",
     "tensorboard",
     "precision.json",
+    "frozen_maps.json",
     *(PIPELINE, DATA, LOCK, PLAN, FINGERPRINT, RESOLVED, TRANSFER, PINNED),
 )
 

@@ -12,6 +12,7 @@ from medfuse.core.labels import map_values, united
 from medfuse.infer.settings import PostprocessSettings
 from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import Pipeline
+from medfuse.runs.frozen_check import frozen_problems
 from medfuse.trained.loading import weights_file
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def setting_problems(
     problems = _report_problems(pipeline, graph)
     if facts:
         problems += _parameter_problems(pipeline, facts, fresh=fresh)
+        problems += frozen_problems(pipeline, graph, facts)
     if info:
         problems += _pseudo_problems(pipeline, graph, info)
         problems += _postprocess_problems(pipeline.infer.postprocess, info)

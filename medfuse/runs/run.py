@@ -39,7 +39,7 @@ class Run:
 
     kept: what its weights were trained on, where it has any that count. starts: whether training begins at
     its first step, and so may replace what stands in the folder. pins: what `pipeline` has in place of what
-    `said`, the one of the file, has.
+    `said`, the one of the file, has. max_disk: bytes that frozen maps may take.
     """
 
     pipeline: Pipeline
@@ -53,6 +53,7 @@ class Run:
     starts: bool = True
     pins: Pins = field(default_factory=Pins)
     said: Pipeline | None = None
+    max_disk: int | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -85,6 +86,7 @@ def open_run(
     together: Together,
     *,
     retrain: bool = False,
+    max_disk: int | None = None,
 ) -> Iterator[Run]:
     """Hold `folder` for this pipeline until the block ends; the first of several processes does.
 
@@ -115,7 +117,7 @@ def open_run(
         own = reporter if together.is_first else Reporter(quiet=True)
         store = runs / "prepared" / info_name(pipeline)
         pinned = with_pins(pipeline, pins)
-        yield Run(pinned, info, split, folder, store, own, together, kept, starts, pins, pipeline)
+        yield Run(pinned, info, split, folder, store, own, together, kept, starts, pins, pipeline, max_disk)
 
 
 def refuse_soon(pipeline: Pipeline, info: DatasetInfo, folder: Path) -> None:

@@ -13,6 +13,7 @@ from medfuse.pipeline import plan_network
 from medfuse.runs.beginning import Planned
 from medfuse.runs.doubts import doubts, still_doubts
 from medfuse.runs.final import unjudged
+from medfuse.runs.frozen_set import frozen_note
 from medfuse.runs.judging import (
     choose_postprocess,
     draw_pictures,
@@ -56,7 +57,7 @@ def do_stages(run: Run) -> Judged:
         train(run, planned, graph, store)
         if not run.together.is_first:
             raise SystemExit(0)  # this process was there for training
-        told = _outlook(run)
+        told = (*_outlook(run), *frozen_note(run.folder))
         if run.split.validation:
             predict_held_out(run)
             evaluation = evaluate(run)

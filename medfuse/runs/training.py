@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from medfuse.core.errors import CheckpointError
 from medfuse.model.plan import GraphPlan
 from medfuse.runs.beginning import Planned, note_stretch, write_records
+from medfuse.runs.frozen_maps import set_up
+from medfuse.runs.frozen_set import RECORD
 from medfuse.runs.records import TRANSFER, read_mapping
 from medfuse.runs.run import teacher_weights
 from medfuse.trained.loading import load_trained, weights_facts
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from medfuse.train.course import Progress
     from medfuse.train.objective import Objective
     from medfuse.train.state import Spent
+    from medfuse.train.step import Known
 
 
 _PRECISION = "precision.json"
@@ -37,6 +40,7 @@ class Begun:
     """What a training consists of before its first step; `found`: file → what setting up found out.
 
     `depths`: of backbones' parameters, where learning rates depend on them.
+    `known`: what the network is given of a batch besides its image, where parts of it are frozen.
     """
 
     model: Segmenter
@@ -45,6 +49,7 @@ class Begun:
     batches: Callable[..., Generator[Mapping[str, Any], None, None]]
     found: Mapping[str, Any]
     depths: Mapping[str, int]
+    known: Known | None = None
 
 
 def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
@@ -104,8 +109,17 @@ def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
         graph.presence,
         presence(len(plan.classes), regions=plan.regions, ignored=plan.ignored),
     )
+    found |= noted
+    if settings.frozen_maps is None:
+        return Begun(model, fabric, objective, batches, found, depths)
+    frozen = set_up(run, plan, graph, store, model, fabric, precision.kind)
+    found[RECORD] = frozen.record.model_dump(mode="json")
+    labelled_batches = frozen.batches
 
-    return Begun(model, fabric, objective, batches, {**found, **noted}, depths)
+    def viewed(start: int, *, labelled: bool = True) -> Generator[Mapping[str, Any], None, None]:
+        return labelled_batches(start) if labelled else batches(start, labelled=False)
+
+    return Begun(model, fabric, objective, viewed, found, depths, frozen.known)
 
 
 def train(run: Run, planned: Planned, graph: GraphPlan, store: Store) -> None:
@@ -153,6 +167,7 @@ def train(run: Run, planned: Planned, graph: GraphPlan, store: Store) -> None:
         pseudo=PseudoLabels(pseudo, partial(begun.batches, labelled=False), teacher) if pseudo else None,
         labels=_labels(plan),
         depths=begun.depths,
+        known=begun.known,
     )
     run.reporter.say(f"trained {_stands(done)}")
 

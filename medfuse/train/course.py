@@ -41,6 +41,10 @@ class Course:
     def seconds(self) -> float:
         return time.monotonic() - self._start
 
+    def charge(self, seconds: float) -> None:
+        """Count seconds that were spent elsewhere for this training, such as on what it finds kept."""
+        self._start -= seconds
+
     def done(self) -> float:
         """The share of the budget that is spent, the same in all processes."""
         if self.budget.seconds is None:

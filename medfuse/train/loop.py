@@ -27,7 +27,7 @@ from medfuse.train.optimizer import make_optimizer
 from medfuse.train.parts import Parts, learned_group
 from medfuse.train.pseudo import PseudoLabels
 from medfuse.train.settings import TrainSettings
-from medfuse.train.step import Batches, Step
+from medfuse.train.step import Batches, Known, Step
 from medfuse.train.together import Together
 
 
@@ -47,6 +47,7 @@ def fit(
     pseudo: PseudoLabels | None = None,
     labels: Sequence[str] = (),
     depths: Mapping[str, int] | None = None,
+    known: Known | None = None,
 ) -> Progress:
     """Train until the budget is spent, or carry on from the training state in `folder`.
 
@@ -57,7 +58,8 @@ def fit(
     Each epoch ends with `validate` and `save`; with a budget in minutes `validate` is left out while it has
     taken more than a tenth of the time. Raises MedfuseError where the loss stops being a number.
     `labels` are the names of class numbers, for what is to be said of them. `depths` are those of backbones'
-    parameters, where learning rates depend on them (Parts).
+    parameters, where learning rates depend on them (Parts). `known`: what of a batch need not be
+    computed in the network, as it stands still.
     """
     together, budget = Together(), Budget.of(settings)
     if not together.is_first:
@@ -94,6 +96,7 @@ def fit(
         seed=seed,
         guided=guided,
         pseudo=pseudo,
+        known=known,
     )
     keeper = Keeper(trained, folder, course, settings)
     doubts = Doubts(reporter.say, fresh=progress.step == 0, labels=labels)
@@ -108,6 +111,7 @@ def fit(
         while done < 1 or progress.step == 0:  # setting up may take all of the time
             with curve.waiting():
                 batch, unlabelled = next(stream), pseudo.draw(progress.step, done) if pseudo else None
+            course.charge(batch.get("spent", 0.0))
             taken = step(batch, unlabelled, progress.step, done)
             doubts.look(taken.label, float(taken.loss))
             progress.step += 1

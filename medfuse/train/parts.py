@@ -131,6 +131,17 @@ def needs_depths(settings: Mapping[str, PartSettings]) -> bool:
     return any(part.layer_decay is not None for part in settings.values())
 
 
+def stays_frozen(settings: Mapping[str, PartSettings], parameters: Mapping[str, bool]) -> frozenset[str]:
+    """Of `parameters`, name → whether it is built to learn, those that are frozen to the end of training."""
+    owners = _owners(settings, parameters)
+    freezes = {name: settings[owners[name]].freeze if name in owners else None for name in parameters}
+    return frozenset(
+        name
+        for name, learns in parameters.items()
+        if freezes[name] == "always" or (freezes[name] is None and not learns)
+    )
+
+
 def learned_group(learned: nn.Module) -> dict[str, Any]:
     """The parameter group of what the objective itself learns."""
     return {"params": [*learned.parameters()], "factor": 1.0, "weight_decay": 0.0}

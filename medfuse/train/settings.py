@@ -100,6 +100,31 @@ class GuidedSettings(Section):
         return self
 
 
+class FrozenMapsSettings(Section):
+    """Training on a finite set of patches, of which the maps of what is frozen are computed once and kept."""
+
+    views: Count | Literal["auto"] = Field(
+        "auto",
+        description="random views of each patch (flips, rotations, intensities, as `augment` says), drawn "
+        "once; auto: 8, or as many as are computed in a fifth of the budget",
+    )
+    patches: Count | Literal["auto"] = Field(
+        "auto",
+        description="places in the training cases, which take turns; rounded up to whole batches; auto: as "
+        "many as cover the cases and, times `views`, are computed in a fifth of the budget; one of each case "
+        "at least",
+    )
+    precision: Literal["fp16", "fp32"] = Field(
+        "fp16", description="of kept maps; fp32 keeps each bit, in twice the space"
+    )
+    keep: bool = Field(
+        True, description="false: nothing is kept, and what is frozen runs at each step, on the same patches"
+    )
+    folder: ConfigPath | None = Field(
+        None, description="where maps are kept; `frozen_maps`, beside the run folders, if not given"
+    )
+
+
 class TrainSettings(Section):
     """Optimiser, learning rate, budget and precision."""
 
@@ -127,6 +152,11 @@ class TrainSettings(Section):
     )
     guided: GuidedSettings | None = Field(
         None, description="augmentation that the network's own maps guide; off where not given"
+    )
+    frozen_maps: FrozenMapsSettings | None = Field(
+        None,
+        description="a finite set of patches, and the maps of what is frozen computed once for each; off "
+        "where not given",
     )
     clip: float = Field(12.0, ge=0, description="largest gradient norm; 0 for no clipping")
     average: float = Field(

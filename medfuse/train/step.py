@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,10 +25,16 @@ from medfuse.train.state import seed_chance
 from medfuse.train.together import Together
 
 Batch = Mapping[str, Any]
-"""{"image": (b, c, *patch), "label": (b, 1, *patch), "case": b names}"""
+"""{"image": (b, c, *patch), "label": (b, 1, *patch), "case": b names}
+
+Perhaps also "spent": seconds that others spent on it for this training.
+"""
 
 Batches = Callable[[int], Generator[Batch, None, None]]
 """start step → endless batches."""
+
+Known = Callable[[Batch], Mapping[str, Any]]
+"""A batch → what the network is given of it besides the image, by the names of arguments: its frozen maps."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +72,11 @@ class Step:
     seed: int
     guided: Guided | None
     pseudo: PseudoLabels | None
+    known: Known | None = None
 
     def __call__(self, batch: Batch, unlabelled: Batch | None, number: int, done: float) -> Taken:
         """Step `number`, at a share `done` of the budget. Raises MedfuseError where its loss is no number."""
+        network = partial(self.network, **self.known(batch)) if self.known else self.network
         seed_chance(self.seed, number, self.together.rank)
         if self.guided and self.guided.is_due(number, done):
             batch = self._changed(batch, self.guided, number)
@@ -78,7 +87,7 @@ class Step:
         image, label = self.fabric.to_device((batch["image"], batch["label"]))
         image = image.contiguous(memory_format=channels_last(image.ndim))
         label = self.together.gather(label)
-        total, losses = self.objective(self.together.whole(self.network), image, label, weights)
+        total, losses = self.objective(self.together.whole(network), image, label, weights)
         self.fabric.backward(total)
         loss = total.detach()
         self._stop_where_lost(loss, losses, number + 1, batch)

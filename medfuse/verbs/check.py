@@ -12,6 +12,7 @@ from medfuse.core.text import aligned, by
 from medfuse.data.plan import counted_inputs
 from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import Pipeline, load_pipeline, plan_network
+from medfuse.runs.frozen_check import foretold
 from medfuse.runs.problems import dataset_problems, objective_problems, placed_split, setting_problems
 from medfuse.runs.weights import advice, origins, scaling_problems, weights_lines
 from medfuse.volumes.endings import is_picture
@@ -76,6 +77,7 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
         *_still(pipeline, graph),
         "",
         f"{facts.parameters:,} parameters; every declared shape agrees with the real one",
+        *foretold(pipeline, graph, facts, info),
     ]
     return "\n".join(lines)
 

@@ -49,12 +49,14 @@ def compare_pipelines(
     overwrite: bool = False,
     trust: str | Iterable[str] = (),
     retrain: bool = False,
+    max_disk: int | None = None,
     reporter: Reporter,
 ) -> Compared:
     """Train every pipeline file with each seed and fold, read every run folder, compare with the first.
 
     Training that is finished is not repeated, unless it is to be (`retrain`). Runs of one pipeline
-    (NAME-foldF-seedS) are one candidate.
+    (NAME-foldF-seedS) are one candidate. Those that agree on what is frozen share its maps, of which each
+    run may keep `max_disk` bytes.
     Raises MedfuseError where there is nothing to compare, and PipelineError for every faulty file at once.
     """
     from medfuse.report import compare as report
@@ -74,7 +76,7 @@ def compare_pipelines(
                 here = f"{name}-fold{fold}-seed{seed}"
                 reporter.say(f"{here}:")
                 own = [*overrides, f"name={here}", f"seed={seed}", f"split.fold={fold}"]
-                run_pipeline(path, own, runs=runs, retrain=retrain, reporter=reporter)
+                run_pipeline(path, own, runs=runs, retrain=retrain, max_disk=max_disk, reporter=reporter)
                 runs_of.setdefault(name, []).append(runs / here)
     if len(runs_of) < 2:
         raise MedfuseError(

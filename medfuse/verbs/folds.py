@@ -59,6 +59,7 @@ def run_folds(
     folds: Sequence[int] | None = None,
     runs: Path = Path("runs"),
     retrain: bool = False,
+    max_disk: int | None = None,
     reporter: Reporter,
 ) -> CrossValidated:
     """Train `folds`, all where None, into `runs`/NAME/fold_K, and judge their held-out cases together.
@@ -85,7 +86,7 @@ def run_folds(
     with _held(folder):
         refuse_single_run(folder)
     try:
-        results = _train(file, overrides, chosen, folder, retrain, reporter)
+        results = _train(file, overrides, chosen, folder, retrain, max_disk, reporter)
     finally:
         with suppress(OSError):
             folder.rmdir()  # what a refused start leaves is nothing
@@ -105,6 +106,7 @@ def _train(
     folds: Iterable[int],
     folder: Path,
     retrain: bool,
+    max_disk: int | None,
     reporter: Reporter,
 ) -> dict[int, RunResult]:
     """Fold → its run, each in a folder of its own below `folder`."""
@@ -113,7 +115,13 @@ def _train(
         reporter.say(f"fold {fold}:")
         own = [*overrides, f"split.fold={fold}"]
         results[fold] = run_pipeline(
-            file, own, runs=folder.parent, folder=folder / f"fold_{fold}", retrain=retrain, reporter=reporter
+            file,
+            own,
+            runs=folder.parent,
+            folder=folder / f"fold_{fold}",
+            retrain=retrain,
+            max_disk=max_disk,
+            reporter=reporter,
         )
         if retrain:
             forget_judgement(folder)

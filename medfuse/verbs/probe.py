@@ -114,7 +114,8 @@ def _still(pipeline: Pipeline, name: str, steps: int) -> Pipeline:
     """The same pipeline without what hides whether a network can learn at all."""
     augment = pipeline.augment.without_any()
     budget = {"steps": steps, "epochs": None, "minutes": None, "steps_per_epoch": max(1, steps // 4)}
-    train = pipeline.train.model_copy(update={**budget, "pseudo_labels": None, "guided": None})
+    off = dict.fromkeys(("pseudo_labels", "guided", "frozen_maps"))
+    train = pipeline.train.model_copy(update={**budget, **off})
     return pipeline.model_copy(update={"name": name, "augment": augment, "train": train})
 
 

@@ -59,12 +59,14 @@ def run_pipeline(
     runs: Path = Path("runs"),
     folder: Path | None = None,
     retrain: bool = False,
+    max_disk: int | None = None,
     reporter: Reporter,
 ) -> RunResult:
     """Every stage of a pipeline file, each of which carries on where an earlier run of it stopped.
 
     `folder` is the run's folder; see `run_folder` where it is not given. With `retrain` it is trained anew:
-    what the folder holds is replaced once data and pipeline are found to be sound.
+    what the folder holds is replaced once data and pipeline are found to be sound. `max_disk`: bytes that
+    frozen maps may take (`train.frozen_maps`).
     """
     pipeline, document = load_pipeline(file, overrides)
     with located(document):
@@ -74,7 +76,9 @@ def run_pipeline(
             refuse_soon(pipeline, info, where)
         with (
             _together(pipeline) as together,
-            open_run(pipeline, info, runs, where, reporter, together, retrain=retrain) as run,
+            open_run(
+                pipeline, info, runs, where, reporter, together, retrain=retrain, max_disk=max_disk
+            ) as run,
         ):
             judged = do_stages(run)
             return RunResult(where, judged.evaluation, judged.postprocess)

@@ -14,8 +14,8 @@ from medfuse.train.budget import Budget
 from medfuse.train.loop import fit
 from medfuse.train.objective import Objective, shrink
 from medfuse.train.optimizer import rate_factor
-from medfuse.train.parts import Parts, part_problems, rate_rows
-from medfuse.train.settings import TrainSettings
+from medfuse.train.parts import Parts, part_problems, rate_rows, stays_frozen
+from medfuse.train.settings import PartSettings, TrainSettings
 
 
 def test_epochs_are_a_budget_of_steps():
@@ -181,6 +181,15 @@ def test_a_glob_without_a_parameter_is_a_problem_at_its_key():
 def test_parts_that_cannot_be_meant_are_told(parts, message):
     (problem,) = part_problems(settings(**parts).parts, dict(net().named_parameters()))
     assert message in problem.message
+
+
+@pytest.mark.parametrize(
+    ("freeze", "learns", "stays"),
+    [("always", True, True), (3, True, False), (None, True, False), (None, False, True), (3, False, False)],
+)
+def test_what_stays_frozen_is_frozen_for_good_or_built_so(freeze, learns, stays):
+    found = stays_frozen({"a.*": PartSettings(freeze=freeze)}, {"a.weight": learns, "b.weight": True})
+    assert found == ({"a.weight"} if stays else set())
 
 
 # ---- rates that fall with depth

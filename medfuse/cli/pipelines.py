@@ -238,9 +238,9 @@ def cache(
         typer.Option(help="remove kept maps, prepared cases, or both; what is in use stays"),
     ] = None,
 ) -> None:
-    """Show what runs share on disk, or clear it: prepared cases, maps of frozen networks.
+    """Show, or clear, what runs share on disk.
 
-    All of it is made again where a run needs it.
+    Prepared cases, and maps of frozen networks: all of it is made again where a run needs it.
     """
     from medfuse.verbs.cache import clear_shared, shared_table
 

@@ -70,8 +70,10 @@ class Text:
         outputs = plan.classes if plan.regions else plan.classes[1:]
         what = f"{', '.join(outputs)} in {', '.join(plan.channels)}"
         within = f" and {self.minutes:g} minutes" if self.minutes else ""
+        labelled = sum(case.label is not None for case in self.found.info.cases)
+        of = f"{len(cases):,} of {labelled:,}" if len(cases) < labelled else f"{len(cases)}"
         lines = comment(
-            f"{self.output.stem}: {what}; planned by `medfuse init` for {len(cases)} cases of about "
+            f"{self.output.stem}: {what}; planned by `medfuse init` for {of} cases of about "
             f"{by(shape)} voxels, {bytes_text(self.budget)} of memory a step{within}."
         )
         file = printable(quote(str(self.output)))

@@ -262,6 +262,7 @@ def test_of_very_many_cases_a_sample_is_looked_at_and_that_is_said(machine, tmp_
         data, output=tmp_path / "a.yaml", budget=2**30, device="cpu", trials=False, reporter=Reporter()
     )
     assert "looked at 3 of 6 labelled cases" in "".join(capsys.readouterr())
+    assert "planned by `medfuse init` for 3 of 6 cases" in (tmp_path / "a.yaml").read_text()
 
 
 def test_a_network_of_three_axes_that_sees_whole_cases_as_they_are_needs_no_trial(machine, tmp_path):

@@ -1,6 +1,8 @@
 """Weights that are public: state dicts of their names and shapes, of which the encoder takes all."""
 
 import re
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from medfuse.model.segmenter import build_segmenter
 from medfuse.model.settings import ModelSettings
 from medfuse.model.transfer import transfer
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "builtin" / "backbones"))
 IMAGE = ImageInfo(1, (32, 32, 32), (1.0, 1.0, 1.0))
 
 
@@ -93,3 +96,16 @@ def test_mednext_of_its_authors_is_monais_with_axes_turned(tmp_path):
         finest = theirs.enc_stages[0](theirs.stem(image))
         ours = network.backbones["encoder"](image)["enc_stages.0"]
     torch.testing.assert_close(ours, finest)
+
+
+@pytest.mark.parametrize("chunks", [0, 2])
+@pytest.mark.parametrize("nested", [False, True])
+def test_3dino_has_all_of_dino3d(tmp_path, chunks, nested):
+    from test_vit import dino_state
+
+    state = dino_state(channels=32, depth=4, side=3, chunks=chunks)
+    if nested:
+        state = {"teacher": {f"backbone.{k}": t for k, t in state.items()}}
+    backbone = {"use": "dino3d", "channels": 32, "depth": 4, "heads": 2, "grid": 3}
+    _, made = taken(tmp_path, state, backbone)
+    assert made.share == 1

@@ -94,6 +94,15 @@ def test_a_bundle_starts_a_training_on_other_labels(machine, tmp_path):
     assert AGREES in check_pipeline(file)
 
 
+def test_tokens_stand_still_and_their_maps_are_kept(machine, tmp_path):
+    nnssl_model.primus(tmp_path / "primus.pth")
+    pipeline, file = begun(tmp_path / "primus.pth", tmp_path, minutes=5)
+    assert pipeline.train.parts["backbones.encoder.*"].freeze == "always"
+    assert pipeline.train.frozen_maps is not None
+    assert 0 < pipeline.train.minutes <= 5
+    assert AGREES in check_pipeline(file)
+
+
 @pytest.mark.parametrize(
     ("what", "words"),
     [

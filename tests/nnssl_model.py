@@ -108,7 +108,7 @@ def conv(weights, name, before, after, kernel, *, bias=True) -> None:
             weights[f"{name}.{part}.{key}"] = weights[f"{name}.all_modules.{number}.{key}"] = value
 
 
-def primus(path: Path, *, prefix="", channels=24, depth=4, side=4, registers=0, **changed) -> dict:
+def primus(path: Path, *, prefix="", channels=36, depth=4, side=4, registers=0, **changed) -> dict:
     """A checkpoint of Primus, made of its names and shapes alone, with a masked autoencoder's decoder."""
     inner = int(channels * 4 * 2 / 3)
     shapes = {

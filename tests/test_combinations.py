@@ -76,10 +76,21 @@ def backbones(dims: int) -> dict[str, tuple[dict, list[str]]]:
             {"use": "swin_unetr", "channels": 12, "heads": [3, 3, 3, 3], "window": 2},
             ["pos_drop", "layers1.0", "layers2.0"],
         ),
+        "primus": (
+            {"use": "primus", "channels": 12, "depth": 3, "heads": 2, "patch": 4, "grid": 4},
+            ["eva.blocks.0", "eva.blocks.1", "eva.blocks.2"],
+        ),
+        "dino3d": (
+            {"use": "dino3d", "channels": 8, "depth": 3, "heads": 2, "patch": 4, "grid": 4},
+            ["blocks.0", "blocks.1", "blocks.2"],
+        ),
     }
 
 
 KINDS = [*backbones(2)]
+
+SOLID = ("slices", "primus", "dino3d")
+"""They see volumes alone."""
 
 DEEP = ("densenet", "efficientnet", "mednext", "swin_unetr")
 """They take time to build: quick tests combine them with the tap strategies alone, slow ones with all."""
@@ -134,14 +145,26 @@ DECODERS = {
 REFUSED = {
     **{("native", backbone): "does not return" for backbone in ("unet_encoder", "resnet", "edited", "lora")},
     ("native", "module of tokens"): "does not return",
-    **{("native", backbone): "does not return" for backbone in ("densenet", "mednext", "swin_unetr")},
+    **{
+        ("native", backbone): "does not return"
+        for backbone in ("densenet", "mednext", "swin_unetr", "primus", "dino3d")
+    },
     **{
         ("sequential_truncation", backbone): "is not a chain of its layers"
-        for backbone in ("view", "slices", "efficientnet", "mednext", "swin_unetr", "module of tokens")
+        for backbone in (
+            "view",
+            "slices",
+            "efficientnet",
+            "mednext",
+            "swin_unetr",
+            "module of tokens",
+            "primus",
+            "dino3d",
+        )
     },
     **{
         ("fx_graph", backbone): "cannot be traced"
-        for backbone in ("view", "slices", "efficientnet", "swin_unetr")
+        for backbone in ("view", "slices", "efficientnet", "swin_unetr", "primus", "dino3d")
     },
 }
 """(tap strategy, backbone) that cannot be combined, and what the reason says."""
@@ -170,6 +193,8 @@ def even(backbone: str, dims: int) -> ImageInfo:
 
 
 def odd(backbone: str, dims: int) -> tuple[int, ...]:
+    if backbone in ("primus", "dino3d"):
+        return (20, 12, 12)  # other multiples of the patch
     return (33, 35, 37) if (backbone, dims) == ("densenet", 3) else ODD[dims]
 
 
@@ -251,7 +276,7 @@ def meetings() -> list[tuple[str, str, str, int]]:
                 if backbone in DEEP and block == "concat":
                     met.append((backbone, taps, block, 2))
                 elif backbone not in DEEP and number % 4 == 0:
-                    met.append((backbone, taps, block, 3 if backbone == "slices" else 2 + number // 4 % 2))
+                    met.append((backbone, taps, block, 3 if backbone in SOLID else 2 + number // 4 % 2))
     return met
 
 
@@ -273,8 +298,8 @@ def test_it_trains_or_is_refused_with_the_reason(backbone, taps, block, dims):
 @pytest.mark.parametrize("backbone", KINDS)
 def test_every_kind_of_block_trains_with_every_schedule(backbone, taps, block, dims):
     """All there is: each backbone × strategy × block and its variants × schedule, at even and odd sizes."""
-    if backbone == "slices" and dims == 2:
-        pytest.skip("slices are those of a volume")
+    if backbone in SOLID and dims == 2:
+        pytest.skip("it sees volumes alone")
     torch.manual_seed(0)
     for number in range(len(BLOCKS[block])):
         planned = plan(backbone, taps, block, number, dims)

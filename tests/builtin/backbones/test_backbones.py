@@ -143,6 +143,8 @@ SAMPLES = {
         ({"channels": 12, "window": 4}, LARGE),
         ({"channels": 12, "window": 3, "v2": True}, SOLID),
     ],
+    "primus": [({"channels": 12, "depth": 2, "heads": 2, "grid": 4}, SOLID)],
+    "dino3d": [({"channels": 8, "depth": 2, "heads": 2, "grid": 2}, SOLID)],
 }
 
 

@@ -92,7 +92,7 @@ def test_a_missing_key_says_what_it_means(file):
 
 def test_a_plugin_without_use_lists_the_choices(file):
     (line,) = problems(file, GOOD.replace("use: unet_encoder, ", ""))
-    assert "name a backbone with `use:`, one of densenet, edited, " in line
+    assert "name a backbone with `use:`, one of densenet, dino3d, " in line
     assert "resnet, " in line
 
 

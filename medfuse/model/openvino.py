@@ -48,9 +48,12 @@ def convert(model: nn.Module, example: Tensor) -> openvino.Model:
         traced = torch.jit.freeze(torch.jit.trace(model, (example.clone(),), check_trace=False))
         reader = FrontEndManager().load_by_framework("pytorch")
         decoder = TorchScriptPythonDecoder(traced)  # OpenVINO keeps no hold of it while it converts
-        converted = reader.convert(reader.load(decoder))
-    converted.reshape({0: ov.PartialShape([-1, *example.shape[1:]])})
-    return converted
+        loaded = reader.load(decoder)
+        # untyped, what joins several maps, as `torch.cat`, cannot be run by OpenVINO
+        (given,) = (place for place in loaded.get_inputs() if place.is_input())
+        loaded.set_partial_shape(given, ov.PartialShape([-1, *example.shape[1:]]))
+        loaded.set_element_type(given, ov.Type.f32)
+        return reader.convert(loaded)
 
 
 def runner(network: openvino.Model, example: Tensor, precision: str) -> Running:

@@ -28,11 +28,12 @@ class Slices(nn.Module):
             place(self, name)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        batch, channels, *size, depth = x.shape
+        batch, _, *size, depth = x.shape
         k = self._neighbours
-        longer = torch.cat([x[..., :1]] * k + [x] + [x[..., -1:]] * k, dim=-1)
-        stacks = longer.unfold(-1, 2 * k + 1, 1)  # (batch, channels, x, y, z, slices)
-        flat = stacks.permute(0, 4, 1, 5, 2, 3).reshape(batch * depth, channels * (2 * k + 1), *size)
+        slices = x.movedim(-1, 1).contiguous()  # (batch, z, channels, x, y)
+        longer = torch.cat([slices[:, :1]] * k + [slices] + [slices[:, -1:]] * k, dim=1)
+        stacks = torch.stack([longer.narrow(1, first, depth) for first in range(2 * k + 1)], dim=3)
+        flat = stacks.flatten(2, 3).flatten(0, 1)
         made = {}
         for name, flat_maps in self.inner(flat).items():
             maps = self._features[name].as_map(flat_maps, size).unflatten(0, (batch, depth))

@@ -382,6 +382,25 @@ def test_a_slice_sees_its_neighbours_and_no_further():
     assert [z for z, d in enumerate(differ) if d] == [7, 8, 9]
 
 
+@pytest.mark.parametrize("neighbours", [0, 1, 3])
+@pytest.mark.parametrize("depth", [1, 4])
+def test_the_stack_of_a_slice_is_its_neighbours_of_each_channel_with_the_last_ones_repeated(
+    neighbours, depth, monkeypatch
+):
+    network = backbone("slices", of={"use": "unet_encoder"}, neighbours=neighbours)
+    network = network.build(ImageInfo(2, (16, 8, depth), (1.0, 1.0, 1.0)))
+    given = []
+    monkeypatch.setattr(network.inner, "forward", lambda stacks: given.append(stacks) or {})
+    image = torch.randn(2, 2, 16, 8, depth)
+    for laid in (image, image.contiguous(memory_format=torch.channels_last_3d)):
+        network(laid)
+    seen = [[min(max(z + i, 0), depth - 1) for i in range(-neighbours, neighbours + 1)] for z in range(depth)]
+    wanted = [torch.stack([x[c, ..., n] for c in range(2) for n in near]) for x in image for near in seen]
+    assert torch.equal(given[0], torch.stack(wanted))
+    assert torch.equal(given[0], given[1])
+    assert given[0].is_contiguous()
+
+
 def test_without_neighbours_slices_are_those_of_the_flat_network():
     plugin = backbone("slices", of={"use": "unet_encoder", "base_channels": 4}, neighbours=0)
     network = plugin.build(DEEP).eval()

@@ -76,6 +76,40 @@ def test_it_gives_what_torch_gives_for_any_number_of_windows(engine: str, dims: 
         )
 
 
+@pytest.mark.parametrize("neighbours", [0, 1, 2])
+def test_slices_with_their_neighbours_go_through(engine: str, neighbours: int) -> None:
+    encoder = {"use": "slices", "of": UNET, "neighbours": neighbours}
+    model = segmenter(3, encoder)
+    run = prepared(engine, model, windows(2, 3), **({"precision": "fp32"} if engine == "openvino" else {}))
+    for number in (1, 2, 3):
+        given = windows(number, 3)
+        torch.testing.assert_close(run(given), in_torch(model, given), rtol=1e-3, atol=1e-3)
+
+
+class Joining(nn.Module):
+    """Takes and joins parts of its input in the ways that networks do, before any layer."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.layer = way, nn.Conv2d(2, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        turned = x[..., [15 - n for n in range(16)]] if self.way == "index" else x.flip(-1)
+        x = torch.stack([x, turned], 1).flatten(1, 2) if self.way == "stack" else torch.cat([x, turned], 1)
+        logits: Tensor = self.layer(x)
+        return logits
+
+
+@pytest.mark.parametrize("way", ["cat", "stack", "index"])
+def test_what_is_joined_before_any_layer_goes_through(engine: str, way: str) -> None:
+    torch.manual_seed(0)
+    model = Joining(way).eval()
+    run = prepared(engine, model, windows(2, 2), **({"precision": "fp32"} if engine == "openvino" else {}))
+    for number in (1, 3):
+        given = windows(number, 2)
+        torch.testing.assert_close(run(given), in_torch(model, given), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_residual_network_with_hooks_goes_through(engine: str, dims: int) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medfuse.core.errors import ShapeError
 from medfuse.core.features import FeatureInfo
+from medfuse.core.still import freeze, hold, keep_still
 from medfuse.core.text import listed
 from medfuse.model.blame import placed
 from medfuse.model.borrowed import out_of_sight
@@ -76,8 +77,8 @@ class Segmenter(nn.Module):
     of taps or nodes: (logits, the same, {name: map}). What nobody asks for is not computed, nor what is
     `given`: where that is all that a backbone is asked for, it does not run.
 
-    What no loss teaches is frozen: backbones and nodes that get no gradient. These, and modules all of whose
-    parameters are frozen, stay in evaluation mode while the rest trains, so that their running statistics
+    What no loss teaches is frozen: backbones and nodes that get no gradient. These, and whatever else is
+    frozen (core/still.py), stay in evaluation mode while the rest trains, so that their running statistics
     stand still.
 
     `brought`: by backbone, the weights that it brought along, where these are asked for. `untaught`: parts
@@ -129,20 +130,15 @@ class Segmenter(nn.Module):
         self.untaught = untaught(plan)
         for name, part in self._parts():
             if name in self.untaught:
-                part.requires_grad_(False)
+                freeze(part)
+                hold(part, True)
         self.train()
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for module in self._standing_still() if mode else ():
-            module.eval()
+        if mode:
+            keep_still(self)
         return self
-
-    def _standing_still(self) -> list[nn.Module]:
-        untaught = [part for name, part in self._parts() if name in self.untaught]
-        owned = ((module, [*module.parameters()]) for module in self.modules())
-        frozen = [module for module, own in owned if own and not any(p.requires_grad for p in own)]
-        return [*untaught, *frozen]
 
     def _parts(self) -> list[tuple[str, nn.Module]]:
         return [*self.backbones.items(), *self.fusion.items()]

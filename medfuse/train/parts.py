@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from medfuse.core.errors import PipelineError, Problem, did_you_mean
+from medfuse.core.still import bare, hold, is_held, keep_still
 from medfuse.train.settings import PartSettings
 
 
@@ -19,6 +20,7 @@ from medfuse.train.settings import PartSettings
 class _Part:
     settings: PartSettings
     parameters: Mapping[str, nn.Parameter]
+    bare: Sequence[nn.Module]  # modules with state and without parameters, such as norms that are not affine
 
     def is_frozen(self, epoch: int) -> bool:
         freeze = self.settings.freeze
@@ -29,7 +31,8 @@ class Parts:
     """The parameters of `model`, each in the part of the first glob that matches its name.
 
     `depths`: of the parameters of backbones, how many layers come after each, where a part's rate depends on
-    it. Those that the network has frozen itself stay so. Raises PipelineError where a glob has no parameter.
+    it. Running statistics that no parameter goes with belong to a part by their own names. What the network
+    has frozen itself stays so. Raises PipelineError where a glob has no parameter.
     """
 
     def __init__(
@@ -45,8 +48,14 @@ class Parts:
         self._model = model
         self._still = {id(p) for p in named.values() if not p.requires_grad}
         self._rest = [p for name, p in named.items() if name not in owners]
+        states = {_state(path, m): m for path, m in bare(model).items() if not is_held(m)}
+        held_by = _owners(settings, states)
         self._parts = [
-            _Part(part, {name: p for name, p in named.items() if owners.get(name) == glob})
+            _Part(
+                part,
+                {name: p for name, p in named.items() if owners.get(name) == glob},
+                [module for name, module in states.items() if held_by.get(name) == glob],
+            )
             for glob, part in settings.items()
         ]
         self._depths = depths or {}
@@ -62,8 +71,8 @@ class Parts:
     def enter(self, epoch: int) -> None:
         """Freeze what stands still in `epoch`, and thaw the rest.
 
-        A module all of whose parameters are frozen is in eval mode, so that its running statistics stand
-        still too, and all others are in training mode.
+        What is frozen is in eval mode, so that its running statistics stand still too (core/still.py), and
+        all else is in training mode.
         """
         waiting = [part for part in self._parts if part.settings.freeze]
         if not waiting:
@@ -72,11 +81,17 @@ class Parts:
         frozen |= self._still
         for parameter in (p for part in waiting for p in part.parameters.values()):
             parameter.requires_grad_(id(parameter) not in frozen)
+        for part in waiting:
+            for module in part.bare:
+                hold(module, part.is_frozen(epoch))
         self._model.train()
-        for module in self._model.modules():
-            own = [id(p) for p in module.parameters()]
-            if own and frozen.issuperset(own):
-                module.eval()
+        keep_still(self._model)
+
+
+def _state(path: str, module: nn.Module) -> str:
+    """The name of the first buffer of the module at `path`."""
+    name = next(name for name, _ in module.named_buffers(recurse=False))
+    return f"{path}.{name}" if path else name
 
 
 def by_rate(

@@ -168,14 +168,18 @@ def test_another_loss_on_its_maps_thaws_a_teacher():
     assert all(p.requires_grad for p in model.backbones["teacher"].parameters())
 
 
+NORMS = {
+    "batch": nn.BatchNorm2d(4),
+    "bare batch": nn.BatchNorm2d(4, affine=False),
+    "instance": nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
+    "bare instance": nn.InstanceNorm2d(4, track_running_stats=True),
+}
+
+
 @pytest.mark.parametrize(
     "wrap", [lambda n: n, lambda n: {"use": "view", "of": n, "channels": {"a": [0]}}], ids=["plain", "view"]
 )
-@pytest.mark.parametrize(
-    "norm",
-    [nn.BatchNorm2d(4), nn.InstanceNorm2d(4, affine=True, track_running_stats=True)],
-    ids=["batch", "instance"],
-)
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS.keys())
 def test_what_train_parts_freezes_keeps_its_statistics_however_it_is_wrapped(norm, wrap):
     """In the layout of training too, in which instance norms are other ones."""
     settings = {
@@ -198,8 +202,33 @@ def test_what_train_parts_freezes_keeps_its_statistics_however_it_is_wrapped(nor
     assert moved(model, "encoder", before)
 
 
+def adapted(backbone):
+    return {"use": "lora", "of": backbone, "on": ["conv"], "rank": 1}
+
+
+BESIDE = {"*.conv.*": PartSettings(rate=0.5), "backbones.encoder.*": PartSettings(freeze="always")}
+"""One layer of the encoder learns, and all else in it is frozen."""
+
+
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS.keys())
+@pytest.mark.parametrize(("wrap", "parts"), [(lambda n: n, BESIDE), (adapted, {})], ids=["parts", "lora"])
+def test_the_statistics_of_a_frozen_norm_stay_whatever_learns_beside_it(norm, wrap, parts):
+    settings = {"backbones": {"encoder": wrap(Holding(norm=norm))}, "head": {"input": "encoder.norm"}}
+    model = build_segmenter(plan_graph(ModelSettings.model_validate(settings), IMAGE, 2))
+    lay_out(model, 4, torch.channels_last)
+    before = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    Parts(model, parts).enter(0)
+    model.eval()
+    model.train()
+    logits = model(torch.randn(2, 1, 16, 16))
+    assert any(p.requires_grad for p in model.backbones["encoder"].parameters())
+    assert logits.requires_grad
+    assert before
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_buffers())
+
+
 class Holding(Backbone):
-    """A convolution and a norm with running statistics."""
+    """Two convolutions and a norm with running statistics."""
 
     norm: Any = None
 
@@ -208,7 +237,8 @@ class Holding(Backbone):
 
     def build(self, image):
         network = nn.Sequential()
-        network.conv, network.norm = nn.Conv2d(1, 4, 3, padding=1), copy.deepcopy(self.norm)
+        network.conv, network.mix = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        network.norm = copy.deepcopy(self.norm)
         return network
 
 

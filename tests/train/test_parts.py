@@ -155,6 +155,17 @@ def test_a_module_is_in_eval_mode_where_all_of_it_is_frozen():
     assert model.training
 
 
+def test_a_norm_without_weights_is_frozen_by_the_first_glob_that_matches_its_statistics():
+    model = net()
+    model.encoder.append(nn.BatchNorm2d(3, affine=False))
+    for glob, first in (("encoder.*", False), ("encoder.1.*", True)):
+        parts = Parts(model, settings(**{"encoder.0.*": {"rate": 2}, glob: {"freeze": 1}}).parts)
+        for epoch, training in enumerate((first, True)):
+            parts.enter(epoch)
+            assert model.encoder[3].training is training
+            assert model.encoder[2].training, "dropout has no statistics"
+
+
 def test_the_first_glob_that_matches_counts():
     parts = settings(**{"*.bias": {"rate": 2}, "head.*": {"rate": 0.5}}).parts
     rest, biases, head = Parts(net(), parts).groups()

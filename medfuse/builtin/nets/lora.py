@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from medfuse.core.errors import MedfuseError, ShapeError, did_you_mean
 from medfuse.core.features import ImageInfo
+from medfuse.core.still import freeze
 from medfuse.core.text import listed
 from medfuse.model.trial import trial, try_out
 
@@ -52,8 +53,7 @@ class LowRank(nn.Module):
 
 def adapted(network: nn.Module, globs: Sequence[str], rank: int, scale: float) -> nn.Module:
     """`network`, frozen, with a change beside each layer that a glob names. Raises ShapeError."""
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
+    freeze(network)
     layers = {path: layer for i, glob in enumerate(globs) for path, layer in _named(network, glob, i).items()}
     for layer in layers.values():
         layer.add_module(CHANGE, LowRank(layer, rank, scale))

@@ -32,7 +32,7 @@ import yaml
 
 MEDFUSE = (sys.executable, "-m", "medfuse")
 FUSIONS: Mapping[str, Mapping[str, Any]] = {
-    "unet_decoder": {"use": "unet_decoder", "inputs": ["image", "encoder.*"]},
+    "unet_decoder": {"use": "unet_decoder", "inputs": ["image", "encoder.*"], "channels": 16},
     "fpn": {"use": "fpn", "inputs": ["encoder.*"]},
     "hypercolumn": {"use": "hypercolumn", "inputs": ["image", "encoder.*"]},
 }

@@ -46,7 +46,12 @@ class Start:
         if self.kind == "tokens":
             made["fusion"] = {
                 "pyramid": {"use": "to_pyramid", "inputs": ["encoder.*"]},
-                "decoded": {"use": "unet_decoder", "inputs": ["image", "pyramid.*"], **self.decoder},
+                "decoded": {
+                    "use": "unet_decoder",
+                    "inputs": ["image", "pyramid.*"],
+                    "channels": 16,
+                    **self.decoder,
+                },
             }
         else:
             made["fusion"] = {"decoded": {"use": "unet_decoder", "inputs": ["encoder.*"], **self.decoder}}

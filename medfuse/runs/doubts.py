@@ -47,6 +47,31 @@ def doubts(run: Run, fingerprint: Fingerprint, plan: DataPlan, data: TrainedOn) 
         yield warning
 
 
+FEW = 8  # channels from which any number of classes can be told
+
+
+def network_doubts(pipeline: Pipeline, graph: GraphPlan) -> Iterator[str]:
+    """What of a network will not learn, and where it loses what it has learned."""
+    yield from still_doubts(pipeline, graph)
+    yield from narrow_doubts(graph)
+
+
+def narrow_doubts(graph: GraphPlan) -> Iterator[str]:
+    """Nodes that make fewer channels than there are classes, of maps that have as many.
+
+    As the last stage of a decoder does whose finest skip is `image`. A single region is two classes, inside
+    and outside. Of nodes whose channels can be set: a gate has those of what it weighs.
+    """
+    needed = min(max(graph.classes, 2), FEW)
+    for node in graph.nodes:
+        given, made = max(x.channels for x in node.inputs), node.output.channels
+        if made < needed <= given and "channels" in type(node.block).model_fields:
+            yield (
+                f"warning: model.fusion.{node.name} makes {made} channel{'s' * (made > 1)} of maps of up to "
+                f"{given}, too few to tell labels apart; give it more, such as channels: 16"
+            )
+
+
 def still_doubts(pipeline: Pipeline, graph: GraphPlan) -> Iterator[str]:
     """Backbones that no loss teaches, as the teacher of a distillation, and those that nobody ever taught."""
     from medfuse.model.still import untaught

@@ -11,7 +11,7 @@ from medfuse.core.errors import CheckpointError, PipelineError
 from medfuse.core.files import write_json
 from medfuse.pipeline import plan_network
 from medfuse.runs.beginning import Planned
-from medfuse.runs.doubts import doubts, still_doubts
+from medfuse.runs.doubts import doubts, network_doubts
 from medfuse.runs.final import unjudged
 from medfuse.runs.frozen_set import frozen_note
 from medfuse.runs.judging import (
@@ -123,7 +123,7 @@ def prepare(run: Run) -> Planned:
         raise PipelineError(problems)
     run.reporter.say(f"  network: {facts.parameters:,} parameters")
     data = trained_on(run.pipeline, run.info, run.split, hashes)
-    for line in (*doubts(run, fingerprint, plan, data), *still_doubts(run.pipeline, graph)):
+    for line in (*doubts(run, fingerprint, plan, data), *network_doubts(run.pipeline, graph)):
         run.reporter.say_once(line)
     return Planned(run.split, plan, fingerprint, hashes, data, standing)
 

@@ -74,7 +74,7 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
         *(["", f"weights of losses: {weights}"] if weights else []),
         *(["", *pretrained] if (pretrained := weights_lines(pipeline, found)) else []),
         *_rates(pipeline, facts),
-        *_still(pipeline, graph),
+        *_doubts(pipeline, graph),
         "",
         f"{facts.parameters:,} parameters; every declared shape agrees with the real one",
         *foretold(pipeline, graph, facts, info),
@@ -100,10 +100,10 @@ def _rates(pipeline: Pipeline, facts: VerifiedFacts) -> list[str]:
     return ["", aligned([("learning rates", "parameters", "factor", "peak rate"), *rows])]
 
 
-def _still(pipeline: Pipeline, graph: GraphPlan) -> list[str]:
-    from medfuse.runs.doubts import still_doubts
+def _doubts(pipeline: Pipeline, graph: GraphPlan) -> list[str]:
+    from medfuse.runs.doubts import network_doubts
 
-    lines = [*still_doubts(pipeline, graph)]
+    lines = [*network_doubts(pipeline, graph)]
     return ["", *lines] if lines else []
 
 

@@ -34,7 +34,7 @@ class ToPyramid(FusionBlock):
     NAME.2, …, and NAME is the finest once more.
 
         pyramid: {use: to_pyramid, inputs: [encoder.*]}
-        decoded: {use: unet_decoder, inputs: [image, pyramid.*]}
+        decoded: {use: unet_decoder, inputs: [image, pyramid.*], channels: 16}
     """
 
     aligns: ClassVar[bool] = False

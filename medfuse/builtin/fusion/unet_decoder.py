@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -17,19 +18,28 @@ if TYPE_CHECKING:
 
 Count = Annotated[int, Field(ge=1)]
 Depth = Annotated[int, Field(ge=1, le=100)]
+Widths = Count | Annotated[tuple[Count, ...], Field(min_length=1)] | None
+WIDTHS: Widths = Field(
+    None,
+    description="fewest channels of a stage, whose skip may have fewer, as `image` has; or a list, those of "
+    "each stage, finest first; null: those of its skip",
+)
 
 
 class UNetDecoder(FusionBlock):
     """From the coarsest map up: xᵢ = convs([up(xᵢ₊₁), skipᵢ]) (Ronneberger et al. 2015; Isensee et al. 2021).
 
     `up` is a transposed convolution whose kernel is its stride. Inputs may stand in any order; each stage has
-    the channels of its skip. The result is the finest stage; the coarser ones are NAME.1, NAME.2, …
+    the channels of its skip, unless `channels` says otherwise: where `image` is the finest skip, the last
+    stage has as few. The result is the finest stage; the coarser ones are NAME.1, NAME.2, …
 
         decoded: {use: unet_decoder, inputs: [encoder.*]}
+        other: {use: unet_decoder, inputs: [image, encoder.*], channels: 16}
     """
 
     aligns: ClassVar[bool] = False
 
+    channels: Widths = WIDTHS
     convs: Depth | Annotated[tuple[Depth, ...], Field(min_length=1)] = Field(
         2, description="convolutions per stage, one number or one for each stage, finest first"
     )
@@ -53,10 +63,10 @@ class UNetDecoder(FusionBlock):
         order = self._order(inputs)
         self._kernels(order)
         self._convs(len(order) - 1)
-        return order[-1].named("unet_decoder")
+        return self._stages(order)[0].named("unet_decoder")
 
     def side_outputs(self, inputs: Sequence[FeatureInfo]) -> Sequence[FeatureInfo]:
-        coarser = self._order(inputs)[-2:0:-1]
+        coarser = self._stages(self._order(inputs))[1:]
         return [x.named(str(level)) for level, x in enumerate(coarser, start=1)]
 
     def build(self, inputs: Sequence[FeatureInfo]) -> nn.Module:
@@ -67,11 +77,17 @@ class UNetDecoder(FusionBlock):
         return Decoder(
             order=[inputs.index(x) for x in order],
             channels=[x.channels for x in order],
+            widths=[stage.channels for stage in self._stages(order)][::-1],
             ratios=[ratio_of(coarse, fine) for coarse, fine in pairwise(order)],
             kernels=self._kernels(order),
             convs=self._convs(len(order) - 1),
             style=Style.of(self.norm, self.activation, self.bias),
         )
+
+    def _stages(self, order: Sequence[FeatureInfo]) -> list[FeatureInfo]:
+        """What each makes, finest first. Raises ShapeError."""
+        skips = order[:0:-1]
+        return [replace(x, channels=n) for x, n in zip(skips, widths_of(self.channels, skips))]
 
     def _kernels(self, order: Sequence[FeatureInfo]) -> Sequence[Axes]:
         """One per stage, coarsest first. Raises ShapeError."""
@@ -98,6 +114,13 @@ class UNetDecoder(FusionBlock):
                     f"(stride {by(fine.stride)}): the coarser stride must be a multiple on every axis"
                 )
         return order
+
+
+def widths_of(channels: Widths, skips: Sequence[FeatureInfo]) -> Sequence[int]:
+    """Channels of each stage by the setting of that name, in the order of their skips. Raises ShapeError."""
+    if isinstance(channels, tuple):
+        return for_each("channels", channels, len(skips))
+    return [max(x.channels, channels or 1) for x in skips]
 
 
 def nests(coarse: FeatureInfo, fine: FeatureInfo) -> bool:

@@ -47,13 +47,15 @@ class FPN(nn.Module):
 class UNetPlusPlus(nn.Module):
     """Maps in any order → row 0 without its input, last column first, or the last column alone.
 
-    `order` lists the inputs finest first, and so do `channels`; step i goes from row i + 1 to row i.
+    `order` lists the inputs finest first, and so do their `channels`; step i goes from row i + 1 to row i,
+    whose nodes make widths[i] channels.
     """
 
     def __init__(
         self,
         order: Sequence[int],
         channels: Sequence[int],
+        widths: Sequence[int],
         ratios: Sequence[Sequence[int]],
         kernels: Sequence[Sequence[int]],
         convs: int,
@@ -63,10 +65,11 @@ class UNetPlusPlus(nn.Module):
         rows = len(channels)
         self.nodes = tuple((i, j) for j in range(1, rows) for i in range(rows - j))  # as they are computed
         self.upsample = nn.ModuleList(
-            transposed(channels[i + 1], channels[i], ratios[i]) for i, _ in self.nodes
+            transposed(channels[i + 1] if j == 1 else widths[i + 1], widths[i], ratios[i])
+            for i, j in self.nodes
         )
         self.stages = nn.ModuleList(
-            conv_stage((j + 1) * channels[i], channels[i], kernels[i], (1,) * len(kernels[i]), convs)
+            conv_stage(channels[i] + j * widths[i], widths[i], kernels[i], (1,) * len(kernels[i]), convs)
             for i, j in self.nodes
         )
         initialize(self)

@@ -38,13 +38,15 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Maps in any order → [the finest stage's output, coarser ones finest first], or the finest alone.
 
-    `order` lists the inputs coarsest first; stage i goes from order[i] to order[i + 1].
+    `order` lists the inputs coarsest first, and so do their `channels`; stage i goes from order[i] to
+    order[i + 1], and makes widths[i] channels.
     """
 
     def __init__(
         self,
         order: Sequence[int],
         channels: Sequence[int],
+        widths: Sequence[int],
         ratios: Sequence[Sequence[int]],
         kernels: Sequence[Sequence[int]],
         convs: Sequence[int],
@@ -53,12 +55,12 @@ class Decoder(nn.Module):
         super().__init__()
         self.order = tuple(order)
         self.upsample = nn.ModuleList(
-            transposed(below, skip, ratio, bias=style.bias)
-            for below, skip, ratio in zip(channels, channels[1:], ratios)
+            transposed(below, width, ratio, bias=style.bias)
+            for below, width, ratio in zip((channels[0], *widths), widths, ratios)
         )
         self.stages = nn.ModuleList(
-            conv_stage(2 * skip, skip, kernel, (1,) * len(kernel), count, style)
-            for skip, kernel, count in zip(channels[1:], kernels, convs)
+            conv_stage(width + skip, width, kernel, (1,) * len(kernel), count, style)
+            for skip, width, kernel, count in zip(channels[1:], widths, kernels, convs)
         )
         initialize(self)
 

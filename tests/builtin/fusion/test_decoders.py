@@ -8,6 +8,7 @@ from medfuse import registry
 from medfuse.api import FeatureInfo, FusionBlock
 from medfuse.core.errors import ShapeError
 from medfuse.model.resample import resize
+from medfuse.testing import check_fusion_block
 
 F, G, H = (
     FeatureInfo("f", 4, (1, 1, 1)),
@@ -92,6 +93,27 @@ def test_a_node_takes_in_every_node_before_it_in_its_row():
     module = built("unet_plus_plus", F, G, H)
     seen = {node: stage[0].conv.in_channels for node, stage in zip(module.nodes, module.stages)}
     assert seen == {(0, 1): 2 * 4, (1, 1): 2 * 4, (0, 2): 3 * 4}
+
+
+@pytest.mark.parametrize(("channels", "widths"), [(None, (4, 4)), (6, (6, 6)), ([5, 9], (5, 9))])
+def test_the_nodes_of_a_row_have_the_channels_that_are_asked_for(channels, widths):
+    block_ = block("unet_plus_plus", F, G, H, channels=channels)
+    module, (fine, coarse) = block_.build([F, G, H]), widths
+    convs = {node: stage[0].conv for node, stage in zip(module.nodes, module.stages)}
+    assert {node: (c.in_channels, c.out_channels) for node, c in convs.items()} == {
+        (0, 1): (fine + 4, fine),
+        (1, 1): (coarse + 4, coarse),
+        (0, 2): (fine + 4 + fine, fine),
+    }
+    ups = [(up.in_channels, up.out_channels) for up in module.upsample]
+    assert ups == [(4, fine), (4, coarse), (coarse, fine)]
+    assert [x.channels for x in (block_.plan([F, G, H]), *block_.side_outputs([F, G, H]))] == [fine, fine]
+    check_fusion_block(block_, [H, F, G])
+
+
+def test_the_nested_decoder_has_channels_for_each_row_but_the_coarsest():
+    with pytest.raises(ShapeError, match="channels has 3 entries for 2 stages; give one per stage"):
+        block("unet_plus_plus", F, G, H, channels=[4, 4, 4]).plan([F, G, H])
 
 
 def test_column_j_sees_the_finest_maps_up_to_j():

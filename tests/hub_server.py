@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from medfuse.model.repository import asked_anew
+
 FIRST, SECOND = "1" * 40, "2" * 40
 
 
@@ -84,6 +86,7 @@ def serving(folder: Path) -> Iterator[Hub]:
     thread.start()
     made.url = f"http://127.0.0.1:{server.server_port}"
     made.publish(FIRST, b"first weights")
+    asked_anew()
     try:
         with pytest.MonkeyPatch.context() as patch:
             point_at(made.url, folder, patch)
@@ -92,6 +95,7 @@ def serving(folder: Path) -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+        asked_anew()
 
 
 def point_at(url: str, folder: Path, patch: pytest.MonkeyPatch) -> None:

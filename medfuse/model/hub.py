@@ -8,6 +8,7 @@ import shutil
 import urllib.request
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO
@@ -15,30 +16,82 @@ from urllib.parse import quote, urlsplit
 
 from medfuse.core.errors import CheckpointError
 from medfuse.core.files import atomic, file_hash
-from medfuse.core.remembered import cache_folder
-from medfuse.model.hugging import Loaded, load
+from medfuse.core.remembered import cache_folder, recall, remember
+from medfuse.model.hugging import COMMIT, HUB, Wanted, fetch_file
+from medfuse.model.repository import Repository
 
 log = logging.getLogger("medfuse")
 
-HUB = "https://huggingface.co"
 NAME = r"^(?P<where>\S+)@(sha256:)?(?P<hash>[0-9a-f]{64})$"
-COMMIT = r"@[0-9a-f]{40}$"
+FORM = r"(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>[^\s@]+?)(@(?P<revision>[^\s@:]+))?"
 SECONDS = 30  # without an answer
+_HELD = "hub_files.json"
 
 Opener = Callable[[str], AbstractContextManager[IO[bytes]]]
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A file of weights on this disk: the name that it has for good, its SHA-256, and its licence if told."""
+
+    path: Path
+    name: str
+    sha256: str
+    license: str = ""
+
+
 def is_fixed(name: str) -> bool:
     """Whether it is the name of one file for good: by its hash, or by a commit."""
-    return bool(re.match(NAME, name) or re.search(COMMIT, name))
+    return bool(re.match(NAME, name) or COMMIT.fullmatch(name.rpartition("@")[2]))
 
 
 def fetch(name: str, *, local_files_only: bool = False) -> Loaded:
     """The file of a name as TransferSettings.hub has it. Raises CheckpointError where it cannot be had."""
-    found = re.match(NAME, name)
-    if not found:
-        return load(name, local_files_only=local_files_only)
-    return Loaded(fetch_by_hash(name), name, found["hash"])
+    if found := re.match(NAME, name):
+        return Loaded(fetch_by_hash(name), name, found["hash"])
+    return fetch_by_revision(name, local_files_only=local_files_only)
+
+
+def fetch_by_revision(name: str, *, local_files_only: bool = False) -> Loaded:
+    """The file of `OWNER/REPO/FILE[@REVISION]`: what was loaded first is what counts ever after.
+
+    Raises CheckpointError where it cannot be had, and where it is another one than it was before.
+    """
+    found = re.fullmatch(FORM, name)
+    assert found, "validated by TransferSettings"
+    repo, file = found["repo"], found["file"]
+    wanted = Wanted(repo, file, found["revision"], local_files_only)
+    elsewhere = f"copy {file} of {wanted.page} here and give its path as `weights`"
+    path = fetch_file(wanted, asked_as=name, elsewhere=elsewhere)
+    if path is None:
+        tree = f"{wanted.page}/tree/{wanted.revision or 'main'}"
+        raise CheckpointError(f"{name}: {repo} has no file {file}; {tree} lists those that it has")
+    commit = path.parts[-1 - len(Path(file).parts)]
+    loaded = Loaded(path, f"{repo}/{file}@{commit}", file_hash(path))
+    _hold(name, loaded)
+    return replace(loaded, license=Repository(repo, commit, local_files_only).license())
+
+
+def _hold(name: str, loaded: Loaded) -> None:
+    """Keep in mind which file it is. Raises CheckpointError where it was another one."""
+    before = recall(_HELD, loaded.name)
+    if before and before != loaded.sha256:
+        raise CheckpointError(
+            f"{name}: {loaded.path} is damaged: its SHA-256 is {loaded.sha256[:12]}… and was "
+            f"{str(before)[:12]}…; delete that file and what it links to, so that it is loaded again"
+        )
+    if not before:
+        remember(_HELD, loaded.name, loaded.sha256)
+    if name == loaded.name:
+        return
+    earlier = recall(_HELD, name)
+    if earlier and earlier != loaded.name and recall(_HELD, earlier) != loaded.sha256:
+        raise CheckpointError(
+            f"{name}: is another file now (SHA-256 {loaded.sha256[:12]}…) than when it was first loaded; "
+            f"write {earlier} to keep to that one, or {loaded.name} to take the new one"
+        )
+    if not earlier:
+        remember(_HELD, name, loaded.name)
 
 
 def fetch_by_hash(name: str, *, cache: Path | None = None, opener: Opener | None = None) -> Path:

@@ -1,114 +1,71 @@
-"""Files of huggingface.co by name and revision: what was loaded first is what counts ever after."""
+"""A file of huggingface.co, from the hub's own cache or the network, or a line that says why not."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medfuse.core.errors import CheckpointError, reason
-from medfuse.core.files import file_hash
 from medfuse.core.json_text import shortened
 from medfuse.core.offline import import_offline
-from medfuse.core.remembered import recall, remember
 
-FORM = r"(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>[^\s@]+?)(@(?P<revision>[^\s@:]+))?"
-_HELD = "hub_files.json"
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+HUB = "https://huggingface.co"
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A file of weights on this disk: the name that it has for good, its SHA-256, and its licence if told."""
+class Wanted:
+    """A file of OWNER/REPOSITORY at a revision; without a `revision` that of its main branch."""
 
-    path: Path
-    name: str
-    sha256: str
-    license: str = ""
+    repo: str
+    file: str
+    revision: str | None = None
+    local_files_only: bool = False
+
+    @property
+    def page(self) -> str:
+        return f"{HUB}/{self.repo}"
 
 
-def load(name: str, *, local_files_only: bool = False) -> Loaded:
-    """The file of `OWNER/REPO/FILE[@REVISION]`, from the hub's own cache or the network.
+def fetch_file(wanted: Wanted, *, asked_as: str, elsewhere: str) -> Path | None:
+    """Where it lies on this disk; None where the repository has no such file. Raises CheckpointError.
 
-    Raises CheckpointError where it cannot be had, and where it is another one than it was before.
+    asked_as: what the user wrote, the repository itself or a name in it. elsewhere: what to do without a hub.
     """
-    found = re.fullmatch(FORM, name)
-    assert found, "validated by TransferSettings"
-    repo, file = found["repo"], found["file"]
-    path = _download(name, repo, file, found["revision"], local_files_only)
-    commit = path.parts[-1 - len(Path(file).parts)]
-    loaded = Loaded(path, f"{repo}/{file}@{commit}", file_hash(path))
-    _hold(name, loaded)
-    return replace(loaded, license=_licence(repo, commit, local_files_only))
-
-
-def _licence(repo: str, commit: str, local_files_only: bool) -> str:
-    """As the head of the repository's README says it; empty where it says nothing, or there is none."""
-    try:
-        text = _download("", repo, "README.md", commit, local_files_only).read_text("utf-8")
-    except (CheckpointError, OSError, ValueError):
-        return ""
-    _, _, rest = text.partition("---\n")
-    head = rest.partition("\n---")[0]
-    told = dict(re.findall(r"^(license|license_name): *(\S[^\n]*)$", head, re.MULTILINE))
-    return str(told.get("license_name") or told.get("license", "")).strip().strip("\"'")[:100]
-
-
-def _hold(name: str, loaded: Loaded) -> None:
-    """Keep in mind which file it is. Raises CheckpointError where it was another one."""
-    before = recall(_HELD, loaded.name)
-    if before and before != loaded.sha256:
-        raise CheckpointError(
-            f"{name}: {loaded.path} is damaged: its SHA-256 is {loaded.sha256[:12]}… and was "
-            f"{str(before)[:12]}…; delete that file and what it links to, so that it is loaded again"
-        )
-    if not before:
-        remember(_HELD, loaded.name, loaded.sha256)
-    if name == loaded.name:
-        return
-    earlier = recall(_HELD, name)
-    if earlier and earlier != loaded.name and recall(_HELD, earlier) != loaded.sha256:
-        raise CheckpointError(
-            f"{name}: is another file now (SHA-256 {loaded.sha256[:12]}…) than when it was first loaded; "
-            f"write {earlier} to keep to that one, or {loaded.name} to take the new one"
-        )
-    if not earlier:
-        remember(_HELD, name, loaded.name)
-
-
-def _download(name: str, repo: str, file: str, revision: str | None, local_files_only: bool) -> Path:
     try:
         hub: Any = import_offline("huggingface_hub")
         errors: Any = import_offline("huggingface_hub.errors")
     except ImportError as error:
         raise CheckpointError(
-            f"{name}: needs the package huggingface_hub, which is not installed; run pip install "
-            '"medfuse[hub]", or give the file\'s SHA-256 in place of a revision'
+            f"{asked_as}: needs the package huggingface_hub, which cannot be imported ({reason(error)}); run "
+            f'pip install "medfuse[hub]", or {elsewhere}'
         ) from error
     try:
-        return download(hub, repo, file, revision, local_files_only)
+        return _download(hub, errors, wanted)
     except Exception as error:  # the hub's, the network's, the disk's
-        offline = local_files_only or is_offline()
-        raise CheckpointError(f"{name}: {_why(error, errors, repo, file, revision, offline)}") from error
+        missing = isinstance(error, errors.EntryNotFoundError)
+        if missing and not isinstance(error, errors.LocalEntryNotFoundError):
+            return None
+        why = _why(error, errors, wanted, asked_as, elsewhere)
+        raise CheckpointError(f"{asked_as}: {why}") from error
 
 
-def is_offline() -> bool:
-    """Whether its package is told to ask no network, by HF_HUB_OFFLINE."""
-    constants: Any = import_offline("huggingface_hub.constants")
-    return bool(constants.HF_HUB_OFFLINE)
-
-
-def download(hub: Any, repo: str, file: str, revision: str | None, local_files_only: bool) -> Path:
-    """A file of a hub, or of its cache; raises what `hub`, huggingface_hub, raises.
+def _download(hub: Any, errors: Any, wanted: Wanted) -> Path:
+    """Raises what `hub`, huggingface_hub, raises.
 
     Where the network does not answer at once, what is in the cache counts: the package itself would try for
     half a minute, and say so each time.
     """
-    errors: Any = import_offline("huggingface_hub.errors")
-    if local_files_only or is_offline():
-        return Path(hub.hf_hub_download(repo, file, revision=revision, local_files_only=True))
-    if revision and _COMMIT.fullmatch(revision):
+
+    def load(*, from_cache: bool) -> Path:
+        return Path(hub.hf_hub_download(repo, file, revision=revision, local_files_only=from_cache))
+
+    repo, file, revision = wanted.repo, wanted.file, wanted.revision
+    if _is_offline(wanted):
+        return load(from_cache=True)
+    if revision and COMMIT.fullmatch(revision):
         known = hub.try_to_load_from_cache(repo, file, revision=revision)
         if isinstance(known, str):
             return Path(known)
@@ -118,42 +75,49 @@ def download(hub: Any, repo: str, file: str, revision: str | None, local_files_o
         pass  # the hub answers, and says below what is wrong
     except Exception as silent:
         try:
-            return Path(hub.hf_hub_download(repo, file, revision=revision, local_files_only=True))
+            return load(from_cache=True)
         except errors.LocalEntryNotFoundError as error:
             raise error from silent
-    return Path(hub.hf_hub_download(repo, file, revision=revision, local_files_only=False))
+    return load(from_cache=False)
 
 
-def _why(error: Exception, errors: Any, repo: str, file: str, revision: str | None, offline: bool) -> str:
+def _is_offline(wanted: Wanted) -> bool:
+    """Whether no network is to be asked, by the setting or by HF_HUB_OFFLINE."""
+    constants: Any = import_offline("huggingface_hub.constants")
+    return bool(wanted.local_files_only or constants.HF_HUB_OFFLINE)
+
+
+def _why(error: Exception, errors: Any, wanted: Wanted, asked_as: str, elsewhere: str) -> str:
     """What is wrong, and what to do."""
-    page = f"https://huggingface.co/{repo}"
-    elsewhere = f"copy {file} of {page} here and give its path as `weights`"
+    repo, page, whole = wanted.repo, wanted.page, asked_as == wanted.repo
+    it, its_file = ("", f"its {wanted.file} ") if whole else (f"{repo} ", "")
     if isinstance(error, errors.GatedRepoError):
         return (
-            f"{repo} is gated: its owner lets in whom they know; ask for access at {page}, then log in by "
+            f"{it}is gated: its owner lets in who has asked; ask for access at {page}, then log in by "
             "`hf auth login` or set HF_TOKEN"
         )
-    if isinstance(error, errors.RepositoryNotFoundError):
+    if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
         return (
-            f"there is no repository {repo} on the hub, or it is private; mend the name, or log in by "
-            "`hf auth login` or set HF_TOKEN"
+            f"{it}is {'no folder here, and ' if whole else ''}no repository of huggingface.co, or a private "
+            "one; mend the name, or log in by `hf auth login` or set HF_TOKEN"
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"{repo} has no revision {revision}; give a branch, a tag or a whole commit of {page}/commits"
+        return (
+            f"{it}has no revision {wanted.revision}; give a branch, a tag or a whole commit of {page}/commits"
+        )
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-        if offline:
+        absent = f"{its_file}is not in the hub's cache, and"
+        if _is_offline(wanted):
             return (
-                "is not in the hub's cache here, and HF_HUB_OFFLINE or `local_files_only` asks for no more; "
-                f"leave that out once, or {elsewhere}"
+                f"{absent} HF_HUB_OFFLINE or `local_files_only` asks for no more; leave that out once, or "
+                f"{elsewhere}"
             )
-        return f"the hub does not answer ({_first(error)}); without a network, {elsewhere}"
-    if isinstance(error, errors.EntryNotFoundError):
-        return f"{repo} has no file {file}; {page}/tree/{revision or 'main'} lists those that it has"
+        return f"{absent} huggingface.co does not answer ({_first(error)}); {elsewhere}"
     if getattr(getattr(error, "response", None), "status_code", 0) in (401, 403):
         return f"the hub refuses your token ({_first(error)}); log in by `hf auth login`, or mend HF_TOKEN"
     if "Consistency check" in str(error) or "peer closed" in str(error):
-        return f"was cut off while it was fetched ({_first(error)}); run this again"
-    return f"cannot be fetched ({_first(error)}); run this again, or {elsewhere}"
+        return f"{its_file}was cut off while it was fetched ({_first(error)}); run this again"
+    return f"{its_file}cannot be fetched ({_first(error)}); try again, or {elsewhere}"
 
 
 def _first(error: Exception) -> str:

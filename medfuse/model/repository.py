@@ -9,10 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medfuse.core.errors import CheckpointError, PluginError, reason
+from medfuse.core.errors import CheckpointError
 from medfuse.core.json_text import read_json, read_text, shortened
-from medfuse.core.offline import import_offline
-from medfuse.model.hugging import download, is_offline
+from medfuse.model.hugging import COMMIT, Wanted, fetch_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,17 +49,17 @@ class Repository:
 
     def config(self) -> Mapping[str, Any]:
         path = self.file(CONFIG)
-        said = read_json(path, raises=CheckpointError, remedy="fetch or save the network again")
+        said = read_json(path, raises=CheckpointError, remedy=_REMEDY)
         if not isinstance(said, dict):
-            raise CheckpointError(f"{path}: is no mapping; fetch or save the network again")
+            raise CheckpointError(f"{path}: is no mapping; {_REMEDY}")
         return said
 
     def file(self, name: str) -> Path:
         found = self.find(name)
         if found is None:
             raise CheckpointError(
-                f"{self.name}: has no file {name}; give a folder that save_pretrained wrote, or a repository "
-                "of a network of transformers"
+                f"{self.name}: has no file {name}; give a repository of a whole network, or a folder that "
+                "one was saved to, as save_pretrained writes it"
             )
         return found
 
@@ -76,9 +75,9 @@ class Repository:
         return folder / name if (folder / name).exists() else None
 
     def license(self) -> str:
-        """What the model card's head says, "" where it says nothing."""
+        """What the model card's head says, "" where it says nothing, cannot be read or is not there."""
         card = self._if_there("README.md")
-        said = _front_matter(read_text(card, raises=CheckpointError, most_bytes=LARGEST_CARD)) if card else {}
+        said = _front_matter(card) if card else {}
         words = said.get("license_name") if said.get("license") in ("other", None) else None
         words = words or said.get("license") or ""
         return shortened(", ".join(map(str, words)) if isinstance(words, list) else str(words), 100)
@@ -98,43 +97,12 @@ class Repository:
         return self.find(name) if self.is_folder else _fetch_if_there(self, name)
 
     def _fetched(self, name: str) -> Path | None:
-        revision = self.revision if name in (CONFIG, _ALWAYS) else self.commit()
+        is_fixed = self.revision is not None and COMMIT.fullmatch(self.revision)
+        revision = self.revision if is_fixed or name in (CONFIG, _ALWAYS) else self.commit()
         return _fetch(self, name, revision)
 
-    def why(self, name: str, error: Exception, errors: Any, *, offline: bool) -> str:
-        """What is wrong where a file could not be had, and what to do."""
-        page = f"https://huggingface.co/{self.name}"
-        if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-            return self._not_here(name, error, offline=offline)
-        if isinstance(error, errors.GatedRepoError):
-            return (
-                f"is gated: its owner lets in who has asked; ask for access at {page}, then log in by "
-                "`hf auth login` or set HF_TOKEN"
-            )
-        if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
-            return (
-                "is no folder here, and no repository of huggingface.co, or a private one; mend the name, or "
-                "log in by `hf auth login` or set HF_TOKEN"
-            )
-        if isinstance(error, errors.RevisionNotFoundError):
-            return f"has no revision {self.revision}; give a branch, a tag or a commit of {page}/commits"
-        return (
-            f"{name} cannot be fetched ({shortened(reason(error), 120)}); try again, or {self._elsewhere()}"
-        )
-
-    def _not_here(self, name: str, error: Exception, *, offline: bool) -> str:
-        if offline or self.local_files_only:
-            return (
-                f"its {name} is not in the hub's cache, and HF_HUB_OFFLINE or `local_files_only` asks for no "
-                f"more; leave that out once, or {self._elsewhere()}"
-            )
-        said = shortened(reason(error.__cause__ if isinstance(error.__cause__, Exception) else error), 120)
-        return (
-            f"its {name} is not in the hub's cache, and huggingface.co does not answer ({said}); "
-            f"{self._elsewhere()}"
-        )
-
-    def _elsewhere(self) -> str:
+    def elsewhere(self) -> str:
+        """What to do where there is no network."""
         return (
             f"where there is a network, run `hf download {self.name} --local-dir FOLDER`, and give "
             f"{'that folder' if self.given_as == 'name' else 'its file of weights'} as `{self.given_as}`"
@@ -144,22 +112,8 @@ class Repository:
 @cache
 def _fetch(repository: Repository, name: str, revision: str | None) -> Path | None:
     """A file of the hub's cache, fetched if need be; None where there is none. Asked once a process."""
-    try:
-        hub: Any = import_offline("huggingface_hub")
-        errors: Any = import_offline("huggingface_hub.errors")
-    except ImportError as error:
-        raise PluginError(
-            f"{repository.name}: needs huggingface_hub ({error}); pip install huggingface_hub"
-        ) from error
-    only_here = repository.local_files_only
-    try:
-        return download(hub, repository.name, name, revision, only_here)
-    except Exception as error:  # the hub's, the network's, the disk's
-        missing = isinstance(error, errors.EntryNotFoundError)
-        if missing and not isinstance(error, errors.LocalEntryNotFoundError):
-            return None
-        why = repository.why(name, error, errors, offline=is_offline())
-        raise CheckpointError(f"{repository.name}: {why}") from error
+    wanted = Wanted(repository.name, name, revision, repository.local_files_only)
+    return fetch_file(wanted, asked_as=repository.name, elsewhere=repository.elsewhere())
 
 
 @cache
@@ -212,16 +166,15 @@ def read_plain(path: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in state.items()}
 
 
-def _front_matter(text: str) -> Mapping[str, Any]:
+def _front_matter(card: Path) -> Mapping[str, Any]:
     """The mapping between two lines of --- at the head of a model card; an empty one where there is none."""
     import yaml
 
-    head = text.lstrip().split("\n---", 1)[0]
-    if not head.startswith("---"):
-        return {}
     try:
-        said = yaml.safe_load(head[3:])
-    except (yaml.YAMLError, ValueError, RecursionError):
+        text = read_text(card, raises=CheckpointError, most_bytes=LARGEST_CARD)
+        head = text.lstrip().split("\n---", 1)[0]
+        said = yaml.safe_load(head[3:]) if head.startswith("---") else {}
+    except (CheckpointError, yaml.YAMLError, ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
 

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from medfuse.core.errors import CheckpointError, Problem, did_you_mean
 from medfuse.model.checkpoints import read_checkpoint
-from medfuse.model.hub import fetch
-from medfuse.model.hugging import Loaded
+from medfuse.model.hub import Loaded, fetch
 from medfuse.model.kernels import adapt, is_kernel
 from medfuse.model.nnunet_names import is_nnunets, turned
 from medfuse.model.pairs import Shapes, beginnings, by_name, by_order, likely_prefix

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medfuse.core.errors import CheckpointError, PluginError
+from medfuse.core.errors import CheckpointError
 from medfuse.model.repository import Repository, asked_anew
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -88,16 +88,23 @@ def error(hub, name: str, status: int = 404) -> Exception:
         ("GatedRepoError", r"is gated: .* ask for access at https://huggingface.co/mine/network, .*HF_TOKEN"),
         ("RepositoryNotFoundError", "no repository of huggingface.co, or a private one; mend the name"),
         ("HFValidationError", "no repository of huggingface.co"),
-        ("RevisionNotFoundError", "has no revision v9; give a branch, a tag or a commit"),
+        ("RevisionNotFoundError", "has no revision v9; give a branch, a tag or a whole commit"),
         ("RemoteEntryNotFoundError", "has no file config.json"),
         ("LocalEntryNotFoundError", "huggingface.co does not answer .*hf download"),
         ("OfflineModeIsEnabled", "does not answer|HF_HUB_OFFLINE"),
         ("HfHubHTTPError", "cannot be fetched .*try again"),
+        ("IncompleteBody", "its config.json was cut off while it was fetched .*run this again"),
+        ("Unauthorized", "the hub refuses your token .*`hf auth login`, or mend HF_TOKEN"),
     ],
 )
 def test_what_the_hub_refuses_is_one_line_with_the_remedy(hub, kind, message, monkeypatch):
+    others = {
+        "IncompleteBody": lambda: OSError("Consistency check failed: file should be of size 9"),
+        "Unauthorized": lambda: error(hub, "HfHubHTTPError", 401),
+    }
+
     def refuse(*_, **__):
-        raise error(hub, kind)
+        raise others[kind]() if kind in others else error(hub, kind)
 
     answer_by(hub, monkeypatch, refuse)
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -151,8 +158,26 @@ def test_all_files_are_of_the_commit_that_the_configuration_is_of(hub, tmp_path,
 
 def test_without_the_hubs_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(PluginError, match="pip install huggingface_hub"):
+    with pytest.raises(CheckpointError, match=r'pip install "medfuse\[hub\]", or .*hf download'):
         Repository("mine/network").config()
+
+
+def test_of_a_whole_commit_a_file_is_had_without_asking_for_others(hub, tmp_path, monkeypatch):
+    asked = []
+
+    def answer(name, file, *, revision, local_files_only):
+        asked.append((file, revision))
+        raise hub.errors.EntryNotFoundError(file)
+
+    answer_by(hub, monkeypatch, answer)
+    assert Repository("mine/network", COMMIT).find("model.safetensors") is None
+    assert asked == [("model.safetensors", COMMIT)]
+
+
+@pytest.mark.parametrize("card", [b"---\nlicense: mit\xff\n---\n", b"---\n: [\n---\n", b""])
+def test_a_model_card_that_cannot_be_read_tells_no_licence_and_is_in_nobodys_way(card, tmp_path):
+    (tmp_path / "README.md").write_bytes(card)
+    assert Repository(str(tmp_path)).license() == ""
 
 
 def test_a_folder_that_is_gone_is_said_by_the_parameter_that_names_it(tmp_path):

@@ -90,7 +90,7 @@ def state_dict(value: float) -> bytes:
 
 
 def test_weights_of_a_branch_are_those_of_the_commit_that_it_was_when_the_run_began(tmp_path):
-    pytest.importorskip("huggingface_hub")
+    pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
     name = "owner/net/folder/net.pth"
     transfer = f"  transfer: {{encoder: {{hub: {name}, at_least: 0}}}}\n  fusion:"
     write_dataset(tmp_path / "cubes")

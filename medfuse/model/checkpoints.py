@@ -43,6 +43,14 @@ def read_checkpoint(path: Path) -> Any:
         ) from error
 
 
+def read_plain(path: Path) -> dict[str, torch.Tensor]:
+    """A file's tensors by name, where it holds nothing else. Raises CheckpointError."""
+    state = read_checkpoint(path)
+    if not isinstance(state, dict) or not all(isinstance(one, torch.Tensor) for one in state.values()):
+        raise CheckpointError(f"{path}: holds more than tensors by name; fetch or save the network again")
+    return {str(name): tensor for name, tensor in state.items()}
+
+
 def refuse_odd_file(path: Path, *, header: bool) -> None:
     """Before a file of weights is opened: pipes, folders, and a `header`, where it has one, that cannot be.
 

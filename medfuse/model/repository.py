@@ -136,6 +136,8 @@ def read_tensors(files: Repository, *names: str) -> tuple[Path, dict[str, Tensor
 
     names: how the file may be called, where it is not as usual.
     """
+    from medfuse.model.checkpoints import read_plain
+
     for name in names or _WEIGHTS:
         if path := files.find(name):
             return path, read_plain(path)
@@ -152,18 +154,6 @@ def read_tensors(files: Repository, *names: str) -> tuple[Path, dict[str, Tensor
     raise CheckpointError(
         f"{files.name}: has no {' and no '.join(names or _WEIGHTS)}; give one that has weights for torch"
     )
-
-
-def read_plain(path: Path) -> dict[str, Tensor]:
-    """A file's tensors; of a pickle only where it holds nothing else. Raises CheckpointError."""
-    from torch import Tensor
-
-    from medfuse.model.checkpoints import read_checkpoint
-
-    state = read_checkpoint(path)
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise CheckpointError(f"{path}: holds more than tensors by name; {_REMEDY}")
-    return {str(name): tensor for name, tensor in state.items()}
 
 
 def _front_matter(card: Path) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from medfuse.api import Backbone, Plugin
 from medfuse.core.errors import MedfuseError, PluginError, did_you_mean
 from medfuse.core.text import aligned
+from medfuse.model.around import Around
 from medfuse.model.origin import said
 from medfuse.registry import CONTRACTS, Entry, entries, first_line, load, noun
 
@@ -58,7 +59,7 @@ def _page(entry: Entry) -> str:
 
 def _weights(plugin: type[Plugin]) -> list[str]:
     """Whence a backbone has weights, and their licence; nothing where it starts from fresh ones."""
-    if not issubclass(plugin, Backbone) or plugin.origin is Backbone.origin or "of" in plugin.model_fields:
+    if not issubclass(plugin, Backbone) or plugin.origin in (Backbone.origin, Around.origin):
         return []
     asked = "It may bring weights along; `medfuse check FILE` says which, and their licence."
     try:

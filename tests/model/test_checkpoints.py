@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from medfuse.core.errors import CheckpointError
-from medfuse.model.checkpoints import read_checkpoint
+from medfuse.model.checkpoints import read_checkpoint, read_plain
 
 
 class Runs:
@@ -91,3 +91,12 @@ def test_pipes_folders_and_files_that_are_not_there_are_one_line(tmp_path):
     os.mkfifo(tmp_path / "pipe.pt")
     for path in (tmp_path / "pipe.pt", tmp_path, tmp_path / "absent.pt", tmp_path / "absent.safetensors"):
         refusal(path)
+
+
+@pytest.mark.parametrize("held", [{"state_dict": {"a": torch.zeros(2)}}, [torch.zeros(2)], {"a": 3}])
+def test_of_a_file_of_tensors_by_name_nothing_else_is_taken(tmp_path, held):
+    torch.save({"a": torch.ones(2)}, tmp_path / "plain.pt")
+    assert torch.equal(read_plain(tmp_path / "plain.pt")["a"], torch.ones(2))
+    torch.save(held, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"other\.pt: holds more than tensors by name"):
+        read_plain(tmp_path / "other.pt")

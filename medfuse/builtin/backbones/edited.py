@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from medfuse import Backbone, FeatureInfo, ImageInfo, Origin
+from medfuse import FeatureInfo, ImageInfo
 from medfuse.builtin.nets.edits import Edit
 from medfuse.core.errors import below
 from medfuse.core.named import NamedCode
+from medfuse.model.around import Around
 from medfuse.registry import BackboneField
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class Edited(Backbone):
+class Edited(Around):
     """Another backbone whose layers are exchanged, removed or added to.
 
     Of layers inside each other that a glob matches, the outermost changes. Features are those of the other
@@ -54,22 +55,13 @@ class Edited(Backbone):
 
         return edited(self._other(image), self.edits)
 
-    def origin(self) -> Origin | None:
-        with below("of"):
-            return self.of.origin()
-
     def weights(self, image: ImageInfo) -> Mapping[str, Tensor]:
         """Those of layers that are left as they were."""
         from medfuse.builtin.nets.surgery import left_alone
 
-        with below("of"):
-            found = self.of.weights(image)
+        found = super().weights(image)
         left = left_alone(lambda: self._other(image), self.edits) if found else set()
         return {name: tensor for name, tensor in found.items() if name in left}
-
-    def pinned(self) -> Backbone:
-        with below("of"):
-            return self.model_copy(update={"of": self.of.pinned()})
 
     def _other(self, image: ImageInfo) -> nn.Module:
         with below("of"):

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from medfuse import Backbone, FeatureInfo, ImageInfo, Origin
+from medfuse import FeatureInfo, ImageInfo
 from medfuse.core.errors import below
+from medfuse.model.around import Around
 from medfuse.registry import BackboneField
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 
-class Lora(Backbone):
+class Lora(Around):
     """Another backbone that stays as it is, but for low-rank changes of some layers (LoRA, Hu et al. 2022).
 
     y = W x + alpha / rank · B A x for linear layers and convolutions; A and B alone learn, and B is 0 at
@@ -53,15 +54,3 @@ class Lora(Backbone):
         with below("of"):
             network = self.of.build(image)
         return adapted(network, self.on, self.rank, (self.alpha or self.rank) / self.rank)
-
-    def origin(self) -> Origin | None:
-        with below("of"):
-            return self.of.origin()
-
-    def weights(self, image: ImageInfo) -> Mapping[str, Tensor]:
-        with below("of"):
-            return self.of.weights(image)
-
-    def pinned(self) -> Backbone:
-        with below("of"):
-            return self.model_copy(update={"of": self.of.pinned()})

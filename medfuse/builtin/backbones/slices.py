@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from medfuse import Backbone, FeatureInfo, ImageInfo, Origin, ShapeError, registry
+from medfuse import Backbone, FeatureInfo, ImageInfo, ShapeError
 from medfuse.core.errors import above, below
+from medfuse.model.around import Around, Way, seen_by
 from medfuse.registry import BackboneField
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class Slices(Backbone):
+class Slices(Around):
     """A 2-D backbone that sees each (x, y) slice with its neighbours as further channels: 2.5-D.
 
     Features are those of the 2-D backbone, stacked along z again, with stride 1 there; so decoders need
@@ -30,7 +31,7 @@ class Slices(Backbone):
 
     of: BackboneField = Field(description="the 2-D backbone: its `use:` and parameters")
     neighbours: int = Field(1, ge=0, description="slices that are seen on each side of one")
-    channels: Literal["each", "repeat", "first"] | None = Field(
+    channels: Way | None = Field(
         None,
         description="of an image of several: `each` by itself, their maps side by side; their mean "
         "(`repeat`); the `first`; none means all at once",
@@ -39,7 +40,7 @@ class Slices(Backbone):
     def features(self, image: ImageInfo) -> Sequence[FeatureInfo]:
         if self.channels:
             with above("of"):
-                return self._by_channel().features(image)
+                return self._by_channel(self.channels).features(image)
         flat = self._slice(image)
         with below("of"):
             inner = self.of.features(flat)
@@ -49,7 +50,7 @@ class Slices(Backbone):
     def build(self, image: ImageInfo) -> nn.Module:
         if self.channels:
             with above("of"):
-                return self._by_channel().build(image)
+                return self._by_channel(self.channels).build(image)
         from medfuse.builtin.nets.slices import Slices as Network
 
         seen = self._slice(image)
@@ -57,29 +58,16 @@ class Slices(Backbone):
             inner, features = self.of.build(seen), self.of.features(seen)
         return Network(inner, features, self.neighbours)
 
-    def origin(self) -> Origin | None:
-        with below("of"):
-            return self.of.origin()
-
     def weights(self, image: ImageInfo) -> Mapping[str, Tensor]:
         if self.channels:
             with above("of"):
-                return self._by_channel().weights(image)
-        with below("of"):
-            found = self.of.weights(self._slice(image))
+                return self._by_channel(self.channels).weights(image)
+        found = super().weights(self._slice(image))
         return {f"inner.backbone.{name}": tensor for name, tensor in found.items()}
 
-    def pinned(self) -> Backbone:
-        with below("of"):
-            return self.model_copy(update={"of": self.of.pinned()})
-
-    def _by_channel(self) -> Backbone:
+    def _by_channel(self, way: Way) -> Backbone:
         """The same, seeing images of one channel."""
-        alone = self.model_copy(update={"channels": None})
-        said = {"of": alone, "channels": self.channels, "sees": 1}
-        view = registry.get(Backbone.group, "view").model_validate(said)
-        assert isinstance(view, Backbone)
-        return view
+        return seen_by(self.model_copy(update={"channels": None}), way, channels=1)
 
     def _slice(self, image: ImageInfo) -> ImageInfo:
         """What the 2-D backbone is given. Raises ShapeError."""

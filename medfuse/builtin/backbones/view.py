@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, model_validator
 
-from medfuse import Backbone, FeatureInfo, ImageInfo, Origin, ShapeError
+from medfuse import FeatureInfo, ImageInfo, ShapeError
 from medfuse.core.errors import below
+from medfuse.model.around import Around, Way
 from medfuse.registry import BackboneField
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Channels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-Way = Literal["each", "repeat", "first"]
 
 
-class View(Backbone):
+class View(Around):
     """Another backbone, given some of the image's channels or its middle, or several such views in turn.
 
     Several views share their weights: one network sees each in turn (siamese, Bromley et al. 1993), and a
@@ -89,18 +89,9 @@ class View(Backbone):
             mean=self.channels == "repeat",
         )
 
-    def origin(self) -> Origin | None:
-        with below("of"):
-            return self.of.origin()
-
     def weights(self, image: ImageInfo) -> Mapping[str, Tensor]:
-        with below("of"):
-            found = self.of.weights(self._seen(image))
+        found = super().weights(self._seen(image))
         return {f"inner.backbone.{name}": tensor for name, tensor in found.items()}
-
-    def pinned(self) -> Backbone:
-        with below("of"):
-            return self.model_copy(update={"of": self.of.pinned()})
 
     def _views(self, image: ImageInfo) -> Mapping[str, Sequence[int]]:
         """Channels of each view, of their mean where they are repeated; a single one has no name."""

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from medfuse.builtin.nets.layers import CONVOLUTION
 from medfuse.core.errors import CheckpointError
-from medfuse.model.checkpoints import read_checkpoint
+from medfuse.model.checkpoints import read_plain
 
 CHANNELS_PER_GROUP = 8
 COLOURS = 3
@@ -59,7 +59,7 @@ def lite_weights(path: Path, channels: int) -> Mapping[str, Tensor]:
     For one channel the first convolution is summed over the colours: what a grey picture gives.
     Raises CheckpointError.
     """
-    read = read_checkpoint(path)
+    read = read_plain(path)
     known = {*efficientnet("lite0", COLOURS, 2, norm="batch").state_dict()}
     numbers = (re.match(r"_blocks\.(\d+)\.(\d+)\.", name) for name in known)
     stages = {found[2]: found[1] for found in numbers if found}

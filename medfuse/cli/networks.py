@@ -13,6 +13,7 @@ from medfuse.cli.words import (
     Images,
     InferOverrides,
     Overwrite,
+    PipelineOutput,
     Quiet,
     Trusted,
     Weights,
@@ -104,10 +105,7 @@ def import_nnssl(
     file: Annotated[
         Path, typer.Argument(metavar="CHECKPOINT", help="a .pth file with nnssl_adaptation_plan")
     ],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="the pipeline to write; pipelines/NAME.yaml if not given"),
-    ] = None,
+    output: PipelineOutput = None,
     quiet: Quiet = False,
 ) -> None:
     """Write a pipeline around weights of nnssl.

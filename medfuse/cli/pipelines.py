@@ -13,6 +13,7 @@ from medfuse.cli.words import (
     Overrides,
     Overwrite,
     PipelineFile,
+    PipelineOutput,
     Quiet,
     Retrain,
     Runs,
@@ -94,10 +95,7 @@ def init(
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="folder of a dataset, or a CSV table of its cases")
     ],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="the pipeline to write; pipelines/NAME.yaml if not given"),
-    ] = None,
+    output: PipelineOutput = None,
     budget: Annotated[str, typer.Option(help="memory that a training step may take")] = "8GiB",
     minutes: Annotated[
         float | None, decimal_number(0.1, 10_000_000, "time for training; as nnU-Net trains if not given")

@@ -109,6 +109,10 @@ def one_fold(text: str) -> str:
 PipelineFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="pipeline file, such as pipelines/liver.yaml")
 ]
+PipelineOutput = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="the pipeline to write; pipelines/NAME.yaml if not given"),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="a.b=c", help="override one value of the file; repeatable"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -51,13 +52,17 @@ def _plugin(plugin: Any, values: Mapping[str, Any] | None = None) -> list[Any]:
 
 
 def _contents(module: nn.Module) -> list[Any]:
-    """Every tensor of a module, and the code of its classes: torch's by version, others by their files."""
+    """Every tensor of a module, its layers as they print themselves, and the code of their classes: torch's by
+    version, others by their files."""
     hashed = hashlib.sha256()
     tensors = {**module.state_dict(), **dict(module.named_buffers())}
     for name in sorted(name for name, value in tensors.items() if isinstance(value, torch.Tensor)):
         tensor = tensors[name]
         hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for name, inner in module.named_modules():
+        said = re.sub(r"0x[0-9a-f]+", "", inner.extra_repr())  # addresses are others in each process
+        hashed.update(f"{name} {type(inner).__module__}.{type(inner).__qualname__} {said}\n".encode())
     modules = {type(inner).__module__ for inner in module.modules()}
     files = sorted({_file(name) for name in modules if not name.startswith("torch.")} - {""})
     return [torch.__version__, hashed.hexdigest(), [file_hash(Path(file)) for file in files]]

@@ -8,7 +8,8 @@ the Decathlon. Both networks see slices with a neighbour on each side (2.5-D), t
 only time is measured, and their frozen maps are fused by summed predictions (`sum_of_logits`). Each way
 trains in a process of its own, on the same finite set of patches, with everything that a step of `medfuse
 run` has: reading or drawing its batch, augmentation in a loader process, loss, gradients, optimiser. The pass
-that fills what is kept comes before, and is told in seconds per step (the median). The results are a block of Markdown.
+that fills what is kept comes before, and is told in seconds per step (the median). The results are
+a block of Markdown.
 """
 
 from __future__ import annotations

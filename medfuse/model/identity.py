@@ -52,8 +52,10 @@ def _plugin(plugin: Any, values: Mapping[str, Any] | None = None) -> list[Any]:
 
 
 def _contents(module: nn.Module) -> list[Any]:
-    """Every tensor of a module, its layers as they print themselves, and the code of their classes: torch's by
-    version, others by their files."""
+    """Every tensor of a module, its layers as they print themselves, and the code of their classes.
+
+    That of torch by its version, others by their files.
+    """
     hashed = hashlib.sha256()
     tensors = {**module.state_dict(), **dict(module.named_buffers())}
     for name in sorted(name for name, value in tensors.items() if isinstance(value, torch.Tensor)):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from medfuse.core.errors import ShapeError
+from medfuse.core.features import FeatureInfo
 from medfuse.model.layers import Layer
 
 
@@ -30,3 +32,15 @@ def last_by_stride(ran: Sequence[Layer]) -> list[Layer]:
     last = {one.stride: one for one in ran if one.stride and not (one.tokens or one.image_level)}
     halved = [one for stride, one in last.items() if not any(s & (s - 1) for s in stride)]
     return halved or [*last.values()]
+
+
+def features_of(chosen: Sequence[Layer], *, whose: str, wanted: Iterable[Layer]) -> tuple[FeatureInfo, ...]:
+    """What a backbone declares of the layers that are chosen: finest first, then as they run.
+
+    Raises ShapeError where none makes a map, with the reason of the first of `wanted` that has one.
+    """
+    features = [feature for layer in chosen if (feature := layer.feature())]
+    if not features:
+        why = next((f": {layer.name} {layer.reason}" for layer in wanted if layer.reason), "")
+        raise ShapeError(f"{whose} makes no map that can be tapped{why}")
+    return tuple(sorted(features, key=lambda feature: feature.coarseness))

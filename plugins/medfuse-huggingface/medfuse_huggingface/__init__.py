@@ -6,12 +6,26 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from medfuse import Backbone, FeatureInfo, ImageInfo, NamedCode, Origin, ShapeError, registry
+from medfuse import Backbone, FeatureInfo, ImageInfo, NamedCode, Origin
 from medfuse.core.errors import above
+from medfuse.model.around import seen_by
+from medfuse.model.pictures import (
+    NEITHER,
+    SCALED,
+    Channels,
+    License,
+    LocalFilesOnly,
+    Mean,
+    Normalization,
+    Std,
+    normalization,
+    refuse_half,
+    refuse_unlike,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,8 +33,6 @@ if TYPE_CHECKING:
     from medfuse.model.repository import Repository
 
 REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
-SCALED = ("unit", "window", "windows")  # ways to bring an image to [0, 1]
-NEITHER = ((0.0,), (1.0,))  # mean and std that change nothing
 
 
 def _placed(name: Any) -> Any:
@@ -36,7 +48,6 @@ def _placed(name: Any) -> Any:
 
 
 Name = Annotated[str, BeforeValidator(_placed)]
-Numbers = Annotated[tuple[float, ...], Field(min_length=1)]
 
 
 class HuggingFace(Backbone):
@@ -62,29 +73,17 @@ class HuggingFace(Backbone):
         description="the network, as config.json says it, in place of that of `name`; without `name` it "
         "starts from fresh weights",
     )
-    channels: Literal["each", "repeat", "first"] | None = Field(
-        None,
-        description="how the network sees an image of another number of channels than its own: `each` in "
-        "turn, their maps side by side; their mean, repeated (`repeat`); the `first` so many. One channel is "
-        "repeated in any case",
-    )
-    mean: Numbers | None = Field(
-        None, description="of each channel, taken off; that of the weights if not given"
-    )
-    std: Numbers | None = Field(
-        None, description="of each channel, divided by; that of the weights if not given"
-    )
-    license: str | None = Field(None, description="of the weights; that of their model card if not given")
-    local_files_only: bool = Field(False, description="take what is in the hub's cache, and ask no network")
+    channels: Channels = None
+    mean: Mean = None
+    std: Std = None
+    license: License = None
+    local_files_only: LocalFilesOnly = False
 
     @model_validator(mode="after")
     def _is_some_network(self) -> Self:
         if self.name is None and self.config is None:
             raise ValueError("give `name`, a repository or a folder, or `config`, for fresh weights")
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("give both of mean and std, or neither")
-        if self.std is not None and not all(one > 0 for one in self.std):
-            raise ValueError("numbers of std are above 0")
+        refuse_half(self.mean, self.std)
         return self
 
     def named_code(self) -> Iterable[NamedCode]:
@@ -98,7 +97,7 @@ class HuggingFace(Backbone):
         return [NamedCode("transformers:AutoModel.from_config", self.config)]
 
     def features(self, image: ImageInfo) -> Sequence[FeatureInfo]:
-        if around := self._by_channel(image):
+        if around := self._by_channel():
             with above("of"):
                 return around.features(image)
         from medfuse_huggingface.survey import find_features
@@ -106,7 +105,7 @@ class HuggingFace(Backbone):
         return find_features(self._said(), self._normalised(), self._fitting(image))
 
     def build(self, image: ImageInfo) -> nn.Module:
-        if around := self._by_channel(image):
+        if around := self._by_channel():
             with above("of"):
                 return around.build(image)
         from medfuse_huggingface.net import build
@@ -124,7 +123,7 @@ class HuggingFace(Backbone):
         files = self._files()
         if files is None:
             return {}
-        if around := self._by_channel(image):
+        if around := self._by_channel():
             with above("of"):
                 return around.weights(image)
         from medfuse_huggingface.weights import read_weights
@@ -161,39 +160,26 @@ class HuggingFace(Backbone):
         assert files is not None, "validated above"
         return of_file(files)
 
-    def _normalised(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    def _normalised(self) -> Normalization | None:
         """Mean and std of each channel, where there are any."""
-        if self.mean is not None and self.std is not None:
-            return None if (self.mean, self.std) == NEITHER else (self.mean, self.std)
-        files = self._files()
-        return files.normalization() if files else None
 
-    def _by_channel(self, image: ImageInfo) -> Backbone | None:
-        """The same inside a view that brings the image's channels to the network's; None where they fit."""
-        if self.channels is None:
-            return None
+        def of_weights() -> Normalization | None:
+            files = self._files()
+            return files.normalization() if files else None
+
+        return normalization(self.mean, self.std, of_weights)
+
+    def _by_channel(self) -> Backbone | None:
+        """The same, shown images of any number of channels; None where it is not said how."""
         from medfuse_huggingface.configs import channels_of
 
-        alone = self.model_copy(update={"channels": None})
-        number = channels_of(self._said())
-        view = registry.get(Backbone.group, "view")(of=alone, channels=self.channels, sees=number)
-        assert isinstance(view, Backbone)
-        return view
+        if self.channels is None:
+            return None
+        return seen_by(self.model_copy(update={"channels": None}), self.channels, channels_of(self._said()))
 
     def _fitting(self, image: ImageInfo) -> ImageInfo:
         """Raises ShapeError where the network cannot see such an image."""
         from medfuse_huggingface.configs import channels_of
 
-        if image.dims != 2:
-            raise ShapeError(
-                "the network has two axes, and the patch three; give it slices: "
-                "{use: slices, of: {use: huggingface, …}}"
-            )
-        number = channels_of(self._said())
-        if image.channels not in (1, number):
-            raise ShapeError(
-                f"the network sees {number} channels, and is given {image.channels}; say how, by "
-                "`channels: each` (one after the other, their maps side by side), `channels: repeat` (their "
-                f"mean) or `channels: first` (the first {number})"
-            )
+        refuse_unlike(image, channels_of(self._said()), "huggingface")
         return image

@@ -16,6 +16,8 @@ from medfuse import ImageInfo, ShapeError
 from medfuse.core.errors import reason
 from medfuse.core.json_text import shortened
 from medfuse.core.offline import import_offline
+from medfuse.model.pictured import Pictured
+from medfuse.model.pictures import Normalization
 from medfuse_huggingface.configs import made, quiet, transformers
 
 if TYPE_CHECKING:
@@ -27,34 +29,22 @@ _INTERPOLATE = "interpolate_pos_encoding"
 _STEM = "stem"
 
 
-class Network(nn.Module):
+class Network(Pictured):
     """x (batch, 1 or channels, *spatial) in [0, 1] → what the network makes, by name.
 
     Its stages, where it has any, are also the outputs of the layers stage1, stage2, …
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        channels: int,
-        stages: Sequence[str],
-        normalization: tuple[Sequence[float], Sequence[float]] | None,
+        self, network: nn.Module, channels: int, normalization: Normalization | None, stages: Sequence[str]
     ) -> None:
-        super().__init__()
-        self.network = network
-        self._channels, self._stages = channels, tuple(stages)
+        super().__init__(network, channels, normalization)
+        self._stages = tuple(stages)
         for stage in stages:
             self.add_module(stage, nn.Identity())
-        mean, std = normalization or (None, None)
-        self.register_buffer("mean", _per_channel(mean))
-        self.register_buffer("std", _per_channel(std))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        if x.shape[1] != self._channels:
-            x = x.expand(-1, self._channels, -1, -1)
-        if self.mean is not None:
-            x = (x - self.mean) / self.std
-        made = self.network(pixel_values=x)
+        made = self.network(pixel_values=self.seen(x))
         if self._stages:
             maps = zip(self._stages, made.feature_maps, strict=True)
             return {stage: self.get_submodule(stage)(map_) for stage, map_ in maps}
@@ -71,17 +61,10 @@ class Network(nn.Module):
         return self.__dict__.copy()
 
 
-def build(
-    said: dict[str, Any],
-    normalization: tuple[Sequence[float], Sequence[float]] | None,
-    image: ImageInfo,
-) -> nn.Module:
+def build(said: dict[str, Any], normalization: Normalization | None, image: ImageInfo) -> nn.Module:
     """The network of a configuration, with fresh weights. Raises ShapeError."""
     config = for_image(made(said), image)
     channels = getattr(config, "num_channels", 3)
-    for numbers in normalization or ():
-        if len(numbers) not in (1, channels):
-            raise ShapeError(f"mean and std have {len(numbers)} numbers, and the network {channels} channels")
     network = create(config)
     if getattr(network, "main_input_name", "pixel_values") != "pixel_values":
         raise ShapeError(f"{type(network).__name__} is no network for images; name another one")
@@ -97,7 +80,7 @@ def build(
         if hasattr(module, _INDEX):
             module.register_forward_pre_hook(_forget)
             module.register_forward_hook(_forget)
-    return Network(network, channels, stages_of(config), normalization)
+    return Network(network, channels, normalization, stages_of(config))
 
 
 def for_image(config: PreTrainedConfig, image: ImageInfo) -> PreTrainedConfig:
@@ -184,7 +167,3 @@ def _forget(module: nn.Module, *_: Any) -> None:
     for cell in getattr(getattr(module, _INDEX), "__closure__", None) or ():
         if forget := getattr(cell.cell_contents, "cache_clear", None):
             forget()
-
-
-def _per_channel(numbers: Sequence[float] | None) -> Tensor | None:
-    return None if numbers is None else torch.tensor(numbers, dtype=torch.float32).view(1, -1, 1, 1)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from medfuse import FeatureInfo, ImageInfo, KnownTokens, ShapeError
-from medfuse.model.blocks import blocks_of, in_order, last_by_stride
+from medfuse.model.blocks import blocks_of, features_of, in_order, last_by_stride
 from medfuse.model.layers import find_layers
+from medfuse.model.pictures import Normalization, refuse_rest
 from medfuse.model.tokens import tokens_in_front
 from medfuse.model.trial import try_out
 from medfuse_huggingface.configs import made
@@ -19,8 +19,6 @@ from medfuse_huggingface.net import build, is_even, stages_of
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig
-
-Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def find_features(
@@ -34,7 +32,7 @@ def find_features(
 def _found(said: str, normalization: Normalization | None, image: ImageInfo) -> tuple[FeatureInfo, ...]:
     config = made(json.loads(said))
     unit = unit_of(config)
-    _refuse_rest(unit, image)
+    refuse_rest(image, unit)
     known = KnownTokens(patch_size=unit) if is_even(config) else None
 
     def network() -> nn.Module:
@@ -48,23 +46,9 @@ def _found(said: str, normalization: Normalization | None, image: ImageInfo) -> 
         chosen = [one for one in ran if one.name in stages]
     else:
         chosen = last_by_stride(ran)
-    features = [feature for one in chosen if (feature := one.feature())]
+    features = features_of(chosen, whose=f"a {config.model_type}", wanted=chosen or ran)
     _refuse_tokens_behind(features, try_out(network, tokens_in_front))
-    if not features:
-        why = next((f": {one.name} {one.reason}" for one in chosen or ran if one.reason), "")
-        raise ShapeError(f"a {config.model_type} makes no map that can be tapped{why}")
-    return tuple(sorted(features, key=lambda feature: prod(feature.stride)))
-
-
-def _refuse_rest(unit: tuple[int, ...] | None, image: ImageInfo) -> None:
-    """Raises ShapeError where a patch leaves a rest beside the network's own patches."""
-    if unit is None or not any(n % u for n, u in zip(image.patch_size, unit, strict=True)):
-        return
-    next_ = [-(-n // u) * u for n, u in zip(image.patch_size, unit, strict=True)]
-    raise ShapeError(
-        f"{[*image.patch_size]} voxels are no multiple of its patches of {unit[0]}×{unit[1]}; the next size "
-        f"that fits is {next_}: set sample.patch_size to that, along x and y"
-    )
+    return features
 
 
 def _refuse_tokens_behind(features: Sequence[FeatureInfo], in_front: int) -> None:

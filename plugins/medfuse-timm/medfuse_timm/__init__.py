@@ -6,12 +6,26 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from medfuse import Backbone, FeatureInfo, ImageInfo, NamedCode, Origin, ShapeError, registry
+from medfuse import Backbone, FeatureInfo, ImageInfo, NamedCode, Origin
 from medfuse.core.errors import above
+from medfuse.model.around import seen_by
+from medfuse.model.pictures import (
+    NEITHER,
+    SCALED,
+    Channels,
+    License,
+    LocalFilesOnly,
+    Mean,
+    Normalization,
+    Std,
+    normalization,
+    refuse_half,
+    refuse_unlike,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,8 +34,6 @@ if TYPE_CHECKING:
 
 HUB = "hf-hub:"
 NAME = rf"^({HUB}[\w.-]+/[\w.-]+(@[\w./-]+)?|[\w.-]+)$"
-SCALED = ("unit", "window", "windows")  # ways to bring an image to [0, 1]
-NEITHER = ((0.0,), (1.0,))  # mean and std that change nothing
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 OWN = (
@@ -50,7 +62,6 @@ def _placed(given: Any) -> Any:
 
 
 Weights = Annotated[bool | str, BeforeValidator(_placed)]
-Numbers = Annotated[tuple[float, ...], Field(min_length=1)]
 
 
 class Timm(Backbone):
@@ -58,8 +69,8 @@ class Timm(Backbone):
 
     Features are those that timm lists: the blocks of a vision transformer (network.blocks.0, …), tokens on
     the patch grid; the stages of a convolutional network (network.layer1, …). Of a network that brings
-    weights an image's values are to lie in [0, 1]: their mean and std are applied inside. Networks have two
-    axes; volumes go through `slices`.
+    weights an image's values are to lie in [0, 1]: their mean and std are applied inside; one without weights
+    is made for the image's channels. Networks have two axes; volumes go through `slices`.
 
         backbones:
           encoder: {use: timm, name: vit_small_patch14_dinov2, pretrained: true}
@@ -78,20 +89,11 @@ class Timm(Backbone):
         description="weights to start from: true for those that timm has for this name, a file (safetensors "
         "or a state dict), or OWNER/REPOSITORY[@REVISION]",
     )
-    channels: Literal["each", "repeat", "first"] | None = Field(
-        None,
-        description="how weights see an image of another number of channels than their own: `each` in "
-        "turn, their maps side by side; their mean, repeated (`repeat`); the `first` so many. One channel is "
-        "repeated in any case; a network without weights follows the image",
-    )
-    mean: Numbers | None = Field(
-        None, description="of each channel, subtracted; that of the weights by default"
-    )
-    std: Numbers | None = Field(
-        None, description="of each channel, divided by; that of the weights by default"
-    )
-    license: str | None = Field(None, description="of the weights; what timm says of them by default")
-    local_files_only: bool = Field(False, description="take what is in the hub's cache, and ask no network")
+    channels: Channels = None
+    mean: Mean = None
+    std: Std = None
+    license: License = None
+    local_files_only: LocalFilesOnly = False
 
     @field_validator("parameters")
     @classmethod
@@ -105,10 +107,7 @@ class Timm(Backbone):
 
     @model_validator(mode="after")
     def _says_both(self) -> Self:
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("give both of mean and std, or neither")
-        if self.std is not None and not all(one > 0 for one in self.std):
-            raise ValueError("numbers of std are above 0")
+        refuse_half(self.mean, self.std)
         return self
 
     def named_code(self) -> Iterable[NamedCode]:
@@ -116,7 +115,7 @@ class Timm(Backbone):
         return [NamedCode("timm:create_model", {"name": self.name})] if self.name.startswith(HUB) else []
 
     def features(self, image: ImageInfo) -> Sequence[FeatureInfo]:
-        if around := self._by_channel(image):
+        if around := self._by_channel():
             with above("of"):
                 return around.features(image)
         from medfuse_timm.survey import find_features
@@ -125,7 +124,7 @@ class Timm(Backbone):
         return find_features(source.name, source.parameters, self._number(image), self._normalised(), image)
 
     def build(self, image: ImageInfo) -> nn.Module:
-        if around := self._by_channel(image):
+        if around := self._by_channel():
             with above("of"):
                 return around.build(image)
         from medfuse_timm.net import build
@@ -144,7 +143,7 @@ class Timm(Backbone):
         source = self._source()
         if source.weights is None:
             return {}
-        if around := self._by_channel(image):
+        if around := self._by_channel():
             with above("of"):
                 return around.weights(image)
         from medfuse_timm.weights import read_weights
@@ -171,36 +170,24 @@ class Timm(Backbone):
 
         return find_source(self.name, self.parameters, self.pretrained, self.local_files_only)
 
-    def _normalised(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    def _normalised(self) -> Normalization | None:
         """Mean and std of each channel, where there are any."""
-        if self.mean is not None and self.std is not None:
-            return None if (self.mean, self.std) == NEITHER else (self.mean, self.std)
-        source = self._source()
-        return source.normalization if source.weights is not None else None
 
-    def _by_channel(self, image: ImageInfo) -> Backbone | None:
-        """The same inside a view that brings the image's channels to the network's; None where they fit."""
+        def of_weights() -> Normalization | None:
+            source = self._source()
+            return source.normalization if source.weights is not None else None
+
+        return normalization(self.mean, self.std, of_weights)
+
+    def _by_channel(self) -> Backbone | None:
+        """The same, shown images of any number of channels; None where it is not said how."""
         if self.channels is None:
             return None
         alone = self.model_copy(update={"channels": None})
-        view = registry.get(Backbone.group, "view")(
-            of=alone, channels=self.channels, sees=self._source().channels or 3
-        )
-        assert isinstance(view, Backbone)
-        return view
+        return seen_by(alone, self.channels, self._source().channels or 3)
 
     def _number(self, image: ImageInfo) -> int:
         """Channels that the network sees. Raises ShapeError where it cannot see such an image."""
-        if image.dims != 2:
-            raise ShapeError(
-                "the network has two axes, and the patch three; give it slices: "
-                "{use: slices, of: {use: timm, …}}"
-            )
         number = self._source().channels or image.channels
-        if image.channels not in (1, number):
-            raise ShapeError(
-                f"the network sees {number} channels, and is given {image.channels}; say how, by "
-                "`channels: each` (one after the other, their maps side by side), `channels: repeat` (their "
-                f"mean) or `channels: first` (the first {number})"
-            )
+        refuse_unlike(image, number, "timm")
         return number

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from medfuse import ImageInfo, ShapeError
 from medfuse.core.errors import reason
 from medfuse.core.json_text import shortened
-from medfuse_timm.sources import Normalization, timm
-
-
-class Network(nn.Module):
-    """x (batch, 1 or channels, *spatial) in [0, 1] → what the network makes of it, its head left out."""
-
-    def __init__(self, network: nn.Module, channels: int, normalization: Normalization | None) -> None:
-        super().__init__()
-        self.network = network
-        self._channels = channels
-        mean, std = normalization or (None, None)
-        self.register_buffer("mean", _per_channel(mean))
-        self.register_buffer("std", _per_channel(std))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[1] != self._channels:
-            x = x.expand(-1, self._channels, -1, -1)
-        if self.mean is not None:
-            x = (x - self.mean) / self.std
-        made: Tensor = self.network(x)
-        return made
+from medfuse.model.pictured import Pictured
+from medfuse.model.pictures import Normalization
+from medfuse_timm.sources import timm
 
 
 def build(
@@ -42,11 +24,8 @@ def build(
     image: ImageInfo,
 ) -> nn.Module:
     """The network with fresh weights. Raises ShapeError where timm cannot make it."""
-    for numbers in normalization or ():
-        if len(numbers) not in (1, channels):
-            raise ShapeError(f"mean and std have {len(numbers)} numbers, and the network {channels} channels")
     network = create(name, {**parameters, "in_chans": channels}, image, num_classes=0)
-    return Network(network, channels, normalization)
+    return Pictured(network, channels, normalization)
 
 
 def create(name: str, parameters: Mapping[str, Any], image: ImageInfo, **further: Any) -> nn.Module:
@@ -77,7 +56,3 @@ def _sized(parameters: Mapping[str, Any], image: ImageInfo) -> Iterator[dict[str
         if "img_size" not in parameters:
             yield {"img_size": tuple(image.patch_size)}
     yield {}
-
-
-def _per_channel(numbers: Sequence[float] | None) -> Tensor | None:
-    return None if numbers is None else torch.tensor(numbers, dtype=torch.float32).view(1, -1, 1, 1)

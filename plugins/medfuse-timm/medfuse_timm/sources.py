@@ -11,10 +11,10 @@ from typing import Any
 from medfuse import CheckpointError, PluginError
 from medfuse.core.errors import did_you_mean, lacks, reason
 from medfuse.core.offline import import_offline
+from medfuse.model.pictures import Normalization
 from medfuse.model.repository import Repository
 
 HUB = "hf-hub:"
-Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)

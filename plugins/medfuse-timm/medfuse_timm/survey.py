@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 from torch import nn
 
-from medfuse import FeatureInfo, ImageInfo, KnownTokens, ShapeError
-from medfuse.model.blocks import blocks_of, in_order, last_by_stride
+from medfuse import FeatureInfo, ImageInfo, KnownTokens
+from medfuse.model.blocks import blocks_of, features_of, in_order, last_by_stride
 from medfuse.model.layers import find_layers
+from medfuse.model.pictures import Normalization, refuse_rest
 from medfuse.model.trial import try_out
 from medfuse_timm.net import build
-from medfuse_timm.sources import Normalization
 
 
 def find_features(
@@ -37,15 +36,12 @@ def _found(
         return build(name, json.loads(parameters), channels, normalization, image)
 
     listed, unit = try_out(make, lambda network: (_listed(network.network), _unit(network.network)))
-    _refuse_rest(image, unit)
+    refuse_rest(image, unit)
     ran = in_order(find_layers(make, image, known=KnownTokens(patch_size=unit) if unit else None))
     chosen = [one for one in ran if one.name in listed and one.stride]
     chosen = chosen or blocks_of(ran) or last_by_stride(ran)
-    features = [feature for one in chosen if (feature := one.feature())]
-    if not features:
-        why = next((f": {one.name} {one.reason}" for one in ran if one.name in listed and one.reason), "")
-        raise ShapeError(f"timm's {name} makes no map that can be tapped{why}")
-    return tuple(sorted(features, key=lambda feature: prod(feature.stride)))
+    wanted = (one for one in ran if one.name in listed)
+    return features_of(chosen, whose=f"timm's {name}", wanted=wanted)
 
 
 def _listed(network: Any) -> set[str]:
@@ -60,14 +56,3 @@ def _unit(network: Any) -> tuple[int, ...] | None:
     embedding = getattr(network, "patch_embed", None)
     size = getattr(embedding, "patch_size", None) if hasattr(embedding, "strict_img_size") else None
     return tuple(size) if isinstance(size, list | tuple) else None
-
-
-def _refuse_rest(image: ImageInfo, unit: tuple[int, ...] | None) -> None:
-    """Raises ShapeError where a patch leaves a rest beside the network's own patches."""
-    if unit is None or not any(n % u for n, u in zip(image.patch_size, unit, strict=True)):
-        return
-    next_ = [-(-n // u) * u for n, u in zip(image.patch_size, unit, strict=True)]
-    raise ShapeError(
-        f"{[*image.patch_size]} voxels are no multiple of its patches of {unit[0]}×{unit[1]}; the next size "
-        f"that fits is {next_}: set sample.patch_size to that, along x and y"
-    )

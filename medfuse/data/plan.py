@@ -123,6 +123,24 @@ class DataPlan:
         )
         return ImageInfo(inputs, self.patch_size, self.spacing_mm[: len(self.patch_size)])
 
+    @property
+    def normalize(self) -> "str | WindowSettings":
+        """The `preprocess.normalize` that scales the same channels alike; `auto` where none does."""
+        kinds = {how.kind.removeprefix("nonzero_") for how in self.normalization}
+        if not kinds & {"window", "windows"}:
+            return kinds.pop() if len(kinds) == 1 else "auto"
+        first = next(how for how in self.normalization if how.kind in ("window", "windows"))
+        wanted = (
+            WindowSettings(windows=first.windows)
+            if first.windows
+            else WindowSettings(window=(first.lower, first.upper))
+        )
+        alike = (
+            _windowed(name, self.channels, wanted) == (None if how.kind == "unit" else how)
+            for name, how in zip(self.channels, self.normalization)
+        )
+        return wanted if all(alike) else "auto"
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -319,14 +337,23 @@ def _windows(
     return {"window": WINDOWS[1:2], "windows": WINDOWS}.get(wanted, ())
 
 
+def _windowed(channel: str, channels: Sequence[str], wanted: str | WindowSettings) -> Normalization | None:
+    """How one of `channels` is scaled that is seen through windows."""
+    windows = _windows(channel, channels, wanted)
+    if kind_of(wanted) == "windows" and windows:
+        return Normalization("windows", windows=windows)
+    return Normalization.window(*windows[0]) if windows else None
+
+
 def _normalization(
     channel: ChannelFacts, channels: Sequence[str], wanted: str | WindowSettings
 ) -> tuple[Normalization, str]:
     """The way that is `wanted`, or for `auto` the one that suits the channel; and why."""
-    if windows := _windows(channel.name, channels, wanted):
-        if kind_of(wanted) == "window":
-            return Normalization.window(*windows[0]), "a window of HU becomes 0 to 1"
-        return Normalization("windows", windows=windows), "windows of HU become 0 to 1, each in a channel"
+    if windowed := _windowed(channel.name, channels, wanted):
+        several = bool(windowed.windows)
+        return windowed, (
+            "windows of HU become 0 to 1, each in a channel" if several else "a window of HU becomes 0 to 1"
+        )
     if isinstance(wanted, WindowSettings) or wanted in ("window", "windows"):
         wanted = "unit"
     kind = wanted if wanted != "auto" else "ct" if is_ct(channel.name) else "zscore"

@@ -324,13 +324,13 @@ class _Reading:
             raise self.config.fault(place, "its a_min, a_max, b_min and b_max are no two ranges")
         factor = (ends[1] - ends[0]) / (onto[1] - onto[0])
         clip = how.get("clip") is True and None not in given
-        scale = Normalization(
-            "ct",
-            ends[0] if clip else -MOST,
-            ends[1] if clip else MOST,
-            ends[0] - onto[0] * factor,
-            factor,
-        )
+        shift = ends[0] - onto[0] * factor
+        if clip and onto == [0.0, 1.0]:
+            scale = Normalization.window(ends[0], ends[1])
+        elif clip:
+            scale = Normalization("ct", ends[0], ends[1], shift, factor)
+        else:
+            scale = Normalization("ct", -MOST, MOST, shift, factor)
         self._scale(place, [scale] * len(self.scales))
 
     def _normalize(self, how: dict[str, Any], place: str) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from medfuse.data.settings import WindowSettings
+
 
 @dataclass(frozen=True)
 class Start:
@@ -29,7 +31,7 @@ class Start:
     patch_size: tuple[int, ...] | None = None
     multiple: tuple[int, ...] = ()
     slices: bool = False
-    normalize: str = "auto"
+    normalize: str | WindowSettings = "auto"
     channels: int | None = None
     whole: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()

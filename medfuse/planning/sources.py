@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medfuse import registry
 from medfuse.api import Backbone, ImageInfo
 from medfuse.core.errors import CheckpointError, MedfuseError
+from medfuse.data.settings import scaling
 from medfuse.imports.nnssl import is_nnssls, read_nnssl
 from medfuse.imports.start import Start
 
@@ -37,7 +39,7 @@ def read_start(source: str) -> Start:
 
 def _of_folder(path: Path) -> Start:
     if (path / "config.json").is_file():
-        return _of_hub(str(path.resolve()), None)
+        return replace(_of_hub(str(path.resolve()), None), what=str(path))
     if (path / "configs").is_dir():
         return _of_bundle(path)
     if (path / _WEIGHTS).is_file() or any(path.glob(f"fold_*/{_WEIGHTS}")):
@@ -77,7 +79,6 @@ def _of_medfuse(path: Path) -> Start:
     Trust.of().check(path, facts.model, facts.said)
     parts = dict.fromkeys(name.split(".")[1] for name in state if name.startswith(("backbones.", "fusion.")))
     model = {key: value for key, value in facts.said.items() if value and key != "transfer"}
-    kinds = {how.kind.removeprefix("nonzero_") for how in facts.plan.normalization}
     return Start(
         what=f"{facts.name or path.name} that medfuse trained",
         backbone={},
@@ -85,7 +86,7 @@ def _of_medfuse(path: Path) -> Start:
         spacing_mm=facts.plan.spacing_mm,
         patch_size=facts.plan.patch_size,
         multiple=_whole_stride(facts.model.backbones, facts.plan.image),
-        normalize=kinds.pop() if len(kinds) == 1 else "auto",
+        normalize=facts.plan.normalize,
         channels=len(facts.plan.channels),
     )
 
@@ -112,17 +113,17 @@ def _of_hub(name: str, revision: str | None) -> Start:
     features = _features(backbone, name)
     tokens = len({feature.stride for feature in features}) == 1
     side = max(max(feature.stride) for feature in features)
-    licensed = f"The weights are under {origin.license}." if origin and origin.license else ""
+    licensed = [f"The weights are under {origin.license}."] if origin and origin.license else []
     return Start(
-        what=f"{name}, weights of images that transformers has",
+        what=name,
         backbone={"use": "slices", "neighbours": 1, "of": {**said, "channels": "each"}},
         kind="tokens" if tokens else "pyramid",
         tap={"use": "tokens", "layers": "quarter"} if tokens else {},
         multiple=(side, side),
         slices=True,
-        normalize=origin.normalize[0] if origin and origin.normalize else "auto",
+        normalize=scaling(origin.normalize[0]) if origin and origin.normalize else "auto",
         channels=3,
-        notes=[licensed] if licensed else [],
+        notes=["It learned on pictures, so it sees volumes slice by slice.", *licensed],
     )
 
 
@@ -154,7 +155,8 @@ def _of_bundle(path: Path) -> Start:
         last = {f.stride: f for f in features if f.channels > 1 and f.name not in own}
         fused = [f"encoder.{feature.name}" for feature in [*last.values()][:4]]
         plan = bundle.plan
-        kinds = {how.kind.removeprefix("nonzero_") for how in plan.normalization}
+        own_numbers = any(how.kind == "ct" for how in plan.normalization)
+        unlike = "Its intensities are scaled by numbers that no `normalize` says; here by those of your data."
         return Start(
             what=f"{bundle.name}, a MONAI bundle",
             backbone={},
@@ -167,7 +169,7 @@ def _of_bundle(path: Path) -> Start:
             spacing_mm=plan.spacing_mm,
             patch_size=plan.patch_size,
             multiple=tuple(max(sides) for sides in zip(*last)),
-            normalize=kinds.pop() if len(kinds) == 1 else "auto",
+            normalize="auto" if own_numbers else plan.normalize,
             channels=len(plan.channels),
-            notes=bundle.notes,
+            notes=[*bundle.notes, unlike] if own_numbers else bundle.notes,
         )

@@ -18,12 +18,14 @@ from medfuse.core.text import by, duration
 from medfuse.imports.start import Start
 from medfuse.planning.bench import SLICES
 from medfuse.planning.lines import comment, data_lines, entry, flow, printable, section
+from medfuse.planning.text import between_looks, minutes_left
 
 if TYPE_CHECKING:
     import torch
 
     from medfuse.data.detect import Detected
     from medfuse.data.plan import DataPlan
+    from medfuse.data.settings import WindowSettings
     from medfuse.train.cost import StepCost
 
 FEWEST_STEPS = 100
@@ -121,7 +123,7 @@ def bench(start: Start, plan: DataPlan, device: torch.device) -> Callable[[tuple
     assert isinstance(loss, Loss)
 
     def measure(patch: tuple[int, ...]) -> StepCost:
-        image = ImageInfo(len(plan.channels), patch, plan.spacing_mm[: len(patch)])
+        image = ImageInfo(plan.image.channels, patch, plan.spacing_mm[: len(patch)])
         graph = plan_graph(settings, image, len(plan.classes))
         judged = supervised(loss, len(plan.classes), regions=plan.regions, ignored=plan.ignored)
 
@@ -136,7 +138,7 @@ def bench(start: Start, plan: DataPlan, device: torch.device) -> Callable[[tuple
             build,
             Objective(judged, graph.aux, settings.aux.schedule if settings.aux else None),
             TrainSettings(steps=1, optimizer="adamw", precision="fp32"),
-            shape=(BATCH, len(plan.channels), *patch),
+            shape=(BATCH, image.channels, *patch),
             classes=len(plan.classes),
             device=device,
         )
@@ -177,7 +179,8 @@ class StartedText:
         outputs = plan.classes if plan.regions else plan.classes[1:]
         what = f"{', '.join(outputs)} in {', '.join(plan.channels)}"
         lines = comment(
-            f"{self.output.stem}: {what}; written by `medfuse init --from {self.source}`, {self.start.what}."
+            f"{self.output.stem}: {what}; written by `medfuse init --from {self.source}`, starts from "
+            f"{self.start.what}."
         )
         lines += [line for note in self.start.notes for line in comment(note)]
         return "\n".join(
@@ -186,19 +189,19 @@ class StartedText:
 
     def _preprocess(self) -> str:
         start, reasons = self.start, self.plan.reasons
-        why = f"{start.what} saw such values" if start.normalize != "auto" else "by the kind of channel"
-        spacing = f"of {start.what}" if start.spacing_mm else reasons.get("spacing_mm", "")
+        known = f"of {start.what}"
+        by_data = "; ".join(why for name, why in reasons.items() if name.startswith("normalize."))
         return section(
             "preprocess",
-            ("spacing_mm", list(self.plan.spacing_mm), spacing),
-            ("normalize", start.normalize, why),
+            ("spacing_mm", list(self.plan.spacing_mm), reasons.get("spacing_mm", known)),
+            ("normalize", _plain(start.normalize), by_data or known),
         )
 
     def _sample(self) -> str:
         return section(
             "sample",
             ("patch_size", list(self.patch.size), self.patch.reason),
-            ("batch_size", BATCH, "the fewest"),
+            ("batch_size", BATCH, "few, so that the patch can be large"),
             ("foreground", 0.33, "every third patch is centred on a label"),
         )
 
@@ -206,8 +209,8 @@ class StartedText:
         cost = f"a step takes about {duration(self.patch.seconds)} and {bytes_text(self.patch.bytes)}"
         budget: list[tuple[str, Any, str]] = [("epochs", 200, f"of 250 steps; {cost}")]
         if self.minutes:
-            left = max(0.05, self.minutes - self.spent / 60)
-            each = min(250, max(25, int(60 * left / max(self.patch.seconds, 1e-3) / 20)))
+            left = minutes_left(self.minutes, self.spent)
+            each = between_looks(int(60 * left / max(self.patch.seconds, 1e-3)))
             budget = [
                 ("minutes", int(100 * left) / 100, f"{cost}; planning took {self.spent:.0f} seconds"),
                 ("steps_per_epoch", each, "steps between two looks at held-out cases"),
@@ -270,12 +273,21 @@ def template(start: Start, output: Path, line: str) -> str:
         "\n".join([*lines, "data: {use: nnunet, root: DATASET}  # your dataset's folder", ""]),
         section(
             "preprocess",
-            ("spacing_mm", list(start.spacing_mm) if start.spacing_mm else "auto", "of the pretraining"),
-            ("normalize", start.normalize, "of the pretraining"),
+            *_known("spacing_mm", list(start.spacing_mm) if start.spacing_mm else "auto"),
+            *_known("normalize", _plain(start.normalize)),
         ),
-        section("sample", ("patch_size", patch, "as is recommended"), ("batch_size", BATCH, "")),
+        section("sample", *_known("patch_size", patch), ("batch_size", BATCH, "")),
         model_lines(start, output),
         "loss: dice_ce\n",
         section("train", ("epochs", 200, "of 250 steps"), *learning(start)),
     ]
     return "\n".join(parts)
+
+
+def _known(key: str, value: Any) -> list[tuple[str, Any, str]]:
+    return [(key, value, "not told by the weights" if value == "auto" else "as the weights tell")]
+
+
+def _plain(normalize: str | WindowSettings) -> Any:
+    """As a pipeline file has it."""
+    return normalize if isinstance(normalize, str) else normalize.model_dump(mode="json", exclude_none=True)

@@ -171,14 +171,13 @@ class Text:
                 ("epochs", NNUNETS_EPOCHS, f"nnU-Net's, of 250 steps; {cost}: about {whole}")
             ]
         else:
-            each = min(250, max(25, size.steps // 20))
             fit = f"{cost}, so that about {size.steps:,} steps fit"
             left = minutes_left(self.minutes or 0.0, self.spent)
             if self.spent:
                 fit += f"; of {self.minutes:g} minutes planning took {self.spent:.0f} seconds"
             budget = [
                 ("minutes", int(100 * left) / 100, fit),
-                ("steps_per_epoch", each, "steps between two looks at held-out cases"),
+                ("steps_per_epoch", between_looks(size.steps), "steps between two looks at held-out cases"),
             ]
         if not self._quick():
             return section("train", *budget, ("optimizer", "sgd", "nnU-Net's, with poly decay"))
@@ -196,3 +195,8 @@ class Text:
 def minutes_left(minutes: float, spent: float) -> float:
     """Of the minutes, when so many seconds went into planning."""
     return max(FEWEST_MINUTES, minutes - spent / 60)
+
+
+def between_looks(steps: int) -> int:
+    """Of so many steps, those between two looks at held-out cases."""
+    return min(250, max(25, steps // 20))

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal
@@ -110,7 +110,8 @@ def init_from(
     reporter: Reporter,
 ) -> str:
     """As `init_pipeline`, of the network that `source` says it is of, with its weights (planning.sources)."""
-    from medfuse.data.plan import median_shape
+    from medfuse.data.plan import make_plan, median_shape
+    from medfuse.data.settings import PreprocessSettings, SampleSettings
     from medfuse.planning.sources import read_start
     from medfuse.planning.started import StartedText, bench, plan_patch
 
@@ -119,8 +120,9 @@ def init_from(
     _refuse_to_replace([output])
     start = read_start(source)
     looked = _look(data, [output], budget=budget, device=device, clock=clock, reporter=reporter)
-    plan = looked.plan if start.spacing_mm is None else replace(looked.plan, spacing_mm=start.spacing_mm)
-    reporter.say(f"  {start.what}")
+    known = PreprocessSettings(spacing_mm=start.spacing_mm or "auto", normalize=start.normalize)
+    plan = make_plan(looked.fingerprint, looked.found.info, known, SampleSettings())
+    reporter.say(f"  starts from {start.what}")
     patch = plan_patch(
         start,
         median_shape(looked.fingerprint, plan.spacing_mm),

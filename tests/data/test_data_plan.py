@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from math import prod
 
 import pytest
@@ -108,6 +109,37 @@ def test_presets_are_scaled_as_they_say(normalize, channel, expected):
     assert plan.image.channels == len(expected.inputs) == counted_inputs((channel,), normalize_of(normalize))
     assert DataPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
     assert read_plan(json.loads(json.dumps(plan.to_json())), "w", raises=DataError, remedy="") == plan
+
+
+@pytest.mark.parametrize(
+    ("normalize", "channels"),
+    [
+        ("ct", ("CT", "MR")),
+        ("zscore", ("CT",)),
+        ("none", ("MR",)),
+        ("unit", ("MR",)),
+        ("unit", ("CT",)),
+        ("symmetric", ("CT", "PET")),
+        ("window", ("CT",)),
+        ("windows", ("CT", "PET")),
+        ({"window": [-175, 250]}, ("CT",)),
+        ({"window": [-175, 250]}, ("PET", "CT")),
+        ({"windows": [[0, 80], [-10, 5]]}, ("CT",)),
+    ],
+)
+def test_a_plan_says_the_setting_that_scales_alike_on_other_data(normalize, channels):
+    plan = scaled(normalize, *channels)
+    assert scaled(plan.normalize, *channels).normalization == plan.normalization
+
+
+def test_what_no_setting_scales_alike_is_left_to_auto():
+    window = Normalization.window(0, 100)
+    for each in ((window, window), (window, Normalization("zscore")), (window, Normalization.window(0, 9))):
+        assert replace(scaled("unit", "CT", "PET"), normalization=each).normalize == "auto"
+    assert (
+        replace(scaled("unit", "CT", "PET"), normalization=(window, Normalization("unit"))).normalize
+        != "auto"
+    )
 
 
 def normalize_of(value):

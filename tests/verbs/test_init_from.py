@@ -41,6 +41,11 @@ def begun(source, tmp_path, **options):
     return load_pipeline(file)[0], file
 
 
+def plain_text(file):
+    """Its comments and all in one line."""
+    return " ".join(file.read_text().replace("#", "").split())
+
+
 @pytest.fixture
 def plain(tmp_path):
     nnssl_model.plain(tmp_path / "plain.pth")
@@ -91,6 +96,30 @@ def test_a_bundle_starts_a_training_on_other_labels(machine, tmp_path):
     write_bundle(tmp_path / "bundle")
     pipeline, file = begun(tmp_path / "bundle", tmp_path)
     assert pipeline.model.transfer["encoder"].at_least == 0.99
+    assert str(pipeline.preprocess.normalize) == "{window: [-57, 164]}"  # its own, to 0 … 1
+    assert AGREES in check_pipeline(file)
+
+
+def test_what_no_setting_scales_as_a_bundle_does_is_said(machine, tmp_path):
+    from imports.test_bundle import RANGE, configuration, transforms, write_bundle
+
+    scaled = transforms({**RANGE, "b_min": -1.0, "clip": True})
+    write_bundle(tmp_path / "bundle", configuration(preprocessing=scaled))
+    pipeline, file = begun(tmp_path / "bundle", tmp_path)
+    assert pipeline.preprocess.normalize == "auto"
+    assert "numbers that no `normalize` says" in plain_text(file)
+
+
+def test_windows_of_weights_are_written_as_they_are_and_make_as_many_inputs(machine, monkeypatch, tmp_path):
+    from medfuse.data.settings import scaling
+    from medfuse.imports.start import Start
+    from medfuse.planning import sources
+
+    start = Start("some", {"use": "unet_encoder"}, normalize=scaling("{windows: [[-160, 240], [0, 80]]}"))
+    monkeypatch.setattr(sources, "read_start", lambda _: start)
+    pipeline, file = begun("some", tmp_path)
+    assert str(pipeline.preprocess.normalize) == "{windows: [[-160, 240], [0, 80]]}"
+    assert machine[0][1] == 2
     assert AGREES in check_pipeline(file)
 
 

@@ -74,12 +74,18 @@ def test_pooled_outputs_are_found_and_deep_maps_of_one_voxel_are_none(dims):
     assert layers["deep.5"].stride == (128,) * dims
 
 
+def offered(build) -> list[FeatureInfo]:
+    ran = in_order(find_layers(build, IMAGES[2]))
+    return [feature for layer in ran if (feature := layer.feature())]
+
+
 def test_what_a_package_taps_of_a_network_that_nobody_described_are_maps():
-    ran = in_order(find_layers(lambda: Classifier(2, halvings=2), IMAGES[2]))
-    assert [layer.name for layer in last_by_stride(ran)] == ["stem", "deep.0", "deep"]
+    made = offered(lambda: Classifier(2, halvings=2))
+    assert [feature.name for feature in last_by_stride(made)] == ["stem", "deep.0", "deep"]
     heads = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Sequential(*(nn.Linear(3, 3) for _ in range(5))))
     heads.insert(1, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    assert not any(layer.image_level for layer in blocks_of(in_order(find_layers(lambda: heads, IMAGES[2]))))
+    assert offered(lambda: heads)[-1].image_level
+    assert not any(feature.image_level for feature in blocks_of(offered(lambda: heads)))
 
 
 def test_what_has_other_channels_for_other_images_is_no_image_level_output():

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from medfuse import FeatureInfo, ImageInfo, KnownTokens, ShapeError, TapStrategy
-from medfuse.builtin.nets.blocks import PRESETS, find_blocks, is_block, numbers_of
+from medfuse.core.text import listed
+from medfuse.model.blocks import blocks_of, is_block, lists_of, path_of
 
 if TYPE_CHECKING:
     from torch import nn
 
+PRESETS = ("quarter", "last4")
+_OF_DEPTH = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}
+
 
 def _entries(value: Any) -> Any:
     """`quarter`, a number or a list of these as texts, numbers in the order of the blocks."""
-    listed = [value] if isinstance(value, str | int) and not isinstance(value, bool) else value
-    if not isinstance(listed, list | tuple):
+    entries = [value] if isinstance(value, str) or _is_number(value) else value
+    if not isinstance(entries, list | tuple):
         return value
-    if all(isinstance(entry, int) and not isinstance(entry, bool) for entry in listed):
-        listed = sorted(listed)
-    whole = [isinstance(entry, int) and not isinstance(entry, bool) for entry in listed]
-    return [str(entry) if number else entry for entry, number in zip(listed, whole)]
+    if all(map(_is_number, entries)):
+        entries = sorted(entries)
+    return [str(entry) if _is_number(entry) else entry for entry in entries]
+
+
+def _is_number(entry: Any) -> bool:
+    return isinstance(entry, int) and not isinstance(entry, bool)
 
 
 _ENTRY = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]}
@@ -97,3 +105,31 @@ class Tokens(TapStrategy):
         from medfuse.builtin.nets.tokens import tap_blocks
 
         return tap_blocks(backbone, taps, image, norm=self.norm, per_head=self.attention == "heads")
+
+
+def numbers_of(layer: str, depth: int) -> list[int]:
+    """The blocks, of `depth`, that a preset or a number means, in their order."""
+    if layer == "quarter":
+        quarters = _OF_DEPTH.get(depth) or [round(depth * k / 4) - 1 for k in (1, 2, 3, 4)]
+        return sorted({n for n in quarters if n >= 0})
+    if layer == "last4":
+        return [*range(max(0, depth - 4), depth)]
+    return [int(layer)]
+
+
+def find_blocks(offered: Sequence[FeatureInfo], path: str | None) -> list[FeatureInfo]:
+    """The blocks of a transformer, or those at `path`, each by its layer's name. Raises ShapeError."""
+    if path is None:
+        found = blocks_of(offered)
+        if not found:
+            raise ShapeError(
+                "has no list of equal layers that make tokens; declare where its blocks are: "
+                "{use: tokens, blocks: PATH}"
+            )
+    else:
+        lists = lists_of(offered)
+        found = [block for name in lists if fnmatchcase(name, path) for block in lists[name]]
+        if not found:
+            known = f" (lists of layers that make maps: {listed([*lists])})" if lists else ""
+            raise ShapeError(f"has no list of blocks at {path!r} whose layers make maps{known}")
+    return [block.named(path_of(block)) for block in found]

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from medfuse import FeatureInfo, ImageInfo, KnownTokens, ShapeError
-from medfuse.model.blocks import blocks_of, features_of, in_order, last_by_stride
+from medfuse.model.blocks import blocks_of, declared, in_order, last_by_stride
 from medfuse.model.layers import find_layers
 from medfuse.model.pictures import Normalization, refuse_rest
 from medfuse.model.tokens import tokens_in_front
@@ -38,17 +38,17 @@ def _found(said: str, normalization: Normalization | None, image: ImageInfo) -> 
     def network() -> nn.Module:
         return build(json.loads(said), normalization, image)
 
-    layers = find_layers(network, image, known=known)
-    ran = in_order(layers)
+    ran, stages = in_order(find_layers(network, image, known=known)), stages_of(config)
+    offered = [feature for one in ran if (feature := one.feature())]
     if is_even(config):
-        chosen = blocks_of(ran)
-    elif stages := stages_of(config):
-        chosen = [one for one in ran if one.name in stages]
+        features = blocks_of(offered)
+    elif stages:
+        features = [feature for feature in offered if feature.name in stages]
     else:
-        chosen = last_by_stride(ran)
-    features = features_of(chosen, whose=f"a {config.model_type}", wanted=chosen or ran)
+        features = last_by_stride(offered)
     _refuse_tokens_behind(features, try_out(network, tokens_in_front))
-    return features
+    asked = [one for one in ran if one.name in stages] or ran
+    return declared(features, whose=f"a {config.model_type}", asked=asked)
 
 
 def _refuse_tokens_behind(features: Sequence[FeatureInfo], in_front: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from medfuse import FeatureInfo, ImageInfo, KnownTokens
-from medfuse.model.blocks import blocks_of, features_of, in_order, last_by_stride
+from medfuse.model.blocks import blocks_of, declared, in_order, last_by_stride
 from medfuse.model.layers import find_layers
 from medfuse.model.pictures import Normalization, refuse_rest
 from medfuse.model.trial import try_out
@@ -38,10 +38,10 @@ def _found(
     listed, unit = try_out(make, lambda network: (_listed(network.network), _unit(network.network)))
     refuse_rest(image, unit)
     ran = in_order(find_layers(make, image, known=KnownTokens(patch_size=unit) if unit else None))
-    chosen = [one for one in ran if one.name in listed and one.stride]
-    chosen = chosen or blocks_of(ran) or last_by_stride(ran)
-    wanted = (one for one in ran if one.name in listed)
-    return features_of(chosen, whose=f"timm's {name}", wanted=wanted)
+    offered = [feature for one in ran if (feature := one.feature())]
+    features = [feature for feature in offered if feature.name in listed]
+    features = features or blocks_of(offered) or last_by_stride(offered)
+    return declared(features, whose=f"timm's {name}", asked=[one for one in ran if one.name in listed])
 
 
 def _listed(network: Any) -> set[str]:

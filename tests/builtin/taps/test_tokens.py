@@ -9,7 +9,7 @@ from vits import Pairs, ViT
 
 from medfuse import registry
 from medfuse.api import FeatureInfo, ImageInfo, TapStrategy, TokenLayout
-from medfuse.builtin.nets.blocks import find_blocks, numbers_of
+from medfuse.builtin.taps.tokens import find_blocks, numbers_of
 from medfuse.core.errors import PipelineError, ShapeError
 from medfuse.model.graph import plan_graph
 from medfuse.model.segmenter import build_segmenter

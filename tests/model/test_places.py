@@ -1,5 +1,7 @@
 """One bright place in the image is where the map of tokens answers, or the map is refused."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -55,14 +57,14 @@ def test_sound_networks_are_never_refused(name, gain):
 
 @pytest.mark.parametrize(("size", "patch"), [((32, 48), 8), ((32, 32), 8), ((16, 24, 16), 8)])
 def test_exchanged_axes_are_found(size, patch):
-    build = lambda: ViT(size, patch, order="yx", positions="none")  # noqa: E731
+    build = partial(ViT, size, patch, order="yx", positions="none")
     tap = FeatureInfo("blocks.0", 12, (patch,) * len(size), tokens=TokenLayout(1))
     (wrong,) = misplaced(build, [tap], image(*size))
     assert "along the axes in the order y, x" in wrong
 
 
 def test_an_axis_that_runs_backwards_is_found():
-    build = lambda: ViT(order="backwards", positions="none")  # noqa: E731
+    build = partial(ViT, order="backwards", positions="none")
     (wrong,) = misplaced(build, [FeatureInfo("norm", 12, (8, 8), tokens=TokenLayout(1))], image(32, 48))
     assert "run backwards along x" in wrong
 

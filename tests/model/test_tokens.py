@@ -1,5 +1,7 @@
 """Sequences of tokens as maps: read from trials and from what networks say, and turned for the graph."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -35,8 +37,8 @@ def layers(build, of: ImageInfo, **known) -> dict[str, Layer]:
     [((32, 48), 8), ((24, 32), (4, 16)), ((16, 16), 4), ((28, 42), 14), ((16, 24, 8), (8, 8, 4))],
 )
 def test_blocks_of_a_transformer_are_maps_of_the_patch_grid(size, patch, cls, registers, positions):
-    build = lambda: ViT(size, patch, cls=cls, registers=registers, positions=positions)  # noqa: E731
-    found = layers(build, image(*size))
+    settings = {"cls": cls, "registers": registers, "positions": positions}
+    found = layers(partial(ViT, size, patch, **settings), image(*size))
     stride = (patch,) * len(size) if isinstance(patch, int) else patch
     grid = tuple(n // s for n, s in zip(size, stride))
     for name in ("blocks.0", "blocks.3", "norm", "blocks.1.attn"):
@@ -77,11 +79,9 @@ def test_what_is_no_map_says_why(shapes, reason):
 
 
 def test_what_is_declared_counts_before_all():
-    build = lambda: Perceptron((32, 32), (4, 16))  # noqa: E731
-    assert layers(build, image(32, 32))["blocks.0"].stride == (
-        8,
-        8,
-    )  # which is wrong, and found out by a trial
+    build = partial(Perceptron, (32, 32), (4, 16))
+    guessed = layers(build, image(32, 32))["blocks.0"].stride
+    assert guessed == (8, 8)  # which is wrong, and found out by a trial
     assert layers(build, image(32, 32), patch_size=(4, 16))["blocks.0"].stride == (4, 16)
     wrong = layers(build, image(32, 32), patch_size=5, prefix=2)["blocks.0"]
     assert "declared patch_size 5 and prefix 2 do not lead" in wrong.reason

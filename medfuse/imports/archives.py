@@ -43,7 +43,7 @@ def opened(path: Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[Path
             OSError,
             ValueError,
             RuntimeError,
-            NotImplementedError,
+            NotImplementedError,  # of zipfile, for compressions that it does not know
             zipfile.BadZipFile,
             zlib.error,
         ) as error:

@@ -123,6 +123,7 @@ def _is_too_heavy(module: nn.Module, batch: Sequence[int], error: Exception) -> 
 def of_meta(error: Exception) -> bool:
     """Whether it is the meta device that cannot go on, where real numbers could."""
     said = str(error).lower()
+    # NotImplementedError is what torch raises where an operation has no kernel for this device
     return isinstance(error, NotImplementedError) or "meta" in said or "data pointer" in said
 
 

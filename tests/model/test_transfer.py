@@ -377,7 +377,7 @@ SWIN = {"use": "swin_unetr", "channels": 12, "window": 2, "depths": [1, 1, 1, 1]
 @pytest.mark.parametrize("start", ["swinViT.", "module.swin_vit.", "module.backbone.swinViT.", "module."])
 def test_swin_unetrs_layouts_are_taken_whole(tmp_path, start):
     """MONAI's own, that of its self-supervised weights (whose blocks have `fc1`), and VoCo's."""
-    pytest.importorskip("einops")
+    pytest.importorskip("einops", reason="MONAI's SwinUNETR needs it: pip install 'medfuse[swin]'")
     settings = {"backbones": {"encoder": SWIN}, "head": {"input": "encoder.layers1.0"}}
     plan = plan_graph(ModelSettings.model_validate(settings), ImageInfo(1, (32,) * 3, (1.0,) * 3), 2)
     source, target = build_segmenter(plan), build_segmenter(plan)

@@ -113,7 +113,7 @@ def test_on_a_volume_of_another_size_it_is_one_voxel_too(run):
     ],
 )
 def test_what_is_exported_gives_the_same_labels(run, medfuse, tmp_path, package, kind):
-    pytest.importorskip(package)
+    pytest.importorskip(package, reason=f"{package} exports to {kind}, and is not installed")
     from medfuse.trained.loading import EXPORTED
     from medfuse.verbs.export import export_network
 

@@ -31,7 +31,7 @@ def published() -> Path:
     try:
         return efficientnet._weights_file()
     except CheckpointError as error:
-        pytest.skip(str(error))
+        pytest.skip(str(error))  # it says which package is not here
 
 
 def convolved(x: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:

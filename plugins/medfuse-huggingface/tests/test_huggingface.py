@@ -16,9 +16,9 @@ from medfuse.testing import check_backbone
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-from medfuse_huggingface import HuggingFace  # noqa: E402
-from medfuse_huggingface.configs import quiet  # noqa: E402
-from medfuse_huggingface.families import KNOWN  # noqa: E402
+from medfuse_huggingface import HuggingFace  # noqa: E402  behind the skip, as it needs transformers
+from medfuse_huggingface.configs import quiet  # noqa: E402  likewise
+from medfuse_huggingface.families import KNOWN  # noqa: E402  likewise
 
 EVEN = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 32}
 DEEP = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 2, 1]}

@@ -60,7 +60,7 @@ def timm():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            import torchvision  # noqa: F401
+            import torchvision  # noqa: F401  whether it can be
         except Exception:  # none is installed, or one of another torch
             stood_in = stand_ins()
             sys.modules.update(stood_in)

@@ -161,7 +161,9 @@ class TapStrategy(Plugin):
         """A module x → {feature name: Tensor}, what the layer makes for each of `taps`.
 
         It may keep `backbone` and change it: nobody else holds it. `image` is what the network will be
-        given, so that a strategy can try the network out; it may be on the meta device.
+        given, so that a strategy can try the network out; it may be on the meta device. What a user should
+        know of how it came out, such as what was left out, is in the module's `notes`, a line each: `check`
+        shows them.
         Raises ShapeError, with the reason, where the strategy does not fit the network.
         """
         raise NotImplementedError  # each plugin has its own

@@ -87,3 +87,8 @@ def token_grid(who: str, image: ImageInfo, patch: int, *, axes: Sequence[int]) -
             f"multiple; the next that is: sample.patch_size: {fits}"
         )
     return tuple(n // patch for n in image.patch_size)
+
+
+def given_or(preset: Sequence[int], *given: Literal["auto"] | int) -> tuple[int, ...]:
+    """Each number that was given, and that of `preset` in the place of `auto`."""
+    return tuple(usual if one == "auto" else one for usual, one in zip(preset, given, strict=True))

@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from medfuse.api import FeatureInfo, Plugin
 from medfuse.core.errors import Path, PipelineError, Problem, ShapeError
+from medfuse.core.memory import bytes_text
 from medfuse.core.text import by
 from medfuse.model.blame import blame
 from medfuse.model.depths import depths
@@ -27,7 +28,8 @@ class VerifiedFacts:
     """What is known once the model has run: parameters in all and by part, real sizes of maps by name.
 
     `parameter_shapes` are those of every parameter, by its name; `depths` how many layers come after those of
-    backbones, where asked for; `learning` whether each is built to learn.
+    backbones, where asked for; `learning` whether each is built to learn. `notes`: what is known of taps
+    beside, such as what was left out.
     """
 
     parameters: int
@@ -36,6 +38,7 @@ class VerifiedFacts:
     parameter_shapes: Mapping[str, tuple[int, ...]]
     depths: Mapping[str, int] = field(default_factory=dict)
     learning: Mapping[str, bool] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 def verify(plan: GraphPlan, *, with_depths: bool = False) -> VerifiedFacts:
@@ -60,6 +63,7 @@ class _Witness:
         self.at: tuple[Path, Plugin] | None = None  # the part that is running
         self.sizes: dict[str, tuple[int, ...]] = {}
         self.problems: dict[Problem, None] = {}  # in order, each once
+        self.notes: list[str] = []
         self.handles: list[RemovableHandle] = []
         for b in plan.backbones:
             taps = [tap.named(f"{b.name}.{tap.name}") for tap in b.taps]
@@ -94,7 +98,11 @@ class _Witness:
         by_part = {name: _count(part) for name, part in parts.items()}
         shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
         learning = {name: p.requires_grad for name, p in self.model.named_parameters()}
-        return VerifiedFacts(_count(self.model), by_part, self.sizes, shapes, learning=learning)
+        for b in self.plan.backbones:
+            self.notes += [f"{b.name}: {note}" for note in getattr(self.model.backbones[b.name], "notes", ())]
+        return VerifiedFacts(
+            _count(self.model), by_part, self.sizes, shapes, learning=learning, notes=self.notes
+        )
 
     def _look_at_another_size(self) -> None:
         """Taps of an image of another size have the declared channels too.
@@ -119,10 +127,15 @@ class _Witness:
         """Tokens lie as the image does, which no shape tells; of networks that are made in a moment."""
         for b in self.plan.backbones:
             network = self.model.backbones[b.name]
-            if sum(p.numel() * p.element_size() for p in network.parameters()) > HEAVY:
+            tokens = [tap for tap in b.taps if tap.tokens]
+            weights = sum(p.numel() * p.element_size() for p in network.parameters())
+            if tokens and weights > HEAVY:
+                self.notes.append(
+                    f"{b.name}: not tried whether its tokens lie as the image does, as its weights take "
+                    f"{bytes_text(weights)}"
+                )
                 continue
             build = partial(b.backbone.build, self.plan.image)
-            tokens = [tap for tap in b.taps if tap.tokens]
             for fault in misplaced(build, tokens, self.plan.image):
                 declared = b.strategy.known_tokens().is_said
                 path, plugin = (

@@ -73,6 +73,7 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
         graph.table(),
         *(["", f"weights of losses: {weights}"] if weights else []),
         *(["", *pretrained] if (pretrained := weights_lines(pipeline, found)) else []),
+        *(["", *facts.notes] if facts.notes else []),
         *_rates(pipeline, facts),
         *_doubts(pipeline, graph),
         "",

@@ -205,3 +205,18 @@ def test_verifying_a_graph_imports_neither_monai_nor_the_compiler():
         assert not {"monai", "sympy", "torch._dynamo"} & {*sys.modules}
     """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_a_strategy_notes_and_what_is_not_tried_is_told(monkeypatch):
+    settings = {
+        "backbones": {"encoder": {"use": "module", "target": "vits:ViT", "parameters": {"norm": False}}},
+        "taps": {"encoder": {"use": "tokens", "layers": 3}},
+        "head": {"input": "encoder.blocks.3"},
+    }
+    plan = plan_graph(ModelSettings.model_validate(settings), ImageInfo(1, (32, 48), (1.0, 1.0)), 2)
+    (unnormed,) = verify(plan).notes
+    assert unnormed.startswith("encoder: no norm stands behind its last block that fits blocks.3")
+    monkeypatch.setattr("medfuse.model.verify.HEAVY", 0)
+    untried, still = verify(plan).notes
+    assert untried.startswith("encoder: not tried whether its tokens lie as the image does, as its weights")
+    assert still == unnormed

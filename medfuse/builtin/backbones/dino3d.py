@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from medfuse import Backbone, FeatureInfo, ImageInfo, ShapeError, TokenLayout
-from medfuse.core.topology import token_grid
+from medfuse.core.topology import given_or, token_grid
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +43,7 @@ class Dino3D(Backbone):
 
     def features(self, image: ImageInfo) -> Sequence[FeatureInfo]:
         token_grid("dino3d", image, self.patch, axes=(3,))
-        channels, depth, heads = self._sizes()
+        channels, depth, heads = given_or(SIZES[self.size], self.channels, self.depth, self.heads)
         if channels % heads:
             raise ShapeError(
                 f"dino3d: {channels} channels cannot be parted into {heads} heads; give a multiple"
@@ -54,7 +54,7 @@ class Dino3D(Backbone):
     def build(self, image: ImageInfo) -> nn.Module:
         from medfuse.builtin.nets import vit
 
-        channels, depth, heads = self._sizes()
+        channels, depth, heads = given_or(SIZES[self.size], self.channels, self.depth, self.heads)
         return vit.Dino(
             image.channels,
             channels=channels,
@@ -62,12 +62,4 @@ class Dino3D(Backbone):
             heads=heads,
             patch=self.patch,
             grid=(self.grid,) * 3 if isinstance(self.grid, int) else self.grid,
-        )
-
-    def _sizes(self) -> tuple[int, int, int]:
-        channels, depth, heads = SIZES[self.size]
-        return (
-            channels if self.channels == "auto" else self.channels,
-            depth if self.depth == "auto" else self.depth,
-            heads if self.heads == "auto" else self.heads,
         )

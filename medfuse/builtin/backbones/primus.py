@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from medfuse import Backbone, FeatureInfo, ImageInfo, ShapeError, TokenLayout
-from medfuse.core.topology import token_grid
+from medfuse.core.topology import given_or, token_grid
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,7 +46,7 @@ class Primus(Backbone):
 
     def features(self, image: ImageInfo) -> Sequence[FeatureInfo]:
         token_grid("primus", image, self.patch, axes=(3,))
-        channels, depth, heads = self._sizes()
+        channels, depth, heads = given_or(SIZES[self.size], self.channels, self.depth, self.heads)
         if channels % heads or channels // heads % 6:
             raise ShapeError(
                 f"primus: {channels} channels in {heads} heads are {channels / heads:g} each, and rotations "
@@ -60,7 +60,7 @@ class Primus(Backbone):
     def build(self, image: ImageInfo) -> nn.Module:
         from medfuse.builtin.nets import vit
 
-        channels, depth, heads = self._sizes()
+        channels, depth, heads = given_or(SIZES[self.size], self.channels, self.depth, self.heads)
         return vit.Primus(
             image.channels,
             channels=channels,
@@ -71,12 +71,4 @@ class Primus(Backbone):
             registers=self.registers,
             layer_scale=self.layer_scale,
             inner_norm=self.inner_norm,
-        )
-
-    def _sizes(self) -> tuple[int, int, int]:
-        channels, depth, heads = SIZES[self.size]
-        return (
-            channels if self.channels == "auto" else self.channels,
-            depth if self.depth == "auto" else self.depth,
-            heads if self.heads == "auto" else self.heads,
         )

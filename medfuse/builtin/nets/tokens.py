@@ -13,6 +13,7 @@ from medfuse.builtin.nets.observed import Observer
 from medfuse.builtin.nets.taps import Hooked, hook_as
 from medfuse.core.errors import ShapeError
 from medfuse.core.features import FeatureInfo, ImageInfo
+from medfuse.core.text import listed
 from medfuse.model.address import Address, tensors_in
 
 
@@ -29,6 +30,7 @@ class TokenTaps(Hooked):
     attended: Sequence[FeatureInfo] = ()
     order: Sequence[str] = ()  # of what is returned
     per_head = False
+    notes: Sequence[str] = ()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         if not self.attended:
@@ -85,6 +87,8 @@ def tap_blocks(
     blocks = [tap for tap in taps if Address.of(tap.name).path.rpartition(".")[2].isdigit()]
     fitting = [tap for tap in blocks if made.norm and tap.channels % made.width == 0]
     made.normed = {inner[tap.name]: _channel_axis(tap) for tap in fitting}
+    if norm and (plain := [tap.name for tap in blocks if tap not in fitting]):
+        made.notes = [f"no norm stands behind its last block that fits {listed(plain)}: taken as made"]
     if attended:
         made.attend(attended, per_head)
         made.order = order

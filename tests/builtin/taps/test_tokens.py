@@ -158,8 +158,14 @@ def test_it_keeps_the_contract():
 def test_a_network_without_a_final_norm_has_blocks_as_they_are():
     torch.manual_seed(0)
     network, x = ViT(norm=False), torch.randn(2, 1, 32, 48)
-    made = attach(network, [feature("blocks.3", 12)])(x)
-    assert torch.equal(made["blocks.3"], network(x))
+    made = attach(network, [feature("blocks.3", 12)])
+    assert torch.equal(made(x)["blocks.3"], network(x))
+    assert made.notes == ["no norm stands behind its last block that fits blocks.3: taken as made"]
+
+
+def test_nothing_is_noted_where_the_norm_was_found_or_not_wanted():
+    assert not attach(ViT(), [feature("blocks.3", 12)]).notes
+    assert not attach(ViT(norm=False), [feature("blocks.3", 12)], norm=False).notes
 
 
 def test_a_copy_and_a_pickle_do_the_same_and_are_their_own():

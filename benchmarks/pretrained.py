@@ -33,8 +33,8 @@ import yaml
 MEDFUSE = (sys.executable, "-m", "medfuse")
 FUSIONS: Mapping[str, Mapping[str, Any]] = {
     "unet_decoder": {"use": "unet_decoder", "inputs": ["image", "encoder.*"], "channels": 16},
-    "fpn": {"use": "fpn", "inputs": ["encoder.*"]},
-    "hypercolumn": {"use": "hypercolumn", "inputs": ["image", "encoder.*"]},
+    "fpn": {"use": "fpn", "inputs": ["encoder.*"], "channels": 32},
+    "hypercolumn": {"use": "hypercolumn", "inputs": ["image", "encoder.*"], "channels": 16},
 }
 SEED = 1
 
@@ -108,7 +108,7 @@ def frozen(
         "data": scratch["data"],
         "split": scratch["split"],
         "preprocess": {**scratch["preprocess"], "normalize": "unit"},
-        "sample": {"patch_size": patch, "batch_size": 4, "foreground": 0.33},
+        "sample": {"patch_size": patch, "batch_size": 2, "foreground": 0.33},
         "model": {
             "backbones": {"encoder": {"use": "slices", "neighbours": 1, "of": seen}},
             "fusion": {"fused": dict(fusion)},

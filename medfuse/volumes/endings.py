@@ -5,18 +5,27 @@ from pathlib import Path
 NIFTI = (".nii.gz", ".nii")
 METAIMAGE = (".mha", ".mhd")
 NRRD = (".nrrd", ".nhdr")
+SERIES = ".series.json"
+"""Of a file that says which DICOM files make a volume; medfuse writes them, and nobody else."""
 VOLUMES = (*NIFTI, *NRRD, *METAIMAGE)
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 ENDINGS = (*VOLUMES, *PICTURES)
 
-_WRITTEN_AS = {".mhd": ".mha", ".nhdr": ".nrrd", ".tiff": ".tif", ".jpg": ".png", ".jpeg": ".png"}
+_WRITTEN_AS = {
+    ".mhd": ".mha",
+    ".nhdr": ".nrrd",
+    ".tiff": ".tif",
+    ".jpg": ".png",
+    ".jpeg": ".png",
+    SERIES: ".nii.gz",
+}
 LABEL_ENDINGS = tuple(ending for ending in ENDINGS if ending not in _WRITTEN_AS)
 """Those that label maps may have."""
 
 
 def ending(path: Path) -> str | None:
     """`.nii.gz` of `liver_01.nii.gz`; None where the ending is not one that can be read."""
-    return next((e for e in ENDINGS if path.name.lower().endswith(e)), None)
+    return next((e for e in (*ENDINGS, SERIES) if path.name.lower().endswith(e)), None)
 
 
 def stem(path: Path) -> str:

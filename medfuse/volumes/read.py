@@ -11,7 +11,7 @@ import numpy.typing as npt
 from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry
 from medfuse.volumes import metaimage, nifti, nrrd, pictures, stored
-from medfuse.volumes.endings import ENDINGS, METAIMAGE, NIFTI, ending, is_picture
+from medfuse.volumes.endings import ENDINGS, METAIMAGE, NIFTI, SERIES, ending, is_picture
 from medfuse.volumes.folders import lost_target, not_there
 from medfuse.volumes.volume import SlabReader, Volume
 
@@ -33,6 +33,10 @@ def slab_reader(path: Path) -> SlabReader:
     """
     if is_picture(path):
         return pictures.slab_reader(path)
+    if ending(path) == SERIES:
+        from medfuse.volumes.dicom import pixels
+
+        return pixels.slab_reader(path)
     header = nifti if is_nifti(path) else metaimage if ending(path) in METAIMAGE else nrrd
     return stored.slab_reader(header.stored(path))
 

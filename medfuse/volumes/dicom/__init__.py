@@ -1,0 +1,1 @@
+"""DICOM: series found in folders, archives and DICOMDIRs, put in order, and read as volumes."""

@@ -1,0 +1,271 @@
+"""A series as one small file, NAME.series.json: its files, their order, and where they lie.
+
+It is a volume like any other to whatever takes the path of one, as a header of NRRD is with its voxels
+elsewhere. Nothing in it says who the patient is, but for the paths and the name that it was given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from medfuse.core.errors import DataError
+from medfuse.core.files import atomic, file_hash
+from medfuse.core.json_text import read_json, validated
+from medfuse.core.remembered import cache_folder
+from medfuse.core.text import listed
+from medfuse.volumes.dicom.instances import Place
+from medfuse.volumes.dicom.series import Found, Series, find_series, unpacked
+from medfuse.volumes.dicom.stacks import refuse
+from medfuse.volumes.endings import SERIES, ending
+
+_FORMAT = "medfuse DICOM series 1"
+_REMEDY = "remove it, and give the folder of the scan again"
+_MOST_BYTES = 1 << 27
+
+Count = Annotated[int, Field(ge=1, le=1 << 20)]
+Three = tuple[float, float, float]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Record):
+    """A file, or a member of a zip file, as it was when the series was found."""
+
+    file: str
+    member: str | None
+    bytes: int
+    modified_ns: int
+
+    @property
+    def place(self) -> Place:
+        return Place(self.file, self.member)
+
+
+class FrameRecord(_Record):
+    """A frame: its source, its number in it, and how its numbers become values."""
+
+    source: int
+    number: int
+    uid: str
+    slope: float
+    intercept: float
+
+
+class PlaneRecord(_Record):
+    """A slice of the volume, of frames with weights, moved by so many pixels."""
+
+    of: tuple[tuple[int, float], ...]
+    shift: tuple[float, float]
+
+
+class Index(_Record):
+    """What the file says. `affine`: rows of (i, j, k) → RAS+ mm. `says`: tags, none of them personal."""
+
+    format: str
+    name: str
+    says: dict[str, str]
+    class_uid: str
+    shape: tuple[Count, Count, Count]
+    affine: tuple[tuple[float, ...], ...]
+    size: tuple[Count, Count]
+    syntax: str
+    photometric: str
+    bits: tuple[int, int, int]
+    signed: bool
+    table: bool
+    units: str
+    sources: tuple[Source, ...]
+    frames: tuple[FrameRecord, ...]
+    planes: tuple[PlaneRecord, ...] | None
+    notes: tuple[str, ...]
+
+    def plane(self, k: int) -> PlaneRecord:
+        return self.planes[k] if self.planes else PlaneRecord(of=((k, 1.0),), shift=(0.0, 0.0))
+
+
+_SAID = (
+    "Modality",
+    "SeriesDescription",
+    "SeriesNumber",
+    "BodyPartExamined",
+    "Manufacturer",
+    "ConvolutionKernel",
+)
+
+
+def index_of(series: Series) -> Index:
+    """Raises DataError where the series is no volume."""
+    where = f"{series.instance.place}: series {series.name}"
+    refuse(where, series.stack)
+    one, stack = series.instance, series.stack
+    if one.samples != 1:
+        raise DataError(
+            f"{where}: its pixels are colours ({one.photometric}); medfuse reads those of pictures alone"
+        )
+    kinds = {(i.syntax, i.photometric, i.bits, i.signed, i.table) for i in series.instances}
+    if len({kind[1] for kind in kinds}) > 1:
+        raise DataError(
+            f"{where}: some of its files are {listed(sorted(kind[1] for kind in kinds))}; part them"
+        )
+    if any(frame.slope == 0 for frame in stack.frames):
+        raise DataError(f"{where}: a rescale slope of 0 makes all values one; mend its header")
+    places = {frame.place: None for frame in stack.frames}
+    number = {place: n for n, place in enumerate(places)}
+    plain = all(plane.of == ((k, 1.0),) and plane.shift == (0, 0) for k, plane in enumerate(stack.planes))
+    widest = max(series.instances, key=lambda i: (i.table, i.bits, i.signed))
+    return Index(
+        format=_FORMAT,
+        name=series.name,
+        says={key: one.says[key] for key in _SAID if one.says.get(key)},
+        class_uid=stack.frames[0].class_uid,
+        shape=stack.shape,
+        affine=tuple(tuple(float(x) for x in row) for row in stack.affine[:3]),
+        size=stack.frames[0].shape,
+        syntax=one.syntax,
+        photometric=one.photometric,
+        bits=widest.bits,
+        signed=any(i.signed for i in series.instances),
+        table=widest.table,
+        units=one.units,
+        sources=tuple(_source(place) for place in places),
+        frames=tuple(
+            FrameRecord(
+                source=number[f.place], number=f.number, uid=f.uid, slope=f.slope, intercept=f.intercept
+            )
+            for f in stack.frames
+        ),
+        planes=None
+        if plain
+        else tuple(PlaneRecord(of=plane.of, shift=plane.shift) for plane in stack.planes),
+        notes=(*series.notes, *_notes(series)),
+    )
+
+
+def _notes(series: Series) -> list[str]:
+    one = series.instance
+    notes = []
+    if one.photometric == "MONOCHROME1":
+        notes.append("MONOCHROME1 (white is least): values are as stored, not turned over")
+    if one.says.get("Modality") == "PT":
+        notes.append(f"PET in {one.units or 'units that it does not say'}")
+    return notes
+
+
+def _source(place: Place) -> Source:
+    said = os.stat(place.file)
+    return Source(file=place.file, member=place.member, bytes=said.st_size, modified_ns=said.st_mtime_ns)
+
+
+def write_index(series: Series, folder: Path) -> Path:
+    """`folder`/NAME.series.json, as it was where nothing has changed. Raises DataError, OutputError."""
+    text = index_of(series).model_dump_json()
+    path = folder / f"{series.name}{SERIES}"
+    if not (path.is_file() and path.read_text(encoding="utf-8") == text):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def read_index(path: Path) -> Index:
+    """Raises DataError."""
+    content = read_json(path, raises=DataError, remedy=_REMEDY, most_bytes=_MOST_BYTES)
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise DataError(f"{path}: is no series that medfuse wrote; {_REMEDY}")
+    index = validated(Index, content, str(path), raises=DataError, remedy=_REMEDY)
+    fit = len(index.affine) == 3 and all(len(row) == 4 and np.isfinite(row).all() for row in index.affine)
+    count = len(index.planes) if index.planes else len(index.frames)
+    known = all(0 <= frame.source < len(index.sources) for frame in index.frames) and all(
+        0 <= n < len(index.frames) for plane in index.planes or () for n, _ in plane.of
+    )
+    if not fit or count != index.shape[2] or not known:
+        raise DataError(f"{path}: does not fit together; {_REMEDY}")
+    return index
+
+
+def sources_of(path: Path) -> list[Path]:
+    """The files that a volume's voxels come from: of a series, its DICOM files; of others, itself."""
+    if ending(path) != SERIES:
+        return [path]
+    return list(dict.fromkeys(Path(source.file) for source in read_index(path).sources))
+
+
+def series_hash(path: Path) -> str:
+    """SHA-256 of a series: of its files' content and of how they are put together, wherever they lie."""
+    index = read_index(path)
+    digest = hashlib.sha256()
+    for source in index.sources:
+        digest.update(_content_hash(source).encode())
+    parts = (
+        index.shape,
+        index.affine,
+        [f.model_dump() for f in index.frames],
+        index.planes and [plane.model_dump() for plane in index.planes],
+    )
+    digest.update(json.dumps(parts).encode())
+    return digest.hexdigest()
+
+
+def _content_hash(source: Source) -> str:
+    if source.member is None:
+        return file_hash(Path(source.file))
+    return hashlib.sha256(bytes_of(source)).hexdigest()
+
+
+def bytes_of(source: Source) -> bytes:
+    """A member of a zip file. Raises DataError."""
+    import zipfile
+
+    path = Path(source.file)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return unpacked(path, archive, archive.getinfo(source.member or ""))
+    except (zipfile.BadZipFile, OSError, KeyError, NotImplementedError, EOFError) as error:
+        raise DataError(f"{source.place}: cannot be read ({error}); copy it again from its source") from error
+
+
+def index_folder(root: Path, *options: object) -> Path:
+    """Where series of a place are kept: in the user's cache, one folder for each place and set of options."""
+    digest = hashlib.sha256(repr((str(root.resolve()), *options)).encode()).hexdigest()[:16]
+    return cache_folder() / "series" / digest
+
+
+def index_all(found: Found, folder: Path) -> tuple[list[Path], list[str]]:
+    """A file for each series, and lines about those that are no volume."""
+    paths: list[Path] = []
+    faults: list[str] = []
+    for series in found.series:
+        try:
+            paths.append(write_index(series, folder))
+        except DataError as error:
+            faults += error.lines
+    return paths, faults
+
+
+def as_volume_file(path: Path) -> Path:
+    """A path that volumes are read from: of a folder, a zip file or a file of one DICOM series its index.
+
+    Raises DataError where there are none or several. Other paths are what they are.
+    """
+    from medfuse.volumes.dicom.series import holds_dicom
+
+    if ending(path) or not path.exists() or not holds_dicom(path):
+        return path
+    found = find_series(path)
+    if len(found.series) != 1:
+        names = listed([series.name for series in found.series], 6)
+        raise DataError(
+            *found.notes,
+            f"{path}: holds {len(found.series)} series{f' ({names})' if names else ''}, where one is wanted; "
+            "give the folder of one",
+        )
+    return write_index(found.series[0], index_folder(path))

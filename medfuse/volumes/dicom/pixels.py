@@ -1,0 +1,220 @@
+"""The voxels of a series, slab by slab: decoded by pydicom, scaled per slice, put in their places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medfuse.core.errors import DataError
+from medfuse.volumes.dicom.index import FrameRecord, Index, PlaneRecord, Source, bytes_of, read_index
+from medfuse.volumes.dicom.instances import quietly
+from medfuse.volumes.faults import broken, last_line
+from medfuse.volumes.inflate import Damaged
+from medfuse.volumes.volume import Slab, SlabReader, checked_geometry, rows_per_slab
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+Pixels = npt.NDArray[Any]
+
+_EXTRA = 'pip install "medfuse[dicom]"'
+
+
+def slab_reader(path: Path) -> SlabReader:
+    """The volume of a series' index. Raises DataError, also for a compression that nothing here decodes."""
+    index = read_index(path)
+    check_syntax(path, index.syntax)
+    affine = np.eye(4)
+    affine[:3] = index.affine
+    geometry = checked_geometry(path, index.shape, affine)
+    dtype = dtype_of(index)
+    slice_bytes = index.shape[0] * index.shape[1] * dtype.itemsize
+    slab_bytes = slice_bytes * rows_per_slab(index.shape) + 6 * 8 * index.size[0] * index.size[1]
+    return SlabReader(path, geometry, 1, dtype, slab_bytes, lambda: _slabs(path, index, dtype))
+
+
+def check_syntax(path: Path, syntax: str) -> None:
+    """Raises DataError where nothing that is installed decodes pixels of that transfer syntax."""
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import UID
+
+    if not syntax:
+        return
+    uid = UID(syntax)
+    try:
+        decoder = get_decoder(uid)
+    except NotImplementedError:
+        raise DataError(
+            f"{path}: its pixels are stored as {uid.name} ({syntax}), which is not read; convert it, "
+            "for instance with dcmtk's dcmconv or gdcmconv --raw"
+        ) from None
+    if not decoder.is_available:
+        raise DataError(
+            f"{path}: its pixels are compressed as {uid.name} ({syntax}), which wants a decoder: {_EXTRA}"
+        )
+
+
+def dtype_of(index: Index) -> np.dtype[Any]:
+    """The smallest of uint8, int16, int32 that holds every value exactly, or float32."""
+    if index.table or index.planes or index.bits[0] > 32 or not index.bits[0]:
+        return np.dtype(np.float32)
+    scales = {(frame.slope, frame.intercept) for frame in index.frames}
+    if any(slope != int(slope) or inter != int(inter) for slope, inter in scales):
+        return np.dtype(np.float32)
+    low, high = (
+        (-(1 << index.bits[1] - 1), 1 << index.bits[1] - 1) if index.signed else (0, 1 << index.bits[1])
+    )
+    ends = [slope * end + inter for slope, inter in scales for end in (low, high - 1)]
+    for kind in (np.uint8, np.int16, np.int32):
+        limits = np.iinfo(kind)
+        if limits.min <= min(ends) and max(ends) <= limits.max:
+            return np.dtype(kind)
+    return np.dtype(np.float64)
+
+
+def _slabs(path: Path, index: Index, dtype: np.dtype[Any]) -> Iterator[Slab]:
+    planes = [index.plane(k) for k in range(index.shape[2])]
+    order = list(dict.fromkeys(n for plane in planes for n, _ in plane.of))
+    last = {n: k for k, plane in enumerate(planes) for n, _ in plane.of}
+    frames = _values(index, order)
+    held: dict[int, Pixels] = {}
+    step = rows_per_slab(index.shape)
+    for first in range(0, index.shape[2], step):
+        some = planes[first : first + step]
+        slab = np.empty((*index.shape[:2], len(some)), dtype, order="F")
+        for place, plane in enumerate(some):
+            while any(n not in held for n, _ in plane.of):
+                n, pixels = next(frames)
+                held[n] = pixels
+            slab[:, :, place] = _placed(plane, held, index.shape)
+            for n, _ in plane.of:
+                if last[n] == first + place:
+                    del held[n]
+        yield 0, first, slab
+
+
+def _placed(plane: PlaneRecord, held: dict[int, Pixels], shape: Sequence[int]) -> Pixels:
+    """A slice (i, j): its frames by their weights, moved in its plane; elsewhere its least value."""
+    mixed = held[plane.of[0][0]]
+    if len(plane.of) > 1:
+        mixed = np.sum([weight * held[n].astype(np.float64) for n, weight in plane.of], axis=0)
+    if mixed.shape == tuple(shape[:2]) and plane.shift == (0, 0):
+        return mixed
+    fill = float(mixed.min())
+    moved = np.full(tuple(shape[:2]), fill)
+    whole = np.floor(plane.shift).astype(int)
+    part = np.asarray(plane.shift) - whole
+    wide = np.full((mixed.shape[0] + 1, mixed.shape[1] + 1), fill)
+    for (a, b), weight in {
+        (0, 0): (1 - part[0]) * (1 - part[1]),
+        (1, 0): part[0] * (1 - part[1]),
+        (0, 1): (1 - part[0]) * part[1],
+        (1, 1): part[0] * part[1],
+    }.items():
+        if weight:
+            wide[a : a + mixed.shape[0], b : b + mixed.shape[1]] += weight * (mixed - fill)
+    i, j = (min(n, size - start) for n, size, start in zip(wide.shape, moved.shape, whole))
+    moved[whole[0] : whole[0] + i, whole[1] : whole[1] + j] = wide[:i, :j]
+    return moved
+
+
+def _values(index: Index, order: Sequence[int]) -> Iterator[tuple[int, Pixels]]:
+    """Frames (i, j) in that order, after rescaling. Raises DataError."""
+    for source, numbers in groupby(order, key=lambda n: index.frames[n].source):
+        wanted = list(numbers)
+        frames = [index.frames[n] for n in wanted]
+        yield from zip(wanted, _decoded(index.sources[source], frames, index))
+
+
+def _decoded(source: Source, frames: Sequence[FrameRecord], index: Index) -> Iterator[Pixels]:
+    """Raises DataError where the file is another than it was, damaged, or decodes to something else."""
+    where = str(source.place)
+    _check_unchanged(source)
+    try:
+        with quietly():
+            opened = Path(source.file) if source.member is None else BytesIO(bytes_of(source))
+            for frame, stored in zip(frames, _stored(opened, [f.number for f in frames], index)):
+                if stored.shape != index.size[::-1]:
+                    raise DataError(
+                        f"{where}: decodes to {stored.shape[::-1]} pixels, its header says {index.size}; "
+                        "copy it again from its source"
+                    )
+                yield _scaled(stored, frame).T
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise what they meet in damaged pixels
+        raise broken(Path(where), Damaged(last_line(error))) from error
+
+
+def _check_unchanged(source: Source) -> None:
+    path = Path(source.file)
+    try:
+        said = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: is not there any more; give the folder of the scan again") from error
+    if (said.st_size, said.st_mtime_ns) != (source.bytes, source.modified_ns):
+        raise DataError(f"{path}: has changed since its series was put together; run the command again")
+
+
+def _stored(opened: Path | BytesIO, numbers: Sequence[int], index: Index) -> Iterator[Pixels]:
+    """Frames (row, column) as they are stored; by a table of the file where it has one."""
+    from pydicom import dcmread
+    from pydicom.pixels.processing import apply_modality_lut
+
+    if len(numbers) > 1:
+        yield from _iterated(opened, numbers, index)
+        return
+    said = dcmread(opened, force=True)
+    _complete(said, index)
+    stored = said.pixel_array
+    stored = stored[numbers[0]] if stored.ndim == 3 else stored
+    yield apply_modality_lut(stored, said) if index.table else _used_bits(stored, said)
+
+
+def _iterated(opened: Path | BytesIO, numbers: Sequence[int], index: Index) -> Iterator[Pixels]:
+    from pydicom import dcmread
+    from pydicom.pixels.processing import apply_modality_lut
+    from pydicom.pixels.utils import iter_pixels
+
+    about = dcmread(opened, stop_before_pixels=True, force=True)
+    if isinstance(opened, BytesIO):
+        opened.seek(0)
+    for stored in iter_pixels(opened, indices=list(numbers)):
+        yield apply_modality_lut(stored, about) if index.table else _used_bits(stored, about)
+
+
+def _complete(said: Dataset, index: Index) -> None:
+    """A file without a meta header says not how its pixels are stored; what pydicom read it by is true."""
+    if "TransferSyntaxUID" not in said.file_meta:
+        from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+        implicit, little = said.original_encoding
+        said.file_meta.TransferSyntaxUID = (
+            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        )
+
+
+def _used_bits(stored: Pixels, said: Dataset) -> Pixels:
+    """Without what overlays and vendors keep in the bits that are no part of a number."""
+    allocated, used = int(said.BitsAllocated), int(said.get("BitsStored") or said.BitsAllocated)
+    if (
+        stored.dtype.kind not in "iu"
+        or not 0 < used < allocated
+        or said.file_meta.TransferSyntaxUID.is_compressed
+    ):
+        return stored
+    above = allocated - 1 - int(said.get("HighBit") or used - 1)
+    left = stored << np.array(above, stored.dtype)
+    return left >> np.array(allocated - used, stored.dtype)
+
+
+def _scaled(stored: Pixels, frame: FrameRecord) -> Pixels:
+    if (frame.slope, frame.intercept) == (1.0, 0.0):
+        return stored
+    return stored * np.float64(frame.slope) + np.float64(frame.intercept)

@@ -10,7 +10,16 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from medfuse.cli.networks import evaluate, export, features, import_bundle, import_nnssl, import_nnunet, infer
+from medfuse.cli.networks import (
+    evaluate,
+    export,
+    features,
+    import_bundle,
+    import_nnssl,
+    import_nnunet,
+    infer,
+    series,
+)
 from medfuse.cli.pipelines import cache, check, compare, init, probe, run, schema, taps
 from medfuse.cli.plugins import plugins_app
 from medfuse.cli.words import Verbs
@@ -37,6 +46,7 @@ for verb in (
     export,
     features,
     evaluate,
+    series,
     compare,
     cache,
     schema,

@@ -12,11 +12,15 @@ from medfuse.cli.words import (
     Device,
     Images,
     InferOverrides,
+    Naming,
     Overwrite,
     PipelineOutput,
     Quiet,
+    Series,
     Trusted,
+    Uneven,
     Weights,
+    scans_of,
     spacing_of,
 )
 
@@ -44,6 +48,9 @@ def infer(
         str | None,
         typer.Option(metavar="4GiB", help="main memory that may be taken above the loaded model"),
     ] = None,
+    series: Series = None,
+    naming: Naming = "tags",
+    uneven: Uneven = "refuse",
     overrides: InferOverrides = None,
     best: Best = False,
     device: Device = "auto",
@@ -57,7 +64,7 @@ def infer(
 
     how: dict[str, Any] = {"best": best, "device": device, "max_memory": max_memory, "trust": trust or ()}
     how |= {"overrides": overrides or (), "probabilities": probabilities}
-    how["reporter"] = Reporter(quiet=quiet)
+    how |= {"reporter": Reporter(quiet=quiet), "scans": scans_of(series, naming, uneven)}
     if explain:
         done = explain_volumes(weights, inputs, **how)
     elif output is None:
@@ -187,6 +194,9 @@ def features(
     kind: Annotated[
         Literal["npz", "zarr", "nifti"], typer.Option("--format", help="nifti: a volume a layer")
     ] = "npz",
+    series: Series = None,
+    naming: Naming = "tags",
+    uneven: Uneven = "refuse",
     overrides: InferOverrides = None,
     best: Best = False,
     device: Device = "auto",
@@ -213,11 +223,24 @@ def features(
         device=device,
         overwrite=overwrite,
         trust=trust or (),
+        scans=scans_of(series, naming, uneven),
         reporter=Reporter(quiet=quiet),
     )
     print(done.text)
     if done.failed:
         raise typer.Exit(2)
+
+
+def series(
+    paths: Annotated[list[Path], typer.Argument(help="DICOM: files, folders, zip files, a DICOMDIR")],
+    wanted: Series = None,
+    naming: Naming = "tags",
+    uneven: Uneven = "refuse",
+) -> None:
+    """List DICOM series, and why one cannot be used."""
+    from medfuse.verbs.series import series_table
+
+    print(series_table(paths, scans_of(wanted, naming, uneven)))
 
 
 def evaluate(

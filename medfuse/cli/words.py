@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from medfuse.volumes.dicom.series import Scans
 
 ELSEWHERE = {
     "convert": "import-nnunet",
@@ -99,6 +102,13 @@ def spacing_of(text: str) -> tuple[float, float, float]:
     return x, y, z
 
 
+def scans_of(wanted: list[str] | None, naming: str, uneven: str) -> Scans:
+    """What `--series`, `--name` and `--uneven` mean together."""
+    from medfuse.volumes.dicom.series import Scans
+
+    return Scans(tuple(wanted or ()), uneven=uneven == "resample", hashed=naming == "hash")
+
+
 def one_fold(text: str) -> str:
     """`all`, or the number of a fold."""
     if text != "all" and not re.fullmatch(r"[0-9]{1,9}", text):
@@ -145,7 +155,25 @@ InferOverrides = Annotated[
 ]
 Runs = Annotated[Path, typer.Option(help="folder that holds the run folders")]
 Weights = Annotated[Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="run folder or weights")]
-Images = Annotated[list[Path], typer.Option("--input", "-i", help="image, or folder of images; repeatable")]
+Images = Annotated[
+    list[Path],
+    typer.Option("--input", "-i", help="image, folder of images, or DICOM: files, folders, zip; repeatable"),
+]
+Series = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--series",
+        metavar="KEYWORD=VALUE",
+        help="of DICOM, only series that say so, such as Modality=CT or 'SliceThickness<=3'; repeatable",
+    ),
+]
+Naming = Annotated[
+    Literal["tags", "hash"],
+    typer.Option("--name", help="of DICOM, cases by patient, date and series number, or by a digest of them"),
+]
+Uneven = Annotated[
+    Literal["refuse", "resample"], typer.Option(help="of DICOM, what is done with slices that are not even")
+]
 Best = Annotated[
     bool, typer.Option("--best", help="use a run's best weights on held-out cases instead of its last")
 ]

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from medfuse.api import Case, DatasetInfo
 from medfuse.core.errors import DataError
-from medfuse.core.files import file_hash
 from medfuse.core.labels import map_values, members
 from medfuse.data.images import read_case_labels, read_image
 from medfuse.data.parallel import in_threads
+from medfuse.volumes.dicom.index import volume_hash
 
 SAMPLES_PER_CASE = 10_000
 
@@ -127,8 +127,8 @@ def hash_files(cases: Iterable[Case]) -> dict[str, str]:
     hashes = {}
     for path in (path for case in cases for path in case.files):
         try:
-            hashes[str(path)] = file_hash(path)
-        except OSError:
+            hashes[str(path)] = volume_hash(path)
+        except (OSError, DataError):
             hashes[str(path)] = ""
     return hashes
 
@@ -169,7 +169,7 @@ def _measure(
             geometry.ras_shape,
             geometry.ras_spacing_mm,
             {name: sum(volumes.get(v, 0.0) for v in members(value)) for name, value in info.labels.items()},
-            {str(path): file_hash(path) for path in case.files},
+            {str(path): volume_hash(path) for path in case.files},
             tuple(volumes),
             ranges,
             tuple(map(float, np.median(foreground, axis=1))) if where.size else (),

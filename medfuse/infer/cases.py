@@ -12,7 +12,9 @@ from pathlib import Path
 from medfuse.api import Case
 from medfuse.core.errors import DataError
 from medfuse.core.text import is_text
-from medfuse.volumes.endings import ENDINGS, ending, label_ending, stem
+from medfuse.volumes.dicom.index import as_volume_file, index_all, notes_of, sources_of
+from medfuse.volumes.dicom.series import ALL, Scans, holds_dicom
+from medfuse.volumes.endings import ENDINGS, SERIES, ending, label_ending, stem
 from medfuse.volumes.folders import left_out, look_into, not_there
 
 
@@ -26,20 +28,23 @@ def _no_such(path: Path) -> str:
     return f"{path}: no such file or folder; check the path"
 
 
-def find_inputs(paths: Sequence[Path], channels: Sequence[str]) -> list[Case]:
+def find_inputs(paths: Sequence[Path], channels: Sequence[str], scans: Scans = ALL) -> list[Case]:
     """The cases in `paths`, in the order of their names. Each path is a volume or a folder of volumes.
 
     A case of several `channels` (their names, in the model's order) is one of
     - CASE_0000.nii.gz, CASE_0001.nii.gz, …, numbered as in nnU-Net (one channel may do without number);
     - a folder (given, or inside the one that is given) with a file named after each channel, such as
       patient07/flair.nii.gz, capitals or not; its other files are left alone;
-    - one file with the channels on its fourth axis.
+    - one file with the channels on its fourth axis;
+    - for one channel, a series of DICOM files, in a folder, those inside it, a zip file or a DICOMDIR; for
+      several, a folder with one inside for each channel, named after it, that holds one series.
 
+    `scans`: which series are meant, and what their cases are called.
     Raises DataError with every fault: a path that does not exist or cannot be read, a channel that is
     missing, two cases with one name, nothing found. Links that lead nowhere are cases too: they fail when
     they are read, and the others are done.
     """
-    search = _Search(tuple(channels))
+    search = _Search(tuple(channels), scans)
     loose: dict[Path, list[Path]] = defaultdict(list)
     for path in dict.fromkeys(paths):
         if path.is_dir():
@@ -48,6 +53,8 @@ def find_inputs(paths: Sequence[Path], channels: Sequence[str]) -> list[Case]:
             search.problems.append(_no_such(path))
         elif not path.exists():
             search.problems.append(not_there(path))
+        elif len(channels) == 1 and holds_dicom(path):
+            search.series(path)
         elif ending(path) is None:
             search.problems.append(f"{path}: unknown ending; medfuse reads {', '.join(ENDINGS)}")
         else:
@@ -60,7 +67,8 @@ def find_inputs(paths: Sequence[Path], channels: Sequence[str]) -> list[Case]:
 def left_out_of(paths: Sequence[Path], cases: Sequence[Case]) -> tuple[str, ...]:
     """What the folders in `paths` hold and no case has, in one line per kind."""
     images = [image for case in cases for image in case.images]
-    lines: list[str] = []
+    lines = [f"{stem(path)}: {note}" for path in images if ending(path) == SERIES for note in notes_of(path)]
+    images = [file for image in images for file in sources_of(image)]
     for folder in dict.fromkeys(path for path in paths if path.is_dir()):
         own = [image for image in images if folder in image.parents]
         lines += left_out(folder, own, [folder, *(image.parent for image in own)])
@@ -81,6 +89,7 @@ class _Search:
     """Cases and problems as they are found."""
 
     channels: tuple[str, ...]
+    scans: Scans = ALL
     cases: list[Case] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -93,6 +102,31 @@ class _Search:
             files = look_into(inner).volumes
             if self._named(files):
                 self._case_folder(inner, files)
+            elif len(self.channels) > 1:
+                self._series_by_channel(inner)
+        if len(self.channels) > 1:
+            self._series_by_channel(folder)
+        elif holds_dicom(folder):
+            self.series(folder)
+
+    def series(self, path: Path) -> None:
+        """A case for each DICOM series."""
+        try:
+            self.cases += [Case(stem(file), (file,)) for file in index_all(path, self.scans)]
+        except DataError as error:
+            self.problems += error.lines
+
+    def _series_by_channel(self, folder: Path) -> None:
+        """A case whose channels are series, in folders that are named after them."""
+        inner = {path.name.lower(): path for path in look_into(folder).folders}
+        found = {channel: inner.get(channel.lower()) for channel in self.channels}
+        if not any(path and holds_dicom(path) for path in found.values()):
+            return
+        try:
+            files = {c: [as_volume_file(path, self.scans)] if path else [] for c, path in found.items()}
+            self._add(folder.resolve().name, folder, files)
+        except DataError as error:
+            self.problems += error.lines
 
     def files(self, folder: Path, files: Sequence[Path], *, named: bool) -> None:
         if named and self._named(files):

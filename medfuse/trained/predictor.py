@@ -17,6 +17,7 @@ from medfuse.core.reporter import Reporter
 from medfuse.data.images import sheared
 from medfuse.trained.loading import load_trained, weights_file
 from medfuse.trained.trained import Trained
+from medfuse.volumes.dicom.series import ALL, Scans
 from medfuse.volumes.volume import checked_geometry
 
 if TYPE_CHECKING:
@@ -97,18 +98,20 @@ class Predictor:
         *,
         max_memory: str | None = None,
         overwrite: bool = False,
+        scans: Scans = ALL,
         quiet: bool = True,
     ) -> Outcome:
         """As `medfuse infer`: label maps of files and folders into `output`, and what became of each case.
 
         What medfuse did not write into `output`, or somebody changed, stays as it is unless `overwrite`.
+        `scans`: which DICOM series are meant.
         Raises DataError and OutputError before any work; a case that fails or is left is in the outcome.
         """
         from medfuse.infer.cases import find_inputs, left_out_of
 
         limit = parse_bytes(max_memory) if max_memory is not None else None
         paths, reporter = _paths(inputs), Reporter(quiet=quiet)
-        cases = find_inputs(paths, self._trained.plan.channels)
+        cases = find_inputs(paths, self._trained.plan.channels, scans)
         for line in left_out_of(paths, cases):
             reporter.say(line)
         return self._trained.infer(cases, Path(output), reporter, max_memory=limit, overwrite=overwrite)

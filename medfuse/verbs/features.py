@@ -22,6 +22,7 @@ from medfuse.model.selection import select
 from medfuse.trained.loading import load_trained, weights_file
 from medfuse.trained.trained import Trained, case_progress
 from medfuse.verbs.infer import Inferred, outcome_text
+from medfuse.volumes.dicom.series import ALL, Scans
 
 
 def save_features(
@@ -37,6 +38,7 @@ def save_features(
     device: str = "auto",
     overwrite: bool = False,
     trust: str | Iterable[str] = (),
+    scans: Scans = ALL,
     reporter: Reporter,
 ) -> Inferred:
     """`layers` (names and globs) of every case in `inputs`, and manifest.json; finished cases are skipped.
@@ -55,7 +57,7 @@ def save_features(
     assert model.graph is not None, "what was exported is refused where maps are wanted"
     chosen = select(model.graph, layers)
     names = [f.name for f in chosen]
-    cases = find_inputs(inputs, model.plan.channels)
+    cases = find_inputs(inputs, model.plan.channels, scans)
     for line in left_out_of(inputs, cases):
         reporter.say(line)
 

@@ -16,6 +16,7 @@ from medfuse.runs.folder import FOLD_ALL, WEIGHTS, fold_folders
 from medfuse.runs.postprocess import steps_for
 from medfuse.trained.loading import load_trained, weights_file
 from medfuse.trained.trained import Trained
+from medfuse.volumes.dicom.series import ALL, Scans
 from medfuse.volumes.endings import ending
 
 if TYPE_CHECKING:
@@ -43,17 +44,18 @@ def infer_volumes(
     probabilities: ProbabilityFormat | None = None,
     overwrite: bool = False,
     trust: str | Iterable[str] = (),
+    scans: Scans = ALL,
     reporter: Reporter,
 ) -> Inferred:
     """Label maps of every volume in `inputs`, in `max_memory` (such as 4GiB) above the loaded model.
 
-    What medfuse did not write into `output`, or somebody changed, stays unless `overwrite`.
-    What else stands in `inputs` is told.
+    What medfuse did not write into `output`, or somebody changed, stays unless `overwrite`. `scans`: which
+    DICOM series are meant. What else stands in `inputs` is told.
     """
     limit = parse_bytes(max_memory) if max_memory is not None else None
     if ending(output) and not output.is_dir():
         raise OutputError(f"{output}: is the name of an image; --output is the folder for the label maps")
-    model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, reporter)
+    model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, scans, reporter)
     outcome = model.infer(
         cases, output, reporter, max_memory=limit, probabilities=probabilities, overwrite=overwrite
     )
@@ -70,6 +72,7 @@ def explain_volumes(
     max_memory: str | None = None,
     probabilities: ProbabilityFormat | None = None,
     trust: str | Iterable[str] = (),
+    scans: Scans = ALL,
     reporter: Reporter,
 ) -> Inferred:
     """What `infer_volumes` would take: windows, time and memory of every case. Writes nothing.
@@ -77,7 +80,7 @@ def explain_volumes(
     It has failed where a case cannot be done.
     """
     limit = parse_bytes(max_memory) if max_memory is not None else None
-    model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, reporter)
+    model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, scans, reporter)
     plans = model.plans(cases, limit, probabilities=probabilities is not None)
     return Inferred(plans.text(), bool(plans.faults))
 
@@ -89,6 +92,7 @@ def _model_and_cases(
     best: bool,
     device: str,
     trust: str | Iterable[str],
+    scans: Scans,
     reporter: Reporter,
 ) -> tuple[Trained, list[Case]]:
     from medfuse.infer.cases import find_inputs, left_out_of, refuse_missing
@@ -102,7 +106,7 @@ def _model_and_cases(
         reporter.say(f"the mean of {len(files)} folds{other}")
     model = load_trained(files, device=device, overrides=overrides, trust=trust)
     model = _with_chosen_steps(model, weights, files, reporter)
-    cases = find_inputs(inputs, model.plan.channels)
+    cases = find_inputs(inputs, model.plan.channels, scans)
     for line in left_out_of(inputs, cases):
         reporter.say(line)
     return model, cases

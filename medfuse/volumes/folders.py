@@ -95,13 +95,13 @@ _VOLUME = _Kind("volume", "volumes", "no case has them")
 _FOLDER = _Kind("folder", "folders", "what is in there belongs to no case; give such a folder itself")
 _LOST = _Kind("link without a target", "links without a target", "nothing is there")
 _HIDDEN = _Kind("hidden file", "hidden files", "names that begin with a point are not meant")
-_BARE = _Kind("file without an ending", "files without an ending", "where they are DICOM, convert them")
+_BARE = _Kind("file without an ending", "files without an ending", "no format is known by that")
 _OTHER = _Kind("other file", "other files", _READ)
 _KINDS = (
     _Kind(
         "DICOM file",
         "DICOM files",
-        "convert them, for instance with dcm2niix",
+        "none is of a case; `medfuse series FOLDER` says what they are",
         (".dcm", ".dicom", ".dic", ".ima"),
     ),
     _Kind(

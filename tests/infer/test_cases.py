@@ -210,7 +210,7 @@ def test_all_that_no_case_has_is_told_in_one_line_per_kind(tmp_path: Path) -> No
 def test_where_nothing_can_be_read_it_is_said_what_is_there(tmp_path: Path) -> None:
     said = faults(files(tmp_path, "1.dcm", "2.dcm"), channels=ONE)
     assert "no volumes here" in said
-    assert "2 DICOM files (1.dcm, 2.dcm) are left out: convert them" in said
+    assert "2 DICOM files (1.dcm, 2.dcm) are left out: none is of a case" in said
 
 
 def test_a_name_that_is_no_text_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def _counts(line: str) -> list[str]:
 def test_many_names_are_counted_and_three_are_shown(tmp_path):
     files(tmp_path, *(f"{i}.dcm" for i in range(9)))
     assert left_out(tmp_path, [], [tmp_path])[0].startswith(
-        f"{tmp_path}: 9 DICOM files (0.dcm, 1.dcm, 2.dcm, …) are left out: convert them"
+        f"{tmp_path}: 9 DICOM files (0.dcm, 1.dcm, 2.dcm, …) are left out: none is of a case"
     )
 
 

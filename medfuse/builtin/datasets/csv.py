@@ -12,6 +12,7 @@ from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError, did_you_mean
 from medfuse.core.json_text import read_text, shortened
 from medfuse.data.listing import Classes, check_cases, is_whole, notes_on, parse_labels, splits_from_folds
+from medfuse.volumes.dicom.index import as_volume_file
 from medfuse.volumes.endings import stem
 
 CASE_COLUMNS = ("case", "subjectid", "name")
@@ -114,7 +115,11 @@ class _Columns:
         if empty:
             faults.append(f"{path}:{line}: has no {' and no '.join(empty)}; fill in the row, or drop it")
             return None
-        images = tuple(path.parent / row[i] for i in self.images)
+        try:
+            images = tuple(as_volume_file(path.parent / row[i]) for i in self.images)
+        except DataError as error:
+            faults.extend(f"{path}:{line}: {text}" for text in error.lines)
+            return None
         return Case(
             stem(images[0]) if self.name is None else row[self.name],
             images,

@@ -10,7 +10,10 @@ from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError
 from medfuse.core.json_text import shortened
 from medfuse.data.listing import Classes, check_cases, notes_on, parse_labels, splits_beside
+from medfuse.volumes.dicom.index import as_volume_file
 from medfuse.volumes.endings import ENDINGS, ending, stem
+
+_SERIES = r"|\.dcm|\.dicom|\.zip|"  # of files and folders that may hold a DICOM series
 
 
 def _as_tuple(value: Any) -> Any:
@@ -27,6 +30,7 @@ class Folder(Dataset):
 
     `images` and `labels` are sub-folders, or patterns in which `{case}` stands for the case's name and `*`
     for anything. Several patterns are several channels; one pattern with several channels means 4-D files.
+    An image may be a folder or a zip file of one DICOM series.
     An image without a label is a case for pseudo-labels.
 
         data: {use: folder, root: scans, classes: {liver: 1}, channels: [CT]}
@@ -111,9 +115,16 @@ class Folder(Dataset):
             )
         for path in candidates:
             match = matches.fullmatch(path.relative_to(self.root).as_posix())
-            if match is None or ending(path) is None or path.name.startswith(".") or path.is_dir():
+            if match is None or path.name.startswith("."):
                 continue
             name = match["case"] if "{case}" in pattern else stem(path)
+            try:
+                path = as_volume_file(path)
+            except DataError as error:
+                faults.extend(error.lines)
+                continue
+            if ending(path) is None or path.is_dir():
+                continue
             if name in found:
                 faults.append(
                     f"{path}: two cases are named {name}, the other is {found[name]}; rename or remove one"
@@ -137,7 +148,9 @@ def _pattern(given: str) -> str:
 def _glob(pattern: str) -> str:
     """What `Path.glob` finds candidates by: capitals in an ending are the disk's, not the pattern's."""
     stemmed = pattern[: -len(ending(Path(pattern)) or "")] + ".*" if ending(Path(pattern)) else pattern
-    return stemmed.replace("{case}", "*").replace("[", "[[]")
+    if pattern.endswith(".*"):
+        stemmed = f"{pattern.removesuffix('.*')}*"  # a folder of DICOM files has no ending
+    return stemmed.replace("{case}", "*").replace("**", "*").replace("[", "[[]")
 
 
 def _regex(pattern: str) -> re.Pattern[str]:
@@ -152,4 +165,4 @@ def _regex(pattern: str) -> re.Pattern[str]:
             named = True
         else:
             text += {"*": "[^/]*", "?": "[^/]"}.get(part, re.escape(part))
-    return re.compile(text + (f"(?i:{endings})" if stemmed != pattern else ""))
+    return re.compile(text + (f"(?i:{endings}{'' if own else _SERIES})" if stemmed != pattern else ""))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,9 +22,9 @@ from medfuse.core.json_text import read_json, validated
 from medfuse.core.remembered import cache_folder
 from medfuse.core.text import listed
 from medfuse.volumes.dicom.instances import Place
-from medfuse.volumes.dicom.series import Found, Series, find_series, unpacked
+from medfuse.volumes.dicom.series import ALL, Scans, Series, find_series, holds_dicom, unpacked
 from medfuse.volumes.dicom.stacks import refuse
-from medfuse.volumes.endings import SERIES, ending
+from medfuse.volumes.endings import SERIES, ending, stem
 
 _FORMAT = "medfuse DICOM series 1"
 _REMEDY = "remove it, and give the folder of the scan again"
@@ -68,7 +69,10 @@ class PlaneRecord(_Record):
 
 
 class Index(_Record):
-    """What the file says. `affine`: rows of (i, j, k) → RAS+ mm. `says`: tags, none of them personal."""
+    """What the file says. `affine`: rows of (i, j, k) → RAS+ mm. `says`: tags, none of them personal.
+
+    Of a series that is no volume it has `faults`, which are told when it is read.
+    """
 
     format: str
     name: str
@@ -87,6 +91,7 @@ class Index(_Record):
     frames: tuple[FrameRecord, ...]
     planes: tuple[PlaneRecord, ...] | None
     notes: tuple[str, ...]
+    faults: tuple[str, ...] = ()
 
     def plane(self, k: int) -> PlaneRecord:
         return self.planes[k] if self.planes else PlaneRecord(of=((k, 1.0),), shift=(0.0, 0.0))
@@ -166,8 +171,14 @@ def _source(place: Place) -> Source:
 
 
 def write_index(series: Series, folder: Path) -> Path:
-    """`folder`/NAME.series.json, as it was where nothing has changed. Raises DataError, OutputError."""
-    text = index_of(series).model_dump_json()
+    """`folder`/NAME.series.json, as it was where nothing has changed. Raises OutputError.
+
+    A series that is no volume has one too, so that it fails when it is read, and others go on.
+    """
+    try:
+        text = index_of(series).model_dump_json()
+    except DataError as error:
+        text = _without_voxels(series, error).model_dump_json()
     path = folder / f"{series.name}{SERIES}"
     if not (path.is_file() and path.read_text(encoding="utf-8") == text):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -182,6 +193,8 @@ def read_index(path: Path) -> Index:
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise DataError(f"{path}: is no series that medfuse wrote; {_REMEDY}")
     index = validated(Index, content, str(path), raises=DataError, remedy=_REMEDY)
+    if index.faults:
+        return index
     fit = len(index.affine) == 3 and all(len(row) == 4 and np.isfinite(row).all() for row in index.affine)
     count = len(index.planes) if index.planes else len(index.frames)
     known = all(0 <= frame.source < len(index.sources) for frame in index.frames) and all(
@@ -193,14 +206,27 @@ def read_index(path: Path) -> Index:
 
 
 def sources_of(path: Path) -> list[Path]:
-    """The files that a volume's voxels come from: of a series, its DICOM files; of others, itself."""
+    """The files that a volume's voxels come from: of a series, its DICOM files; of others, itself.
+
+    Raises DataError.
+    """
     if ending(path) != SERIES:
         return [path]
     return list(dict.fromkeys(Path(source.file) for source in read_index(path).sources))
 
 
-def series_hash(path: Path) -> str:
-    """SHA-256 of a series: of its files' content and of how they are put together, wherever they lie."""
+def notes_of(path: Path) -> tuple[str, ...]:
+    """What was left out of a series, resampled or assumed. Raises DataError."""
+    return read_index(path).notes
+
+
+def volume_hash(path: Path) -> str:
+    """SHA-256 of a file; of a series, of its files' content and how they are put together, wherever they lie.
+
+    Raises OSError, DataError.
+    """
+    if ending(path) != SERIES:
+        return file_hash(path)
     index = read_index(path)
     digest = hashlib.sha256()
     for source in index.sources:
@@ -233,39 +259,57 @@ def bytes_of(source: Source) -> bytes:
         raise DataError(f"{source.place}: cannot be read ({error}); copy it again from its source") from error
 
 
-def index_folder(root: Path, *options: object) -> Path:
-    """Where series of a place are kept: in the user's cache, one folder for each place and set of options."""
-    digest = hashlib.sha256(repr((str(root.resolve()), *options)).encode()).hexdigest()[:16]
+def index_folder(root: Path, scans: Scans = ALL) -> Path:
+    """Where series of a place are kept: in the user's cache, one folder for each place and choice."""
+    digest = hashlib.sha256(repr((str(root.resolve()), scans)).encode()).hexdigest()[:16]
     return cache_folder() / "series" / digest
 
 
-def index_all(found: Found, folder: Path) -> tuple[list[Path], list[str]]:
-    """A file for each series, and lines about those that are no volume."""
-    paths: list[Path] = []
-    faults: list[str] = []
-    for series in found.series:
-        try:
-            paths.append(write_index(series, folder))
-        except DataError as error:
-            faults += error.lines
-    return paths, faults
+def _without_voxels(series: Series, error: DataError) -> Index:
+    return Index(
+        format=_FORMAT,
+        name=series.name,
+        says={},
+        class_uid="",
+        shape=(1, 1, 1),
+        affine=tuple(tuple(float(x) for x in row) for row in np.eye(4)[:3]),
+        size=(1, 1),
+        syntax="",
+        photometric="",
+        bits=(0, 0, 0),
+        signed=False,
+        table=False,
+        units="",
+        sources=tuple(_source(place) for place in {f.place: None for f in series.stack.frames}),
+        frames=(),
+        planes=None,
+        notes=series.notes,
+        faults=tuple(error.lines),
+    )
 
 
-def as_volume_file(path: Path) -> Path:
+def index_all(path: Path, scans: Scans = ALL) -> list[Path]:
+    """A file for each series in `path`. What is said of files that make none is noted in the first."""
+    found = find_series(path, scans)
+    folder = index_folder(path, scans)
+    if not found.series and found.notes:
+        raise DataError(*found.notes)
+    first = [replace(one, notes=(*one.notes, *found.notes)) for one in found.series[:1]]
+    return [write_index(series, folder) for series in (*first, *found.series[1:])]
+
+
+def as_volume_file(path: Path, scans: Scans = ALL) -> Path:
     """A path that volumes are read from: of a folder, a zip file or a file of one DICOM series its index.
 
     Raises DataError where there are none or several. Other paths are what they are.
     """
-    from medfuse.volumes.dicom.series import holds_dicom
-
     if ending(path) or not path.exists() or not holds_dicom(path):
         return path
-    found = find_series(path)
-    if len(found.series) != 1:
-        names = listed([series.name for series in found.series], 6)
+    paths = index_all(path, scans)
+    if len(paths) != 1:
+        names = listed([stem(file) for file in paths], 6)
         raise DataError(
-            *found.notes,
-            f"{path}: holds {len(found.series)} series{f' ({names})' if names else ''}, where one is wanted; "
-            "give the folder of one",
+            f"{path}: holds {len(paths)} series{f' ({names})' if names else ''}, where one is wanted; give "
+            "the folder of one"
         )
-    return write_index(found.series[0], index_folder(path))
+    return paths[0]

@@ -29,6 +29,8 @@ _EXTRA = 'pip install "medfuse[dicom]"'
 def slab_reader(path: Path) -> SlabReader:
     """The volume of a series' index. Raises DataError, also for a compression that nothing here decodes."""
     index = read_index(path)
+    if index.faults:
+        raise DataError(*index.faults)
     check_syntax(path, index.syntax)
     affine = np.eye(4)
     affine[:3] = index.affine

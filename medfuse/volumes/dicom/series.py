@@ -39,6 +39,23 @@ class Series:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Scans:
+    """Which series are meant, and how they are named.
+
+    wanted: conditions such as `Modality=CT` and `SliceThickness<=3`, all of which a series meets.
+    uneven: whether slices that are not even are resampled. hashed: whether names are digests, which say
+    not who the patient is.
+    """
+
+    wanted: tuple[str, ...] = ()
+    uneven: bool = False
+    hashed: bool = False
+
+
+ALL = Scans()
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
     """What a place holds: series, in the order of their names, and lines about what was left out."""
@@ -81,16 +98,13 @@ def _is_zip(path: Path) -> bool:
     return path.suffix.lower() == ".zip" and path.is_file() and zipfile.is_zipfile(path)
 
 
-def find_series(
-    path: Path, *, wanted: Sequence[str] = (), uneven: bool = False, hashed: bool = False
-) -> Found:
+def find_series(path: Path, scans: Scans = ALL) -> Found:
     """Every series in a file, a folder and those inside, a zip file, or those that a DICOMDIR lists.
 
-    wanted: conditions such as `Modality=CT` and `SliceThickness<=3`, all of which a series meets.
-    uneven: whether slices that are not even are resampled. hashed: whether names are digests, which say
-    not who the patient is. Raises DataError where nothing can be read, and for conditions that are none.
+    Raises DataError where
+    nothing can be read, and for conditions that are none.
     """
-    conditions = [Condition.of(text) for text in wanted]
+    conditions = [Condition.of(text) for text in scans.wanted]
     instances, notes = read_headers(path)
     groups: dict[tuple[str, str], list[Instance]] = defaultdict(list)
     for instance in instances:
@@ -99,10 +113,11 @@ def find_series(
     series: list[Series] = []
     for group in groups.values():
         if all(condition.holds(group[0]) for condition in conditions):
-            made, more = _series_of(path, group, uneven, hashed)
+            made, more = _series_of(group, scans)
             series += made
             notes += more
-    return Found(tuple(_named_apart(sorted(series, key=lambda one: one.name))), tuple(notes))
+    named = list(_named_apart(sorted(series, key=lambda one: one.name)))
+    return Found(tuple(named), tuple(notes))
 
 
 def read_headers(path: Path) -> tuple[list[Instance], list[str]]:
@@ -216,15 +231,13 @@ def unpacked(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> b
     return archive.read(member)
 
 
-def _series_of(
-    path: Path, group: Sequence[Instance], uneven: bool, hashed: bool
-) -> tuple[list[Series], list[str]]:
+def _series_of(group: Sequence[Instance], scans: Scans) -> tuple[list[Series], list[str]]:
     """The volumes of one series, and what was left out of it."""
     by_uid: dict[tuple[str, int], Instance] = {}
     for instance in group:
         by_uid.setdefault((instance.frames[0].uid or str(instance.place), instance.frames[0].order), instance)
     copies = len(group) - len(by_uid)
-    name, notes = _name(group[0], hashed), []
+    name, notes = _name(group[0], scans.hashed), []
     if copies:
         notes.append(f"{name}: {copies} of {len(group)} files are copies of others")
     seen = [i for i in by_uid.values() if "LOCALIZER" not in i.image_type]
@@ -245,7 +258,7 @@ def _series_of(
             held = {frame.place for frame in own}
             instances = tuple(i for i in seen if i.place in held)
             which = f"_{_plain(apart)}" if apart else ""
-            stack = stacked(own, uneven=uneven)
+            stack = stacked(own, uneven=scans.uneven)
             made.append(Series(f"{name}{suffix}{which}", instances[0], instances, stack, stack.notes))
     return made, notes
 

@@ -15,8 +15,8 @@ from pydicom.uid import (
 )
 
 from medfuse.core.errors import DataError
-from medfuse.volumes.dicom.index import as_volume_file, index_of, series_hash, write_index
-from medfuse.volumes.dicom.series import find_series, holds_dicom
+from medfuse.volumes.dicom.index import as_volume_file, index_of, volume_hash, write_index
+from medfuse.volumes.dicom.series import Scans, find_series, holds_dicom
 from medfuse.volumes.read import read_volume, slab_reader
 
 PLANES = {
@@ -29,7 +29,7 @@ PLANES = {
 
 
 def only(path, **how):
-    (series,) = find_series(path, **how).series
+    (series,) = find_series(path, Scans(**how)).series
     return series
 
 
@@ -102,7 +102,7 @@ def test_a_zip_file_a_tree_and_a_dicomdir_hold_the_same_series(tmp_path):
         same(volume(path, tmp_path), array, scanner.affine())
         assert holds_dicom(path) or path.name == "DICOMDIR"
     hashes = {
-        series_hash(write_index(only(p), tmp_path / f"kept_{p.stem}"))
+        volume_hash(write_index(only(p), tmp_path / f"kept_{p.stem}"))
         for p in (tmp_path / "tree", tmp_path / "a.zip")
     }
     assert len(hashes) == 1
@@ -114,10 +114,10 @@ def test_several_series_are_told_apart_and_named(tmp_path):
     scanner.write(tmp_path / "all" / "other", scanner.voxels(seed=3), patient="P/2 x", modality="MR")
     found = find_series(tmp_path / "all").series
     assert [one.name for one in found] == ["P-2-x_20260102_3", "P1_20260102_1", "P1_20260102_2"]
-    assert [s.name for s in find_series(tmp_path / "all", wanted=["Modality=MR"]).series] == [found[0].name]
-    assert len(find_series(tmp_path / "all", wanted=["SeriesNumber<=2", "SliceThickness<3"]).series) == 2
-    assert not find_series(tmp_path / "all", wanted=["SeriesDescription~lung"]).series
-    hashed = [one.name for one in find_series(tmp_path / "all", hashed=True).series]
+    assert [s.name for s in find_series(tmp_path / "all", Scans(("Modality=MR",))).series] == [found[0].name]
+    assert len(find_series(tmp_path / "all", Scans(("SeriesNumber<=2", "SliceThickness<3"))).series) == 2
+    assert not find_series(tmp_path / "all", Scans(("SeriesDescription~lung",))).series
+    hashed = [one.name for one in find_series(tmp_path / "all", Scans(hashed=True)).series]
     assert len({*hashed}) == 3
     assert not any("P1" in name or "2026" in name for name in hashed)
 
@@ -125,10 +125,10 @@ def test_several_series_are_told_apart_and_named(tmp_path):
 @pytest.mark.parametrize("text", ["Modality", "Modality==", "Nonsense=3", ""])
 def test_what_is_no_condition_is_refused(text, tmp_path):
     if text == "Modality==":
-        assert not find_series(tmp_path, wanted=[text]).series
+        assert not find_series(tmp_path, Scans((text,))).series
         return
     with pytest.raises(DataError, match="--series"):
-        find_series(tmp_path, wanted=[text])
+        find_series(tmp_path, Scans((text,)))
 
 
 def test_a_localizer_and_copies_are_left_out(tmp_path):

@@ -1,0 +1,49 @@
+"""`medfuse series`: which DICOM series there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medfuse.core.errors import DataError
+from medfuse.core.text import aligned, by
+from medfuse.volumes.dicom.index import index_of
+from medfuse.volumes.dicom.series import ALL, Scans, Series, find_series
+
+_HEADINGS = ("case", "modality", "description", "voxels", "mm", "files")
+
+
+def series_table(paths: Sequence[Path], scans: Scans = ALL) -> str:
+    """A row for each series, what was left out, and why a series is no volume. Raises DataError for none."""
+    found = [find_series(path, scans) for path in paths]
+    notes = [note for one in found for note in one.notes]
+    rows = [(_row(series), series) for one in found for series in one.series]
+    if not rows:
+        where = ", ".join(map(str, paths))
+        which = " that meets the conditions" if scans.wanted else ""
+        raise DataError(*notes, f"{where}: no DICOM series here{which}; check the path")
+    told = [line for _, series in rows for line in _told(series)]
+    return "\n".join(
+        [aligned([_HEADINGS, *(row for row, _ in rows)]), *(["", *told, *notes] if told or notes else [])]
+    )
+
+
+def _row(series: Series) -> tuple[str, ...]:
+    says = series.instance.says
+    stack = series.stack
+    mm = [sum(x * x for x in column) ** 0.5 for column in stack.affine[:3, :3].T]
+    return (
+        series.name,
+        says.get("Modality", ""),
+        says.get("SeriesDescription", "")[:40],
+        by(stack.shape),
+        "" if stack.faults else "×".join(f"{x:.4g}" for x in mm),
+        str(len(series.instances)),
+    )
+
+
+def _told(series: Series) -> list[str]:
+    try:
+        return [f"{series.name}: {note}" for note in index_of(series).notes]
+    except DataError as error:
+        return [f"{series.name}: cannot be used: {line}" for line in error.lines]

@@ -1,0 +1,111 @@
+"""DICOM from a folder to label maps, equal to those of the same scan as NIfTI; what is wrong is a line."""
+
+import json
+import zipfile
+
+import nibabel
+import numpy as np
+import pytest
+import scanner
+
+
+@pytest.fixture
+def scan(finished_run):
+    """A scan of the run's kind as whole numbers, and its file."""
+    image = nibabel.load(finished_run.data / "imagesTr" / "cube_00.nii.gz")
+    return np.rint(np.asarray(image.dataobj) * 100).astype(np.int16)
+
+
+def placed(path, array, affine):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    return path
+
+
+HOW = {"pixel_mm": (1.0, 1.0), "step_mm": 1.0}
+
+
+@pytest.mark.parametrize("plane", [scanner.AXIAL, scanner.CORONAL, scanner.SAGITTAL])
+def test_a_series_is_labelled_as_the_same_scan_in_nifti(plane, finished_run, scan, medfuse, tmp_path):
+    scanner.write(tmp_path / "dicom" / "patient" / "x", scan, orientation=plane, ending="", **HOW)
+    placed(tmp_path / "nifti" / "P1_20260102_3.nii.gz", scan, scanner.affine(plane, **HOW))
+    for kind in ("dicom", "nifti"):
+        said = medfuse("infer", finished_run.folder, "-i", tmp_path / kind, "-o", tmp_path / f"out_{kind}")
+        assert said.code == 0, said.err
+    one, other = (nibabel.load(tmp_path / f"out_{k}" / "P1_20260102_3.nii.gz") for k in ("dicom", "nifti"))
+    assert np.array_equal(one.dataobj, other.dataobj)
+    assert np.asarray(one.dataobj).any()
+    assert np.allclose(one.affine, other.affine, atol=1e-4)
+
+
+def test_a_case_that_was_done_is_skipped_and_one_whose_files_changed_is_not(
+    finished_run, scan, medfuse, tmp_path
+):
+    files = scanner.write(tmp_path / "in", scan, **HOW)
+    run = ("infer", finished_run.folder, "-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert "1 written" in medfuse(*run).out
+    assert "1 were finished already" in medfuse(*run).out
+    files[0].touch()
+    assert "1 written" in medfuse(*run).out
+
+
+def test_series_that_cannot_be_used_fail_and_the_others_are_done(finished_run, scan, medfuse, tmp_path):
+    scanner.write(tmp_path / "in" / "a", scan, **HOW)
+    for file in scanner.write(tmp_path / "in" / "b", scan, number=4, **HOW)[5:7]:
+        file.unlink()
+    said = medfuse("infer", finished_run.folder, "-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert said.code == 2
+    assert "1 written" in said.out
+    assert "not evenly apart" in said.out
+    assert "--uneven resample" in said.out
+    run = ("infer", finished_run.folder, "-i", tmp_path / "in", "-o", tmp_path / "out2")
+    assert medfuse(*run, "--uneven", "resample").code == 0
+    assert medfuse(*run[:-1], tmp_path / "out3", "--series", "SeriesNumber=3").code == 0
+    assert [p.name for p in (tmp_path / "out3").glob("*.nii.gz")] == ["P1_20260102_3.nii.gz"]
+
+
+def test_names_by_hash_say_nobody(finished_run, scan, medfuse, tmp_path):
+    files = scanner.write(tmp_path / "in", scan, patient="Doe-John", **HOW)
+    with zipfile.ZipFile(tmp_path / "scan.zip", "w") as archive:
+        for file in files:
+            archive.write(file, file.name)
+    said = medfuse(
+        "infer", finished_run.folder, "-i", tmp_path / "scan.zip", "-o", tmp_path / "out", "--name", "hash"
+    )
+    assert said.code == 0, said.err
+    written = [p.name for p in (tmp_path / "out").iterdir()]
+    assert not any("Doe" in name for name in written)
+    assert "Doe" not in json.dumps(json.loads((tmp_path / "out" / "manifest.json").read_text()))
+
+
+def test_a_list_of_series_says_what_there_is(scan, medfuse, tmp_path):
+    scanner.write(tmp_path / "a", scan, **HOW)
+    for file in scanner.write(tmp_path / "b", scan, number=4, modality="MR", **HOW)[5:7]:
+        file.unlink()
+    said = medfuse("series", tmp_path)
+    assert said.code == 0
+    assert "P1_20260102_3  CT" in said.out
+    assert "P1_20260102_4: cannot be used: " in said.out
+    nothing = medfuse("series", tmp_path, "--series", "Modality=PT")
+    assert nothing.code == 2
+    assert "no DICOM series here that meets the conditions" in nothing.err
+
+
+def test_training_takes_folders_of_slices_as_images(scan, medfuse, tmp_path):
+    """The cases of a dataset in folders may be DICOM; labels on the same grid as NIfTI."""
+    for n in range(4):
+        scanner.write(tmp_path / "d" / "images" / f"c{n}", np.roll(scan, n, 0), number=n, **HOW)
+        label = (np.roll(scan, n, 0) > np.median(scan)).astype(np.uint8)
+        placed(tmp_path / "d" / "labels" / f"c{n}.nii.gz", label, scanner.affine(**HOW))
+    file = tmp_path / "p.yaml"
+    file.write_text(
+        "split: {folds: 4}\n"
+        "data: {use: folder, root: d, classes: {bright: 1}, channels: [CT]}\n"
+        "sample: {patch_size: [16, 16, 16], batch_size: 2}\n"
+        "model:\n  backbones: {encoder: {use: unet_encoder, base_channels: 4}}\n"
+        "  fusion: {decoded: {use: unet_decoder, inputs: [encoder.*]}}\n  head: {input: decoded}\n"
+        "loss: dice_ce\ntrain: {steps: 2, steps_per_epoch: 2}\ninfer: {runtime: {use: torch}}\n"
+    )
+    said = medfuse("run", file, "--runs", tmp_path / "runs")
+    assert said.code == 0, said.err
+    assert "mean foreground Dice" in said.out

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 from pydantic import AfterValidator, Field
 
 from medfuse.core.features import FeatureInfo, ImageInfo, KnownTokens, TokenLayout
+from medfuse.core.label_table import LabelSays
 from medfuse.core.labels import LabelValue, outputs
 from medfuse.core.named import NamedCode
 from medfuse.core.names import matches
@@ -330,7 +331,8 @@ class DatasetInfo:
     modality decides `auto` normalisation ("CT", or anything else for MR and the like). splits: folds the
     dataset comes with. region_order: where labels are regions, the value that is written for each of them,
     later ones over earlier ones. ignore: the value of voxels that nobody annotated. notes: what the folder
-    holds beside its cases and is not used, in one line per kind; they are shown.
+    holds beside its cases and is not used, in one line per kind; they are shown. label_table: codes and
+    colours of labels, where the dataset says them.
     """
 
     cases: tuple[Case, ...]
@@ -341,6 +343,7 @@ class DatasetInfo:
     region_order: tuple[int, ...] = ()
     ignore: int | None = None
     notes: tuple[str, ...] = ()
+    label_table: Mapping[str, LabelSays] = field(default_factory=dict)
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -4,27 +4,75 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, StrictInt
+from pydantic import Discriminator, Field, StrictInt, Tag, field_validator
 
 from medfuse.api import Case, Split
+from medfuse.core.codes import Code
 from medfuse.core.errors import DataError
 from medfuse.core.json_text import parse_json, read_text, shortened
+from medfuse.core.label_table import LabelSays
 from medfuse.core.labels import LabelValue, label_value, map_values, members
+from medfuse.core.section import Section
 from medfuse.core.text import is_text
 from medfuse.volumes.folders import left_out, listed, lost_target, named, not_there
 
 LARGEST_LABEL = 2**32 - 1
 
+Values = StrictInt | tuple[StrictInt, ...]
+
+
+class ClassSettings(Section):
+    """A label with more than its value: `{value: 1, code: "SCT 10200004", color: "#dd8265"}`."""
+
+    value: Values = Field(description="its value in the label maps; a list makes a region")
+    code: str = Field(
+        "",
+        description="terminology and code, such as `SCT 10200004`, and perhaps the meaning; where it is not "
+        "given, that of common organs is known by their names",
+    )
+    color: str = Field(
+        "", description="red, green and blue as in `#dd8265`, in quotes; chosen by medfuse where not given"
+    )
+
+    @field_validator("code", mode="before")
+    @classmethod
+    def _is_code(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            raise ValueError("is no text; write the terminology and its code, such as 'SCT 10200004'")
+        return str(Code.of(value)) if value else value
+
+    @field_validator("color", mode="before")
+    @classmethod
+    def _is_color(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("is empty, as # begins a comment in YAML; write it in quotes: '#dd8265'")
+        if not isinstance(value, str) or not re.fullmatch(r"(#[0-9a-fA-F]{6})?", value):
+            raise ValueError(
+                f"{shortened(str(value))!r} is no colour; write red, green and blue in two hexadecimal "
+                "digits each, in quotes: '#dd8265'"
+            )
+        return str(value)
+
+
+def _form(value: Any) -> str:
+    return "more" if isinstance(value, Mapping | ClassSettings) else "value"
+
+
 Classes = Annotated[
-    dict[str, StrictInt | tuple[StrictInt, ...]],
+    dict[
+        str,
+        Annotated[
+            Annotated[Values, Tag("value")] | Annotated[ClassSettings, Tag("more")], Discriminator(_form)
+        ],
+    ],
     Field(
         min_length=1,
         description="label names and their values in the label maps; a list makes a region; `ignore` is what "
-        "nobody annotated",
+        'nobody annotated; `{value: 1, code: "SCT 10200004", color: "#dd8265"}` says more for viewers',
     ),
 ]
 """`data.classes` of a dataset that has no text file of its own."""
@@ -86,10 +134,13 @@ class Labels:
     labels: Mapping[str, LabelValue]
     region_order: tuple[int, ...] = ()
     ignore: int | None = None
+    table: Mapping[str, LabelSays] = field(default_factory=dict)
 
 
 def parse_labels(value: Any, where: str, faults: list[str], order: Any = None) -> Labels:
     """From `{"liver": 1}` or `{"1": "liver"}`, with background 0 and perhaps `ignore`. Adds a line per fault.
+
+    A label may also be what `ClassSettings` says of it.
 
     A region is a list of values, `{"whole": [1, 2], "core": 2}`, and a list of one is that value. `order` is
     nnU-Net's `regions_class_order`, the value to write for each region, later ones over earlier ones.
@@ -97,6 +148,16 @@ def parse_labels(value: Any, where: str, faults: list[str], order: Any = None) -
     if not isinstance(value, Mapping) or not value:
         faults.append(f'{where}: labels are missing; write them as {{"background": 0, "liver": 1}}')
         return Labels({})
+    table = {
+        name: LabelSays(entry.code, entry.color)
+        for name, entry in value.items()
+        if isinstance(entry, ClassSettings) and (entry.code or entry.color)
+    }
+    value = {n: entry.value if isinstance(entry, ClassSettings) else entry for n, entry in value.items()}
+    return replace(_parsed_labels(value, where, faults, order), table=table)
+
+
+def _parsed_labels(value: Mapping[Any, Any], where: str, faults: list[str], order: Any) -> Labels:
     labels: dict[str, LabelValue] = {}
     for key, entry in value.items():
         name, number = (entry, key) if isinstance(entry, str) and is_whole(key) else (key, entry)

@@ -1,13 +1,14 @@
 """From the fingerprint to numbers: spacing, patch size, batch size, normalisation, each with its reason."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any, Literal
 
 import numpy as np
 
 from medfuse.api import DatasetInfo, ImageInfo
+from medfuse.core.label_table import LabelEntry, LabelSays, entries_of
 from medfuse.core.labels import LabelValue, from_json, map_values, outputs, united
 from medfuse.core.text import by
 from medfuse.core.topology import SMALLEST, plan_strides, total_stride
@@ -80,6 +81,7 @@ class DataPlan:
     `pixel_mm`: of pictures whose file does not tell the size of a pixel.
     `before`: label values of an earlier stage's label map, each of which is one more input of the network.
     `reasons`: one sentence for each value that was `auto`. `seen`: what its cases were like, where known.
+    `label_table`: codes and colours that the dataset says of labels.
     """
 
     spacing_mm: Spacing
@@ -94,6 +96,7 @@ class DataPlan:
     pixel_mm: tuple[float, float] | None = None
     seen: Seen | None = None
     before: tuple[int, ...] = ()
+    label_table: Mapping[str, LabelSays] = field(default_factory=dict)
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -109,6 +112,11 @@ class DataPlan:
     def regions(self) -> tuple[tuple[int, ...], ...]:
         """The numbers that each region unites in a prepared label; empty where classes exclude each other."""
         return united(self.labels, self.region_order)
+
+    @property
+    def entries(self) -> tuple[LabelEntry, ...]:
+        """The table of labels: value, code and colour of each but the background."""
+        return entries_of(self.labels, self.label_table, self.region_order)
 
     @property
     def ignored(self) -> int | None:
@@ -160,6 +168,7 @@ class DataPlan:
             (pixel[0], pixel[1]) if (pixel := data.get("pixel_mm")) else None,
             Seen.from_json(seen) if (seen := data.get("seen")) else None,
             tuple(data.get("before", ())),
+            {name: LabelSays(**said) for name, said in data.get("label_table", {}).items()},
         )
 
 
@@ -217,6 +226,7 @@ def make_plan(
         info.ignore,
         preprocess.pixel_mm,
         Seen.of(fingerprint),
+        label_table=info.label_table,
     )
 
 

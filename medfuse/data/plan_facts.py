@@ -5,8 +5,9 @@ from __future__ import annotations
 from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from medfuse.core.codes import Code
 from medfuse.core.errors import MedfuseError
 from medfuse.core.json_text import validated
 from medfuse.core.labels import members
@@ -57,6 +58,18 @@ class SeenFacts(_Strict):
     values: Annotated[tuple[tuple[float, float], ...], Field(max_length=1000)]
 
 
+class LabelSaysFacts(_Strict):
+    """See `core.label_table.LabelSays`."""
+
+    code: Annotated[str, Field(max_length=200)] = ""
+    color: str = Field("", pattern=r"^(#[0-9a-fA-F]{6})?$")
+
+    @field_validator("code")
+    @classmethod
+    def _is_code(cls, value: str) -> str:
+        return str(Code.of(value)) if value else value
+
+
 class PlanFacts(_Strict):
     """See `data.plan.DataPlan`."""
 
@@ -75,6 +88,7 @@ class PlanFacts(_Strict):
     pixel_mm: tuple[Spacing, Spacing] | None = None
     seen: SeenFacts | None = None
     before: Annotated[tuple[Value, ...], Field(max_length=1000)] = ()
+    label_table: Annotated[dict[Name, LabelSaysFacts], Field(max_length=10_000)] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> PlanFacts:

@@ -92,3 +92,18 @@ def test_every_class_of_a_case_centres_as_many_patches(tmp_path, make_case, plan
     sampler = PatchSampler(store, ("b",), both, SampleSettings(foreground=1), STILL, seed=1)
     small = sum(bool((sampler.draw(i)["label"] == 2).any()) for i in range(200))
     assert 70 < small < 130
+
+
+def test_a_plan_keeps_what_is_said_of_labels_and_one_without_reads_too(plan):
+    import json
+
+    from medfuse.core.label_table import LabelSays
+
+    says = {"organ": LabelSays("SCT 10200004 Liver", "#dd8265")}
+    told = dataclasses.replace(plan, label_table=says)
+    read = DataPlan.from_json(json.loads(json.dumps(told.to_json())))
+    assert read == told
+    (entry,) = read.entries
+    assert (entry.value, entry.code.value, entry.color) == (1, "10200004", "#dd8265")
+    older = {key: value for key, value in plan.to_json().items() if key != "label_table"}
+    assert DataPlan.from_json(older) == plan

@@ -97,6 +97,9 @@ def test_what_is_no_mapping_of_facts_is_one_line(tmp_path, text):
         ("ignore", 1),
         ("ignore", -1),
         ("reasons", None),
+        ("label_table", {"organ": {"code": "SCT 10200005"}}),
+        ("label_table", {"organ": {"color": "red"}}),
+        ("label_table", {"organ": 5}),
     ],
 )
 def test_a_plan_that_cannot_be_is_one_line(tmp_path, key, value):

@@ -67,6 +67,15 @@ GOOD = {
     "one pattern": {"data": {"images": "images"}},
     "several patterns": {"data": {"images": ["a", "b"], "channels": ["CT", "PT"]}},
     "regions": {"data": {"classes": {"all": [1, 2], "core": 2}, "regions_class_order": [1, 2]}},
+    "labels with codes and colours": {
+        "data": {"classes": {"a": {"value": 1, "code": "SCT 10200004", "color": "#dd8265"}, "b": 2}}
+    },
+    "a region with a colour": {
+        "data": {
+            "classes": {"a": {"value": [1, 2], "color": "#dd8265"}, "b": 2},
+            "regions_class_order": [1, 2],
+        }
+    },
     "whole numbers for others": {"train": {"clip": 12, "learning_rate": 1}},
     "a number that ends in .0": {"train": {"steps": 10.0}},
     "null": {"train": {"epochs": None}},

@@ -62,6 +62,7 @@ class Csv(Dataset):
             splits_from_folds(folds),
             region_order=given.region_order,
             ignore=given.ignore,
+            label_table=given.table,
             notes=notes_on(self.root, cases, known=[path]),
         )
 

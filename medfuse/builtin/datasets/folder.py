@@ -90,6 +90,7 @@ class Folder(Dataset):
             splits,
             region_order=given.region_order,
             ignore=given.ignore,
+            label_table=given.table,
             notes=notes_on(self.root, cases, folders=self._folders()),
         )
 

@@ -19,6 +19,7 @@ _NNUNETS = re.compile(
 _ELSEWHERE = (
     (re.compile(r"(^|\.)enc_block_(\d+)\."), r"\1enc_stages.\2."),
     (re.compile(r"(^|\.)down_(\d+)\."), r"\1down_blocks.\2."),
+    (re.compile(r"\.grn_(gamma|beta)$"), r".global_resp_\1"),  # MedNeXt v2
     (re.compile(r"(^|\.)blocks\.\d+\.(\d+)\.(norm|attn|ls|mlp)"), r"\1blocks.\2.\3"),
 )
 _MOST_IN_FRONT = 16  # tokens without a place

@@ -75,19 +75,24 @@ def mednext_at_its_authors(state) -> dict[str, torch.Tensor]:
         name = re.sub(r"^enc_stages\.(\d+)\.", r"enc_block_\1.", name)
         name = re.sub(r"^down_blocks\.(\d+)\.", r"down_\1.", name)
         name = re.sub(r"^dec_stages\.(\d+)\.", lambda f: f"dec_block_{3 - int(f[1])}.", name)
+        name = re.sub(r"global_resp_(gamma|beta)$", r"grn_\1", name)
         name = re.sub(r"^up_blocks\.(\d+)\.", lambda f: f"up_{3 - int(f[1])}.", name)
         made[name] = tensor.permute(0, 1, 4, 3, 2) if tensor.ndim == 5 else tensor
     return {**made, "dummy_tensor": torch.ones(1)}
 
 
-def test_mednext_of_its_authors_is_monais_with_axes_turned(tmp_path):
+@pytest.mark.parametrize("version", [1, 2])
+def test_mednext_of_its_authors_is_monais_with_axes_turned(version, tmp_path):
     from monai.networks.nets import MedNeXt
 
     torch.manual_seed(0)
-    theirs = MedNeXt(3, init_filters=4, kernel_size=3, use_residual_connection=True).eval()
+    theirs = MedNeXt(
+        3, init_filters=4, kernel_size=3, use_residual_connection=True, global_resp_norm=version == 2
+    ).eval()
     state = noisy(theirs)
     theirs.load_state_dict(state)
     backbone = {"use": "mednext", "size": "S", "kernel": 3, "base_channels": 4}
+    backbone["global_response_norm"] = version == 2
     file = {"state_dict": mednext_at_its_authors(state)}  # as nnU-Net 1 saves it
     network, made = taken(tmp_path, file, backbone)
     assert made.share == 1

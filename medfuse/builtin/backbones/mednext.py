@@ -34,6 +34,9 @@ class MedNeXt(Backbone):
     size: Literal["S", "B", "M", "L"] = Field("S", description="blocks and expansion of each stage")
     kernel: Literal[3, 5, 7] = Field(3, description="voxels of the depthwise kernels on each axis")
     base_channels: int = Field(32, ge=1, description="channels of the first stage")
+    global_response_norm: bool = Field(
+        False, description="each channel of a block weighed by its share of the whole, as in MedNeXt v2"
+    )
 
     def features(self, image: ImageInfo) -> Sequence[FeatureInfo]:
         stages = len(SIZES[self.size][0])
@@ -53,4 +56,5 @@ class MedNeXt(Backbone):
             blocks=blocks,
             expansions=expansions,
             kernel=self.kernel,
+            global_response_norm=self.global_response_norm,
         )

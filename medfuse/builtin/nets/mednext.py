@@ -16,6 +16,7 @@ def mednext_encoder(
     blocks: Sequence[int],
     expansions: Sequence[int],
     kernel: int,
+    global_response_norm: bool = False,
 ) -> nn.Module:
     """x → the bottleneck's map. `blocks` and `expansions` are of each stage, the bottleneck last."""
     network: nn.Module = MedNeXt(
@@ -27,6 +28,7 @@ def mednext_encoder(
         bottleneck_expansion_ratio=expansions[-1],
         kernel_size=kernel,
         use_residual_connection=True,
+        global_resp_norm=global_response_norm,
         blocks_down=tuple(blocks[:-1]),
         blocks_bottleneck=blocks[-1],
         blocks_up=(),

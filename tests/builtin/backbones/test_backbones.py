@@ -138,7 +138,10 @@ SAMPLES = {
     "slices": [({"of": {"use": "unet_encoder", "base_channels": 4}}, DEEP)],
     "densenet": [({"norm": "group"}, LARGE)],
     "efficientnet": [({"norm": "group"}, LARGE)],
-    "mednext": [({"base_channels": 4}, FLAT), ({"base_channels": 4, "kernel": 5}, SOLID)],
+    "mednext": [
+        ({"base_channels": 4, "global_response_norm": True}, FLAT),
+        ({"base_channels": 4, "kernel": 5}, SOLID),
+    ],
     "swin_unetr": [
         ({"channels": 12, "window": 4}, LARGE),
         ({"channels": 12, "window": 3, "v2": True}, SOLID),

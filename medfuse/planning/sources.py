@@ -116,7 +116,7 @@ def _of_hub(name: str, revision: str | None) -> Start:
     licensed = [f"The weights are under {origin.license}."] if origin and origin.license else []
     return Start(
         what=name,
-        backbone={"use": "slices", "neighbours": 1, "of": {**said, "channels": "each"}},
+        backbone={"use": "slices", "neighbours": 1, "channels": "each", "of": said},
         kind="tokens" if tokens else "pyramid",
         tap={"use": "tokens", "layers": "quarter"} if tokens else {},
         multiple=(side, side),

@@ -149,6 +149,19 @@ def test_four_channels_are_refused_until_it_is_said_how(way, medfuse, tmp_path):
         assert code == 0, said
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_pipeline_planned_around_it_shows_it_slices_as_colours(channels, medfuse, tmp_path):
+    """Each channel of an image once, with its neighbours, and not each slice by itself."""
+    network, data = write_network(tmp_path / "dino"), write_cases(tmp_path / "cubes", channels=channels)
+    file = tmp_path / "planned.yaml"
+    code, said = medfuse("init", data, "--from", network, "--minutes", 1, "--output", file)
+    assert code == 0, said
+    code, said = medfuse("check", file)
+    assert code == 0, said
+    (last,) = (line for line in said.splitlines() if line.startswith("encoder.") and "layer.3 " in line)
+    assert f" {TINY['hidden_size'] * channels} " in last
+
+
 def test_a_patch_that_is_no_multiple_is_refused_at_its_place(medfuse, tmp_path):
     network, data = write_network(tmp_path / "dino"), write_cases(tmp_path / "cubes")
     encoder = {"use": "slices", "of": {"use": "huggingface", "name": str(network)}}

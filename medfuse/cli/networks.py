@@ -51,6 +51,9 @@ def infer(
     series: Series = None,
     naming: Naming = "tags",
     uneven: Uneven = "refuse",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="refuse images that are unlike those of training")
+    ] = False,
     overrides: InferOverrides = None,
     best: Best = False,
     device: Device = "auto",
@@ -65,6 +68,7 @@ def infer(
     how: dict[str, Any] = {"best": best, "device": device, "max_memory": max_memory, "trust": trust or ()}
     how |= {"overrides": overrides or (), "probabilities": probabilities}
     how |= {"reporter": Reporter(quiet=quiet), "scans": scans_of(series, naming, uneven)}
+    how["strict"] = strict
     if explain:
         done = explain_volumes(weights, inputs, **how)
     elif output is None:

@@ -57,6 +57,12 @@ class Geometry:
         cosines = np.abs(self.direction.T @ self.direction)[np.triu_indices(3, 1)]
         return float(np.degrees(np.arcsin(min(1.0, cosines.max()))))
 
+    @property
+    def oblique_degrees(self) -> float:
+        """By how much an axis, at most, is turned away from the patient's axis that it is nearest to."""
+        cosines = np.abs(self.direction[range(3), self.turn.axes])
+        return float(np.degrees(np.arccos(min(1.0, float(cosines.min())))))
+
     @cached_property
     def turn(self) -> Turn:
         """How the file's axes become RAS+."""

@@ -14,7 +14,8 @@ class Outlook:
     """What the headers of a case say of its preparation.
 
     `shape` is that of the prepared image (channels, x, y, z). `reading_bytes` is about the most memory that
-    reading and resampling take beside it. `limits`: between which numbers the values of each channel can lie.
+    reading and resampling take beside it. `limits`: between which numbers the values of each channel can
+    lie. `modalities`: what DICOM says of each file, else nothing.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Outlook:
     shape: tuple[int, int, int, int]
     reading_bytes: int
     limits: tuple[tuple[float, float], ...] = ()
+    modalities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +33,13 @@ class Prepared:
     Resampling scales the grid about the volume's outer edges (voxel centres at half indices, as
     `torch.nn.functional.interpolate(align_corners=False)` does), so a result on `image`'s grid goes back
     to `geometry.ras_shape` by the same function, and to the file's own axes by `geometry.turn.undo`.
-    `source` is the first image file: results overlay it.
+    `source` is the first image file: results overlay it. `profiles`: percentiles of each channel as it was
+    before (see data.profile). `unlike`: in how far it is unlike what a model was trained on, in words.
     """
 
     name: str
     image: npt.NDArray[np.float32]
     geometry: Geometry
     source: Path
+    profiles: tuple[tuple[float, ...], ...] = ()
+    unlike: tuple[str, ...] = ()

@@ -14,7 +14,8 @@ from medfuse.core.errors import DataError
 from medfuse.core.labels import map_values, members
 from medfuse.data.images import read_case_labels, read_image
 from medfuse.data.parallel import in_threads
-from medfuse.volumes.dicom.index import volume_hash
+from medfuse.data.profile import Profile, profile_of
+from medfuse.volumes.dicom.index import modality_of, volume_hash
 
 SAMPLES_PER_CASE = 10_000
 
@@ -37,7 +38,9 @@ class CaseFacts:
     """One case: shape and spacing in RAS+ order, millilitres per label, SHA-256 of each file.
 
     `values` are those of its label map; `intensities` the least and the most of each channel; `medians` that
-    of each channel in the foreground, none where there is none.
+    of each channel in the foreground, none where there is none; `percentiles` those of each channel
+    (data.profile); `modalities` what DICOM says of each file, else nothing; `oblique_degrees` by how much its
+    axes are turned against the patient's.
     """
 
     name: str
@@ -48,6 +51,9 @@ class CaseFacts:
     values: tuple[int, ...] = ()
     intensities: tuple[tuple[float, float], ...] = ()
     medians: tuple[float, ...] = ()
+    percentiles: tuple[Profile, ...] = ()
+    modalities: tuple[str, ...] = ()
+    oblique_degrees: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,9 @@ class Fingerprint:
                 tuple(c.get("values", ())),
                 tuple((least, most) for least, most in c.get("intensities", ())),
                 tuple(c.get("medians", ())),
+                tuple(tuple(one) for one in c.get("percentiles", ())),
+                tuple(c.get("modalities", ())),
+                c.get("oblique_degrees"),
             )
             for c in data["cases"]
         )
@@ -173,6 +182,9 @@ def _measure(
             tuple(volumes),
             ranges,
             tuple(map(float, np.median(foreground, axis=1))) if where.size else (),
+            tuple(profile_of(channel) for channel in image),
+            tuple(modality_of(path) for path in case.images),
+            geometry.oblique_degrees,
         ),
         foreground,
         (image == 0).mean(axis=(1, 2, 3)),

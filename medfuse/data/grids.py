@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from medfuse.core.text import by, listed
 from medfuse.data.fingerprint import CaseFacts
+from medfuse.data.seen import plane_of
 
 LOST_SIZES = 1.8
 """Times that sizes in voxels differ, along two axes at least, where spacings that are all 1 mm are not
@@ -25,8 +26,6 @@ THIN = 0.1
 """Of its width: a stack that is no thicker at 1 mm a slice has slices that are thicker."""
 FIELDS = 1.6
 """Times between the 5th and the 95th percentile of extents: bodies alone differ by less."""
-COARSE = 2.0
-"""Times that one spacing is beyond both others where slices lie across its axis."""
 DEFAULTS_MM = (1.0, 0.001)
 """What a format has where nobody says a spacing: 1, in millimetres or in micrometres."""
 LARGE_MM = 10.0
@@ -114,10 +113,8 @@ def orientations(cases: Sequence[CaseFacts]) -> Iterator[str]:
     """Stacks that were taken in different planes."""
     across: dict[str, list[str]] = {}
     for case in cases:
-        _, second, coarsest = sorted(case.spacing_mm)
-        axis = case.spacing_mm.index(coarsest)
-        if coarsest >= COARSE * second and case.shape[axis] > 1:
-            across.setdefault("xyz"[axis], []).append(case.name)
+        if plane := plane_of(case.shape, case.spacing_mm):
+            across.setdefault(plane, []).append(case.name)
     if len(across) > 1:
         most_first = sorted(across.items(), key=lambda kind: -len(kind[1]))
         told = [f"across {axis} in {len(names)} ({listed(names, _NAMED)})" for axis, names in most_first]

@@ -12,6 +12,7 @@ from medfuse.core.errors import MedfuseError
 from medfuse.core.json_text import validated
 from medfuse.core.labels import members
 from medfuse.data.plan import DataPlan
+from medfuse.data.profile import PERCENTS, SHAPES
 
 MOST_PATCH_VOXELS = 2**25  # 320³
 
@@ -20,6 +21,7 @@ Spacing = Annotated[float, Field(gt=0, le=10_000)]
 Length = Annotated[float, Field(gt=0)]
 Side = Annotated[int, Field(ge=1, le=2**16)]
 Value = Annotated[int, Field(ge=0, lt=2**31)]
+Profile = Annotated[tuple[float, ...], Field(max_length=16)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 
 
@@ -56,6 +58,24 @@ class SeenFacts(_Strict):
     spacing_mm: tuple[tuple[Length, Length, Length], tuple[Length, Length, Length]]
     shape: tuple[tuple[Count, Count, Count], tuple[Count, Count, Count]]
     values: Annotated[tuple[tuple[float, float], ...], Field(max_length=1000)]
+    cases: int = Field(0, ge=0, le=10**9)
+    extent_mm: Annotated[tuple[tuple[Length, Length, Length], ...], Field(max_length=2)] = ()
+    modalities: Annotated[
+        tuple[Annotated[tuple[Name, ...], Field(max_length=100)], ...], Field(max_length=1000)
+    ] = ()
+    oblique_degrees: float | None = Field(None, ge=0, le=90)
+    planes: Annotated[tuple[Literal["", "x", "y", "z"], ...], Field(max_length=4)] = ()
+    percentiles: Annotated[tuple[tuple[Profile, Profile], ...], Field(max_length=1000)] = ()
+    shapes: Annotated[tuple[tuple[Profile, Profile], ...], Field(max_length=1000)] = ()
+
+    @model_validator(mode="after")
+    def _complete(self) -> SeenFacts:
+        if len(self.extent_mm) == 1:
+            raise ValueError("extent_mm has one end of two")
+        for name, length in (("percentiles", len(PERCENTS)), ("shapes", len(SHAPES))):
+            if any(len(end) not in (0, length) for ends in getattr(self, name) for end in ends):
+                raise ValueError(f"{name} are not {length} numbers at each end")
+        return self
 
 
 class LabelSaysFacts(_Strict):

@@ -25,7 +25,9 @@ from medfuse.core.text import by
 from medfuse.data.disk import DiskImage
 from medfuse.data.images import ImageSlabs, limits_of, open_image, read_case_labels
 from medfuse.data.plan import DataPlan, Normalization, resampled_shape
+from medfuse.data.profile import Sampler
 from medfuse.data.resample import Floats, SlabResampler
+from medfuse.volumes.dicom.index import modality_of
 from medfuse.volumes.volume import slabs_of, smallest_integer
 
 _SCORES = ("zscore", "nonzero_zscore")
@@ -55,7 +57,14 @@ class Preprocessor:
         reading = source.slab_bytes + self._resampling_bytes(source.geometry, shape)
         disk = shutil.disk_usage(tempfile.gettempdir()).free
         self._check_room(case.images[0], source.geometry, shape, max(free_memory(), disk), "memory or disk")
-        return Outlook(case.name, source.geometry, (self.plan.image.channels, *shape), reading, source.limits)
+        return Outlook(
+            case.name,
+            source.geometry,
+            (self.plan.image.channels, *shape),
+            reading,
+            source.limits,
+            tuple(modality_of(path) for path in case.images),
+        )
 
     def prepare(self, case: Case, *, scratch: Path | None = None) -> Prepared:
         """The image on the network's grid. Raises DataError that names the file.
@@ -70,8 +79,9 @@ class Preprocessor:
         else:
             free = shutil.disk_usage(scratch).free
             self._check_room(case.images[0], source.geometry, shape, free, "disk")
-        image = self._streamed(source.read, source.geometry, scratch)
-        return Prepared(case.name, image, source.geometry, case.images[0])
+        some = Sampler(source.geometry.shape)
+        image = self._streamed(source.read, source.geometry, scratch, some)
+        return Prepared(case.name, image, source.geometry, case.images[0], some.profiles())
 
     def prepare_array(self, array: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.float32]:
         """(channels, x, y, z) of voxels (channels, i, j, k) that lie in memory, otherwise as `prepare`."""
@@ -82,7 +92,7 @@ class Preprocessor:
                     yield number, first, slab.astype(np.float32)
 
         self._check_room(Path("array"), geometry, self._shape(geometry), free_memory(), "memory")
-        return self._streamed(read, geometry, None)
+        return self._streamed(read, geometry, None, Sampler(geometry.shape))
 
     def look_at_array(self, array: npt.NDArray[Any], geometry: Geometry) -> Outlook:
         """As `look`, of voxels (channels, i, j, k) in memory."""
@@ -117,7 +127,7 @@ class Preprocessor:
         return resampled_shape(geometry.ras_shape, geometry.ras_spacing_mm, self.plan.spacing_mm)
 
     @np.errstate(invalid="ignore")  # voxels that are not finite are told of when all are read
-    def _streamed(self, read: Read, geometry: Geometry, scratch: Path | None) -> Floats:
+    def _streamed(self, read: Read, geometry: Geometry, scratch: Path | None, some: Sampler) -> Floats:
         """Read once, and once before where a channel is scaled by numbers of its own.
 
         The image as its file has it is never whole in memory: each slab is scaled and resampled as it comes.
@@ -128,6 +138,7 @@ class Preprocessor:
         inputs = [(channel, one) for channel, how in enumerate(scales) for one in how.inputs]
         image, view = _blank(len(inputs), self._shape(geometry), geometry.turn, scratch)
         for channel, first, slab in read():
+            some.add(channel, slab)
             own = [number for number, (of, _) in enumerate(inputs) if of == channel]
             if first == 0:
                 resamplers = {number: SlabResampler(geometry, view[number]) for number in own}

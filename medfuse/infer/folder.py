@@ -39,6 +39,7 @@ def infer_cases(
     plan: Callable[[Sequence[Case]], Mapping[str, Way]] = lambda _: {},
     progress: Callable[[Progress], None] = lambda _: None,
     overwrite: bool = False,
+    strict: bool = False,
 ) -> Outcome:
     """Write a label map for every case into `output`, with the geometry of its image, and manifest.json.
 
@@ -47,7 +48,8 @@ def infer_cases(
 
     A case that is finished, from the same images and recipe, is skipped. One that fails is named with its
     reason and the rest go on. One whose files medfuse did not write, or somebody changed, is left as it is
-    and named, unless `overwrite`. Raises OutputError before any work where `output` cannot be written,
+    and named, unless `overwrite`. With `strict` one that was finished although its image is unlike those of
+    training fails. Raises OutputError before any work where `output` cannot be written,
     another process works in it, or a label map would replace an image, and as soon as the disk is full or the
     folder has gone.
 
@@ -65,7 +67,7 @@ def infer_cases(
         ledger = Ledger(
             cases, recipe.facts(), output, progress, recipe.files, recipe.former, overwrite=overwrite
         )
-        cases = ledger.unfinished()
+        cases = ledger.unfinished(strict=strict)
         Line(prepare, networks, recipe, output, device, plan(cases), ledger).run(cases)
         return ledger.finish()
 

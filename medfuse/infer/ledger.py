@@ -85,13 +85,21 @@ class Ledger:
         self._has_told = False
         self._seals: dict[str, dict[str, Seal]] = {}
 
-    def unfinished(self) -> list[Case]:
-        """The cases that are to be done. Others are told to be finished, or to be left as they are."""
+    def unfinished(self, *, strict: bool = False) -> list[Case]:
+        """The cases that are to be done. Others are told to be finished, or to be left as they are.
+
+        With `strict` those fail that were finished although their images are unlike those of training.
+        """
         left = []
         for case in self._cases:
             names = self._files(case)
             if self._manifest.has(case, names):
-                self._tell(case, state="skipped")
+                if strict and (unlike := self._manifest.unlike(case)):
+                    line = f"{self._output / names[0]}: is of an image unlike those of training: "
+                    remedy = "remove it, or leave out --strict"
+                    self._tell(case, state="failed", reason=f"{line}{'; '.join(unlike)}; {remedy}")
+                else:
+                    self._tell(case, state="skipped")
                 continue
             if long := [name for name in names if len(os.fsencode(name)) > MOST_BYTES_OF_A_NAME]:
                 place = self._output / shortened(long[0], 80)
@@ -153,8 +161,7 @@ class Ledger:
                 self._manifest.note_left(case, str(error))
                 self._tell(case, state="left", reason=str(error))
                 return
-            reason = _reason(case, error)
-            self._manifest.note_failure(case, reason)
+            self._manifest.note_failure(case, reason := _reason(case, error))
             self._tell(case, state="failed", reason=reason)
 
     def finish(self) -> Outcome:

@@ -55,6 +55,7 @@ class _Job:
     geometry: Geometry
     source: Path
     seconds_in: dict[str, float]
+    unlike: tuple[str, ...] = ()
     again: bool = False
     sweep: int = 0
     count: WindowCount = field(default_factory=WindowCount)
@@ -123,7 +124,8 @@ class Line:
         prepared = self._prepare(case)
         seconds_in = {"reading": time.perf_counter() - began}
         image, (x, y, z) = prepared.image, prepared.image.shape[1:]
-        return _Job(case, inputs, began, image, (x, y, z), prepared.geometry, prepared.source, seconds_in)
+        about = (prepared.geometry, prepared.source, seconds_in, prepared.unlike)
+        return _Job(case, inputs, began, image, (x, y, z), *about)
 
     def _predict(self, job: _Job, writing: ThreadPoolExecutor) -> None:
         way = self._ways.get(job.case.name) or Way(self._recipe.settings.batch_size)
@@ -230,6 +232,7 @@ class Line:
             "sums": str(job.count.sums).removeprefix("torch."),
             "seconds_in": {stage: round(seconds, 3) for stage, seconds in job.seconds_in.items()},
             "volumes_ml": volumes_ml(voxels, job.geometry, recipe.labels),
+            **({"unlike_training": list(job.unlike)} if job.unlike else {}),
         }
 
     def _settle(self, left: int) -> None:

@@ -70,6 +70,10 @@ class Manifest:
         files = entry.known()
         return all(name in files and _is_there(self._folder / name, files[name]) for name in names)
 
+    def unlike(self, case: Case) -> Sequence[str]:
+        """In how far the image of a finished case is unlike those of training."""
+        return self._entries[case.name].unlike_training
+
     def refuse_to_replace(self, names: Sequence[str], *, overwrite: bool) -> None:
         """Raises InTheWay where a file of these names would replace what medfuse did not write, or not so.
 
@@ -171,6 +175,7 @@ class Entry(BaseModel):
     bytes: int = 0
     files: dict[str, Known] = {}
     engines: list[dict[str, Any]] = []
+    unlike_training: list[str] = []
 
     def known(self) -> Mapping[str, Known]:
         """Its files. Older versions had none beside the label map."""

@@ -99,12 +99,13 @@ class Predictor:
         max_memory: str | None = None,
         overwrite: bool = False,
         scans: Scans = ALL,
+        strict: bool = False,
         quiet: bool = True,
     ) -> Outcome:
         """As `medfuse infer`: label maps of files and folders into `output`, and what became of each case.
 
         What medfuse did not write into `output`, or somebody changed, stays as it is unless `overwrite`.
-        `scans`: which DICOM series are meant.
+        `scans`: which DICOM series are meant. `strict`: whether images unlike those of training fail.
         Raises DataError and OutputError before any work; a case that fails or is left is in the outcome.
         """
         from medfuse.infer.cases import find_inputs, left_out_of
@@ -114,7 +115,9 @@ class Predictor:
         cases = find_inputs(paths, self._trained.plan.channels, scans)
         for line in left_out_of(paths, cases):
             reporter.say(line)
-        return self._trained.infer(cases, Path(output), reporter, max_memory=limit, overwrite=overwrite)
+        return self._trained.infer(
+            cases, Path(output), reporter, max_memory=limit, overwrite=overwrite, strict=strict
+        )
 
 
 def _paths(given: str | Path | Sequence[str | Path]) -> list[Path]:

@@ -6,6 +6,7 @@ import json
 import logging
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MOST_LINES = 5
+"""About cases whose intensities are unlike those of training, which are read one by one."""
+
 Prepare = Callable[["Tensor", "Engine | None"], Callable[["Tensor"], "Tensor"]]
 
 
@@ -69,14 +73,17 @@ class Trained:
         max_memory: int | None = None,
         probabilities: ProbabilityFormat | None = None,
         overwrite: bool = False,
+        strict: bool = False,
     ) -> Outcome:
         """Label maps of `cases` into `output`, probabilities too where wanted, and what became of each.
 
-        What medfuse did not write there, or somebody changed, stays unless `overwrite`.
+        What medfuse did not write there, or somebody changed, stays unless `overwrite`. Images unlike those
+        of training are told, and with `strict` they fail.
 
         With `max_memory`, in bytes, main memory grows by no more than that above the loaded model. Raises
         MedfuseError before any work where a case cannot be done in it.
         """
+        from medfuse.data.foreign import strange, strange_values
         from medfuse.infer.folder import infer_cases
         from medfuse.infer.manifest import engines_of
 
@@ -85,19 +92,29 @@ class Trained:
         recipe = self._recipe(probabilities=probabilities)
         runners = self._as_before(engines_of(output, recipe.facts()))
         ways: dict[str, Way] = {}
+        told: Counter[str] = Counter()
 
         def plan(left: Sequence[Case]) -> Mapping[str, Way]:
             if max_memory is None:
                 self.tell_of_foreign(left)
             elif left:
                 how: dict[str, Any] = {"probabilities": probabilities is not None, "runners": runners}
+                how["strict"] = strict
                 plans = self.plans(left, max_memory, **how).plans
                 ways.update({plan.name: plan.way for plan in plans})
             return ways
 
         def prepare(case: Case) -> PreparedCase:
             scratch = output if case.name in ways and ways[case.name].on_disk else None
-            return self.prepare(case, scratch=scratch)
+            header = strange(self.plan, self._preprocessor.look(case))
+            if strict and header:
+                raise DataError(f"{case.images[0]}: {_refusal(header)}")
+            made = self.prepare(case, scratch=scratch)
+            values = strange_values(self.plan, made.profiles)
+            if strict and values:
+                raise DataError(f"{case.images[0]}: {_refusal(values)}")
+            self._tell({case.name: values}, told)
+            return replace(made, unlike=(*header.values(), *values.values()))
 
         with reporter.track(f"predicting {len(cases)} cases", 100 * len(cases)) as advance:
             return infer_cases(
@@ -110,6 +127,7 @@ class Trained:
                 plan=plan,
                 progress=case_progress(reporter, advance),
                 overwrite=overwrite,
+                strict=strict,
             )
 
     def prepare(self, case: Case, *, scratch: Path | None = None) -> PreparedCase:
@@ -123,8 +141,13 @@ class Trained:
 
     def label_map(self, voxels: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.unsignedinteger[Any]]:
         """The label map (i, j, k) of voxels (channels, i, j, k) in memory."""
+        from medfuse.data.foreign import strange_values
+        from medfuse.data.profile import profile_of
+
         outlook = self._preprocessor.look_at_array(voxels, geometry)
         self._warn_of_foreign([outlook], self._told_of_arrays)
+        values = strange_values(self.plan, [profile_of(channel) for channel in voxels])
+        self._tell({outlook.name: values}, self._told_of_arrays, most=1)
         image = self._preprocessor.prepare_array(voxels, geometry)
         if self.before is not None:
             labels = self.before.label_map(voxels, geometry)
@@ -172,15 +195,18 @@ class Trained:
         *,
         probabilities: bool = False,
         runners: Sequence[Callable[[Tensor], Tensor]] = (),
+        strict: bool = False,
     ) -> Plans:
         """What each of `cases` will take, from its header, and what one window of the smallest one took.
 
         `runners`: what runs the networks, where it is not what the settings choose.
 
-        Nothing is written but a nameless temporary file. A case that cannot be read is among the faults.
+        Nothing is written but a nameless temporary file. A case that cannot be read is among the faults, and
+        with `strict` one whose header is unlike those of training.
         Raises MedfuseError where a case cannot be done in `max_memory` bytes.
         """
         from medfuse.core.device import return_memory
+        from medfuse.data.foreign import strange
         from medfuse.infer.plan import Planner, Plans
 
         if max_memory is not None:
@@ -193,6 +219,11 @@ class Trained:
             except DataError as error:
                 faults[case.name] = "; ".join(error.lines)
         self._warn_of_foreign([*outlooks.values()])
+        if strict:
+            for name, how in {name: strange(self.plan, one) for name, one in outlooks.items()}.items():
+                if how:
+                    faults[name] = _refusal(how)
+                    del outlooks[name]
         cost: WindowCost | None = None
         readable = [case for case in cases if case.name in outlooks]
         for case in sorted(readable, key=lambda case: prod(outlooks[case.name].shape)):
@@ -225,15 +256,24 @@ class Trained:
                 outlooks.append(self._preprocessor.look(case))
         self._warn_of_foreign(outlooks)
 
-    def _warn_of_foreign(self, outlooks: Sequence[Outlook], told: set[str] | None = None) -> None:
+    def _warn_of_foreign(self, outlooks: Sequence[Outlook], told: Counter[str] | None = None) -> None:
         """What is among the kinds that were `told` is not told again."""
-        from medfuse.data.foreign import foreign
+        from medfuse.data.foreign import strange
 
-        told = set() if told is None else told
-        for kind, line in foreign(self.plan, outlooks).items():
-            if kind not in told:
-                told.add(kind)
-                log.warning("%s", line)
+        found = {outlook.name: strange(self.plan, outlook) for outlook in outlooks}
+        self._tell(found, Counter() if told is None else told, most=1)
+
+    def _tell(
+        self, found: Mapping[str, Mapping[str, str]], told: Counter[str], *, most: int = MOST_LINES
+    ) -> None:
+        """A warning for each kind, of case → kind → how; after `most` of a kind the manifest alone tells."""
+        from medfuse.data.foreign import in_lines
+
+        for kind, line in in_lines(found).items():
+            told[kind] += 1
+            if told[kind] <= most:
+                more = "; manifest.json tells of others" if told[kind] == most > 1 else ""
+                log.warning("%s%s", line, more)
 
     def _window_cost(self, case: Case, runners: Sequence[Callable[[Tensor], Tensor]]) -> WindowCost:
         import numpy as np
@@ -306,9 +346,9 @@ class Trained:
         return {}
 
     @cached_property
-    def _told_of_arrays(self) -> set[str]:
+    def _told_of_arrays(self) -> Counter[str]:
         """In how far arrays were of another kind than training saw."""
-        return set()
+        return Counter()
 
     def segmenter(self) -> Segmenter:
         """The (first) network as it was trained. Raises CheckpointError for what was exported."""
@@ -318,6 +358,10 @@ class Trained:
         if not isinstance(network, Segmenter):
             raise CheckpointError("an exported network cannot be looked into; give the run, or its weights")
         return network
+
+
+def _refusal(found: Mapping[str, str]) -> str:
+    return f"unlike the images of training: {'; '.join(found.values())}; or leave out --strict"
 
 
 def case_progress(reporter: Reporter, advance: Advance) -> Callable[[Progress], None]:

@@ -45,19 +45,27 @@ def infer_volumes(
     overwrite: bool = False,
     trust: str | Iterable[str] = (),
     scans: Scans = ALL,
+    strict: bool = False,
     reporter: Reporter,
 ) -> Inferred:
     """Label maps of every volume in `inputs`, in `max_memory` (such as 4GiB) above the loaded model.
 
     What medfuse did not write into `output`, or somebody changed, stays unless `overwrite`. `scans`: which
-    DICOM series are meant. What else stands in `inputs` is told.
+    DICOM series are meant. What else stands in `inputs` is told. `strict`: whether images that are unlike
+    those of training fail.
     """
     limit = parse_bytes(max_memory) if max_memory is not None else None
     if ending(output) and not output.is_dir():
         raise OutputError(f"{output}: is the name of an image; --output is the folder for the label maps")
     model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, scans, reporter)
     outcome = model.infer(
-        cases, output, reporter, max_memory=limit, probabilities=probabilities, overwrite=overwrite
+        cases,
+        output,
+        reporter,
+        max_memory=limit,
+        probabilities=probabilities,
+        overwrite=overwrite,
+        strict=strict,
     )
     return outcome_text(outcome, output)
 
@@ -73,6 +81,7 @@ def explain_volumes(
     probabilities: ProbabilityFormat | None = None,
     trust: str | Iterable[str] = (),
     scans: Scans = ALL,
+    strict: bool = False,
     reporter: Reporter,
 ) -> Inferred:
     """What `infer_volumes` would take: windows, time and memory of every case. Writes nothing.
@@ -81,7 +90,7 @@ def explain_volumes(
     """
     limit = parse_bytes(max_memory) if max_memory is not None else None
     model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, scans, reporter)
-    plans = model.plans(cases, limit, probabilities=probabilities is not None)
+    plans = model.plans(cases, limit, probabilities=probabilities is not None, strict=strict)
     return Inferred(plans.text(), bool(plans.faults))
 
 

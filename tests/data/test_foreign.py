@@ -11,7 +11,7 @@ from medfuse.core.errors import CheckpointError
 from medfuse.core.geometry import Geometry
 from medfuse.core.prepared import Outlook
 from medfuse.data.fingerprint import Fingerprint, take_fingerprint
-from medfuse.data.foreign import foreign
+from medfuse.data.foreign import foreign, strange, strange_values
 from medfuse.data.images import limits_of
 from medfuse.data.plan import DataPlan, Normalization, make_plan
 from medfuse.data.plan_facts import read_plan
@@ -96,6 +96,100 @@ def test_a_kind_is_one_line_however_many_images_are_of_it() -> None:
     found = foreign(plan_of(VOLUMES), images)
     assert len(found) == 3
     assert all(": s0, s1, s2, … 17 more (20 of 20): " in line for line in found.values())
+
+
+CT_PERCENTS = ((-1024, -1000, -900, -300, 40, 130, 300), (-1000, -990, -200, 30, 60, 200, 900))
+MR_SHAPES = ((0.2, 0.1, 0.2), (0.4, 0.2, 0.9))
+KNOWING = replace(
+    VOLUMES,
+    cases=20,
+    extent_mm=((250, 250, 200), (450, 450, 600)),
+    modalities=(("CT",),),
+    oblique_degrees=3.0,
+    planes=("z",),
+    percentiles=(CT_PERCENTS,),
+    shapes=(MR_SHAPES,),
+)
+SOUND_CT = (-1010, -995, -600, -100, 50, 180, 500)
+
+
+def said(*profile: float, how: Normalization = CT, seen: Seen = KNOWING) -> str:
+    return strange_values(plan_of(seen, how=how), [profile]).get("intensities", "")
+
+
+def test_values_like_those_of_training_are_no_matter() -> None:
+    assert not said(*SOUND_CT)
+    assert not said(*CT_PERCENTS[0])
+    assert not said(*CT_PERCENTS[1])
+
+
+@pytest.mark.parametrize(
+    "of",
+    [lambda v: v + 1024, lambda v: (v + 1024) / 4000, lambda v: (v + 1024) / 16, lambda v: v % 65536],
+    ids=["offset", "scaled", "byte", "wrapped"],
+)
+def test_ct_in_other_units_is_told_with_the_number_and_the_range(of) -> None:
+    found = said(*sorted(map(of, SOUND_CT)))
+    assert "CT" in found
+    assert ", where training saw " in found
+    assert " HU" in found
+
+
+@pytest.mark.parametrize("gain", [1e-3, 1, 1e4])
+def test_the_unit_of_a_channel_that_is_scaled_by_its_own_is_no_matter(gain) -> None:
+    own = Normalization("zscore")
+    mr = (0, 1, 2, 4, 6, 11, 15)
+    assert not said(*(gain * v for v in mr), how=own)
+    assert "spread otherwise" in said(*(gain * v for v in (0, 4, 9, 10, 10.5, 11, 11.2)), how=own)
+    assert not said(*(gain for _ in mr), how=own)
+
+
+def test_ct_for_a_network_of_mr_is_told() -> None:
+    assert "as CT does" in said(
+        *SOUND_CT, how=Normalization("zscore"), seen=replace(KNOWING, values=((0, 999),))
+    )
+
+
+def test_older_weights_say_nothing_of_what_they_do_not_know() -> None:
+    assert not said(*(v + 5000 for v in SOUND_CT), seen=VOLUMES)
+    assert not strange_values(plan_of(None), [SOUND_CT])
+    wide = replace(image((512, 512, 90), (5, 5, 3)), modalities=("MR",))
+    assert {*strange(plan_of(VOLUMES), wide)} == {"spacing"}
+
+
+def test_another_modality_is_told_by_dicom_or_by_the_name_of_the_channel() -> None:
+    mr = replace(image(), modalities=("MR",))
+    assert "its modality is MR, where training saw CT" in lines(plan_of(KNOWING), mr)
+    assert "its modality is MR, where training saw CT" in lines(plan_of(replace(KNOWING, modalities=())), mr)
+    for fine in (replace(image(), modalities=("CT",)), replace(image(), modalities=("",)), image()):
+        assert not lines(plan_of(KNOWING), fine)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((200, 512, 120), "x"), ((512, 512, 20), "z"), ((512, 512, 600), "z")]
+)
+def test_a_field_of_view_of_another_size_is_told(shape, axis) -> None:
+    found = lines(plan_of(KNOWING), image(shape, (0.6, 0.6, 2.5)))
+    assert f"mm along {axis}, where training saw 2" in found
+
+
+def test_slices_in_another_plane_and_turned_grids_are_told() -> None:
+    sagittal = image((150, 512, 400), (1.8, 0.8, 0.85))
+    assert "slices across x, where training saw slices across z" in lines(plan_of(KNOWING), sagittal)
+    assert not lines(plan_of(replace(KNOWING, planes=("", "z"))), sagittal)
+    turn = np.eye(4)
+    turn[:2, :2] = [[0.8, -0.6], [0.6, 0.8]]
+    plain = image()
+    turned = replace(plain, geometry=Geometry(plain.geometry.shape, turn @ plain.geometry.affine))
+    assert "turned by 37 degrees against the patient's, where training saw 3" in lines(
+        plan_of(KNOWING), turned
+    )
+    assert not lines(plan_of(replace(KNOWING, oblique_degrees=30.0)), turned)
+
+
+def test_what_a_header_has_wrong_is_told_once() -> None:
+    """A wrong spacing makes a wrong extent too."""
+    assert {*strange(plan_of(KNOWING), image(spacing=(8, 8, 25)))} == {"spacing"}
 
 
 @pytest.fixture

@@ -220,6 +220,11 @@ def notes_of(path: Path) -> tuple[str, ...]:
     return read_index(path).notes
 
 
+def modality_of(path: Path) -> str:
+    """What DICOM says it is, such as CT; nothing of other formats. Raises DataError."""
+    return read_index(path).says.get("Modality", "") if ending(path) == SERIES else ""
+
+
 def volume_hash(path: Path) -> str:
     """SHA-256 of a file; of a series, of its files' content and how they are put together, wherever they lie.
 

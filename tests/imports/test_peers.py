@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medfuse import registry
-from medfuse.api import Backbone
+from medfuse.api import Backbone, ImageInfo
 from medfuse.core.reporter import Reporter
 from medfuse.imports.nnunet import read_plan
 from medfuse.trained.loading import load_trained
@@ -157,3 +157,42 @@ def test_the_logits_are_those_of_nnunet(tmp_path, how, monkeypatch, capsys):
         expected, made = theirs(image).permute(turn), ours.networks[0](image.permute(turn))
     torch.testing.assert_close(made, expected, atol=1e-4, rtol=1e-4)
     assert "nnunetv2" in sys.modules
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"num_register_tokens": 2}, {"init_values": 0.1, "scale_attn_inner": True}]
+)
+def test_the_tokens_of_primus_are_those_of_its_authors(settings):
+    """Block by block, with their names and on their axes, (z, y, x)."""
+    authors = pytest.importorskip(
+        "dynamic_network_architectures.architectures.primus", reason="its authors' code cannot be imported"
+    )
+    from medfuse.model.nnunet_names import turned
+
+    torch.manual_seed(0)
+    how = {"embed_dim": 48, "patch_embed_size": (8, 8, 8), "eva_depth": 3, "eva_numheads": 2}
+    theirs = authors.Primus(1, num_classes=2, input_shape=(32, 32, 32), **how, **settings).eval()
+    registers = settings.get("num_register_tokens", 0)
+    ours = registry.get(Backbone.group, "primus")(
+        channels=48,
+        depth=3,
+        heads=2,
+        grid=4,
+        registers=registers,
+        layer_scale="init_values" in settings,
+        inner_norm="scale_attn_inner" in settings,
+    ).build(ImageInfo(1, (32, 32, 32), (1.0, 1.0, 1.0)))
+    state = {name: turned(name, t) for name, t in theirs.state_dict().items() if name in ours.state_dict()}
+    ours.eval().load_state_dict(state)
+    made = {}
+    for who, network in (("theirs", theirs), ("ours", ours)):
+        for n, block in enumerate(network.eva.blocks):
+            block.register_forward_hook(lambda _, __, output, at=(who, n): made.update({at: output}))
+    x = torch.randn(2, 1, 32, 32, 32)
+    with torch.no_grad():
+        theirs(x.permute(0, 1, 4, 3, 2))
+        ours(x)
+    for n in range(3):
+        tokens = made["theirs", n]
+        places = tokens[:, registers:].reshape(2, 4, 4, 4, 48).permute(0, 3, 2, 1, 4).reshape(2, 64, 48)
+        torch.testing.assert_close(made["ours", n][:, registers:], places)

@@ -44,6 +44,18 @@ QUICK: dict[str, tuple[str, int, Mapping[str, Any]]] = {
         32,
         {**VIT, "in_channels": 1, "img_size": [32] * 3, "patch_size": [16] * 3, "num_layers": 2},
     ),
+    "ViT in 2-D": (
+        "ViT",
+        32,
+        {
+            **VIT,
+            "in_channels": 1,
+            "img_size": [32] * 2,
+            "patch_size": [16] * 2,
+            "num_layers": 2,
+            "spatial_dims": 2,
+        },
+    ),
     "AutoEncoder": ("AutoEncoder", 32, {**FLAT, "channels": (4, 8), "strides": (2, 2)}),
     "RegUNet": ("RegUNet", 32, {**FLAT, "num_channel_initial": 4, "depth": 2}),
     "Discriminator": ("Discriminator", 32, {"in_shape": (1, 32, 32), "channels": (4, 8), "strides": (2, 2)}),

@@ -9,6 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -21,8 +24,8 @@ from medfuse.core.files import atomic, file_hash
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.remembered import cache_folder
 from medfuse.core.text import listed
-from medfuse.volumes.dicom.instances import Place
-from medfuse.volumes.dicom.series import ALL, Scans, Series, find_series, holds_dicom, unpacked
+from medfuse.volumes.dicom.instances import UNCOMPRESSED, Instance, Place
+from medfuse.volumes.dicom.series import ALL, Scans, Series, check_unpacks, find_series, holds_dicom
 from medfuse.volumes.dicom.stacks import refuse
 from medfuse.volumes.endings import SERIES, ending, stem
 
@@ -71,7 +74,8 @@ class PlaneRecord(_Record):
 class Index(_Record):
     """What the file says. `affine`: rows of (i, j, k) → RAS+ mm. `says`: tags, none of them personal.
 
-    Of a series that is no volume it has `faults`, which are told when it is read.
+    `limits`: the least and the largest number that may be stored. `turned`: whether white is least, and is to
+    be the largest. Of a series that is no volume it has `faults`, which are told when it is read.
     """
 
     format: str
@@ -81,11 +85,13 @@ class Index(_Record):
     shape: tuple[Count, Count, Count]
     affine: tuple[tuple[float, ...], ...]
     size: tuple[Count, Count]
-    syntax: str
+    syntaxes: tuple[str, ...]
     photometric: str
     bits: tuple[int, int, int]
-    signed: bool
+    limits: tuple[int, int]
     table: bool
+    turned: bool
+    spaced: bool
     units: str
     sources: tuple[Source, ...]
     frames: tuple[FrameRecord, ...]
@@ -116,17 +122,18 @@ def index_of(series: Series) -> Index:
         raise DataError(
             f"{where}: its pixels are colours ({one.photometric}); medfuse reads those of pictures alone"
         )
-    kinds = {(i.syntax, i.photometric, i.bits, i.signed, i.table) for i in series.instances}
-    if len({kind[1] for kind in kinds}) > 1:
+    if len(kinds := {i.photometric for i in series.instances}) > 1:
+        raise DataError(f"{where}: some of its files are {listed(sorted(kinds))}; part them")
+    if len({i.table or "RescaleIntercept" in i.says for i in series.instances}) > 1:
         raise DataError(
-            f"{where}: some of its files are {listed(sorted(kind[1] for kind in kinds))}; part them"
+            f"{where}: some of its files say no RescaleIntercept, and others do; mend their headers"
         )
     if any(frame.slope == 0 for frame in stack.frames):
         raise DataError(f"{where}: a rescale slope of 0 makes all values one; mend its header")
     places = {frame.place: None for frame in stack.frames}
     number = {place: n for n, place in enumerate(places)}
     plain = all(plane.of == ((k, 1.0),) and plane.shift == (0, 0) for k, plane in enumerate(stack.planes))
-    widest = max(series.instances, key=lambda i: (i.table, i.bits, i.signed))
+    ends = [end for instance in series.instances for end in _limits(instance)]
     return Index(
         format=_FORMAT,
         name=series.name,
@@ -135,11 +142,13 @@ def index_of(series: Series) -> Index:
         shape=stack.shape,
         affine=tuple(tuple(float(x) for x in row) for row in stack.affine[:3]),
         size=stack.frames[0].shape,
-        syntax=one.syntax,
+        syntaxes=tuple(sorted({i.syntax for i in series.instances})),
         photometric=one.photometric,
-        bits=widest.bits,
-        signed=any(i.signed for i in series.instances),
-        table=widest.table,
+        bits=max(i.bits for i in series.instances),
+        limits=(min(ends), max(ends)),
+        table=any(i.table for i in series.instances),
+        turned=one.photometric == "MONOCHROME1" and stack.frames[0].flat,
+        spaced=stack.frames[0].pixel_mm is not None,
         units=one.units,
         sources=tuple(_source(place) for place in places),
         frames=tuple(
@@ -155,11 +164,22 @@ def index_of(series: Series) -> Index:
     )
 
 
+def _limits(instance: Instance) -> tuple[int, int]:
+    """What a file's pixels may hold; decoders of compressed ones may give more than the bits that it says."""
+    allocated, used, _ = instance.bits
+    bits = allocated if instance.syntax not in UNCOMPRESSED else used
+    return (-(1 << bits - 1), (1 << bits - 1) - 1) if instance.signed else (0, (1 << bits) - 1)
+
+
 def _notes(series: Series) -> list[str]:
     one = series.instance
     notes = []
-    if one.photometric == "MONOCHROME1":
+    if one.photometric == "MONOCHROME1" and series.stack.frames[0].flat:
+        notes.append("MONOCHROME1 (white is least): values are turned over, so that it looks like others")
+    elif one.photometric == "MONOCHROME1":
         notes.append("MONOCHROME1 (white is least): values are as stored, not turned over")
+    if one.says.get("Modality") == "CT" and "RescaleIntercept" not in one.says and not one.table:
+        notes.append("CT that says no RescaleIntercept: values are as stored, perhaps not in HU")
     if one.says.get("Modality") == "PT":
         notes.append(f"PET in {one.units or 'units that it does not say'}")
     return notes
@@ -198,7 +218,9 @@ def read_index(path: Path) -> Index:
     fit = len(index.affine) == 3 and all(len(row) == 4 and np.isfinite(row).all() for row in index.affine)
     count = len(index.planes) if index.planes else len(index.frames)
     known = all(0 <= frame.source < len(index.sources) for frame in index.frames) and all(
-        0 <= n < len(index.frames) for plane in index.planes or () for n, _ in plane.of
+        0 <= n < len(index.frames) and min(plane.shift) >= 0
+        for plane in index.planes or ()
+        for n, _ in plane.of
     )
     if not fit or count != index.shape[2] or not known:
         raise DataError(f"{path}: does not fit together; {_REMEDY}")
@@ -234,8 +256,10 @@ def volume_hash(path: Path) -> str:
         return file_hash(path)
     index = read_index(path)
     digest = hashlib.sha256()
-    for source in index.sources:
-        digest.update(_content_hash(source).encode())
+    with members() as read:
+        for source in index.sources:
+            own = file_hash(Path(source.file)) if source.member is None else _sha256(read(source))
+            digest.update(own.encode())
     parts = (
         index.shape,
         index.affine,
@@ -246,22 +270,32 @@ def volume_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _content_hash(source: Source) -> str:
-    if source.member is None:
-        return file_hash(Path(source.file))
-    return hashlib.sha256(bytes_of(source)).hexdigest()
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
-def bytes_of(source: Source) -> bytes:
-    """A member of a zip file. Raises DataError."""
-    import zipfile
+@contextmanager
+def members() -> Iterator[Callable[[Source], bytes]]:
+    """Reads members of zip files, each of which is opened once. The reader raises DataError."""
+    held: dict[str, zipfile.ZipFile] = {}
+    with ExitStack() as stack:
 
-    path = Path(source.file)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return unpacked(path, archive, archive.getinfo(source.member or ""))
-    except (zipfile.BadZipFile, OSError, KeyError, NotImplementedError, EOFError) as error:
-        raise DataError(f"{source.place}: cannot be read ({error}); copy it again from its source") from error
+        def read(source: Source) -> bytes:
+            path = Path(source.file)
+            try:
+                if source.file not in held:
+                    held[source.file] = stack.enter_context(zipfile.ZipFile(path))
+                member = held[source.file].getinfo(source.member or "")
+                check_unpacks(path, member)
+                return held[source.file].read(member)
+            except DataError:
+                raise
+            except Exception as error:  # zipfile and what decompresses raise what they meet
+                raise DataError(
+                    f"{source.place}: cannot be read ({error}); copy it again from its source"
+                ) from error
+
+        yield read
 
 
 def index_folder(root: Path, scans: Scans = ALL) -> Path:
@@ -279,11 +313,13 @@ def _without_voxels(series: Series, error: DataError) -> Index:
         shape=(1, 1, 1),
         affine=tuple(tuple(float(x) for x in row) for row in np.eye(4)[:3]),
         size=(1, 1),
-        syntax="",
+        syntaxes=(),
         photometric="",
         bits=(0, 0, 0),
-        signed=False,
+        limits=(0, 0),
         table=False,
+        turned=False,
+        spaced=True,
         units="",
         sources=tuple(_source(place) for place in {f.place: None for f in series.stack.frames}),
         frames=(),

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from math import isfinite
 from typing import IO, TYPE_CHECKING, Any
+from zipfile import ZipFile
 
 from medfuse.core.errors import DataError
 
@@ -17,9 +22,17 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 MOST_FRAMES = 100_000
+MOST_UNPACKED = 1 << 31
+MUCH_UNPACKED, MOST_TIMES = 1 << 26, 200
+"""Bytes that are unpacked of one file: so many; of more than these no more times than what is stored."""
 MOST_SIDE = 65_535
 
-_PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+UNCOMPRESSED = ("", *(f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".1.99", ".2")))
+"""Transfer syntaxes whose pixels stand as they are; of a file without a header none is said."""
+_META_BYTES = 2048
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_RADIOGRAPHS = ("CR", "DX", "MG", "IO", "PX", "RG", "RF", "XA", "US")
+_NO_IMAGES = ("SEG", "PR", "KO", "SR")
 _WANTED = [
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"),
     *("PatientID", "StudyDate", "SeriesNumber", "SeriesDescription", "Modality", "ImageType"),
@@ -29,6 +42,16 @@ _WANTED = [
     *("PixelRepresentation", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("ImagePositionPatient", "ImageOrientationPatient", "GridFrameOffsetVector", "RescaleSlope"),
     *("RescaleIntercept", "RescaleType", "Units", "ModalityLUTSequence", "DoseGridScaling"),
+    *("FrameIncrementPointer", "EnergyWindowVector", "DetectorVector", "PhaseVector", "RotationVector"),
+    *("RRIntervalVector", "TimeSlotVector", "SliceVector", "AngularViewVector", "TimeSliceVector"),
+    *(
+        "EchoTime",
+        "InversionTime",
+        "FlipAngle",
+        "FrameReferenceTime",
+        "SequenceName",
+        "DiffusionGradientOrientation",
+    ),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DetectorInformationSequence"),
     *(
         "ProtocolName",
@@ -74,6 +97,8 @@ class Frame:
     slope: float
     intercept: float
     apart: tuple[tuple[str, str], ...]
+    flat: bool = False
+    """Whether it is a radiograph, which has no place and is a picture by itself."""
 
 
 @dataclass(frozen=True)
@@ -98,18 +123,31 @@ class Instance:
     fault: str = ""
 
 
+class _Quiet(logging.Filter):
+    """Of threads that read by `quietly`, whose records are dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: Counter[int] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.thread and self.threads[record.thread])
+
+
+_quiet = _Quiet()
+
+
 @contextmanager
 def quietly() -> Iterator[None]:
     """pydicom without its warnings of values that break the standard: what matters is checked here."""
-    log = logging.getLogger("pydicom")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
+    log, own = logging.getLogger("pydicom"), threading.get_ident()
+    log.addFilter(_quiet)
+    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+    _quiet.threads[own] += 1
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        log.setLevel(level)
+        _quiet.threads[own] -= 1
 
 
 def looks_like_dicom(begin: bytes) -> bool:
@@ -127,14 +165,19 @@ def looks_like_dicom(begin: bytes) -> bool:
     return length < 256
 
 
-def read_header(place: Place, file: IO[bytes]) -> Instance | None:
-    """None of what is DICOM and has no image. Raises DataError where the file cannot be read."""
+def read_header(place: Place, file: IO[bytes], keywords: Sequence[str] = ()) -> Instance | None:
+    """None of what is DICOM and has no image. `keywords`: further tags that `says` is to hold.
+
+    Raises DataError where the file cannot be read.
+    """
     from pydicom import dcmread
 
     try:
         with quietly():
-            said = dcmread(file, stop_before_pixels=True, force=True, specific_tags=_WANTED)
-            return _instance(place, said)
+            _check_inflated(place, file)
+            tags: list[Any] = [*_WANTED, *keywords]
+            said = dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
+            return _instance(place, said, keywords)
     except DataError:
         raise
     except Exception as error:  # pydicom raises what it meets in a damaged file
@@ -144,42 +187,103 @@ def read_header(place: Place, file: IO[bytes]) -> Instance | None:
         ) from error
 
 
-def _instance(place: Place, said: Dataset) -> Instance | None:
+def pixel_hash(frame: Frame) -> str:
+    """Of pixels as they are stored, by which copies are known; of one of several frames, its place."""
+    from pydicom import dcmread
+
+    place, own = frame.place, f"{frame.place} {frame.number}"
+    if frame.number:
+        return own
+    try:
+        with quietly(), ExitStack() as stack:
+            file: Any = place.file
+            if place.member is not None:
+                file = stack.enter_context(stack.enter_context(ZipFile(file)).open(place.member))
+            said = dcmread(file, force=True, specific_tags=["PixelData", "NumberOfFrames"])
+            return sha256(said.PixelData).hexdigest() if int(said.get("NumberOfFrames") or 1) == 1 else own
+    except Exception:  # whatever is damaged is no copy, and is told when it is read
+        return own
+
+
+def is_bomb(unpacked: int, stored: int) -> bool:
+    """Whether so many bytes are more than any scan is when it is unpacked from `stored` ones."""
+    return unpacked > MOST_UNPACKED or (unpacked > MUCH_UNPACKED and unpacked > MOST_TIMES * stored)
+
+
+def _check_inflated(place: Place, file: IO[bytes]) -> None:
+    """Raises DataError for a deflated file that unpacks to more than any scan is."""
+    begin = file.read(_META_BYTES)
+    if _DEFLATED in begin and begin[128:136] == b"DICM\2\0\0\0":
+        file.seek(144 + int.from_bytes(begin[140:144], "little"))
+        stream, count, stored = zlib.decompressobj(-zlib.MAX_WBITS), 0, 0
+        while not stream.eof and (part := stream.unconsumed_tail or file.read(1 << 20)):
+            stored += 0 if stream.unconsumed_tail else len(part)
+            count += len(stream.decompress(part, 1 << 24))
+            if is_bomb(count, max(stored, 1 << 20)):
+                raise DataError(f"{place}: unpacks to more than {count:,} bytes; convert it with dcmconv")
+    file.seek(0)
+
+
+def _instance(place: Place, said: Dataset, keywords: Sequence[str]) -> Instance | None:
     rows, columns = (_whole(said.get(name)) for name in ("Rows", "Columns"))
     class_uid = _text(said.get("SOPClassUID"))
-    if not rows or not columns or _text(said.get("Modality")) in ("SEG", "PR", "KO", "SR"):
+    if _text(said.get("Modality")) in _NO_IMAGES or (not rows and not columns and not _is_image(class_uid)):
         return None
     if not 0 < rows <= MOST_SIDE or not 0 < columns <= MOST_SIDE:
         raise DataError(f"{place}: says {columns}×{rows} pixels; copy it again from its source")
-    count = _whole(said.get("NumberOfFrames")) or 1
-    if not 0 < count <= MOST_FRAMES:
-        raise DataError(f"{place}: says {count} frames; copy it again from its source")
+    own = len(said.get("PerFrameFunctionalGroupsSequence") or ())
+    count = int(_number(place, said, "NumberOfFrames") or own or 1)
+    if not 0 < count <= MOST_FRAMES or own not in (0, count):
+        raise DataError(
+            f"{place}: says {count} frames{f' and describes {own}' if own else ''}; copy it again from its "
+            "source"
+        )
     bits = tuple(_whole(said.get(name)) or 0 for name in ("BitsAllocated", "BitsStored", "HighBit"))
+    if bits[0] not in (1, 8, 16, 32, 64) or not 0 <= bits[1] <= bits[0]:
+        raise DataError(
+            f"{place}: says pixels of {bits[0]} bits, {bits[1]} of them used; copy it again from its source"
+        )
     syntax = getattr(getattr(said, "file_meta", None), "TransferSyntaxUID", None)
     return Instance(
         place,
         series=_text(said.get("SeriesInstanceUID")),
-        says=_spoken(said),
+        says=_spoken(said, keywords),
         image_type=tuple(_text(word).upper() for word in _many(said.get("ImageType"))),
         syntax=_text(syntax),
         samples=_whole(said.get("SamplesPerPixel")) or 1,
         photometric=_text(said.get("PhotometricInterpretation")).upper() or "MONOCHROME2",
         bits=(bits[0], bits[1] or bits[0], bits[2]),
         signed=_whole(said.get("PixelRepresentation")) == 1,
-        table="ModalityLUTSequence" in said,
+        table=bool(said.get("ModalityLUTSequence")),
         units=_text(said.get("Units")) or _units_of(said),
         frames=tuple(_frames(place, said, count, class_uid, (columns, rows))),
     )
 
 
-def _spoken(said: Dataset) -> dict[str, str]:
-    """Tags that hold a plain value, as text."""
+def _is_image(class_uid: str) -> bool:
+    """Whether a file of that class holds pixels, so that one that says no size is cut."""
+    from pydicom.uid import UID
+
+    return "Image Storage" in UID(class_uid).name if class_uid else False
+
+
+def _spoken(said: Dataset, keywords: Sequence[str]) -> dict[str, str]:
+    """Tags that hold a plain value, as text; of multi-frame files what their first frame says."""
     found = {}
     for element in said:
         if element.VR not in ("SQ", "OB", "OW", "UN", "OF", "OD") and element.keyword:
             values = element.value if element.VM > 1 else [element.value]
             found[element.keyword] = "\\".join(_text(value) for value in values)
+    groups = _groups(said, 0)
+    for keyword in dict.fromkeys(("SliceThickness", "RescaleIntercept", *keywords)):
+        inner = [item[0] for group in groups for item in _sequences(group) if keyword in item[0]]
+        if keyword not in found and inner:
+            found[keyword] = _joined(inner[0].get(keyword))
     return found
+
+
+def _sequences(group: Dataset) -> list[Any]:
+    return [element.value for element in group if element.VR == "SQ" and element.value]
 
 
 def _units_of(said: Dataset) -> str:
@@ -197,20 +301,20 @@ def _frames(
         said, "ImageOrientationPatient", 6
     )
     position = _reals(said.get("ImagePositionPatient"), 3) or _of_detector(said, "ImagePositionPatient", 3)
-    spacing = _reals(said.get("PixelSpacing"), 2) or _reals(said.get("ImagerPixelSpacing"), 2)
+    spacing = _reals(said.get("PixelSpacing" if said.get("PixelSpacing") else "ImagerPixelSpacing"), 2)
+    flat = count == 1 and position is None and _text(said.get("Modality")) in _RADIOGRAPHS
     offsets = _offsets(said, count)
-    dose = _real(said.get("DoseGridScaling"))
+    dose = _number(place, said, "DoseGridScaling")
     for n in range(count):
         group = _groups(said, n)
         own = _reals(_in(group, "PlaneOrientationSequence", "ImageOrientationPatient"), 6) or orientation
         at = _reals(_in(group, "PlanePositionSequence", "ImagePositionPatient"), 3)
         if at is None and position and own:
-            at = _shifted(position, own, offsets[n]) if offsets else (position if count == 1 else None)
+            at = _shifted(place, position, own, offsets[n]) if offsets else (position if count == 1 else None)
         measures = "PixelMeasuresSequence"
         mm = _reals(_in(group, measures, "PixelSpacing"), 2) or spacing
-        scaling = "PixelValueTransformationSequence"
-        slope = _real(_in(group, scaling, "RescaleSlope"))
-        intercept = _real(_in(group, scaling, "RescaleIntercept"))
+        scaling = _having(group, "PixelValueTransformationSequence", "RescaleSlope") or said
+        slope, intercept = (_number(place, scaling, name) for name in ("RescaleSlope", "RescaleIntercept"))
         thick = _real(_in(group, measures, "SpacingBetweenSlices")) or _real(
             _in(group, measures, "SliceThickness")
         )
@@ -222,31 +326,46 @@ def _frames(
             order,
             shape,
             at,
-            _unit(own[:3]) if own else None,
-            _unit(own[3:]) if own else None,
+            _unit(place, own[:3]) if own else None,
+            _unit(place, own[3:]) if own else None,
             (mm[1], mm[0]) if mm else None,
             thick or _real(said.get("SpacingBetweenSlices")) or _real(said.get("SliceThickness")),
-            slope if slope is not None else _scale(said.get("RescaleSlope"), dose or 1.0),
-            intercept if intercept is not None else _scale(said.get("RescaleIntercept"), 0.0),
-            _apart(said, group),
+            slope if slope is not None else 1.0 if dose is None else dose,
+            intercept if intercept is not None else 0.0,
+            _apart(said, group, n),
+            flat,
         )
 
 
-_APART = ("EchoNumbers", "TemporalPositionIdentifier", "DiffusionBValue", "AcquisitionNumber", "TriggerTime")
+_APART = (
+    *("EchoNumbers", "TemporalPositionIdentifier", "DiffusionBValue", "DiffusionGradientOrientation"),
+    *("AcquisitionNumber", "TriggerTime", "ImageType", "EchoTime", "InversionTime", "FlipAngle"),
+    *("SequenceName", "FrameReferenceTime", "AcquisitionTime", "ContentTime"),
+)
+_VECTORS = (
+    *("EnergyWindowVector", "DetectorVector", "PhaseVector", "RRIntervalVector", "TimeSlotVector"),
+    "TimeSliceVector",
+)
+"""Of nuclear medicine: a number for each frame."""
+_AROUND = ("RotationVector", "AngularViewVector")
+"""Where these are, frames are views from around the patient, and no slices."""
 _APART_IN_FRAMES = (
     ("MREchoSequence", "EffectiveEchoTime"),
     ("FrameContentSequence", "TemporalPositionIndex"),
     ("FrameContentSequence", "StackID"),
     ("MRDiffusionSequence", "DiffusionBValue"),
+    ("DiffusionGradientDirectionSequence", "DiffusionGradientOrientation"),
     ("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),
     ("MRImageFrameTypeSequence", "FrameType"),
     ("CTImageFrameTypeSequence", "FrameType"),
 )
 
 
-def _apart(said: Dataset, group: tuple[Dataset, ...]) -> tuple[tuple[str, str], ...]:
-    found = [(name, _joined(said.get(name))) for name in (*_APART, "ImageType")]
-    found += [(name, _joined(_in(group, sequence, name))) for sequence, name in _APART_IN_FRAMES]
+def _apart(said: Dataset, group: tuple[Dataset, ...], n: int) -> tuple[tuple[str, str], ...]:
+    found = [(name, _joined(said.get(name))) for name in _APART]
+    found += [(name, _text(value[n])) for name in _VECTORS if n < len(value := _many(said.get(name)))]
+    inner = tuple(item for one in group for item in (one, *(s[0] for s in _sequences(one))))
+    found += [(name, _joined(_in(inner, sequence, name))) for sequence, name in _APART_IN_FRAMES]
     return tuple((name, value) for name, value in found if value)
 
 
@@ -258,10 +377,16 @@ def _groups(said: Dataset, n: int) -> tuple[Dataset, ...]:
 
 
 def _in(groups: tuple[Dataset, ...], sequence: str, name: str) -> Any:
+    found = _having(groups, sequence, name)
+    return None if found is None else found.get(name)
+
+
+def _having(groups: tuple[Dataset, ...], sequence: str, name: str) -> Any:
+    """The first item of a sequence in the groups that says so."""
     for group in groups:
         inner = group.get(sequence)
         if inner and name in inner[0]:
-            return inner[0].get(name)
+            return inner[0]
     return None
 
 
@@ -276,23 +401,42 @@ def _offsets(said: Dataset, count: int) -> list[float] | None:
     if count == 1:
         return None
     given = [_real(value) for value in _many(said.get("GridFrameOffsetVector"))]
-    if len(given) == count and None not in given:
-        return [value - (given[0] or 0.0) if given[0] else value for value in given if value is not None]
+    offsets = [value for value in given if value is not None]
+    if len(offsets) == count:
+        return [value - offsets[0] for value in offsets]
     step = _real(said.get("SpacingBetweenSlices"))
-    return [n * step for n in range(count)] if step else None
+    slices = _slices(said, count)
+    return [n * step for n in slices] if step and slices else None
 
 
-def _shifted(position: tuple[float, ...], six: tuple[float, ...], by: float) -> tuple[float, float, float]:
-    (a, b, c), (d, e, f) = _unit(six[:3]), _unit(six[3:])
+def _slices(said: Dataset, count: int) -> list[int] | None:
+    """Which slice each frame is, from 0; None where frames are no slices."""
+    given = [_whole(value) for value in _many(said.get("SliceVector"))]
+    if len(given) == count:
+        return [n - 1 for n in given]
+    kinds = {_text(word).upper() for word in _many(said.get("ImageType"))[2:]}
+    varying = any(len({*map(_text, _many(said.get(name)))}) > 1 for name in _VECTORS)
+    if varying or any(said.get(name) for name in _AROUND) or kinds & _NO_SLICES:
+        return None
+    return list(range(count))
+
+
+_NO_SLICES = {"STATIC", "DYNAMIC", "GATED", "WHOLE BODY", "TOMO", "GATED TOMO"}
+
+
+def _shifted(
+    place: Place, position: tuple[float, ...], six: tuple[float, ...], by: float
+) -> tuple[float, float, float]:
+    (a, b, c), (d, e, f) = _unit(place, six[:3]), _unit(place, six[3:])
     normal = (b * f - c * e, c * d - a * f, a * e - b * d)
     x, y, z = (p + by * n for p, n in zip(position, normal))
     return x, y, z
 
 
-def _unit(vector: tuple[float, ...]) -> tuple[float, float, float]:
+def _unit(place: Place, vector: tuple[float, ...]) -> tuple[float, float, float]:
     length = sum(v * v for v in vector) ** 0.5
     if not 0.9 < length < 1.1:
-        raise DataError("its image orientation has no unit vectors")
+        raise DataError(f"{place}: its image orientation has no unit vectors; copy it again from its source")
     x, y, z = (v / length for v in vector)
     return x, y, z
 
@@ -319,9 +463,14 @@ def _real(value: Any) -> float | None:
     return found if isfinite(found) else None
 
 
-def _scale(value: Any, otherwise: float) -> float:
-    found = _real(value)
-    return otherwise if found is None else found
+def _number(place: Place, said: Dataset, name: str) -> float | None:
+    """None where a file says nothing. Raises DataError where what it says is no number."""
+    value = said.get(name)
+    if value is None or _text(value) == "":
+        return None
+    if (found := _real(value)) is None:
+        raise DataError(f"{place}: its {name} is {_text(value)[:40]!r}; copy it again from its source")
+    return found
 
 
 def _reals(value: Any, count: int) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medfuse.core.errors import DataError
-from medfuse.volumes.dicom.index import FrameRecord, Index, PlaneRecord, Source, bytes_of, read_index
+from medfuse.volumes.dicom.index import FrameRecord, Index, PlaneRecord, Source, members, read_index
 from medfuse.volumes.dicom.instances import quietly
 from medfuse.volumes.faults import broken, last_line
 from medfuse.volumes.inflate import Damaged
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[Any]
 
+_DEFLATED = "1.2.840.10008.1.2.1.99"
 _EXTRA = 'pip install "medfuse[dicom]"'
 
 
@@ -31,48 +34,47 @@ def slab_reader(path: Path) -> SlabReader:
     index = read_index(path)
     if index.faults:
         raise DataError(*index.faults)
-    check_syntax(path, index.syntax)
+    check_syntaxes(path, index.syntaxes)
     affine = np.eye(4)
     affine[:3] = index.affine
-    geometry = checked_geometry(path, index.shape, affine)
+    geometry = replace(checked_geometry(path, index.shape, affine), spaced=index.spaced)
     dtype = dtype_of(index)
     slice_bytes = index.shape[0] * index.shape[1] * dtype.itemsize
     slab_bytes = slice_bytes * rows_per_slab(index.shape) + 6 * 8 * index.size[0] * index.size[1]
     return SlabReader(path, geometry, 1, dtype, slab_bytes, lambda: _slabs(path, index, dtype))
 
 
-def check_syntax(path: Path, syntax: str) -> None:
-    """Raises DataError where nothing that is installed decodes pixels of that transfer syntax."""
+def check_syntaxes(path: Path, syntaxes: Sequence[str]) -> None:
+    """Raises DataError where nothing that is installed decodes pixels of one of the transfer syntaxes."""
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
-    if not syntax:
-        return
-    uid = UID(syntax)
-    try:
-        decoder = get_decoder(uid)
-    except NotImplementedError:
-        raise DataError(
-            f"{path}: its pixels are stored as {uid.name} ({syntax}), which is not read; convert it, "
-            "for instance with dcmtk's dcmconv or gdcmconv --raw"
-        ) from None
-    if not decoder.is_available:
-        raise DataError(
-            f"{path}: its pixels are compressed as {uid.name} ({syntax}), which wants a decoder: {_EXTRA}"
-        )
+    faults = []
+    for uid in map(UID, filter(None, syntaxes)):
+        try:
+            decoder = get_decoder(uid)
+        except NotImplementedError:
+            faults.append(
+                f"{path}: its pixels are stored as {uid.name} ({uid}), which is not read; convert it, for "
+                "instance with dcmtk's dcmconv or gdcmconv --raw"
+            )
+            continue
+        if not decoder.is_available:
+            faults.append(
+                f"{path}: its pixels are compressed as {uid.name} ({uid}), which wants a decoder: {_EXTRA}"
+            )
+    if faults:
+        raise DataError(*faults)
 
 
 def dtype_of(index: Index) -> np.dtype[Any]:
-    """The smallest of uint8, int16, int32 that holds every value exactly, or float32."""
-    if index.table or index.planes or index.bits[0] > 32 or not index.bits[0]:
+    """The smallest of uint8, int16, int32 and float64 that holds every value exactly, or float32."""
+    if index.table or index.planes or index.bits[0] > 32:
         return np.dtype(np.float32)
     scales = {(frame.slope, frame.intercept) for frame in index.frames}
     if any(slope != int(slope) or inter != int(inter) for slope, inter in scales):
         return np.dtype(np.float32)
-    low, high = (
-        (-(1 << index.bits[1] - 1), 1 << index.bits[1] - 1) if index.signed else (0, 1 << index.bits[1])
-    )
-    ends = [slope * end + inter for slope, inter in scales for end in (low, high - 1)]
+    ends = [slope * end + inter for slope, inter in scales for end in index.limits]
     for kind in (np.uint8, np.int16, np.int32):
         limits = np.iinfo(kind)
         if limits.min <= min(ends) and max(ends) <= limits.max:
@@ -128,30 +130,35 @@ def _placed(plane: PlaneRecord, held: dict[int, Pixels], shape: Sequence[int]) -
 
 def _values(index: Index, order: Sequence[int]) -> Iterator[tuple[int, Pixels]]:
     """Frames (i, j) in that order, after rescaling. Raises DataError."""
-    for source, numbers in groupby(order, key=lambda n: index.frames[n].source):
-        wanted = list(numbers)
-        frames = [index.frames[n] for n in wanted]
-        yield from zip(wanted, _decoded(index.sources[source], frames, index))
+    with members() as read:
+        for source, numbers in groupby(order, key=lambda n: index.frames[n].source):
+            wanted = list(numbers)
+            frames = [index.frames[n] for n in wanted]
+            yield from zip(wanted, _decoded(index.sources[source], frames, index, read))
 
 
-def _decoded(source: Source, frames: Sequence[FrameRecord], index: Index) -> Iterator[Pixels]:
+def _decoded(
+    source: Source, frames: Sequence[FrameRecord], index: Index, read: Callable[[Source], bytes]
+) -> Iterator[Pixels]:
     """Raises DataError where the file is another than it was, damaged, or decodes to something else."""
     where = str(source.place)
     _check_unchanged(source)
-    try:
-        with quietly():
-            opened = Path(source.file) if source.member is None else BytesIO(bytes_of(source))
-            for frame, stored in zip(frames, _stored(opened, [f.number for f in frames], index)):
-                if stored.shape != index.size[::-1]:
-                    raise DataError(
-                        f"{where}: decodes to {stored.shape[::-1]} pixels, its header says {index.size}; "
-                        "copy it again from its source"
-                    )
-                yield _scaled(stored, frame).T
-    except DataError:
-        raise
-    except Exception as error:  # decoders raise what they meet in damaged pixels
-        raise broken(Path(where), Damaged(last_line(error))) from error
+    opened = Path(source.file) if source.member is None else BytesIO(read(source))
+    decoded = _stored(opened, frames, index)
+    while True:
+        try:
+            with quietly():
+                values = next(decoded, None)
+        except Exception as error:  # decoders raise what they meet in damaged pixels
+            raise broken(Path(where), Damaged(last_line(error))) from error
+        if values is None:
+            return
+        if values.shape != index.size[::-1]:
+            raise DataError(
+                f"{where}: decodes to {values.shape[::-1]} pixels, its header says {index.size}; copy it "
+                "again from its source"
+            )
+        yield values.T
 
 
 def _check_unchanged(source: Source) -> None:
@@ -164,34 +171,51 @@ def _check_unchanged(source: Source) -> None:
         raise DataError(f"{path}: has changed since its series was put together; run the command again")
 
 
-def _stored(opened: Path | BytesIO, numbers: Sequence[int], index: Index) -> Iterator[Pixels]:
-    """Frames (row, column) as they are stored; by a table of the file where it has one."""
+def _stored(opened: Path | BytesIO, frames: Sequence[FrameRecord], index: Index) -> Iterator[Pixels]:
+    """Frames (row, column) of a file as values, one after the other."""
     from pydicom import dcmread
-    from pydicom.pixels.processing import apply_modality_lut
-
-    if len(numbers) > 1:
-        yield from _iterated(opened, numbers, index)
-        return
-    said = dcmread(opened, force=True)
-    _complete(said, index)
-    stored = said.pixel_array
-    stored = stored[numbers[0]] if stored.ndim == 3 else stored
-    yield apply_modality_lut(stored, said) if index.table else _used_bits(stored, said)
-
-
-def _iterated(opened: Path | BytesIO, numbers: Sequence[int], index: Index) -> Iterator[Pixels]:
-    from pydicom import dcmread
-    from pydicom.pixels.processing import apply_modality_lut
     from pydicom.pixels.utils import iter_pixels
 
-    about = dcmread(opened, stop_before_pixels=True, force=True)
+    numbers = [frame.number for frame in frames]
+    if len(numbers) > 1 or numbers[0]:
+        with nullcontext(opened) if isinstance(opened, BytesIO) else open(opened, "rb") as file:
+            said = dcmread(file, stop_before_pixels=True, force=True)
+            if "TransferSyntaxUID" in said.file_meta and said.file_meta.TransferSyntaxUID != _DEFLATED:
+                _check_length(said, _length(said, file.read(12)))
+                file.seek(0)
+                for frame, stored in zip(frames, iter_pixels(file, indices=numbers)):
+                    yield _valued(stored, said, frame, index)
+                return
     if isinstance(opened, BytesIO):
         opened.seek(0)
-    for stored in iter_pixels(opened, indices=list(numbers)):
-        yield apply_modality_lut(stored, about) if index.table else _used_bits(stored, about)
+    said = dcmread(opened, force=True)
+    _complete(said)
+    names = [name for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if name in said]
+    if not names:
+        raise ValueError("it holds no pixels")
+    _check_length(said, len(said[names[0]].value))
+    for frame, stored in zip(frames, iter_pixels(said, indices=numbers)):
+        yield _valued(stored, said, frame, index)
 
 
-def _complete(said: Dataset, index: Index) -> None:
+def _length(said: Dataset, element: bytes) -> int:
+    """Of the pixels whose element begins so: bytes, or 0xFFFFFFFF where they are compressed."""
+    implicit, little = said.original_encoding
+    long = not implicit and element[4:6] in (b"OB", b"OW", b"OF", b"OD")
+    return int.from_bytes(element[8:12] if long else element[4:8], "little" if little else "big")
+
+
+def _check_length(said: Dataset, length: int) -> None:
+    """Raises ValueError where a file holds other pixels than its header says, to less than a row."""
+    if said.file_meta.TransferSyntaxUID.is_compressed and said.file_meta.TransferSyntaxUID != _DEFLATED:
+        return
+    row = int(said.Columns) * int(said.BitsAllocated) // 8
+    wanted = row * int(said.Rows) * int(said.get("NumberOfFrames") or 1)
+    if not wanted <= length < wanted + max(row, 2) and int(said.BitsAllocated) > 1:
+        raise ValueError(f"it holds {length:,} bytes of pixels, its header says {wanted:,}")
+
+
+def _complete(said: Dataset) -> None:
     """A file without a meta header says not how its pixels are stored; what pydicom read it by is true."""
     if "TransferSyntaxUID" not in said.file_meta:
         from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -200,6 +224,18 @@ def _complete(said: Dataset, index: Index) -> None:
         said.file_meta.TransferSyntaxUID = (
             ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         )
+
+
+def _valued(stored: Pixels, said: Dataset, frame: FrameRecord, index: Index) -> Pixels:
+    """What stored numbers mean: by the table of the file where it has one, or by slope and intercept."""
+    used = _used_bits(stored, said)
+    if index.turned:
+        used = np.subtract(sum(index.limits), used, dtype=np.float64)
+    if said.get("ModalityLUTSequence"):
+        from pydicom.pixels.processing import apply_modality_lut
+
+        return apply_modality_lut(used, said)
+    return _scaled(used, frame)
 
 
 def _used_bits(stored: Pixels, said: Dataset) -> Pixels:

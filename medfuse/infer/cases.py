@@ -12,8 +12,9 @@ from pathlib import Path
 from medfuse.api import Case
 from medfuse.core.errors import DataError
 from medfuse.core.text import is_text
+from medfuse.volumes.dicom.files import holds_dicom
 from medfuse.volumes.dicom.index import as_volume_file, index_all, notes_of, sources_of
-from medfuse.volumes.dicom.series import ALL, Scans, holds_dicom
+from medfuse.volumes.dicom.series import ALL, Scans
 from medfuse.volumes.endings import ENDINGS, SERIES, ending, label_ending, stem
 from medfuse.volumes.folders import left_out, look_into, not_there
 

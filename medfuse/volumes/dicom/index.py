@@ -24,8 +24,9 @@ from medfuse.core.files import atomic, file_hash
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.remembered import cache_folder
 from medfuse.core.text import listed
+from medfuse.volumes.dicom.files import check_unpacks, holds_dicom
 from medfuse.volumes.dicom.instances import UNCOMPRESSED, Instance, Place
-from medfuse.volumes.dicom.series import ALL, Scans, Series, check_unpacks, find_series, holds_dicom
+from medfuse.volumes.dicom.series import ALL, Scans, Series, find_series
 from medfuse.volumes.dicom.stacks import refuse
 from medfuse.volumes.endings import SERIES, ending, stem
 
@@ -118,7 +119,7 @@ def index_of(series: Series) -> Index:
     where = f"{series.instance.place}: series {series.name}"
     refuse(where, series.stack)
     one, stack = series.instance, series.stack
-    if one.samples != 1:
+    if one.samples != 1 or not one.photometric.startswith("MONOCHROME"):
         raise DataError(
             f"{where}: its pixels are colours ({one.photometric}); medfuse reads those of pictures alone"
         )

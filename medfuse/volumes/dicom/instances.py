@@ -448,7 +448,7 @@ def _many(value: Any) -> list[Any]:
 
 
 def _joined(value: Any) -> str:
-    return "\\".join(_text(one) for one in _many(value))
+    return "\\".join(_text(one).removesuffix(".0") for one in _many(value))
 
 
 def _text(value: Any) -> str:

@@ -265,8 +265,7 @@ def _unevenness(frames: Sequence[Frame], heights: Floats, usual: float) -> str:
     most = min(max(UNEVEN * usual, UNEVEN_MM), UNEVEN_MOST * usual)
     odd = [n for n, gap in enumerate(gaps) if abs(gap - usual) > most]
     told = [
-        f"{_gap(gaps[n], usual)} between slices {n + 1} and {n + 2} (images {frames[n].order} and "
-        f"{frames[n + 1].order})"
+        f"{_gap(gaps[n], usual)} between slices {n + 1} and {n + 2} ({_which(frames[n], frames[n + 1])})"
         for n in odd[:3]
     ]
     if odd:
@@ -279,6 +278,12 @@ def _unevenness(frames: Sequence[Frame], heights: Floats, usual: float) -> str:
             f"{int(off.argmax()) + 1} lies {off.max():.4g} mm from its place"
         )
     return ""
+
+
+def _which(one: Frame, other: Frame) -> str:
+    if one.place == other.place:
+        return f"frames {one.number + 1} and {other.number + 1}"
+    return f"images {one.order} and {other.order}"
 
 
 def _gap(gap: float, usual: float) -> str:

@@ -1,0 +1,195 @@
+"""DICOM files where they may stand: in folders, zip files, and what a DICOMDIR lists."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from medfuse.core.errors import DataError
+from medfuse.core.text import is_text, listed
+from medfuse.volumes.dicom.instances import Instance, Place, is_bomb, looks_like_dicom, quietly, read_header
+from medfuse.volumes.endings import ending
+from medfuse.volumes.folders import lost_target
+
+_BEGIN = 132
+_MOST_LOOKED, _OF_A_FOLDER = 5000, 100
+"""So many files, and so many of a folder, are opened to see whether there is DICOM."""
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM does."""
+    try:
+        if ending(path) or not path.is_file():
+            return False
+        with open(path, "rb") as file:
+            return looks_like_dicom(file.read(_BEGIN))
+    except OSError:
+        return False
+
+
+def holds_dicom(path: Path) -> bool:
+    """Whether a file is DICOM or a zip file of such, or a folder or one inside holds such.
+
+    Some files of each folder are looked at, and some thousands in all. Raises DataError for a zip file that
+    cannot be read.
+    """
+    if path.is_file():
+        return is_dicom(path) or (_is_zip(path) and any(_members(path, [], _OF_A_FOLDER)))
+    folder, number = path, 0
+    for looked, file in enumerate(_walked(path, [])):
+        folder, number = file.parent, number + 1 if file.parent == folder else 1
+        if number <= _OF_A_FOLDER and (is_dicom(file) or (_is_zip(file) and _zip_holds_dicom(file))):
+            return True
+        if looked > _MOST_LOOKED:
+            break
+    return False
+
+
+def _zip_holds_dicom(path: Path) -> bool:
+    try:
+        return any(_members(path, [], _OF_A_FOLDER))
+    except DataError:
+        return False  # among other files it is none that was asked for
+
+
+def _is_zip(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" and path.is_file() and zipfile.is_zipfile(path)
+
+
+def read_headers(path: Path, keywords: Sequence[str] = ()) -> tuple[list[Instance], list[str]]:
+    """Every file with an image, in the order of their paths, and lines about those that cannot be read.
+
+    `keywords`: further tags to read.
+    """
+    instances: list[Instance] = []
+    faults: list[str] = []
+    for place, file in _opened(path, faults):
+        try:
+            found = read_header(place, file, keywords)
+        except DataError as error:
+            faults += error.lines
+            continue
+        if found:
+            instances.append(found)
+    if len(faults) > 3:
+        faults = [*faults[:2], f"{path}: {len(faults) - 2} more files cannot be read"]
+    return instances, faults
+
+
+def _opened(path: Path, faults: list[str]) -> Iterator[tuple[Place, IO[bytes]]]:
+    if path.is_file() and _is_zip(path):
+        yield from _members(path, faults)
+        return
+    for file in _files(path, faults):
+        try:
+            if not is_text(str(file)):
+                raise DataError(f"{file}: its name is no text in UTF-8, as records need it; rename it")
+            if _is_zip(file):
+                yield from _members(file, faults)
+                continue
+            with open(file, "rb") as opened:
+                begin = opened.read(_BEGIN)
+                if looks_like_dicom(begin):
+                    opened.seek(0)
+                    yield Place(str(file)), opened
+        except OSError as error:
+            faults.append(f"{file}: cannot be read ({error.strerror or error}); change its permissions")
+        except DataError as error:
+            faults += error.lines
+
+
+def _files(path: Path, faults: list[str]) -> Iterator[Path]:
+    if path.is_file():
+        yield from _listed_by(path) if path.name.upper() == "DICOMDIR" else [path]
+        return
+    for file in _walked(path, faults):
+        if lost := lost_target(file):
+            faults.append(f"{file}: is {lost}; fetch that file, or remove the link")
+        elif file.name.upper() != "DICOMDIR" and not ending(file) and file.is_file():
+            yield file
+
+
+def _walked(root: Path, faults: list[str]) -> Iterator[Path]:
+    """Files in a folder and those inside, in order; links are followed, each folder once."""
+
+    def tell(error: OSError) -> None:
+        faults.append(f"{error.filename}: cannot be listed ({error.strerror}); change its permissions")
+
+    seen: set[str] = set()
+    for folder, inner, names in os.walk(root, followlinks=True, onerror=tell):
+        real = os.path.realpath(folder)
+        inner[:] = [] if real in seen else sorted(name for name in inner if not name.startswith("."))
+        if real not in seen:
+            yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+        seen.add(real)
+
+
+def _listed_by(path: Path) -> Iterator[Path]:
+    """The files that a DICOMDIR names, below its folder. Raises DataError for one that is not there."""
+    from pydicom import dcmread
+
+    root = path.parent.resolve()
+    try:
+        with quietly():
+            records = list(dcmread(path, force=True).get("DirectoryRecordSequence") or [])
+            names = [record.get("ReferencedFileID") for record in records]
+    except Exception as error:  # pydicom raises what it meets in a damaged file
+        raise DataError(f"{path}: is not a readable DICOMDIR ({error})") from error
+    missing = []
+    for parts in names:
+        if not parts:
+            continue
+        words = [parts] if isinstance(parts, str) else [str(part) for part in parts]
+        spelled = [words, [word.lower() for word in words]]  # as some systems show names of a CD
+        files = [(root / Path(*some)).resolve() for some in spelled]
+        if not all(file.is_relative_to(root) for file in files):
+            raise DataError(f"{path}: names {'/'.join(words)!r}, outside its folder; write it anew")
+        if there := [file for file in files if file.is_file()]:
+            yield there[0]
+        else:
+            missing.append("/".join(words))
+    if missing:
+        raise DataError(
+            f"{path}: names files that are not there: {listed(missing, 3)}; copy them, or give the folder"
+        )
+
+
+def _members(path: Path, faults: list[str], most: int | None = None) -> Iterator[tuple[Place, IO[bytes]]]:
+    """What a zip file has of DICOM, among its first `most` files. Raises DataError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [m for m in archive.infolist() if not m.is_dir() and not _hidden(m.filename)]
+            if doubled := [name for name, n in Counter(m.filename for m in members).items() if n > 1]:
+                raise DataError(f"{path}: holds two files {doubled[0]}; unpack it")
+            if inner := [m.filename for m in members if m.filename.lower().endswith(".zip")]:
+                faults.append(f"{path}: holds zip files itself ({listed(inner, 3)}); unpack it")
+            for member in sorted(members, key=lambda m: m.filename)[:most]:
+                if member.flag_bits & 1:
+                    raise DataError(f"{path}: is locked by a password; unpack it")
+                with archive.open(member) as file:
+                    if looks_like_dicom(file.read(_BEGIN)):
+                        check_unpacks(path, member)
+                        file.seek(0)
+                        yield Place(str(path), member.filename), file
+    except DataError:
+        raise
+    except Exception as error:  # zipfile and what decompresses raise what they meet in a damaged file
+        raise DataError(
+            f"{path}: is not a readable zip file ({error}); copy it again from its source"
+        ) from error
+
+
+def _hidden(name: str) -> bool:
+    return Path(name).name.startswith(".") or name.startswith("__MACOSX/")
+
+
+def check_unpacks(path: Path, member: zipfile.ZipInfo) -> None:
+    """Raises DataError for a member that is a bomb."""
+    if is_bomb(member.file_size, member.compress_size):
+        raise DataError(
+            f"{path}: {member.filename} unpacks to {member.file_size:,} bytes; unpack it yourself"
+        )

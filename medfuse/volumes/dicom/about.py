@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 MAKER = "medfuse"
 
@@ -20,6 +22,14 @@ class About:
     def software(self) -> tuple[str, ...]:
         """SoftwareVersions: medfuse's, and the begin of each hash of weights, as its values are short."""
         return (f"{MAKER} {self.version}".strip(), *(f"weights {digest[:32]}" for digest in self.weights))
+
+
+def moment() -> datetime:
+    """When the content was made: now, or what SOURCE_DATE_EPOCH says, so that files can be made again."""
+    said = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if said.isascii() and said.isdecimal() and len(said) < 12:
+        return datetime.fromtimestamp(int(said), UTC)
+    return datetime.now()
 
 
 def made_uid(*parts: object) -> str:

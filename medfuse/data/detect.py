@@ -21,6 +21,7 @@ from medfuse.data.parallel import in_threads
 from medfuse.data.sampled import MOST_CASES, sampled
 from medfuse.volumes.endings import stem
 from medfuse.volumes.folders import look_into
+from medfuse.volumes.label_maps import segment_values
 from medfuse.volumes.read import read_labels, slab_reader
 from medfuse.volumes.volume import values_of
 
@@ -137,11 +138,14 @@ def _looked_into(
     labelled = tuple(case for case in info.cases if case.label is not None)
     if not labelled:
         raise DataError(f"{parameters['root']}: no case has a label; training needs some")
-    looked_at = sampled(labelled, most)
-    values = _label_values(looked_at, progress)
-    if len(looked_at) < len(labelled):
-        reason += f"; its labels are those of {len(looked_at):,} of its {len(labelled):,} label maps"
-    classes = {"label" if len(values) == 1 else f"label_{value}": value for value in values}
+    if classes := segment_values(case.label for case in labelled if case.label):
+        reason += "; its labels are called as the segments of its DICOM objects are"
+    else:
+        looked_at = sampled(labelled, most)
+        values = _label_values(looked_at, progress)
+        if len(looked_at) < len(labelled):
+            reason += f"; its labels are those of {len(looked_at):,} of its {len(labelled):,} label maps"
+        classes = {"label" if len(values) == 1 else f"label_{value}": value for value in values}
     parameters["classes"] = classes
     if len(info.channels) == 1 and slab_reader(info.cases[0].images[0]).channels == len(COLOURS):
         parameters["channels"] = COLOURS

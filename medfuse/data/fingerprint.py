@@ -15,7 +15,8 @@ from medfuse.core.labels import map_values, members
 from medfuse.data.images import read_case_labels, read_image
 from medfuse.data.parallel import in_threads
 from medfuse.data.profile import Profile, profile_of
-from medfuse.volumes.dicom.index import modality_of, volume_hash
+from medfuse.volumes.dicom.index import modality_of
+from medfuse.volumes.dicom.origins import volume_hash
 
 SAMPLES_PER_CASE = 10_000
 

@@ -18,7 +18,9 @@ from medfuse.core.label_table import LabelSays
 from medfuse.core.labels import LabelValue, label_value, map_values, members
 from medfuse.core.section import Section
 from medfuse.core.text import is_text
+from medfuse.volumes.dicom.origins import sources_of
 from medfuse.volumes.folders import left_out, listed, lost_target, named, not_there
+from medfuse.volumes.label_maps import fitted
 
 LARGEST_LABEL = 2**32 - 1
 
@@ -279,6 +281,20 @@ def check_cases(cases: Iterable[Case], faults: list[str], source: Path | None = 
         first.setdefault(case.name, case)
 
 
+def with_label_maps(
+    cases: Iterable[Case], given: Labels, order: Sequence[int], faults: list[str]
+) -> tuple[tuple[Case, ...], tuple[str, ...]]:
+    """Cases whose labels are label maps, also where these are SEG or RTSTRUCT, and what to tell of them.
+
+    `order`: values that may overlap, later ones over earlier ones. Adds a line per fault.
+    """
+    cases = tuple(cases)
+    labels = dict(given.labels) if given.ignore is None else {**given.labels, "ignore": given.ignore}
+    found = fitted({c.name: (c.label, c.images[0]) for c in cases if c.label}, labels, order)
+    faults.extend(line for lines in found.faults.values() for line in lines)
+    return tuple(replace(c, label=found.files.get(c.name)) for c in cases), found.notes
+
+
 def _missing(path: Path, case: Case, source: Path | None) -> str:
     """Why a case's file cannot be used."""
     of = f"(case {shortened(case.name)}{f' of {source}' if source else ''})"
@@ -310,7 +326,7 @@ def notes_on(
             f"{root}: {named(bare, 'case')} {has} no label; only `train.pseudo_labels` with "
             "`cases: unlabelled` learns from them"
         )
-    used = [path for case in (*cases, *test_cases) for path in case.files]
+    used = [file for case in (*cases, *test_cases) for path in case.files for file in sources_of(path)]
     parents = dict.fromkeys(path.parent for path in used)
     between = [above for parent in parents for above in parent.parents if root in above.parents]
     looked = dict.fromkeys([*folders, *parents, *between])

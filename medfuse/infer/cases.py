@@ -13,9 +13,10 @@ from medfuse.api import Case
 from medfuse.core.errors import DataError
 from medfuse.core.text import is_text
 from medfuse.volumes.dicom.files import holds_dicom
-from medfuse.volumes.dicom.index import as_volume_file, index_all, notes_of, sources_of
+from medfuse.volumes.dicom.index import as_volume_file, index_all
+from medfuse.volumes.dicom.origins import notes_of, sources_of
 from medfuse.volumes.dicom.series import ALL, Scans
-from medfuse.volumes.endings import ENDINGS, SERIES, ending, label_ending, stem
+from medfuse.volumes.endings import ENDINGS, ending, label_ending, stem
 from medfuse.volumes.folders import left_out, look_into, not_there
 
 
@@ -68,7 +69,7 @@ def find_inputs(paths: Sequence[Path], channels: Sequence[str], scans: Scans = A
 def left_out_of(paths: Sequence[Path], cases: Sequence[Case]) -> tuple[str, ...]:
     """What the folders in `paths` hold and no case has, in one line per kind."""
     images = [image for case in cases for image in case.images]
-    lines = [f"{stem(path)}: {note}" for path in images if ending(path) == SERIES for note in notes_of(path)]
+    lines = [note for path in images for note in notes_of(path)]
     images = [file for image in images for file in sources_of(image)]
     for folder in dict.fromkeys(path for path in paths if path.is_dir()):
         own = [image for image in images if folder in image.parents]

@@ -9,11 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medfuse.core.errors import DataError, MedfuseError
+from medfuse.core.geometry import Geometry
 from medfuse.core.labels import LabelValue, map_values, members
 from medfuse.core.reporter import Reporter
 from medfuse.report.metrics import NSD_TOLERANCE_MM, CaseMetrics, case_metrics, mean_foreground_dice
-from medfuse.volumes.endings import ENDINGS, stem
-from medfuse.volumes.folders import left_out, look_into, named, not_there
+from medfuse.volumes.dicom.segments import label_object
+from medfuse.volumes.endings import ENDINGS, ending, stem
+from medfuse.volumes.folders import left_out, listed, look_into, named, not_there
+from medfuse.volumes.label_maps import (
+    Fitted,
+    common_grid,
+    fitted,
+    is_label_object,
+    segment_numbers,
+    segment_values,
+)
 from medfuse.volumes.read import read_geometry, read_labels
 from medfuse.volumes.volume import values_of
 
@@ -76,6 +86,9 @@ def evaluate_folders(
     DataError where a folder is missing or nothing can be paired.
     """
     pairs, errors, notes = pair_folders(predictions, references)
+    pairs, labels, more = _on_one_grid(pairs, labels, ignore)
+    errors += [line for lines in more.faults.values() for line in lines]
+    notes += more.notes
     evaluation = evaluate_pairs(
         pairs,
         labels,
@@ -96,7 +109,8 @@ def evaluate_folders(
 def pair_folders(predictions: Path, references: Path) -> tuple[list[Pair], list[str], list[str]]:
     """Pairs, error lines and notes. Raises DataError where a folder is missing or there is no pair."""
     held = look_into(predictions), look_into(references)
-    ours, theirs = (_by_name(side.volumes) for side in held)
+    label_maps = [(*side.volumes, *_objects(folder)) for folder, side in zip((predictions, references), held)]
+    ours, theirs = map(_by_name, label_maps)
     errors = [
         f"{name}: {' and '.join(str(f) for f in files)} have one name; keep one of them"
         for side in (ours, theirs)
@@ -113,14 +127,80 @@ def pair_folders(predictions: Path, references: Path) -> tuple[list[Pair], list[
     notes = [f"{predictions}: {named(alone, 'prediction')} without a reference, not judged"] if alone else []
     if alone and lacking and not ours.keys() & theirs.keys():
         errors.insert(0, f"{predictions} and {references} share no case: no two names in them are the same")
-    for folder, side in zip((predictions, references), held):
-        notes += left_out(folder, (*side.volumes, *side.lost), [folder])
+    for folder, side, used in zip((predictions, references), held, label_maps):
+        notes += left_out(folder, (*used, *side.lost), [folder])
     single = [n for n in theirs if len(theirs[n]) == 1 and len(ours.get(n, ())) == 1]
     if not single:
         empty = [folder for folder, side in ((predictions, ours), (references, theirs)) if not side]
         none = [f"{folder}: no label map here ends with one of {', '.join(ENDINGS)}" for folder in empty]
         raise DataError(*none, *errors, *notes)
     return [Pair(n, ours[n][0], theirs[n][0]) for n in single], errors, notes
+
+
+def _objects(folder: Path) -> list[Path]:
+    """SEG and RTSTRUCT objects: files, and folders and zip files that hold one."""
+
+    def is_one(path: Path) -> bool:
+        try:
+            return path.exists() and path.name[0] != "." and is_label_object(path)
+        except DataError:
+            return False
+
+    return [path for path in listed(folder) if is_one(path)]
+
+
+def _on_one_grid(
+    pairs: Sequence[Pair], labels: Mapping[str, LabelValue] | None, ignore: int | None
+) -> tuple[list[Pair], Mapping[str, LabelValue] | None, Fitted]:
+    """Pairs whose SEG and RTSTRUCT are label maps on the grid of the other side, and the labels that they
+    name where none are given. What is wrong with a pair is told, and it is left out.
+    """
+    objects = [pair for pair in pairs if None in (ending(pair.prediction), ending(pair.reference))]
+    if not objects:
+        return list(pairs), labels, Fitted({}, (), {})
+    if labels is None and all(ending(pair.reference) is None for pair in pairs):
+        labels = segment_values(pair.reference for pair in pairs if _opens(pair.reference))
+    known = labels
+    if known is None:
+        known = _labels_found(pairs, Reporter(quiet=True))
+        numbers = segment_numbers(pair.reference for pair in pairs if _opens(pair.reference))
+        known = labels = known | {str(number): number for number in numbers}
+    if ignore is not None:
+        known = {**known, "ignore": ignore}
+    sides: dict[str, dict[str, tuple[Path, Path | Geometry]]] = {"prediction": {}, "reference": {}}
+    faults: dict[str, tuple[str, ...]] = {}
+    for pair in objects:
+        both = ending(pair.prediction) is None and ending(pair.reference) is None
+        try:
+            grid = common_grid(pair.reference, pair.prediction) if both else None
+        except DataError as error:
+            faults[pair.name] = error.lines
+            continue
+        sides["prediction"][pair.name] = pair.prediction, grid or pair.reference
+        sides["reference"][pair.name] = pair.reference, grid or pair.prediction
+    found = {side: fitted(label_maps, known) for side, label_maps in sides.items()}
+    for side in found.values():
+        faults |= side.faults
+    files = {side: found[side].files for side in found}
+    made = [
+        Pair(
+            pair.name,
+            files["prediction"].get(pair.name, pair.prediction),
+            files["reference"].get(pair.name, pair.reference),
+        )
+        for pair in pairs
+        if pair.name not in faults
+    ]
+    notes = tuple(note for side in found.values() for note in side.notes)
+    return made, labels, Fitted({}, notes, faults)
+
+
+def _opens(path: Path) -> bool:
+    """Whether an object can be read; what is wrong with it is told when it is judged."""
+    try:
+        return ending(path) is None and label_object(path) is not None
+    except DataError:
+        return False
 
 
 def evaluate_pairs(
@@ -259,5 +339,5 @@ def _by_name(label_maps: Iterable[Path]) -> dict[str, list[Path]]:
     """Label maps by their names without ending."""
     found: dict[str, list[Path]] = {}
     for path in label_maps:
-        found.setdefault(stem(path), []).append(path)
+        found.setdefault(path.name if path.is_dir() else stem(path), []).append(path)
     return found

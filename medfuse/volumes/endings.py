@@ -7,6 +7,8 @@ METAIMAGE = (".mha", ".mhd")
 NRRD = (".nrrd", ".nhdr")
 SERIES = ".series.json"
 """Of a file that says which DICOM files make a volume; medfuse writes them, and nobody else."""
+LABELS = ".labels.json"
+"""Of a file that says which segments of a DICOM object make a label map; the same."""
 VOLUMES = (*NIFTI, *NRRD, *METAIMAGE)
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 ENDINGS = (*VOLUMES, *PICTURES)
@@ -25,7 +27,7 @@ LABEL_ENDINGS = tuple(ending for ending in ENDINGS if ending not in _WRITTEN_AS)
 
 def ending(path: Path) -> str | None:
     """`.nii.gz` of `liver_01.nii.gz`; None where the ending is not one that can be read."""
-    return next((e for e in (*ENDINGS, SERIES) if path.name.lower().endswith(e)), None)
+    return next((e for e in (*ENDINGS, SERIES, LABELS) if path.name.lower().endswith(e)), None)
 
 
 def stem(path: Path) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry
 from medfuse.volumes import metaimage, nifti, nrrd, pictures, stored
-from medfuse.volumes.endings import ENDINGS, METAIMAGE, NIFTI, SERIES, ending, is_picture
+from medfuse.volumes.endings import ENDINGS, LABELS, METAIMAGE, NIFTI, SERIES, ending, is_picture
 from medfuse.volumes.folders import lost_target, not_there
 from medfuse.volumes.volume import SlabReader, Volume
 
@@ -37,6 +37,12 @@ def slab_reader(path: Path) -> SlabReader:
         from medfuse.volumes.dicom import pixels
 
         return pixels.slab_reader(path)
+    if ending(path) in (LABELS, None):
+        from medfuse.volumes.dicom import labels
+
+        path = labels.as_label_file(path)
+        if ending(path) == LABELS:
+            return labels.slab_reader(path)
     header = nifti if is_nifti(path) else metaimage if ending(path) in METAIMAGE else nrrd
     return stored.slab_reader(header.stored(path))
 

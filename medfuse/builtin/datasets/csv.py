@@ -11,9 +11,18 @@ from pydantic import Field
 from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError, did_you_mean
 from medfuse.core.json_text import read_text, shortened
-from medfuse.data.listing import Classes, check_cases, is_whole, notes_on, parse_labels, splits_from_folds
+from medfuse.data.listing import (
+    Classes,
+    check_cases,
+    is_whole,
+    notes_on,
+    parse_labels,
+    splits_from_folds,
+    with_label_maps,
+)
 from medfuse.volumes.dicom.index import as_volume_file
 from medfuse.volumes.endings import stem
+from medfuse.volumes.label_maps import as_label_path
 
 CASE_COLUMNS = ("case", "subjectid", "name")
 
@@ -51,19 +60,20 @@ class Csv(Dataset):
                     folds[case.name] = _fold(row[columns.fold], f"{path}:{line}", faults)
         if not rows:
             faults.append(f"{path}: holds no rows; add one per case")
-        check_cases(cases, faults, path)
+        fit, told = with_label_maps(cases, given, self.regions_class_order, faults)
+        check_cases(fit, faults, path)
         if faults:
             raise DataError(*faults)
         names = self.channels or tuple(header[i] for i in columns.images)
         return DatasetInfo(
-            tuple(cases),
+            fit,
             given.labels,
             names,
             splits_from_folds(folds),
             region_order=given.region_order,
             ignore=given.ignore,
             label_table=given.table,
-            notes=notes_on(self.root, cases, known=[path]),
+            notes=(*told, *notes_on(self.root, fit, known=[path])),
         )
 
     def _columns(self, path: Path, header: list[str], faults: list[str]) -> "_Columns":
@@ -118,13 +128,14 @@ class _Columns:
             return None
         try:
             images = tuple(as_volume_file(path.parent / row[i]) for i in self.images)
+            label = as_label_path(path.parent / row[self.label]) if row[self.label] else None
         except DataError as error:
             faults.extend(f"{path}:{line}: {text}" for text in error.lines)
             return None
         return Case(
             stem(images[0]) if self.name is None else row[self.name],
             images,
-            path.parent / row[self.label] if row[self.label] else None,
+            label,
             None if self.patient is None else row[self.patient],
         )
 

@@ -19,6 +19,7 @@ from medfuse.data.listing import (
     parse_labels,
     splits_beside,
     splits_from_folds,
+    with_label_maps,
 )
 from medfuse.volumes.endings import stem
 from medfuse.volumes.folders import named
@@ -46,13 +47,14 @@ class Decathlon(Dataset):
         names = parse_channels(values.get(key), f"{source.path}: {key}", faults)
         entries = list(self._entries(source, faults))
         cases = tuple(case for case, _ in entries)
+        cases, told = with_label_maps(cases, given, given.region_order, faults)
         check_cases(cases, faults, source.path)
         splits = self._splits(source, entries, faults)
         listed = self._test_cases(source, faults)
         if faults:
             raise DataError(*faults)
         test = tuple(case for case in listed if all(map(os.path.isfile, case.images)))
-        notes = notes_on(source.path.parent, cases, test_cases=test, known=[source.path])
+        notes = (*told, *notes_on(source.path.parent, cases, test_cases=test, known=[source.path]))
         if absent := [case.name for case in listed if case not in test]:
             notes = (f"{source.path}: {named(absent, 'test image')} not there, so left out", *notes)
         return DatasetInfo(cases, given.labels, names, splits, test, given.region_order, given.ignore, notes)

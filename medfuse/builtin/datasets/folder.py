@@ -1,6 +1,7 @@
 """Images and labels in folders, paired by name."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +10,10 @@ from pydantic import BeforeValidator, Field, model_validator
 from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError
 from medfuse.core.json_text import shortened
-from medfuse.data.listing import Classes, check_cases, notes_on, parse_labels, splits_beside
+from medfuse.data.listing import Classes, check_cases, notes_on, parse_labels, splits_beside, with_label_maps
 from medfuse.volumes.dicom.index import as_volume_file
 from medfuse.volumes.endings import ENDINGS, ending, stem
+from medfuse.volumes.label_maps import as_label_path, is_label_object
 
 _SERIES = r"|\.dcm|\.dicom|\.zip|"  # of files and folders that may hold a DICOM series
 
@@ -30,7 +32,7 @@ class Folder(Dataset):
 
     `images` and `labels` are sub-folders, or patterns in which `{case}` stands for the case's name and `*`
     for anything. Several patterns are several channels; one pattern with several channels means 4-D files.
-    An image may be a folder or a zip file of one DICOM series.
+    An image may be a folder or a zip file of one DICOM series, and a label a DICOM-SEG or an RTSTRUCT.
     An image without a label is a case for pseudo-labels.
 
         data: {use: folder, root: scans, classes: {liver: 1}, channels: [CT]}
@@ -71,7 +73,7 @@ class Folder(Dataset):
             raise DataError(f"{self.root}: no such folder; set `data.root` to the dataset's folder")
         given = parse_labels(self.classes, "data.classes", faults, self.regions_class_order)
         images = [self._find(pattern, faults) for pattern in self.images]
-        labels = self._find(self.labels, faults)
+        labels = self._find(self.labels, faults, read=as_label_path)
         names = sorted({name for found in images for name in found})
         for pattern, found in zip(self.images, images):
             faults.extend(f"{self.root}: case {n} has no {pattern}; add it" for n in names if n not in found)
@@ -79,6 +81,7 @@ class Folder(Dataset):
             faults.append(f"{labels[name]}: case {name} has no image like {self.images[0]!r}; add it")
         whole = [n for n in names if all(n in found for found in images)]
         cases = tuple(Case(n, tuple(found[n] for found in images), labels.get(n)) for n in whole)
+        cases, told = with_label_maps(cases, given, self.regions_class_order, faults)
         check_cases(cases, faults)
         splits = splits_beside(self.root, faults)
         if faults:
@@ -91,7 +94,7 @@ class Folder(Dataset):
             region_order=given.region_order,
             ignore=given.ignore,
             label_table=given.table,
-            notes=notes_on(self.root, cases, folders=self._folders()),
+            notes=(*told, *notes_on(self.root, cases, folders=self._folders())),
         )
 
     def _folders(self) -> list[Path]:
@@ -102,8 +105,13 @@ class Folder(Dataset):
     def _channel_names(self) -> tuple[str, ...]:
         return self.channels or tuple(f"channel_{i}" for i in range(len(self.images)))
 
-    def _find(self, pattern: str, faults: list[str]) -> dict[str, Path]:
-        """Case → file. Adds a line where nothing matches, or two files are one case."""
+    def _find(
+        self, pattern: str, faults: list[str], read: Callable[[Path], Path] = as_volume_file
+    ) -> dict[str, Path]:
+        """Case → what `read` makes of a file or a folder.
+
+        Adds a line where nothing matches, or two files are one case.
+        """
         pattern = _pattern(pattern)
         matches = _regex(pattern)
         found: dict[str, Path] = {}
@@ -120,12 +128,13 @@ class Folder(Dataset):
                 continue
             name = match["case"] if "{case}" in pattern else stem(path)
             try:
-                path = as_volume_file(path)
+                found_as = read(path)
             except DataError as error:
                 faults.extend(error.lines)
                 continue
-            if ending(path) is None or path.is_dir():
+            if found_as == path and (ending(path) is None or path.is_dir()) and not is_label_object(path):
                 continue
+            path = found_as
             if name in found:
                 faults.append(
                     f"{path}: two cases are named {name}, the other is {found[name]}; rename or remove one"

@@ -67,7 +67,7 @@ def read_headers(path: Path, keywords: Sequence[str] = ()) -> tuple[list[Instanc
     """
     instances: list[Instance] = []
     faults: list[str] = []
-    for place, file in _opened(path, faults):
+    for place, file in opened(path, faults):
         try:
             found = read_header(place, file, keywords)
         except DataError as error:
@@ -80,7 +80,11 @@ def read_headers(path: Path, keywords: Sequence[str] = ()) -> tuple[list[Instanc
     return instances, faults
 
 
-def _opened(path: Path, faults: list[str]) -> Iterator[tuple[Place, IO[bytes]]]:
+def opened(path: Path, faults: list[str]) -> Iterator[tuple[Place, IO[bytes]]]:
+    """Every DICOM file in a file, a folder and those inside, a zip file, or those that a DICOMDIR lists.
+
+    Adds a line for each that cannot be read. Raises DataError where that is `path` itself.
+    """
     if path.is_file() and _is_zip(path):
         yield from _members(path, faults)
         return

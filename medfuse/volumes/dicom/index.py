@@ -7,7 +7,6 @@ elsewhere. Nothing in it says who the patient is, but for the paths and the name
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from medfuse.core.errors import DataError
-from medfuse.core.files import atomic, file_hash
+from medfuse.core.files import atomic
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.remembered import cache_folder
 from medfuse.core.text import listed
@@ -151,7 +150,7 @@ def index_of(series: Series) -> Index:
         turned=one.photometric == "MONOCHROME1" and stack.frames[0].flat,
         spaced=stack.frames[0].pixel_mm is not None,
         units=one.units,
-        sources=tuple(_source(place) for place in places),
+        sources=tuple(source_of(place) for place in places),
         frames=tuple(
             FrameRecord(
                 source=number[f.place], number=f.number, uid=f.uid, slope=f.slope, intercept=f.intercept
@@ -186,7 +185,7 @@ def _notes(series: Series) -> list[str]:
     return notes
 
 
-def _source(place: Place) -> Source:
+def source_of(place: Place) -> Source:
     said = os.stat(place.file)
     return Source(file=place.file, member=place.member, bytes=said.st_size, modified_ns=said.st_mtime_ns)
 
@@ -228,51 +227,9 @@ def read_index(path: Path) -> Index:
     return index
 
 
-def sources_of(path: Path) -> list[Path]:
-    """The files that a volume's voxels come from: of a series, its DICOM files; of others, itself.
-
-    Raises DataError.
-    """
-    if ending(path) != SERIES:
-        return [path]
-    return list(dict.fromkeys(Path(source.file) for source in read_index(path).sources))
-
-
-def notes_of(path: Path) -> tuple[str, ...]:
-    """What was left out of a series, resampled or assumed. Raises DataError."""
-    return read_index(path).notes
-
-
 def modality_of(path: Path) -> str:
     """What DICOM says it is, such as CT; nothing of other formats. Raises DataError."""
     return read_index(path).says.get("Modality", "") if ending(path) == SERIES else ""
-
-
-def volume_hash(path: Path) -> str:
-    """SHA-256 of a file; of a series, of its files' content and how they are put together, wherever they lie.
-
-    Raises OSError, DataError.
-    """
-    if ending(path) != SERIES:
-        return file_hash(path)
-    index = read_index(path)
-    digest = hashlib.sha256()
-    with members() as read:
-        for source in index.sources:
-            own = file_hash(Path(source.file)) if source.member is None else _sha256(read(source))
-            digest.update(own.encode())
-    parts = (
-        index.shape,
-        index.affine,
-        [f.model_dump() for f in index.frames],
-        index.planes and [plane.model_dump() for plane in index.planes],
-    )
-    digest.update(json.dumps(parts).encode())
-    return digest.hexdigest()
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 @contextmanager
@@ -322,7 +279,7 @@ def _without_voxels(series: Series, error: DataError) -> Index:
         turned=False,
         spaced=True,
         units="",
-        sources=tuple(_source(place) for place in {f.place: None for f in series.stack.frames}),
+        sources=tuple(source_of(place) for place in {f.place: None for f in series.stack.frames}),
         frames=(),
         planes=None,
         notes=series.notes,

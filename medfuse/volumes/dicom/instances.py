@@ -174,7 +174,7 @@ def read_header(place: Place, file: IO[bytes], keywords: Sequence[str] = ()) -> 
 
     try:
         with quietly():
-            _check_inflated(place, file)
+            check_inflated(place, file)
             tags: list[Any] = [*_WANTED, *keywords]
             said = dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
             return _instance(place, said, keywords)
@@ -210,7 +210,7 @@ def is_bomb(unpacked: int, stored: int) -> bool:
     return unpacked > MOST_UNPACKED or (unpacked > MUCH_UNPACKED and unpacked > MOST_TIMES * stored)
 
 
-def _check_inflated(place: Place, file: IO[bytes]) -> None:
+def check_inflated(place: Place, file: IO[bytes]) -> None:
     """Raises DataError for a deflated file that unpacks to more than any scan is."""
     begin = file.read(_META_BYTES)
     if _DEFLATED in begin and begin[128:136] == b"DICM\2\0\0\0":
@@ -225,9 +225,9 @@ def _check_inflated(place: Place, file: IO[bytes]) -> None:
 
 
 def _instance(place: Place, said: Dataset, keywords: Sequence[str]) -> Instance | None:
-    rows, columns = (_whole(said.get(name)) for name in ("Rows", "Columns"))
-    class_uid = _text(said.get("SOPClassUID"))
-    if _text(said.get("Modality")) in _NO_IMAGES or (not rows and not columns and not _is_image(class_uid)):
+    rows, columns = (whole_of(said.get(name)) for name in ("Rows", "Columns"))
+    class_uid = text_of(said.get("SOPClassUID"))
+    if text_of(said.get("Modality")) in _NO_IMAGES or (not rows and not columns and not _is_image(class_uid)):
         return None
     if not 0 < rows <= MOST_SIDE or not 0 < columns <= MOST_SIDE:
         raise DataError(f"{place}: says {columns}×{rows} pixels; copy it again from its source")
@@ -238,7 +238,7 @@ def _instance(place: Place, said: Dataset, keywords: Sequence[str]) -> Instance 
             f"{place}: says {count} frames{f' and describes {own}' if own else ''}; copy it again from its "
             "source"
         )
-    bits = tuple(_whole(said.get(name)) or 0 for name in ("BitsAllocated", "BitsStored", "HighBit"))
+    bits = tuple(whole_of(said.get(name)) or 0 for name in ("BitsAllocated", "BitsStored", "HighBit"))
     if bits[0] not in (1, 8, 16, 32, 64) or not 0 <= bits[1] <= bits[0]:
         raise DataError(
             f"{place}: says pixels of {bits[0]} bits, {bits[1]} of them used; copy it again from its source"
@@ -246,17 +246,17 @@ def _instance(place: Place, said: Dataset, keywords: Sequence[str]) -> Instance 
     syntax = getattr(getattr(said, "file_meta", None), "TransferSyntaxUID", None)
     return Instance(
         place,
-        series=_text(said.get("SeriesInstanceUID")),
+        series=text_of(said.get("SeriesInstanceUID")),
         says=_spoken(said, keywords),
-        image_type=tuple(_text(word).upper() for word in _many(said.get("ImageType"))),
-        syntax=_text(syntax),
-        samples=_whole(said.get("SamplesPerPixel")) or 1,
-        photometric=_text(said.get("PhotometricInterpretation")).upper() or "MONOCHROME2",
+        image_type=tuple(text_of(word).upper() for word in _many(said.get("ImageType"))),
+        syntax=text_of(syntax),
+        samples=whole_of(said.get("SamplesPerPixel")) or 1,
+        photometric=text_of(said.get("PhotometricInterpretation")).upper() or "MONOCHROME2",
         bits=(bits[0], bits[1] or bits[0], bits[2]),
-        signed=_whole(said.get("PixelRepresentation")) == 1,
+        signed=whole_of(said.get("PixelRepresentation")) == 1,
         table=bool(said.get("ModalityLUTSequence")),
-        units=_text(said.get("Units")) or _units_of(said),
-        frames=tuple(_frames(place, said, count, class_uid, (columns, rows))),
+        units=text_of(said.get("Units")) or _units_of(said),
+        frames=tuple(frames_of(place, said, count, class_uid, (columns, rows))),
     )
 
 
@@ -273,7 +273,7 @@ def _spoken(said: Dataset, keywords: Sequence[str]) -> dict[str, str]:
     for element in said:
         if element.VR not in ("SQ", "OB", "OW", "UN", "OF", "OD") and element.keyword:
             values = element.value if element.VM > 1 else [element.value]
-            found[element.keyword] = "\\".join(_text(value) for value in values)
+            found[element.keyword] = "\\".join(text_of(value) for value in values)
     groups = _groups(said, 0)
     for keyword in dict.fromkeys(("SliceThickness", "RescaleIntercept", *keywords)):
         inner = [item[0] for group in groups for item in _sequences(group) if keyword in item[0]]
@@ -289,30 +289,31 @@ def _sequences(group: Dataset) -> list[Any]:
 def _units_of(said: Dataset) -> str:
     group = _groups(said, 0)
     found = _in(group, "PixelValueTransformationSequence", "RescaleType")
-    return _text(said.get("RescaleType")) or _text(found)
+    return text_of(said.get("RescaleType")) or text_of(found)
 
 
-def _frames(
+def frames_of(
     place: Place, said: Dataset, count: int, class_uid: str, shape: tuple[int, int]
 ) -> Iterator[Frame]:
-    uid = _text(said.get("SOPInstanceUID"))
-    order = _whole(said.get("InstanceNumber")) or 0
-    orientation = _reals(said.get("ImageOrientationPatient"), 6) or _of_detector(
+    """What a header says of each of its frames, `shape` (columns, rows). Raises DataError."""
+    uid = text_of(said.get("SOPInstanceUID"))
+    order = whole_of(said.get("InstanceNumber")) or 0
+    orientation = reals_of(said.get("ImageOrientationPatient"), 6) or _of_detector(
         said, "ImageOrientationPatient", 6
     )
-    position = _reals(said.get("ImagePositionPatient"), 3) or _of_detector(said, "ImagePositionPatient", 3)
-    spacing = _reals(said.get("PixelSpacing" if said.get("PixelSpacing") else "ImagerPixelSpacing"), 2)
-    flat = count == 1 and position is None and _text(said.get("Modality")) in _RADIOGRAPHS
+    position = reals_of(said.get("ImagePositionPatient"), 3) or _of_detector(said, "ImagePositionPatient", 3)
+    spacing = reals_of(said.get("PixelSpacing" if said.get("PixelSpacing") else "ImagerPixelSpacing"), 2)
+    flat = count == 1 and position is None and text_of(said.get("Modality")) in _RADIOGRAPHS
     offsets = _offsets(said, count)
     dose = _number(place, said, "DoseGridScaling")
     for n in range(count):
         group = _groups(said, n)
-        own = _reals(_in(group, "PlaneOrientationSequence", "ImageOrientationPatient"), 6) or orientation
-        at = _reals(_in(group, "PlanePositionSequence", "ImagePositionPatient"), 3)
+        own = reals_of(_in(group, "PlaneOrientationSequence", "ImageOrientationPatient"), 6) or orientation
+        at = reals_of(_in(group, "PlanePositionSequence", "ImagePositionPatient"), 3)
         if at is None and position and own:
             at = _shifted(place, position, own, offsets[n]) if offsets else (position if count == 1 else None)
         measures = "PixelMeasuresSequence"
-        mm = _reals(_in(group, measures, "PixelSpacing"), 2) or spacing
+        mm = reals_of(_in(group, measures, "PixelSpacing"), 2) or spacing
         scaling = _having(group, "PixelValueTransformationSequence", "RescaleSlope") or said
         slope, intercept = (_number(place, scaling, name) for name in ("RescaleSlope", "RescaleIntercept"))
         thick = _real(_in(group, measures, "SpacingBetweenSlices")) or _real(
@@ -363,7 +364,7 @@ _APART_IN_FRAMES = (
 
 def _apart(said: Dataset, group: tuple[Dataset, ...], n: int) -> tuple[tuple[str, str], ...]:
     found = [(name, _joined(said.get(name))) for name in _APART]
-    found += [(name, _text(value[n])) for name in _VECTORS if n < len(value := _many(said.get(name)))]
+    found += [(name, text_of(value[n])) for name in _VECTORS if n < len(value := _many(said.get(name)))]
     inner = tuple(item for one in group for item in (one, *(s[0] for s in _sequences(one))))
     found += [(name, _joined(_in(inner, sequence, name))) for sequence, name in _APART_IN_FRAMES]
     return tuple((name, value) for name, value in found if value)
@@ -393,7 +394,7 @@ def _having(groups: tuple[Dataset, ...], sequence: str, name: str) -> Any:
 def _of_detector(said: Dataset, name: str, count: int) -> tuple[float, ...] | None:
     """Nuclear medicine keeps position and orientation of its frames with the detector."""
     inner = said.get("DetectorInformationSequence")
-    return _reals(inner[0].get(name), count) if inner else None
+    return reals_of(inner[0].get(name), count) if inner else None
 
 
 def _offsets(said: Dataset, count: int) -> list[float] | None:
@@ -411,11 +412,11 @@ def _offsets(said: Dataset, count: int) -> list[float] | None:
 
 def _slices(said: Dataset, count: int) -> list[int] | None:
     """Which slice each frame is, from 0; None where frames are no slices."""
-    given = [_whole(value) for value in _many(said.get("SliceVector"))]
+    given = [whole_of(value) for value in _many(said.get("SliceVector"))]
     if len(given) == count:
         return [n - 1 for n in given]
-    kinds = {_text(word).upper() for word in _many(said.get("ImageType"))[2:]}
-    varying = any(len({*map(_text, _many(said.get(name)))}) > 1 for name in _VECTORS)
+    kinds = {text_of(word).upper() for word in _many(said.get("ImageType"))[2:]}
+    varying = any(len({*map(text_of, _many(said.get(name)))}) > 1 for name in _VECTORS)
     if varying or any(said.get(name) for name in _AROUND) or kinds & _NO_SLICES:
         return None
     return list(range(count))
@@ -448,10 +449,10 @@ def _many(value: Any) -> list[Any]:
 
 
 def _joined(value: Any) -> str:
-    return "\\".join(_text(one).removesuffix(".0") for one in _many(value))
+    return "\\".join(text_of(one).removesuffix(".0") for one in _many(value))
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     return re.sub(r"[\x00-\x1f\x7f]+", " ", str(value)).strip() if value is not None else ""
 
 
@@ -466,19 +467,19 @@ def _real(value: Any) -> float | None:
 def _number(place: Place, said: Dataset, name: str) -> float | None:
     """None where a file says nothing. Raises DataError where what it says is no number."""
     value = said.get(name)
-    if value is None or _text(value) == "":
+    if value is None or text_of(value) == "":
         return None
     if (found := _real(value)) is None:
-        raise DataError(f"{place}: its {name} is {_text(value)[:40]!r}; copy it again from its source")
+        raise DataError(f"{place}: its {name} is {text_of(value)[:40]!r}; copy it again from its source")
     return found
 
 
-def _reals(value: Any, count: int) -> Any:
+def reals_of(value: Any, count: int) -> Any:
     found = [_real(one) for one in _many(value)]
     return tuple(found) if len(found) == count and None not in found else None
 
 
-def _whole(value: Any) -> int:
+def whole_of(value: Any) -> int:
     try:
         return int(str(value))
     except (TypeError, ValueError):

@@ -142,7 +142,7 @@ def _decoded(
 ) -> Iterator[Pixels]:
     """Raises DataError where the file is another than it was, damaged, or decodes to something else."""
     where = str(source.place)
-    _check_unchanged(source)
+    check_unchanged(source)
     opened = Path(source.file) if source.member is None else BytesIO(read(source))
     decoded = _stored(opened, frames, index)
     while True:
@@ -161,7 +161,8 @@ def _decoded(
         yield values.T
 
 
-def _check_unchanged(source: Source) -> None:
+def check_unchanged(source: Source) -> None:
+    """Raises DataError where a file is another than it was when its series was put together."""
     path = Path(source.file)
     try:
         said = path.stat()
@@ -189,7 +190,7 @@ def _stored(opened: Path | BytesIO, frames: Sequence[FrameRecord], index: Index)
     if isinstance(opened, BytesIO):
         opened.seek(0)
     said = dcmread(opened, force=True)
-    _complete(said)
+    complete(said)
     names = [name for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if name in said]
     if not names:
         raise ValueError("it holds no pixels")
@@ -215,7 +216,7 @@ def _check_length(said: Dataset, length: int) -> None:
         raise ValueError(f"it holds {length:,} bytes of pixels, its header says {wanted:,}")
 
 
-def _complete(said: Dataset) -> None:
+def complete(said: Dataset) -> None:
     """A file without a meta header says not how its pixels are stored; what pydicom read it by is true."""
     if "TransferSyntaxUID" not in said.file_meta:
         from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian

@@ -16,7 +16,8 @@ from pydicom.uid import (
 
 from medfuse.core.errors import DataError
 from medfuse.volumes.dicom.files import holds_dicom
-from medfuse.volumes.dicom.index import as_volume_file, index_of, volume_hash, write_index
+from medfuse.volumes.dicom.index import as_volume_file, index_of, write_index
+from medfuse.volumes.dicom.origins import volume_hash
 from medfuse.volumes.dicom.series import Scans, find_series
 from medfuse.volumes.read import read_volume, slab_reader
 

@@ -1,0 +1,227 @@
+"""DICOM-SEG as a label map: frames laid on the grid of an image by their own places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medfuse.core.errors import DataError
+from medfuse.core.geometry import Geometry
+from medfuse.core.text import by
+from medfuse.volumes.dicom.index import Source
+from medfuse.volumes.dicom.instances import (
+    MOST_FRAMES,
+    MOST_SIDE,
+    Frame,
+    Place,
+    frames_of,
+    reals_of,
+    text_of,
+    whole_of,
+)
+from medfuse.volumes.dicom.painting import Painting
+from medfuse.volumes.dicom.pixels import check_syntaxes, complete
+from medfuse.volumes.dicom.segments import check_whole, is_label_map, reading, source_bytes
+from medfuse.volumes.dicom.stacks import SAME_MM, parted
+from medfuse.volumes.headers import LPS
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+ACROSS_MM = 0.01
+"""By how much a corner of a frame may lie aside of the grid in its plane."""
+ALONG_MM, ALONG = 0.1, 0.1
+"""And along its normal: so much, and no more than this share of a slice."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """The frames of a SEG, and to which segment each belongs: to 0 those of a label map."""
+
+    place: Place
+    said: Dataset
+    frames: tuple[Frame, ...]
+    segments: tuple[int, ...]
+
+
+def read_frames(source: Source) -> Frames:
+    """All of a SEG but what its voxels say. Raises DataError."""
+    from pydicom import dcmread
+
+    place = source.place
+    with reading(place), source_bytes(source) as file:
+        said = dcmread(file, force=True)
+        check_whole(place, said)
+        complete(said)
+        check_syntaxes(Path(str(place)), [text_of(said.file_meta.TransferSyntaxUID)])
+        size = whole_of(said.get("Columns")), whole_of(said.get("Rows"))
+        count = whole_of(said.get("NumberOfFrames")) or 1
+        if not 0 < count <= MOST_FRAMES or not all(0 < n <= MOST_SIDE for n in size):
+            raise DataError(f"{place}: says {count} frames of {by(size)} pixels; copy it again")
+        uid = text_of(said.get("SOPClassUID"))
+        frames = tuple(frames_of(place, said, count, uid, size))
+        if any(f.position is None or f.along_i is None or f.pixel_mm is None for f in frames):
+            raise DataError(f"{place}: does not say where its frames lie in the patient; export it again")
+        whole = is_label_map(said)
+        segments = tuple(0 if whole else _segment(said, n) for n in range(count))
+        if not whole and 0 in segments:
+            raise DataError(
+                f"{place}: frame {segments.index(0) + 1} does not say of which segment it is; export it again"
+            )
+        return Frames(place, said, frames, segments)
+
+
+def _segment(said: Dataset, n: int) -> int:
+    own = said.get("PerFrameFunctionalGroupsSequence") or []
+    for group in (*([own[n]] if n < len(own) else []), *(said.get("SharedFunctionalGroupsSequence") or [])):
+        for item in group.get("SegmentIdentificationSequence") or []:
+            return whole_of(item.get("ReferencedSegmentNumber"))
+    return 0
+
+
+def own_grid(several: Sequence[Frames]) -> Geometry:
+    """The grid on which the frames of one SEG, or of several, lie. Raises DataError where there is none."""
+    place = several[0].place
+    frames = [frame for one in several for frame in one.frames]
+    if len(parted(frames)) > 1:
+        raise DataError(f"{place}: its frames lie in several directions; give the image that it is of")
+    first = frames[0]
+    along_i, along_j = np.array(first.along_i), np.array(first.along_j)
+    normal = np.cross(along_i, along_j)
+    at = np.array([frame.position for frame in frames])
+    heights = at @ normal
+    order = np.argsort(heights)
+    gaps = np.diff(heights[order])
+    gaps = gaps[gaps > SAME_MM]
+    step = float(gaps.min()) if len(gaps) else first.thickness_mm or 1.0
+    if len(gaps):
+        step = float(gaps.sum() / np.rint(gaps / step).sum())
+    whole = np.rint((heights - heights.min()) / step)
+    off = np.abs(at - at[order[0]] - np.outer(whole * step, normal)).max()
+    if off > max(ALONG_MM, SAME_MM):
+        raise DataError(f"{place}: its frames are not evenly apart; give the image that it is of")
+    mm = first.pixel_mm or (1.0, 1.0)
+    affine = np.eye(4)
+    affine[:3] = np.stack([along_i * mm[0], along_j * mm[1], normal * step, at[order[0]]], 1) * LPS[:, None]
+    return Geometry((*first.shape, int(whole.max()) + 1), affine)
+
+
+def painted(
+    found: Frames, like: Geometry, values: Mapping[int, int], names: Mapping[int, str], order: Sequence[int]
+) -> npt.NDArray[np.integer[Any]]:
+    """The label map on the grid `like`, which the frames are on up to order, flips, and empty ones.
+
+    values: number of a segment → its value; others are left out. Raises DataError.
+    """
+    painting = Painting(like.shape, values, order)
+    spots = [_spot(found.place, frame, like) for frame in found.frames]
+    wanted = [n for n, segment in enumerate(found.segments) if segment in values or not segment]
+    outside = 0
+    with reading(found.place):
+        for n, pixels in zip(wanted, _pixels(found, wanted)):
+            if pixels.shape != found.frames[n].shape[::-1]:
+                raise DataError(
+                    f"{found.place}: frame {n + 1} has {by(pixels.shape[::-1])} pixels; copy it again"
+                )
+            spot = spots[n]
+            turned = spot.turned(pixels)
+            segments = [found.segments[n]] if found.segments[n] else np.unique(pixels).tolist()
+            for segment in segments:
+                if segment not in values:
+                    continue
+                mask = turned == segment if not found.segments[n] else turned
+                if spot.inside:
+                    painting.paint(segment, spot.where, mask)
+                else:
+                    outside += int(mask.sum())
+    if outside:
+        raise DataError(
+            f"{found.place}: {outside} of its voxels lie beyond the slices of the image; give the image that "
+            "it is of"
+        )
+    return painting.finished(str(found.place), names)
+
+
+@dataclass(frozen=True)
+class _Spot:
+    """Where a frame lies in a volume: its slice, and how its rows and columns become axes."""
+
+    where: tuple[int | slice, ...]
+    inside: bool
+    swapped: bool
+    flips: tuple[int, int]
+
+    def turned(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """(row, column) in the order of the volume's axes."""
+        across = pixels.T[:: self.flips[0], :: self.flips[1]]
+        return across.T if self.swapped else across
+
+
+def _spot(place: Place, frame: Frame, like: Geometry) -> _Spot:
+    """Raises DataError where the frame is on another grid."""
+    axes = like.affine[:3, :3]
+    mm = np.array(frame.pixel_mm)
+    own = np.stack([frame.along_i or (), frame.along_j or ()], 1) * mm * LPS[:, None]
+    steps = np.linalg.solve(axes, own)
+    whole = np.rint(steps)
+    origin = np.linalg.solve(axes, np.array(frame.position) * LPS - like.affine[:3, 3])
+    first = np.rint(origin)
+    if (np.abs(whole).sum(0) == 1).all() and (np.abs(whole).sum(1) <= 1).all():
+        i, j = (int(np.abs(whole[:, n]).argmax()) for n in (0, 1))
+        (k,) = {0, 1, 2} - {i, j}
+        flips = int(whole[i, 0]), int(whole[j, 1])
+        starts = [0 if flip > 0 else like.shape[axis] - 1 for axis, flip in zip((i, j), flips)]
+        drift = np.abs(axes @ (steps - whole)) * (np.array(frame.shape) - 1)
+        aside = axes @ (origin - first)
+        normal = np.cross(own[:, 0], own[:, 1]) / np.linalg.norm(np.cross(own[:, 0], own[:, 1]))
+        along = abs(aside @ normal)
+        across = np.linalg.norm(aside - (aside @ normal) * normal) + drift.max()
+        if (
+            frame.shape == (like.shape[i], like.shape[j])
+            and [first[i], first[j]] == starts
+            and across <= ACROSS_MM
+            and along <= min(ALONG_MM, ALONG * abs(axes[:, k] @ normal))
+        ):
+            where: list[int | slice] = [slice(None)] * 3
+            where[k] = int(first[k])
+            return _Spot(tuple(where), 0 <= first[k] < like.shape[k], i > j, flips)
+    at = np.array(frame.position) * LPS
+    raise DataError(
+        f"{place}: its frames, {by(frame.shape)} pixels of {_brief(mm)} mm from {_brief(at)}, lie on another "
+        f"grid than the image, {by(like.shape)} voxels of {_brief(like.spacing_mm)} mm from "
+        f"{_brief(like.origin)}; resample one, or give the image that it is of"
+    )
+
+
+def _brief(numbers: Sequence[float] | npt.NDArray[np.float64]) -> str:
+    return f"({', '.join(f'{number:.5g}' for number in numbers)})"
+
+
+def _pixels(found: Frames, wanted: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
+    """Frames (row, column): numbers of segments of a label map, else whether a pixel is of the segment."""
+    from pydicom.pixels.utils import iter_pixels
+
+    said = found.said
+    if not wanted:
+        return
+    if whole_of(said.get("BitsAllocated")) == 1 and not said.file_meta.TransferSyntaxUID.is_compressed:
+        size = found.frames[0].shape[0] * found.frames[0].shape[1]
+        packed = np.frombuffer(said.PixelData, np.uint8)
+        if 8 * len(packed) < size * len(found.frames):
+            raise DataError(f"{found.place}: is truncated or damaged; copy it again from its source")
+        for n in wanted:
+            bits = np.unpackbits(packed[n * size // 8 : -(-(n + 1) * size // 8)], bitorder="little")
+            start = n * size % 8
+            yield bits[start : start + size].reshape(found.frames[0].shape[::-1]).astype(bool)
+        return
+    half = 1.0
+    if text_of(said.get("SegmentationType")) == "FRACTIONAL":
+        (most,) = reals_of(said.get("MaximumFractionalValue"), 1) or (255.0,)
+        half = most / 2
+    for n, pixels in zip(wanted, iter_pixels(said, indices=list(wanted))):
+        yield pixels >= half if found.segments[n] else pixels

@@ -1,0 +1,157 @@
+"""RTSTRUCT as a label map: contours in patient millimetres, filled on the grid of an image."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medfuse.core.errors import DataError
+from medfuse.core.geometry import Geometry
+from medfuse.volumes.dicom.contours import Floats, filled
+from medfuse.volumes.dicom.index import Source
+from medfuse.volumes.dicom.instances import Place, text_of, whole_of
+from medfuse.volumes.dicom.painting import Painting
+from medfuse.volumes.dicom.segments import check_whole, reading, source_bytes
+from medfuse.volumes.headers import LPS
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_AREAS = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "INTERPOLATED_PLANAR")
+OFF, SAME = 0.25, 0.05
+"""By how much of a slice's distance a contour may lie off its slice, and off another in the same slice."""
+_EVENLY = 6
+
+
+def painted(
+    source: Source, like: Geometry, values: Mapping[int, int], names: Mapping[int, str], order: Sequence[int]
+) -> npt.NDArray[np.integer[Any]]:
+    """The label map on the grid `like`, in whose slices, along any of its axes, all contours lie.
+
+    A voxel belongs to a region where its centre is inside the contours of its slice by the even-odd rule,
+    so that holes may be contours of their own or keyholes. Contours outside of the image are left out.
+    values: number of a region → its value; others are left out. Raises DataError.
+    """
+    from pydicom import dcmread
+
+    with reading(source.place), source_bytes(source) as file:
+        said = dcmread(file, force=True)
+        check_whole(source.place, said)
+        if "ROIContourSequence" not in said:
+            raise DataError(
+                f"{source.place}: holds no contours; copy it again from its source, or leave it out"
+            )
+        contours = {
+            number: [_indices(source.place, one, like, names[number]) for one in _areas(source.place, item)]
+            for item in said.get("ROIContourSequence") or []
+            if (number := whole_of(item.get("ReferencedROINumber"))) in values
+        }
+    axis = _normal(source.place, [one for found in contours.values() for one in found], like)
+    painting = Painting(like.shape, values, order)
+    across = [n for n in range(3) if n != axis]
+    slices = {
+        number: _in_slices(source.place, _distinct(found), axis, names[number])
+        for number, found in contours.items()
+    }
+    _check_dense(source.place, (k for own in slices.values() for k in own))
+    within = False
+    for number, own in slices.items():
+        for k, corners in own.items():
+            if 0 <= k < like.shape[axis]:
+                where: list[int | slice] = [slice(None)] * 3
+                where[axis] = k
+                shape = like.shape[across[0]], like.shape[across[1]]
+                mask = filled([one[:, across] for one in corners], shape)
+                within |= bool(mask.any())
+                painting.paint(number, tuple(where), mask)
+    if not within and any(contours.values()):
+        raise DataError(
+            f"{source.place}: no contour holds a voxel of the image; give the image that it was drawn on"
+        )
+    return painting.finished(str(source.place), names)
+
+
+def _areas(place: Place, item: Dataset) -> Iterator[Floats]:
+    """The closed contours of a region, (n, 3) in LPS mm; beside them points and lines are left out.
+
+    Raises DataError for what is no contour, and where there are points and lines alone.
+    """
+    kinds = set()
+    number = whole_of(item.get("ReferencedROINumber"))
+    for contour in item.get("ContourSequence") or []:
+        kinds.add(kind := text_of(contour.get("ContourGeometricType")).upper())
+        data = contour.get("ContourData")
+        numbers = np.array([] if data is None else data, np.float64).ravel()
+        if len(numbers) % 3 or not np.isfinite(numbers).all():
+            raise DataError(
+                f"{place}: a contour of region {number} is no list of points (x, y, z) in mm; export it again"
+            )
+        points = numbers.reshape(-1, 3)
+        if kind in _AREAS and len(points) >= 3:
+            yield points
+    if kinds and not kinds & {*_AREAS}:
+        raise DataError(
+            f"{place}: region {number} consists of {' and '.join(sorted(kinds))}, which have no area; name a "
+            "region of closed contours, or leave it out of the classes"
+        )
+
+
+def _indices(place: Place, points: Floats, like: Geometry, name: str) -> Floats:
+    found = np.linalg.solve(like.affine[:3, :3], (points * LPS - like.affine[:3, 3]).T).T
+    if np.abs(found).max() > 1e6:
+        raise DataError(
+            f"{place}: a contour of {name} lies {np.abs(points).max():.3g} mm away; export it again"
+        )
+    return found
+
+
+def _normal(place: Place, contours: Sequence[Floats], like: Geometry) -> int:
+    """The axis along which the contours' slices follow each other. Raises DataError where there is none."""
+    if not contours:
+        return 2
+    widths = np.array([np.ptp(one, axis=0) for one in contours])
+    flat = (widths <= 2 * OFF).sum(0)
+    axis = int(flat.argmax())
+    if bent := len(contours) - int(flat[axis]):
+        raise DataError(
+            f"{place}: {bent} of {len(contours)} contours lie in no slice of the image; give the image that "
+            "it was drawn on, or export it as SEG"
+        )
+    least = widths.sum(0)
+    candidates = [n for n in range(3) if flat[n] == flat[axis]]
+    return min(candidates, key=lambda n: float(least[n]))
+
+
+def _in_slices(place: Place, contours: Sequence[Floats], axis: int, name: str) -> dict[int, list[Floats]]:
+    """By the slice in which they lie. Raises DataError where that is not one slice."""
+    found: dict[int, list[Floats]] = defaultdict(list)
+    heights: dict[int, float] = {}
+    for one in contours:
+        at = float(one[:, axis].mean())
+        k = int(np.rint(at))
+        if np.abs(one[:, axis] - k).max() > OFF or abs(heights.setdefault(k, at) - at) > SAME:
+            raise DataError(
+                f"{place}: contours of {name} lie between the slices of the image, beside slice {k + 1}; "
+                "give the image that it was drawn on, or export it as SEG"
+            )
+        found[k].append(one)
+    return found
+
+
+def _check_dense(place: Place, slices: Iterable[int]) -> None:
+    """Raises DataError where contours are evenly apart with slices between them: another image is coarser."""
+    gaps = np.diff(sorted({*slices}))
+    if len(gaps) >= _EVENLY and gaps[0] > 1 and (gaps == gaps[0]).all():
+        raise DataError(
+            f"{place}: its contours lie {gaps[0]} slices of the image apart, all of them; give the image "
+            "that it was drawn on, or export it as SEG"
+        )
+
+
+def _distinct(contours: Sequence[Floats]) -> list[Floats]:
+    """Those that are there twice, once: they would undo each other."""
+    return list({one.tobytes(): one for one in contours}.values())

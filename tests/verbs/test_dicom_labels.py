@@ -116,7 +116,8 @@ def test_training_on_segs_is_training_on_label_maps(medfuse, tmp_path):
             "sample: {patch_size: [16, 16, 16], batch_size: 2}\n"
             "model:\n  backbones: {encoder: {use: unet_encoder, base_channels: 4}}\n"
             "  fusion: {decoded: {use: unet_decoder, inputs: [encoder.*]}}\n  head: {input: decoded}\n"
-            "loss: dice_ce\ntrain: {steps: 4, steps_per_epoch: 2}\ninfer: {runtime: {use: torch}}\n"
+            "loss: dice_ce\ntrain: {steps: 4, steps_per_epoch: 2}\n"
+            "infer: {runtime: {use: torch, precision: fp32}}\n"
         )
         said = medfuse("run", file, "--runs", tmp_path / "runs")
         assert said.code == 0, said.err

@@ -92,7 +92,7 @@ def _segmentation(
     now = moment()
     parts = (
         *(head.StudyInstanceUID, head.SeriesInstanceUID, index.affine, index.shape),
-        *(kind, about, *entries, _digest(labels)),
+        *(kind, about, *entries, label_digest(labels)),
     )
     measures, orientation, positions = _geometry(index)
     with quietly():
@@ -102,7 +102,7 @@ def _segmentation(
             segmentation_type=kind.upper(),
             segment_descriptions=_descriptions(entries, about, kind),
             series_instance_uid=made_uid("series", *parts),
-            series_number=_series_number(index),
+            series_number=series_number(index),
             sop_instance_uid=made_uid("instance", *parts),
             instance_number=1,
             manufacturer=MAKER,
@@ -234,14 +234,14 @@ def content_label(text: str) -> str:
     return re.sub(r"[^A-Z0-9]+", "_", text.upper()).strip("_")[:16].strip("_") or "SEGMENTATION"
 
 
-def _series_number(index: Index) -> int:
+def series_number(index: Index) -> int:
     """One that the scanner hardly gave: that of the series and a thousand."""
     said = index.says.get("SeriesNumber", "")
     number = int(said) if said.isascii() and said.isdecimal() and len(said) < 8 else 0
     return 1000 + number
 
 
-def _digest(labels: Labels) -> str:
+def label_digest(labels: Labels) -> str:
     import hashlib
 
     digest = hashlib.sha256(repr((labels.shape, labels.dtype.kind)).encode())

@@ -81,7 +81,7 @@ def write_split(data: Path, file: Path, cases: int) -> Sequence[str]:
     from medfuse.data.split import choose_split
 
     found = detect(data)
-    split = choose_split(found.info, SplitSettings())
+    split = choose_split(found.info, SplitSettings(folds=min(5, len(found.info.cases))))
     names = sorted(split.train)
     random.Random(SEED).shuffle(names)
     file.write_text(json.dumps([{"train": names[:cases], "val": sorted(split.validation)}]))
@@ -110,7 +110,7 @@ def frozen(
         "preprocess": {**scratch["preprocess"], "normalize": "unit"},
         "sample": {"patch_size": patch, "batch_size": 2, "foreground": 0.33},
         "model": {
-            "backbones": {"encoder": {"use": "slices", "neighbours": 1, "of": seen}},
+            "backbones": {"encoder": {"use": "slices", "neighbours": 1, "channels": "each", "of": seen}},
             "fusion": {"fused": dict(fusion)},
             "head": {"input": "fused"},
         },

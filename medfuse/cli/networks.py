@@ -44,6 +44,18 @@ def infer(
         Literal["zarr", "nifti"] | None,
         typer.Option(help="also write those of every class: CASE_probabilities.zarr or .nii.gz"),
     ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="nifti|nrrd|dicom_seg",
+            help="of the label maps; repeated, or several between commas; the image's own if not given",
+        ),
+    ] = None,
+    seg_type: Annotated[
+        Literal["labelmap", "binary"],
+        typer.Option(help="how DICOM segmentations hold labels; older viewers read binary alone"),
+    ] = "labelmap",
     max_memory: Annotated[
         str | None,
         typer.Option(metavar="4GiB", help="main memory that may be taken above the loaded model"),
@@ -68,7 +80,7 @@ def infer(
     how: dict[str, Any] = {"best": best, "device": device, "max_memory": max_memory, "trust": trust or ()}
     how |= {"overrides": overrides or (), "probabilities": probabilities}
     how |= {"reporter": Reporter(quiet=quiet), "scans": scans_of(series, naming, uneven)}
-    how["strict"] = strict
+    how |= {"strict": strict, "formats": formats or (), "seg_type": seg_type}
     if explain:
         done = explain_volumes(weights, inputs, **how)
     elif output is None:

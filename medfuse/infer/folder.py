@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from medfuse.api import Case
-from medfuse.core.errors import OutputError
+from medfuse.core.errors import DataError, OutputError
 from medfuse.core.files import make_folder
 from medfuse.core.lock import locked
 from medfuse.core.prepared import Prepared
@@ -62,14 +62,23 @@ def infer_cases(
     """
     flip_combinations(recipe.settings.mirror, len(recipe.patch_size))
     check_format(recipe.probabilities)
+    recipe.label_files.check()
     refuse_to_replace_images(cases, lambda case: [output / name for name in recipe.files(case)])
     with locked(make_folder(output)):
         ledger = Ledger(
             cases, recipe.facts(), output, progress, recipe.files, recipe.former, overwrite=overwrite
         )
-        cases = ledger.unfinished(strict=strict)
+        cases = [case for case in ledger.unfinished(strict=strict) if _can_be_written(case, recipe, ledger)]
         Line(prepare, networks, recipe, output, device, plan(cases), ledger).run(cases)
         return ledger.finish()
+
+
+def _can_be_written(case: Case, recipe: Recipe, ledger: Ledger) -> bool:
+    """Whether a case can be written as is wanted; else it has failed."""
+    reason = recipe.label_files.refusal(case)
+    if reason:
+        ledger.failed(case, DataError(reason))
+    return not reason
 
 
 def work_through(

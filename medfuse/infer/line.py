@@ -24,6 +24,7 @@ from medfuse.core.labels import LabelValue, members, outputs
 from medfuse.core.prepared import Prepared
 from medfuse.infer.bricks import Brick
 from medfuse.infer.feed import Abandoned, Feed
+from medfuse.infer.formats import open_labels
 from medfuse.infer.ledger import Ledger
 from medfuse.infer.manifest import files_now
 from medfuse.infer.plan import FEED_BYTES, Way
@@ -36,7 +37,6 @@ from medfuse.infer.sliding import Network, WindowCount, predict_bricks
 from medfuse.infer.stitch import spare_memory
 from medfuse.infer.windows import AxisName, plan_grid
 from medfuse.volumes.slabs import Whole
-from medfuse.volumes.write import open_volume
 
 log = logging.getLogger(__name__)
 
@@ -201,16 +201,15 @@ class Line:
 
     def _written(self, job: _Job, folder: Path) -> dict[str, Any]:
         recipe, began = self._recipe, time.perf_counter()
-        path, *more = (folder / name for name in recipe.files(job.case))
+        *_, last = (folder / name for name in recipe.files(job.case))
         with ExitStack() as opened:
             write = None
             if recipe.probabilities:
                 names = outputs(recipe.labels, recipe.region_order)
-                write = opened.enter_context(open_probabilities(more[0], job.geometry, names, job.source))
+                write = opened.enter_context(open_probabilities(last, job.geometry, names, job.source))
             exporter = recipe.exporter(job.shape, job.geometry, sweep=job.sweep, probabilities=write)
-            slabs = opened.enter_context(
-                open_volume(path, job.geometry.shape, exporter.dtype, like=job.source, geometry=job.geometry)
-            )
+            how = (recipe.label_files, job.geometry, exporter.dtype, job.source)
+            slabs = opened.enter_context(open_labels(folder, job.case, *how))
             whole = Whole(job.geometry.shape, exporter.dtype) if recipe.steps else None
             for brick in job.feed:
                 if rows := exporter.add(brick):
@@ -232,6 +231,7 @@ class Line:
             "sums": str(job.count.sums).removeprefix("torch."),
             "seconds_in": {stage: round(seconds, 3) for stage, seconds in job.seconds_in.items()},
             "volumes_ml": volumes_ml(voxels, job.geometry, recipe.labels),
+            **({"formats": slabs.said} if slabs.said else {}),
             **({"unlike_training": list(job.unlike)} if job.unlike else {}),
         }
 

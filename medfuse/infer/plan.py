@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil, prod
 from typing import Literal
 
@@ -19,6 +19,7 @@ from medfuse.core.prepared import Outlook
 from medfuse.core.text import aligned, by
 from medfuse.infer.decide import Kind
 from medfuse.infer.draft import draft_bytes, first_pass
+from medfuse.infer.formats import LabelFiles
 from medfuse.infer.probabilities import BOX_BYTES
 from medfuse.infer.settings import InferSettings
 from medfuse.infer.sliding import KNOWN_BYTES, Network, window_logits
@@ -138,6 +139,7 @@ class Planner:
     cost: WindowCost
     probabilities: bool = False
     kind: Kind = "softmax"
+    label_files: LabelFiles = field(default_factory=LabelFiles)
 
     def plan(self, outlooks: Sequence[Outlook], limit: int | None = None) -> list[CasePlan]:
         """A plan for every case, each within `limit` bytes where there is one.
@@ -218,7 +220,16 @@ class Planner:
             "export": _export_bytes(outlook, grid, self.classes),
             **({"first pass": draft_bytes(grid, self.classes, self.kind)} if self._first(grid) else {}),
             **({"probabilities": BOX_BYTES} if self.probabilities else {}),
+            **({"label maps": whole} if (whole := self._whole_maps(outlook)) else {}),
         }
+
+    def _whole_maps(self, outlook: Outlook) -> int:
+        """Label maps that wait for their last row, in formats that were asked for."""
+        return self.label_files.bytes(outlook.geometry.shape, _label_bytes(self.classes))
+
+
+def _label_bytes(classes: int) -> int:
+    return np.min_scalar_type(max(classes - 1, 255)).itemsize
 
 
 def _unfinished_bytes(grid: Grid, classes: int, way: Way) -> tuple[int, int]:
@@ -245,7 +256,7 @@ def _export_bytes(outlook: Outlook, grid: Grid, classes: int) -> int:
     plane = grid.shape[second] * grid.shape[third]
     seams = plane + brick[sweep] * grid.shape[third] + brick[sweep] * brick[second]
     turn, fine = outlook.geometry.turn, outlook.geometry.ras_shape
-    label = np.min_scalar_type(max(classes - 1, 255)).itemsize
+    label = _label_bytes(classes)
     rows = ceil(brick[sweep] * fine[sweep] / outlook.shape[1 + sweep]) + 1
     slab = label * rows * prod(fine) // fine[sweep]
     streamed = turn.axes[sweep] == 2 and not turn.flipped[sweep]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
@@ -11,9 +11,9 @@ import numpy.typing as npt
 from medfuse.api import Case
 from medfuse.core.geometry import Geometry
 from medfuse.core.labels import LabelValue, map_values
-from medfuse.infer.cases import output_name
 from medfuse.infer.decide import Kind
 from medfuse.infer.export import Exporter
+from medfuse.infer.formats import FORMATS, LabelFiles
 from medfuse.infer.postprocess import logit_shifts, tidy
 from medfuse.infer.probabilities import PROBABILITY_FORMATS, Box, ProbabilityFormat, probability_file
 from medfuse.infer.settings import InferSettings, PostprocessSettings
@@ -27,6 +27,7 @@ class Recipe:
     weights: one hash per fold. labels: name → value, in the order of the network's classes; a region
     has several. region_order: where labels are regions, the value to write for each, later ones over earlier
     ones. `probabilities`: the file that those of all classes are written into, if they are wanted.
+    `label_files`: the formats of label maps, and what they say.
     """
 
     weights: tuple[str, ...]
@@ -35,6 +36,7 @@ class Recipe:
     settings: InferSettings
     region_order: tuple[int, ...] = ()
     probabilities: ProbabilityFormat | None = None
+    label_files: LabelFiles = field(default_factory=LabelFiles)
 
     @property
     def written(self) -> tuple[int, ...]:
@@ -53,15 +55,18 @@ class Recipe:
         return steps if isinstance(steps, PostprocessSettings) else None
 
     def files(self, case: Case) -> list[str]:
-        """The names of what is written for a case, its label map first."""
+        """The names of what is written for a case, its label maps first."""
         more = [probability_file(case.name, self.probabilities)] if self.probabilities else []
-        return [output_name(case), *more]
+        return [*self.label_files.names(case), *more]
 
     def former(self, case: Case) -> dict[str, str]:
         """What earlier calls may have written for a case and this one does not, and the name of what is
-        written in its place; none for probabilities, which may still be wanted."""
+        written in its place; none for probabilities and label maps in formats that were asked for, which may
+        still be wanted."""
         label_map, *_ = now = self.files(case)
-        others = {case.name + ending: label_map for ending in LABEL_ENDINGS}
+        others = {case.name + known.ending: "" for known in FORMATS.values()}
+        if not self.label_files.formats:
+            others |= {case.name + ending: label_map for ending in LABEL_ENDINGS}
         others |= dict.fromkeys((probability_file(case.name, kind) for kind in PROBABILITY_FORMATS), "")
         return {name: instead for name, instead in others.items() if name not in now}
 
@@ -105,4 +110,5 @@ class Recipe:
             "patch_size": list(self.patch_size),
             "settings": self.settings.model_dump(mode="json", exclude={"batch_size", *self._younger}),
             **({"probabilities": self.probabilities} if self.probabilities else {}),
+            **self.label_files.facts(),
         }

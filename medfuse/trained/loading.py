@@ -97,6 +97,7 @@ def load_trained(
         _overridden(settings or loaded[0].settings, overrides),
         where,
         _stage_before(paths[0], device=device, trust=trust) if plans[0].before else None,
+        loaded[0].name,
     )
 
 
@@ -125,6 +126,7 @@ class _Loaded:
     graph: GraphPlan | None
     plan: DataPlan
     settings: InferSettings
+    name: str
 
 
 def _load(path: Path, where: torch.device, maps: Sequence[str], trust: Trust) -> _Loaded:
@@ -173,7 +175,7 @@ def _from_weights(path: Path, where: torch.device, maps: Sequence[str], trust: T
             "need; choose layers up to the deepest that the run tapped"
         )
     load_into(network, state, path)
-    return _Loaded(network.to(where).eval(), graph, facts.plan, facts.settings)
+    return _Loaded(network.to(where).eval(), graph, facts.plan, facts.settings, facts.name)
 
 
 @contextmanager
@@ -209,7 +211,7 @@ def _from_export(path: Path, where: torch.device) -> _Loaded:
         model, facts = openvino.load(path)
         network = Prepared(partial(_by_openvino, model))
     read = read_facts(path, facts)
-    return _Loaded(network, None, read.plan, read.settings)
+    return _Loaded(network, None, read.plan, read.settings, read.name)
 
 
 def _by_onnxruntime(path: Path, example: Tensor, kept: Engine | None) -> Running:

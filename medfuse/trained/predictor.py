@@ -22,6 +22,7 @@ from medfuse.volumes.volume import checked_geometry
 
 if TYPE_CHECKING:
     from medfuse.infer.ledger import Outcome
+    from medfuse.volumes.dicom.seg import SegKind
 
 
 class Predictor:
@@ -100,23 +101,35 @@ class Predictor:
         overwrite: bool = False,
         scans: Scans = ALL,
         strict: bool = False,
+        formats: str | Sequence[str] = (),
+        seg_type: SegKind = "labelmap",
         quiet: bool = True,
     ) -> Outcome:
         """As `medfuse infer`: label maps of files and folders into `output`, and what became of each case.
 
         What medfuse did not write into `output`, or somebody changed, stays as it is unless `overwrite`.
         `scans`: which DICOM series are meant. `strict`: whether images unlike those of training fail.
+        `formats`: of label maps, such as ("nifti", "dicom_seg"); that of each image where there are none.
         Raises DataError and OutputError before any work; a case that fails or is left is in the outcome.
         """
         from medfuse.infer.cases import find_inputs, left_out_of
+        from medfuse.infer.formats import formats_of
 
+        names = formats_of(formats)
         limit = parse_bytes(max_memory) if max_memory is not None else None
         paths, reporter = _paths(inputs), Reporter(quiet=quiet)
         cases = find_inputs(paths, self._trained.plan.channels, scans)
         for line in left_out_of(paths, cases):
             reporter.say(line)
         return self._trained.infer(
-            cases, Path(output), reporter, max_memory=limit, overwrite=overwrite, strict=strict
+            cases,
+            Path(output),
+            reporter,
+            max_memory=limit,
+            overwrite=overwrite,
+            strict=strict,
+            formats=names,
+            seg_type=seg_type,
         )
 
 

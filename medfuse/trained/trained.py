@@ -15,6 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import medfuse
 from medfuse import registry
 from medfuse.api import Case, Runtime
 from medfuse.core.engine import Engine, label, told_by, told_once
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from medfuse.infer.probabilities import ProbabilityFormat
     from medfuse.infer.recipe import Recipe
     from medfuse.model.segmenter import Segmenter
+    from medfuse.volumes.dicom.seg import SegKind
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class Trained:
     settings: InferSettings
     device: torch.device
     before: Trained | None = None
+    name: str = ""
 
     def infer(
         self,
@@ -74,11 +77,14 @@ class Trained:
         probabilities: ProbabilityFormat | None = None,
         overwrite: bool = False,
         strict: bool = False,
+        formats: Sequence[str] = (),
+        seg_type: SegKind = "labelmap",
     ) -> Outcome:
         """Label maps of `cases` into `output`, probabilities too where wanted, and what became of each.
 
         What medfuse did not write there, or somebody changed, stays unless `overwrite`. Images unlike those
-        of training are told, and with `strict` they fail.
+        of training are told, and with `strict` they fail. `formats`: of label maps (see infer.formats), else
+        that of each image.
 
         With `max_memory`, in bytes, main memory grows by no more than that above the loaded model. Raises
         MedfuseError before any work where a case cannot be done in it.
@@ -89,7 +95,7 @@ class Trained:
 
         if self.before is not None and max_memory is not None:
             raise MedfuseError("--max-memory: is not planned for the two stages of a cascade; leave it out")
-        recipe = self._recipe(probabilities=probabilities)
+        recipe = self._recipe(probabilities=probabilities, formats=formats, seg_type=seg_type)
         runners = self._as_before(engines_of(output, recipe.facts()))
         ways: dict[str, Way] = {}
         told: Counter[str] = Counter()
@@ -99,7 +105,7 @@ class Trained:
                 self.tell_of_foreign(left)
             elif left:
                 how: dict[str, Any] = {"probabilities": probabilities is not None, "runners": runners}
-                how["strict"] = strict
+                how |= {"strict": strict, "formats": formats}
                 plans = self.plans(left, max_memory, **how).plans
                 ways.update({plan.name: plan.way for plan in plans})
             return ways
@@ -196,6 +202,7 @@ class Trained:
         probabilities: bool = False,
         runners: Sequence[Callable[[Tensor], Tensor]] = (),
         strict: bool = False,
+        formats: Sequence[str] = (),
     ) -> Plans:
         """What each of `cases` will take, from its header, and what one window of the smallest one took.
 
@@ -213,7 +220,11 @@ class Trained:
             return_memory()
         outlooks: dict[str, Outlook] = {}
         faults: dict[str, str] = {}
+        label_files = self._recipe(formats=formats).label_files
         for case in cases:
+            if reason := label_files.refusal(case):
+                faults[case.name] = reason
+                continue
             try:
                 outlooks[case.name] = self._preprocessor.look(case)
             except DataError as error:
@@ -242,6 +253,7 @@ class Trained:
             cost,
             probabilities,
             self._recipe().kind,
+            label_files,
         )
         return Plans(planner.plan([*outlooks.values()], max_memory), faults)
 
@@ -297,12 +309,23 @@ class Trained:
             )
         )
 
-    def _recipe(self, *, probabilities: ProbabilityFormat | None = None) -> Recipe:
+    def _recipe(
+        self,
+        *,
+        probabilities: ProbabilityFormat | None = None,
+        formats: Sequence[str] = (),
+        seg_type: SegKind = "labelmap",
+    ) -> Recipe:
+        from medfuse.infer.formats import LabelFiles
         from medfuse.infer.recipe import Recipe
+        from medfuse.volumes.dicom.about import MAKER, About
 
         plan = self.plan
         hashes = (*self.hashes, *(self.before.hashes if self.before else ()))
-        return Recipe(hashes, plan.labels, plan.patch_size, self.settings, plan.region_order, probabilities)
+        about = About(self.name or MAKER, medfuse.__version__, hashes)
+        files = LabelFiles(tuple(formats), seg_type, plan.entries, about)
+        how = (self.settings, plan.region_order, probabilities, files)
+        return Recipe(hashes, plan.labels, plan.patch_size, *how)
 
     @cached_property
     def _preprocessor(self) -> Preprocessor:

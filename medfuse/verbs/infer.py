@@ -22,6 +22,7 @@ from medfuse.volumes.endings import ending
 if TYPE_CHECKING:
     from medfuse.infer.ledger import Outcome
     from medfuse.infer.probabilities import ProbabilityFormat
+    from medfuse.volumes.dicom.seg import SegKind
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,19 @@ def infer_volumes(
     trust: str | Iterable[str] = (),
     scans: Scans = ALL,
     strict: bool = False,
+    formats: Sequence[str] = (),
+    seg_type: SegKind = "labelmap",
     reporter: Reporter,
 ) -> Inferred:
     """Label maps of every volume in `inputs`, in `max_memory` (such as 4GiB) above the loaded model.
 
     What medfuse did not write into `output`, or somebody changed, stays unless `overwrite`. `scans`: which
     DICOM series are meant. What else stands in `inputs` is told. `strict`: whether images that are unlike
-    those of training fail.
+    those of training fail. `formats`: of label maps, where not that of each image.
     """
+    from medfuse.infer.formats import formats_of
+
+    names = formats_of(formats)
     limit = parse_bytes(max_memory) if max_memory is not None else None
     if ending(output) and not output.is_dir():
         raise OutputError(f"{output}: is the name of an image; --output is the folder for the label maps")
@@ -66,6 +72,8 @@ def infer_volumes(
         probabilities=probabilities,
         overwrite=overwrite,
         strict=strict,
+        formats=names,
+        seg_type=seg_type,
     )
     return outcome_text(outcome, output)
 
@@ -82,15 +90,20 @@ def explain_volumes(
     trust: str | Iterable[str] = (),
     scans: Scans = ALL,
     strict: bool = False,
+    formats: Sequence[str] = (),
+    seg_type: SegKind = "labelmap",
     reporter: Reporter,
 ) -> Inferred:
     """What `infer_volumes` would take: windows, time and memory of every case. Writes nothing.
 
     It has failed where a case cannot be done.
     """
+    from medfuse.infer.formats import formats_of
+
+    names = formats_of(formats)
     limit = parse_bytes(max_memory) if max_memory is not None else None
     model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, scans, reporter)
-    plans = model.plans(cases, limit, probabilities=probabilities is not None, strict=strict)
+    plans = model.plans(cases, limit, probabilities=probabilities is not None, strict=strict, formats=names)
     return Inferred(plans.text(), bool(plans.faults))
 
 

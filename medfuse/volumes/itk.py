@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from medfuse.volumes.faults import last_line
 from medfuse.volumes.headers import Grid
 
 
-def write(path: Path, array: npt.NDArray[Any], grid: Grid) -> None:
-    """Voxels (i, j, k), with a k of 1 where the grid has two axes."""
+def write(path: Path, array: npt.NDArray[Any], grid: Grid, fields: Mapping[str, str] | None = None) -> None:
+    """Voxels (i, j, k), with a k of 1 where the grid has two axes. `fields`: more for the header."""
     import SimpleITK as sitk
 
     axes = len(grid.spacing)
@@ -23,6 +24,8 @@ def write(path: Path, array: npt.NDArray[Any], grid: Grid) -> None:
     image.SetSpacing(grid.spacing.tolist())
     image.SetOrigin(grid.origin.tolist())
     image.SetDirection(grid.direction.ravel().tolist())
+    for name, text in (fields or {}).items():
+        image.SetMetaData(name, text)
     with atomic(path) as temporary:
         try:
             sitk.WriteImage(image, str(temporary), useCompression=True)

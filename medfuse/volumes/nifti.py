@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -138,7 +138,13 @@ def _shorten_quaternion(path: Path, header: Any) -> None:
             header[name] = float(header[name]) / length
 
 
-def header_like(shape: tuple[int, ...], dtype: np.dtype[Any], like: Path) -> tuple[bytes, np.dtype[Any]]:
+Intent = Literal["none", "label"]
+"""What a file's values are for: viewers draw labels in colours, and do not interpolate them."""
+
+
+def header_like(
+    shape: tuple[int, ...], dtype: np.dtype[Any], like: Path, intent: Intent = "none"
+) -> tuple[bytes, np.dtype[Any]]:
     """What comes before the voxels, and the type, with the header's byte order, in which they are stored.
 
     The header of the NIfTI file `like` is kept: affine, codes, units.
@@ -150,14 +156,14 @@ def header_like(shape: tuple[int, ...], dtype: np.dtype[Any], like: Path) -> tup
     if len(header.get_data_shape()) == 2 and shape[2:] == (1,):
         shape = shape[:2]
     header.set_data_dtype(dtype)
-    header.set_intent("none")
+    header.set_intent(intent)
     header["cal_max"], header["cal_min"] = 0, 0
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
     return _header_of(kind(np.broadcast_to(np.zeros((), dtype), shape), header.get_best_affine(), header))
 
 
 def header_at(
-    shape: tuple[int, ...], dtype: np.dtype[Any], affine: npt.NDArray[np.float64]
+    shape: tuple[int, ...], dtype: np.dtype[Any], affine: npt.NDArray[np.float64], intent: Intent = "none"
 ) -> tuple[bytes, np.dtype[Any]]:
     """As `header_like`, of a file of another format."""
     import nibabel
@@ -166,6 +172,7 @@ def header_at(
     for place in (image.set_qform, image.set_sform):
         place(image.affine, code="scanner")
     image.header.set_xyzt_units("mm")
+    image.header.set_intent(intent)
     return _header_of(image)
 
 

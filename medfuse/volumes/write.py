@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,17 @@ import numpy.typing as npt
 from medfuse.core.errors import OutputError
 from medfuse.core.files import atomic
 from medfuse.core.geometry import Geometry
+from medfuse.core.label_table import LabelEntry
 from medfuse.volumes import itk, metaimage, nifti, nrrd, pictures
-from medfuse.volumes.endings import METAIMAGE, ending, is_picture, label_ending, stem
+from medfuse.volumes.endings import METAIMAGE, NRRD, ending, is_picture, label_ending, stem
 from medfuse.volumes.headers import Grid
+from medfuse.volumes.nrrd_segments import segments
 from medfuse.volumes.read import is_nifti, read_geometry
 from medfuse.volumes.slabs import Fill, Slabs, Whole, scattered, stream
 
 
 def write_volume(path: Path, array: npt.NDArray[Any], like: Path) -> None:
-    """Write (i, j, k) voxels to `path` with the grid of the file `like`, whole or not at all.
+    """Write a label map (i, j, k) to `path` with the grid of the file `like`, whole or not at all.
 
     A NIfTI file keeps the header of a NIfTI `like` (affine, codes, units), so that both overlay exactly.
     Raises OutputError where it cannot be written, and for .mhd, which is two files and never whole at once.
@@ -39,8 +41,11 @@ def open_volume(
     like: Path,
     *,
     geometry: Geometry | None = None,
+    entries: Sequence[LabelEntry] = (),
 ) -> Iterator[Slabs]:
     """As `write_volume`, but part by part; the file is there once the block ends well.
+
+    A NIfTI file says by its intent that its values are labels; NRRD holds `entries`, as Slicer reads them.
 
     `geometry`: that of `like`, where the size of a picture's pixels is known from elsewhere.
 
@@ -51,7 +56,7 @@ def open_volume(
         better = f"{stem(path)}{label_ending(path)}"
         raise OutputError(f"{path}: {ending(path)} is only read; write {better}")
     if is_nifti(path):
-        header, stored = _nifti_header(shape, np.dtype(dtype), like)
+        header, stored = _nifti_header(shape, np.dtype(dtype), like, intent="label")
         compressed = path.name.lower().endswith(".gz")
         with (
             atomic(path) as temporary,
@@ -66,7 +71,7 @@ def open_volume(
         grid = _grid(like)
         whole = Whole(shape, dtype)
         yield whole
-        itk.write(path, whole.voxels, grid)
+        itk.write(path, whole.voxels, grid, segments(entries, shape) if ending(path) in NRRD else None)
 
 
 @contextmanager
@@ -85,12 +90,14 @@ def open_maps(path: Path, shape: tuple[int, int, int, int], like: Path) -> Itera
 
 
 def _grid(like: Path) -> Grid:
-    if is_nifti(like) or is_picture(like):
-        return Grid.at(read_geometry(like).affine)
-    return (metaimage if ending(like) in METAIMAGE else nrrd).grid(like)
+    if ending(like) in (*METAIMAGE, *NRRD):
+        return (metaimage if ending(like) in METAIMAGE else nrrd).grid(like)
+    return Grid.at(read_geometry(like).affine)
 
 
-def _nifti_header(shape: tuple[int, ...], dtype: np.dtype[Any], like: Path) -> tuple[bytes, np.dtype[Any]]:
+def _nifti_header(
+    shape: tuple[int, ...], dtype: np.dtype[Any], like: Path, *, intent: nifti.Intent = "none"
+) -> tuple[bytes, np.dtype[Any]]:
     if is_nifti(like):
-        return nifti.header_like(shape, dtype, like)
-    return nifti.header_at(shape, dtype, read_geometry(like).affine)
+        return nifti.header_like(shape, dtype, like, intent)
+    return nifti.header_at(shape, dtype, read_geometry(like).affine, intent)

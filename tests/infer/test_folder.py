@@ -318,7 +318,7 @@ def test_a_case_is_written_while_the_network_works_on_the_next(
         if now.windows_done == 4:
             watch.note(now.case)
 
-    monkeypatch.setattr("medfuse.infer.line.open_volume", writing)
+    monkeypatch.setattr("medfuse.infer.formats.open_volume", writing)
     assert scans.infer(network=working, progress=progress).done == ("a", "b", "c")
 
 
@@ -330,7 +330,7 @@ def test_a_case_that_cannot_be_written_is_the_one_that_is_blamed(
             raise ZeroDivisionError("by zero")
         return open_volume(path, *given, **options)
 
-    monkeypatch.setattr("medfuse.infer.line.open_volume", failing)
+    monkeypatch.setattr("medfuse.infer.formats.open_volume", failing)
     outcome = scans.infer()
     assert outcome.done == ("a", "c")
     assert outcome.failed["b"].startswith("ZeroDivisionError")

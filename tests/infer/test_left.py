@@ -336,7 +336,7 @@ def test_whatever_goes_wrong_with_one_case_the_others_are_done(
             raise error
         return open_volume(path, *given, **options)
 
-    monkeypatch.setattr("medfuse.infer.line.open_volume", opening)
+    monkeypatch.setattr("medfuse.infer.formats.open_volume", opening)
     outcome = scans.infer(prepare=reading)
     assert (outcome.done, list(outcome.failed)) == (("a", "c"), ["b"])
     assert not any(path.name.startswith(".unfinished") for path in scans.output.iterdir())

@@ -20,7 +20,7 @@ from medfuse.volumes import slabs as slabs_module
 from medfuse.volumes.endings import ending, stem
 from medfuse.volumes.read import read_geometry, read_labels, read_volume
 from medfuse.volumes.volume import values_of
-from medfuse.volumes.write import open_volume, write_volume
+from medfuse.volumes.write import open_maps, open_volume, write_volume
 
 SHAPE = (5, 6, 7)
 NIFTI = [".nii", ".nii.gz"]
@@ -156,7 +156,7 @@ def test_a_label_map_does_not_inherit_scaling_window_or_extensions(tmp_path: Pat
     made = nib.load(tmp_path / "labels.nii.gz")
     assert np.array_equal(np.asanyarray(made.dataobj), voxels())
     assert made.get_data_dtype() == np.uint8
-    assert (made.header["cal_max"], made.header.get_intent()[0]) == (0, "none")
+    assert (made.header["cal_max"], made.header.get_intent()[0]) == (0, "label")
     assert not made.header.extensions
 
 
@@ -401,6 +401,7 @@ def test_a_nifti_file_is_byte_for_byte_what_nibabel_writes(
     nib.save(image, tmp_path / "image.nii")
     image = nib.load(tmp_path / "image.nii")
     image.header.set_data_dtype(dtype)
+    image.header.set_intent("label")
     nib.save(kind(voxels(dtype=dtype), image.affine, image.header), tmp_path / "nibabel.nii")
     write_volume(tmp_path / "ours.nii.gz", voxels(dtype=dtype), like=tmp_path / "image.nii")
     ours = gzip.decompress((tmp_path / "ours.nii.gz").read_bytes())
@@ -456,3 +457,14 @@ def test_the_values_of_a_label_map_are_found_slab_by_slab(monkeypatch: pytest.Mo
     labels = np.random.default_rng(0).choice([0, 3, 7, 614_454_277], (6, 5, 9)).astype(np.uint32)
     labels[0, 0, 8] = 2
     assert values_of(labels) == np.unique(labels).tolist()
+
+
+@pytest.mark.parametrize("like", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_label_maps_say_that_they_are_labels_and_other_maps_do_not(tmp_path: Path, like: str) -> None:
+    source = tmp_path / f"image{like}"
+    sitk.WriteImage(sitk.GetImageFromArray(voxels().transpose(2, 1, 0)), str(source))
+    write_volume(tmp_path / "labels.nii.gz", voxels(dtype=np.uint8), like=source)
+    assert nib.load(tmp_path / "labels.nii.gz").header["intent_code"] == 1002
+    with open_maps(tmp_path / "maps.nii", (*SHAPE, 2), like=source):
+        pass
+    assert nib.load(tmp_path / "maps.nii").header["intent_code"] == 0

@@ -23,6 +23,7 @@ _WANTED = (
     "IssuerOfPatientID", "PatientAge", "PatientSize", "PatientWeight", "StudyDescription",
     "PatientIdentityRemoved", "DeidentificationMethod",
 )  # fmt: skip
+_PLACES = ("ImagePositionPatient", "PerFrameFunctionalGroupsSequence", "DetectorInformationSequence")
 _UIDS = ("StudyInstanceUID", "FrameOfReferenceUID", "SeriesInstanceUID")
 
 
@@ -49,11 +50,16 @@ def patient_and_study(index: Index) -> Dataset:
     """Patient, study and frame of reference for a file about the series, and its SeriesInstanceUID.
 
     What the series lacks or says wrongly is empty; UIDs, which may not be, are made of what it consists of.
-    Texts are in UTF-8.
+    Texts are in UTF-8. Raises DataError, also of a radiograph, which has no place in the patient.
     """
     from pydicom import Dataset
 
     header, made = source_header(index), Dataset()
+    if not any(name in header for name in _PLACES):
+        raise DataError(
+            f"{index.sources[0].place}: does not say where in the patient it lies, which DICOM needs of labels; "
+            "choose --format nifti"
+        )
     made.SpecificCharacterSet = UTF_8
     for name in (*_WANTED_EVEN_EMPTY, *_WANTED):
         said = header.get(name)

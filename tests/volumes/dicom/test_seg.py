@@ -418,3 +418,13 @@ def test_without_highdicom_a_line_names_the_extra(tmp_path, monkeypatch):
     index = index_at(tmp_path / "in")
     with pytest.raises(DataError, match=r"medfuse\[dicom\]"):
         written(tmp_path, some_labels(index.shape), index)
+
+
+def test_a_radiograph_has_no_place_in_the_patient(tmp_path):
+    (d,) = scanner.headers(scanner.voxels((12, 10, 1)), modality="DX")
+    del d.ImagePositionPatient, d.ImageOrientationPatient
+    scanner.save(d, tmp_path / "in" / "x.dcm")
+    index = index_at(tmp_path / "in")
+    with pytest.raises(DataError, match="--format nifti"):
+        written(tmp_path, np.ones(index.shape, np.uint8), index)
+    assert not (tmp_path / "x.dcm").exists()

@@ -19,7 +19,7 @@ def segments(entries: Sequence[LabelEntry], shape: tuple[int, int, int]) -> dict
     """Fields of a label map (i, j, k); none of regions, of which a value does not stand for the whole."""
     if any(entry.members != (entry.value,) for entry in entries):
         return {}
-    fields = {}
+    fields: dict[str, str] = {}
     for n, entry in enumerate(entries):
         fields |= {
             f"Segment{n}_ID": f"Segment_{entry.value}",

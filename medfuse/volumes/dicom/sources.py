@@ -57,8 +57,8 @@ def patient_and_study(index: Index) -> Dataset:
     header, made = source_header(index), Dataset()
     if not any(name in header for name in _PLACES):
         raise DataError(
-            f"{index.sources[0].place}: does not say where in the patient it lies, which DICOM needs of labels; "
-            "choose --format nifti"
+            f"{index.sources[0].place}: does not say where in the patient it lies, which DICOM needs of "
+            "labels; choose --format nifti"
         )
     made.SpecificCharacterSet = UTF_8
     for name in (*_WANTED_EVEN_EMPTY, *_WANTED):

@@ -85,7 +85,7 @@ def save(d: Dataset, path: Path, syntax=ExplicitVRLittleEndian) -> Path:
     d.file_meta = FileMetaDataset()
     d.file_meta.MediaStorageSOPClassUID, d.file_meta.MediaStorageSOPInstanceUID = (
         d.SOPClassUID,
-        d.SOPInstanceUID,
+        d.SOPInstanceUID or generate_uid(),
     )
     d.file_meta.TransferSyntaxUID = syntax
     little, implicit = syntax.is_little_endian, syntax.is_implicit_VR

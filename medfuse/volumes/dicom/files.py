@@ -95,11 +95,11 @@ def opened(path: Path, faults: list[str]) -> Iterator[tuple[Place, IO[bytes]]]:
             if _is_zip(file):
                 yield from _members(file, faults)
                 continue
-            with open(file, "rb") as opened:
-                begin = opened.read(_BEGIN)
+            with open(file, "rb") as content:
+                begin = content.read(_BEGIN)
                 if looks_like_dicom(begin):
-                    opened.seek(0)
-                    yield Place(str(file)), opened
+                    content.seek(0)
+                    yield Place(str(file)), content
         except OSError as error:
             faults.append(f"{file}: cannot be read ({error.strerror or error}); change its permissions")
         except DataError as error:
@@ -108,7 +108,7 @@ def opened(path: Path, faults: list[str]) -> Iterator[tuple[Place, IO[bytes]]]:
 
 def _files(path: Path, faults: list[str]) -> Iterator[Path]:
     if path.is_file():
-        yield from _listed_by(path) if path.name.upper() == "DICOMDIR" else [path]
+        yield from _listed_by(path) if path.name.upper().startswith("DICOMDIR") else [path]
         return
     for file in _walked(path, faults):
         if lost := lost_target(file):

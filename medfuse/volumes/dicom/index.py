@@ -116,12 +116,12 @@ _SAID = (
 def index_of(series: Series) -> Index:
     """Raises DataError where the series is no volume."""
     where = f"{series.instance.place}: series {series.name}"
-    refuse(where, series.stack)
     one, stack = series.instance, series.stack
     if one.samples != 1 or not one.photometric.startswith("MONOCHROME"):
         raise DataError(
             f"{where}: its pixels are colours ({one.photometric}); medfuse reads those of pictures alone"
         )
+    refuse(where, stack)
     if len(kinds := {i.photometric for i in series.instances}) > 1:
         raise DataError(f"{where}: some of its files are {listed(sorted(kinds))}; part them")
     if len({i.table or "RescaleIntercept" in i.says for i in series.instances}) > 1:
@@ -180,6 +180,9 @@ def _notes(series: Series) -> list[str]:
         notes.append("MONOCHROME1 (white is least): values are as stored, not turned over")
     if one.says.get("Modality") == "CT" and "RescaleIntercept" not in one.says and not one.table:
         notes.append("CT that says no RescaleIntercept: values are as stored, perhaps not in HU")
+    scales = {(frame.slope, frame.intercept) for frame in series.stack.frames}
+    if one.says.get("Modality") == "CT" and len(scales) > 1:
+        notes.append(f"CT whose slices have {len(scales)} kinds of slope and intercept: each has its own")
     if one.says.get("Modality") == "PT":
         notes.append(f"PET in {one.units or 'units that it does not say'}")
     return notes
@@ -291,8 +294,12 @@ def index_all(path: Path, scans: Scans = ALL) -> list[Path]:
     """A file for each series in `path`. What is said of files that make none is noted in the first."""
     found = find_series(path, scans)
     folder = index_folder(path, scans)
-    if not found.series and found.notes:
-        raise DataError(*found.notes)
+    if not found.series:
+        which = f" that say {' and '.join(scans.wanted)}" if scans.wanted else ""
+        raise DataError(
+            *found.notes,
+            f"{path}: holds DICOM files, but no images{which}; `medfuse series {path}` lists what there is",
+        )
     first = [replace(one, notes=(*one.notes, *found.notes)) for one in found.series[:1]]
     return [write_index(series, folder) for series in (*first, *found.series[1:])]
 

@@ -32,6 +32,7 @@ UNCOMPRESSED = ("", *(f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".1.99", "
 _META_BYTES = 2048
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _RADIOGRAPHS = ("CR", "DX", "MG", "IO", "PX", "RG", "RF", "XA", "US")
+_IMAGES = ("Image Storage", "Dose Storage", "Parametric Map Storage")
 _NO_IMAGES = ("SEG", "PR", "KO", "SR")
 _WANTED = [
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"),
@@ -226,8 +227,12 @@ def check_inflated(place: Place, file: IO[bytes]) -> None:
 
 def _instance(place: Place, said: Dataset, keywords: Sequence[str]) -> Instance | None:
     rows, columns = (whole_of(said.get(name)) for name in ("Rows", "Columns"))
-    class_uid = text_of(said.get("SOPClassUID"))
-    if text_of(said.get("Modality")) in _NO_IMAGES or (not rows and not columns and not _is_image(class_uid)):
+    meta = getattr(said, "file_meta", None) or {}
+    class_uid = text_of(said.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID"))
+    if text_of(said.get("Modality")) in _NO_IMAGES:
+        return None
+    if not rows and not columns:
+        _check_no_image(place, class_uid, bool(said.get("DirectoryRecordSequence") or not meta))
         return None
     if not 0 < rows <= MOST_SIDE or not 0 < columns <= MOST_SIDE:
         raise DataError(f"{place}: says {columns}×{rows} pixels; copy it again from its source")
@@ -243,13 +248,12 @@ def _instance(place: Place, said: Dataset, keywords: Sequence[str]) -> Instance 
         raise DataError(
             f"{place}: says pixels of {bits[0]} bits, {bits[1]} of them used; copy it again from its source"
         )
-    syntax = getattr(getattr(said, "file_meta", None), "TransferSyntaxUID", None)
     return Instance(
         place,
         series=text_of(said.get("SeriesInstanceUID")),
         says=_spoken(said, keywords),
         image_type=tuple(text_of(word).upper() for word in _many(said.get("ImageType"))),
-        syntax=text_of(syntax),
+        syntax=text_of(meta.get("TransferSyntaxUID")),
         samples=whole_of(said.get("SamplesPerPixel")) or 1,
         photometric=text_of(said.get("PhotometricInterpretation")).upper() or "MONOCHROME2",
         bits=(bits[0], bits[1] or bits[0], bits[2]),
@@ -260,11 +264,17 @@ def _instance(place: Place, said: Dataset, keywords: Sequence[str]) -> Instance 
     )
 
 
-def _is_image(class_uid: str) -> bool:
-    """Whether a file of that class holds pixels, so that one that says no size is cut."""
+def _check_no_image(place: Place, class_uid: str, other: bool) -> None:
+    """Raises DataError for a file without a size of pixels that is an image, or says not what it is.
+
+    other: whether it may be no object of DICOM at all.
+    """
     from pydicom.uid import UID
 
-    return "Image Storage" in UID(class_uid).name if class_uid else False
+    name = UID(class_uid).name if class_uid else ""
+    if any(word in name for word in _IMAGES) or (not re.fullmatch(r"[\d.]{8,64}", class_uid) and not other):
+        what = f"is a {name.removesuffix(' Storage')} that says" if name and name != class_uid else "says"
+        raise DataError(f"{place}: {what} no size of its pixels; copy it again from its source")
 
 
 def _spoken(said: Dataset, keywords: Sequence[str]) -> dict[str, str]:

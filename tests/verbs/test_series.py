@@ -101,7 +101,7 @@ def test_training_takes_folders_of_slices_as_images(scan, medfuse, tmp_path):
     file.write_text(
         "split: {folds: 4}\n"
         "data: {use: folder, root: d, classes: {bright: 1}, channels: [CT]}\n"
-        "sample: {patch_size: [16, 16, 16], batch_size: 2}\n"
+        "sample: {patch_size: [16, 16, 16], batch_size: 2, workers: 0}\n"
         "model:\n  backbones: {encoder: {use: unet_encoder, base_channels: 4}}\n"
         "  fusion: {decoded: {use: unet_decoder, inputs: [encoder.*]}}\n  head: {input: decoded}\n"
         "loss: dice_ce\ntrain: {steps: 2, steps_per_epoch: 2}\ninfer: {runtime: {use: torch}}\n"

@@ -48,7 +48,7 @@ def infer(
         list[str] | None,
         typer.Option(
             "--format",
-            metavar="nifti|nrrd|dicom_seg",
+            metavar="nifti|nrrd|dicom_seg|rtstruct",
             help="of the label maps; repeated, or several between commas; the image's own if not given",
         ),
     ] = None,

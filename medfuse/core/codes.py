@@ -23,7 +23,7 @@ class Code:
         scheme, _, rest = text.strip().partition(" ")
         value, _, meaning = rest.strip().partition(" ")
         odd = re.fullmatch(r"[A-Za-z][\w-]*", scheme) is None or re.fullmatch(r"[\w.^-]+", value) is None
-        if odd or not meaning.isprintable():
+        if odd or not meaning.isprintable() or "\\" in meaning:
             raise ValueError(
                 f"{text!r} is no code; write the terminology and its code, such as 'SCT 10200004', and "
                 "perhaps its meaning"

@@ -50,6 +50,12 @@ def _dicom_seg(path: Path, labels: Labels, index: Index, how: LabelFiles) -> dic
     return write_seg(path, labels, index, how.entries, how.about, kind=how.seg_type)
 
 
+def _rtstruct(path: Path, labels: Labels, index: Index, how: LabelFiles) -> dict[str, Any]:
+    from medfuse.volumes.dicom.rtstruct import write_rtstruct
+
+    return write_rtstruct(path, labels, index, how.entries, how.about)
+
+
 def _highdicom() -> None:
     from medfuse.volumes.dicom.seg import check_installed
 
@@ -60,6 +66,7 @@ FORMATS = {
     "nifti": Format(".nii.gz"),
     "nrrd": Format(".nrrd", copies=2),
     "dicom_seg": Format(".dcm", _dicom_seg, _highdicom, copies=5),
+    "rtstruct": Format(".rtstruct.dcm", _rtstruct, copies=5),
 }
 
 

@@ -143,6 +143,7 @@ def test_one_wrong_digit_or_two_that_changed_places_are_no_code(n):
         ("ALONGTERMINOLOGYNAME 7", "DICOM takes 16"),
         ("FMA 7197 " + "x" * 65, "DICOM takes 64"),
         ("FMA 7197 a\x07b", "is no code"),
+        ("FMA 7197 a\\b", "is no code"),
     ],
 )
 def test_what_is_no_code_says_why(text, why):

@@ -75,6 +75,22 @@ def test_binary_segmentations_are_other_files(infer, tmp_path):
     assert pydicom.dcmread(tmp_path / "out" / f"{NAME}.dcm").SegmentationType == "BINARY"
 
 
+def test_several_files_of_a_case_are_its_own(infer, tmp_path):
+    assert infer("--format", "dicom_seg,rtstruct,nifti").code == 0
+    out = tmp_path / "out"
+    assert [*manifest(out)["cases"][NAME]["files"]] == [
+        f"{NAME}.dcm",
+        f"{NAME}.rtstruct.dcm",
+        f"{NAME}.nii.gz",
+    ]
+    structures = pydicom.dcmread(out / f"{NAME}.rtstruct.dcm")
+    seg = pydicom.dcmread(out / f"{NAME}.dcm")
+    assert structures.Modality == "RTSTRUCT"
+    assert structures.SeriesDescription == seg.SeriesDescription
+    (out / f"{NAME}.rtstruct.dcm").unlink()
+    assert "1 written" in infer("--format", "dicom_seg,rtstruct,nifti").out
+
+
 def test_another_format_leaves_what_is_there_and_says_so(infer, tmp_path, caplog):
     assert infer().code == 0
     said = infer("--format", "dicom_seg")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -21,7 +22,13 @@ class About:
     @property
     def software(self) -> tuple[str, ...]:
         """SoftwareVersions: medfuse's, and the begin of each hash of weights, as its values are short."""
-        return (f"{MAKER} {self.version}".strip(), *(f"weights {digest[:32]}" for digest in self.weights))
+        weights = (plain(f"weights {digest[:32]}") for digest in self.weights)
+        return (plain(f"{MAKER} {self.version}"), *weights)
+
+
+def plain(text: str, most: int = 64) -> str:
+    """A text as DICOM takes it: without what parts values or cannot be seen, and not too long."""
+    return re.sub(r"[\\\x00-\x1f\x7f]", " ", text)[:most].strip()
 
 
 def moment() -> datetime:

@@ -15,7 +15,7 @@ from medfuse.core.codes import Code
 from medfuse.core.errors import DataError, OutputError
 from medfuse.core.files import atomic
 from medfuse.core.label_table import LabelEntry
-from medfuse.volumes.dicom.about import MAKER, About, made_uid, moment
+from medfuse.volumes.dicom.about import MAKER, About, made_uid, moment, plain
 from medfuse.volumes.dicom.index import Index
 from medfuse.volumes.dicom.instances import quietly
 from medfuse.volumes.dicom.sources import patient_and_study, references
@@ -112,9 +112,10 @@ def _segmentation(
             pixel_measures=measures,
             plane_orientation=orientation,
             plane_positions=positions,
+            omit_empty_frames=bool(labels.any()),
             content_label=content_label(about.description),
-            content_description=about.description[:64],
-            series_description=about.description[:64],
+            content_description=plain(about.description),
+            series_description=plain(about.description),
             content_date=now.date(),
             content_time=now.time(),
             series_date=now.date(),
@@ -189,7 +190,7 @@ def _descriptions(entries: Sequence[LabelEntry], about: About, kind: SegKind) ->
     from highdicom.sr import CodedConcept
 
     algorithm = AlgorithmIdentificationSequence(
-        about.description[:64] or MAKER,
+        plain(about.description) or MAKER,
         CodedConcept(*_FAMILY),
         about.software[0],
         parameters={"weights": " ".join(about.weights)} if about.weights else None,
@@ -198,7 +199,7 @@ def _descriptions(entries: Sequence[LabelEntry], about: About, kind: SegKind) ->
     for place, entry in enumerate(entries, 1):
         described = SegmentDescription(
             segment_number=entry.value if kind == "labelmap" else place,
-            segment_label=entry.name[:64],
+            segment_label=plain(entry.name),
             segmented_property_category=_concept(entry.kind),
             segmented_property_type=_concept(entry.code or _own_code(entry.name)),
             algorithm_type="AUTOMATIC",
@@ -221,12 +222,12 @@ def _descriptions(entries: Sequence[LabelEntry], about: About, kind: SegKind) ->
 def _concept(code: Code) -> Any:
     from highdicom.sr import CodedConcept
 
-    return CodedConcept(code.value, code.scheme, code.meaning)
+    return CodedConcept(code.value, code.scheme, plain(code.meaning))
 
 
 def _own_code(name: str) -> Code:
     """Of a label that has none, as there must be one: a code of nobody's but medfuse's, and its name."""
-    return Code(_OWN_SCHEME, made_uid(name)[-16:], name[:64])
+    return Code(_OWN_SCHEME, made_uid(name)[-16:], plain(name) or MAKER)
 
 
 def content_label(text: str) -> str:

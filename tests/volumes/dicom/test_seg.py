@@ -360,6 +360,18 @@ def test_odd_tags_do_not_matter(name, tmp_path):
         assert str(seg.PatientName) == ODD[name]
 
 
+@pytest.mark.parametrize("name", ["a\\b", "a\tb\nc", "x" * 200, " ", "^=~|", "-"])
+def test_odd_names_of_labels_are_one_value(name, tmp_path):
+    scanner.write(tmp_path / "in", scanner.voxels())
+    index = index_at(tmp_path / "in")
+    path = tmp_path / "x.dcm"
+    labels = some_labels(index.shape, (0, 1))
+    write_seg(path, labels, index, entries_of({"background": 0, name: 1}), About(name, name, (name,)))
+    read, seg = by_highdicom(path, index)
+    assert np.array_equal(read, labels)
+    assert seg.SegmentSequence[1]["SegmentLabel"].VM <= 1
+
+
 def test_names_that_are_no_latin_are_kept(tmp_path):
     scanner.write(tmp_path / "in", scanner.voxels())
     index = index_at(tmp_path / "in")

@@ -20,7 +20,7 @@ from medfuse.cli.networks import (
     infer,
     series,
 )
-from medfuse.cli.pipelines import cache, check, compare, init, probe, run, schema, taps
+from medfuse.cli.pipelines import cache, check, compare, doctor, init, probe, run, schema, taps
 from medfuse.cli.plugins import plugins_app
 from medfuse.cli.words import Verbs
 
@@ -37,6 +37,7 @@ for verb in (
     run,
     check,
     init,
+    doctor,
     probe,
     taps,
     infer,

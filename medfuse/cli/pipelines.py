@@ -152,6 +152,28 @@ def init(
     )
 
 
+def doctor(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="dataset folder, CSV table of cases, or pipeline file")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find faults of geometry and labels in a dataset.
+
+    Each case is read once and held against the others: labels that are shifted, turned round, cut off or
+    exchanged, images in other units, doubled patients and more. Ends with 0 where nothing is found, 1 where
+    something is, and 2 where the dataset cannot be read.
+    """
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.doctor import examine_dataset
+
+    examined = examine_dataset(data, reporter=Reporter(quiet=quiet))
+    print(examined.json if as_json else examined.text)
+    if examined.found:
+        raise typer.Exit(1)
+
+
 def probe(
     file: PipelineFile,
     steps: Annotated[int, whole_number(20, 10_000_000, "training steps on the one case, 20 or more")] = 200,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ELSEWHERE = {
     "convert": "import-nnunet",
     "eval": "evaluate",
+    "verify_dataset_integrity": "doctor",
     "find_best_configuration": "compare",
     "fingerprint": "init",
     "fit": "run",

@@ -41,7 +41,7 @@ def lost_spacing(cases: Sequence[CaseFacts]) -> Iterator[str]:
         ranked, end = np.sort(shapes, axis=0), int(len(cases) >= MANY)
         least, most = ranked[end], ranked[-1 - end]
         varied = most >= LOST_SIZES * least
-        if sum(varied[axis] for axis in _default_axes(spacings[0])) >= 2:
+        if sum(varied[axis] for axis in default_axes(spacings[0])) >= 2:
             yield (
                 f"warning: every case has a spacing of {mm(spacings[0])} mm, but sizes go from "
                 f"{_size(least)} to {_size(most)} voxels; {_PROBABLY_LOST}"
@@ -80,10 +80,10 @@ def lost_distance(cases: Sequence[CaseFacts]) -> Iterator[str]:
 
 def _told_none(spacing_mm: Sequence[float]) -> bool:
     """Whether voxels are cubes of a side that is a default, or larger than any scanner's."""
-    return len(_default_axes(spacing_mm)) == 3
+    return len(default_axes(spacing_mm)) == 3
 
 
-def _default_axes(spacing_mm: Sequence[float]) -> list[int]:
+def default_axes(spacing_mm: Sequence[float]) -> list[int]:
     """The axes along which a spacing is one that no scanner has, or that stands for none.
 
     Slices may have kept their distance where pixels have lost their size.

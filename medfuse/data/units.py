@@ -36,7 +36,7 @@ def units(
     for number, name in enumerate(channels):
         measured = [case for case in cases if number < len(case.intensities)]
         fixed = normalization[number].is_fixed if normalization else is_ct(name)
-        hounsfield = is_ct(name) or _mostly_air(measured, number)
+        hounsfield = is_ct(name) or mostly_air(measured, number)
         line = (_mixed_ct(measured, number) if hounsfield else "") or _far_apart(measured, number)
         if not line:
             continue
@@ -54,31 +54,36 @@ def units(
             )
 
 
-def _mostly_air(cases: Sequence[CaseFacts], channel: int) -> bool:
+def mostly_air(cases: Sequence[CaseFacts], channel: int) -> bool:
     """Whether a channel is CT whatever it is called."""
     return 2 * sum(case.intensities[channel][0] <= AIR_HU for case in cases) > len(cases)
 
 
 def _mixed_ct(cases: Sequence[CaseFacts], channel: int) -> str:
     """Kinds of units with their cases, where there are several."""
+    found = ct_kinds(cases, channel)
+    return _told(found, cases, channel) if len(found) > 1 else ""
+
+
+def ct_kinds(cases: Sequence[CaseFacts], channel: int) -> dict[str, list[CaseFacts]]:
+    """The units of a channel of CT, in words, and the cases that have them; some do not say."""
     kinds: dict[str, list[CaseFacts]] = {}
     for case in cases:
         if kind := _ct_kind(*case.intensities[channel]):
             kinds.setdefault(kind, []).append(case)
-    if _HOUNSFIELD in kinds and _SHIFTED in kinds:
-        there = _median(kinds[_HOUNSFIELD], channel)
+    if HOUNSFIELD in kinds and _SHIFTED in kinds:
+        there = _median(kinds[HOUNSFIELD], channel)
         kinds[_SHIFTED] = [
             case
             for case in kinds[_SHIFTED]
             if there is None or not case.medians or case.medians[channel] - there >= SHIFTED
         ]
-    if _BYTE in kinds and _HOUNSFIELD not in kinds:  # a brain without its skull has no more in truth
+    if _BYTE in kinds and HOUNSFIELD not in kinds:  # a brain without its skull has no more in truth
         kinds[_BYTE] = [case for case in kinds[_BYTE] if case.intensities[channel][1] >= STRETCHED]
-    found = {kind: those for kind, those in kinds.items() if those}
-    return _told(found, cases, channel) if len(found) > 1 else ""
+    return {kind: those for kind, those in kinds.items() if those}
 
 
-_HOUNSFIELD, _SHIFTED = "Hounsfield units", "nothing below 0, as if 1024 were added"
+HOUNSFIELD, _SHIFTED = "Hounsfield units", "nothing below 0, as if 1024 were added"
 _BYTE, _NARROW = "a byte's scale", "a scale of its own"
 
 
@@ -90,7 +95,7 @@ def _ct_kind(least: float, most: float) -> str:
         return _BYTE
     if least >= NEVER_BELOW and most >= DENSE:
         return _SHIFTED
-    return _HOUNSFIELD if least <= FAT_HU else ""
+    return HOUNSFIELD if least <= FAT_HU else ""
 
 
 def _median(cases: Sequence[CaseFacts], channel: int) -> float | None:

@@ -56,28 +56,43 @@ def _corners(mask: npt.NDArray[np.bool_]) -> tuple[Ints, npt.NDArray[np.bool_], 
 
     Voxels that share a corner alone are parted there, so that two corners stand in one place.
     """
-    wide = np.pad(mask, ((1, 1), (1, 1), (0, 0))).transpose(2, 1, 0)
-    a, b, c, d = wide[:, :-1, :-1], wide[:, :-1, 1:], wide[:, 1:, :-1], wide[:, 1:, 1:]
-    kinds = {  # how the outline comes and leaves: along ±i or ±j
-        ("-j", "+i"): d & ~b & ~c,
-        ("-i", "-j"): b & ~d & ~a,
-        ("+j", "-i"): a & ~c & ~b,
-        ("+i", "+j"): c & ~a & ~d,
-        ("-i", "+j"): a & b & c & ~d,
-        ("+j", "+i"): a & ~b & c & d,
-        ("+i", "-j"): ~a & b & c & d,
-        ("-j", "-i"): a & b & ~c & d,
-    }
-    found = [np.argwhere(kind) for kind in kinds.values()]
-    at = np.concatenate(found)
-    number = np.repeat(np.arange(len(kinds)), [len(one) for one in found])
-    comes, leaves = (np.array([kind[n] for kind in kinds])[number] for n in (0, 1))
+    wide = np.pad(mask, ((1, 1), (1, 1), (0, 0))).transpose(2, 1, 0).view(np.uint8)
+    around = wide[:, :-1, :-1] | wide[:, :-1, 1:] << 1 | wide[:, 1:, :-1] << 2 | wide[:, 1:, 1:] << 3
+    places = np.flatnonzero(_TURNS[around])
+    found = np.column_stack(np.unravel_index(places, around.shape))
+    kinds = around.ravel()[places]
+    twice = np.isin(kinds, [kind for kind, ways in _WAYS.items() if len(ways) > 1])
+    at = np.concatenate([found, found[twice]])
+    comes, leaves = (
+        np.concatenate([_table(0, which)[kinds], _table(1, which)[kinds[twice]]]) for which in (0, 1)
+    )
     following = np.empty(len(at), np.int64)
     for way in ("+i", "-i", "+j", "-j"):
         starts, ends = np.flatnonzero(leaves == way), np.flatnonzero(comes == way)
         by = (0, 1, 2) if way[1] == "i" else (0, 2, 1)
         following[_ordered(starts, at, by)] = _ordered(ends, at, by)
     return at, (comes == "-i") & (leaves == "+j"), following
+
+
+_WAYS = {  # which of the four voxels around a corner are set → how the outline comes to it and leaves
+    1: (("+j", "-i"),),
+    2: (("-i", "-j"),),
+    4: (("+i", "+j"),),
+    8: (("-j", "+i"),),
+    7: (("-i", "+j"),),
+    11: (("-j", "-i"),),
+    13: (("+j", "+i"),),
+    14: (("+i", "-j"),),
+    6: (("-i", "-j"), ("+i", "+j")),
+    9: (("-j", "+i"), ("+j", "-i")),
+}
+_TURNS = np.isin(np.arange(16), [*_WAYS])
+
+
+def _table(outline: int, which: int) -> npt.NDArray[np.str_]:
+    """By the voxels around a corner, how its first or second outline comes (0) or leaves (1)."""
+    ways = [_WAYS.get(kind, ()) for kind in range(16)]
+    return np.array([way[min(outline, len(way) - 1)][which] if way else "" for way in ways])
 
 
 def _ordered(some: Ints, at: Ints, by: Sequence[int]) -> Ints:

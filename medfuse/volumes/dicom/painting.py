@@ -45,6 +45,18 @@ class Painting:
             self._clashes[min(int(other), code), max(int(other), code)] += int(count)
         there[mask] = np.maximum(taken, code)
 
+    def paint_numbers(self, where: tuple[int | slice, ...], numbers: npt.NDArray[np.integer[Any]]) -> None:
+        """The numbers of the segments that voxels of a part of the map belong to."""
+        table = np.zeros(1 + max(int(numbers.max()), *self._codes), self._voxels.dtype)
+        for segment, code in self._codes.items():
+            table[segment] = code
+        codes, there = table[numbers], self._voxels[where]
+        if not there.any():
+            there[...] = codes
+            return
+        for segment in self._codes:
+            self.paint(segment, where, numbers == segment)
+
     def finished(self, place: str, names: Mapping[int, str]) -> npt.NDArray[np.integer[Any]]:
         """The values of all voxels. Raises DataError where segments overlap that may not."""
         if self._clashes:

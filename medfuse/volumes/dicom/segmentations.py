@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ class Frames:
     said: Dataset
     frames: tuple[Frame, ...]
     segments: tuple[int, ...]
+    known: frozenset[int]
 
 
 def read_frames(source: Source) -> Frames:
@@ -69,11 +70,19 @@ def read_frames(source: Source) -> Frames:
             raise DataError(f"{place}: does not say where its frames lie in the patient; export it again")
         whole = is_label_map(said)
         segments = tuple(0 if whole else _segment(said, n) for n in range(count))
+        known = {0, *(whole_of(item.get("SegmentNumber")) for item in said.get("SegmentSequence") or [])}
         if not whole and 0 in segments:
             raise DataError(
                 f"{place}: frame {segments.index(0) + 1} does not say of which segment it is; export it again"
             )
-        return Frames(place, said, frames, segments)
+        _check_named(place, segments, known)
+        return Frames(place, said, frames, segments, frozenset(known))
+
+
+def _check_named(place: Place, numbers: Iterable[int], known: Collection[int]) -> None:
+    """Raises DataError where a segment is there that the file does not name."""
+    if odd := sorted({*numbers} - {*known}):
+        raise DataError(f"{place}: holds segment {odd[0]}, which it does not name; copy it again")
 
 
 def _segment(said: Dataset, n: int) -> int:
@@ -128,17 +137,16 @@ def painted(
                 raise DataError(
                     f"{found.place}: frame {n + 1} has {by(pixels.shape[::-1])} pixels; copy it again"
                 )
+            if not found.segments[n]:
+                _check_named(found.place, np.flatnonzero(np.bincount(pixels.ravel())).tolist(), found.known)
             spot = spots[n]
             turned = spot.turned(pixels)
-            segments = [found.segments[n]] if found.segments[n] else np.unique(pixels).tolist()
-            for segment in segments:
-                if segment not in values:
-                    continue
-                mask = turned == segment if not found.segments[n] else turned
-                if spot.inside:
-                    painting.paint(segment, spot.where, mask)
-                else:
-                    outside += int(mask.sum())
+            if not spot.inside:
+                outside += int(np.isin(pixels, [*values]).sum() if not found.segments[n] else pixels.sum())
+            elif found.segments[n]:
+                painting.paint(found.segments[n], spot.where, turned)
+            else:
+                painting.paint_numbers(spot.where, turned)
     if outside:
         raise DataError(
             f"{found.place}: {outside} of its voxels lie beyond the slices of the image; give the image that "

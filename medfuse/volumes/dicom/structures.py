@@ -46,11 +46,12 @@ def painted(
             raise DataError(
                 f"{source.place}: holds no contours; copy it again from its source, or leave it out"
             )
-        contours = {
-            number: [_indices(source.place, one, like, names[number]) for one in _areas(source.place, item)]
-            for item in said.get("ROIContourSequence") or []
-            if (number := whole_of(item.get("ReferencedROINumber"))) in values
-        }
+        contours: dict[int, list[Floats]] = {}
+        for number, item in _regions(source.place, said):
+            if number in values:
+                contours.setdefault(number, []).extend(
+                    _indices(source.place, one, like, names[number]) for one in _areas(source.place, item)
+                )
     axis = _normal(source.place, [one for found in contours.values() for one in found], like)
     painting = Painting(like.shape, values, order)
     across = [n for n in range(3) if n != axis]
@@ -63,17 +64,40 @@ def painted(
     for number, own in slices.items():
         for k, corners in own.items():
             if 0 <= k < like.shape[axis]:
-                where: list[int | slice] = [slice(None)] * 3
-                where[axis] = k
-                shape = like.shape[across[0]], like.shape[across[1]]
-                mask = filled([one[:, across] for one in corners], shape)
+                where, mask = _mask([one[:, across] for one in corners], axis, k, like.shape)
                 within |= bool(mask.any())
-                painting.paint(number, tuple(where), mask)
+                painting.paint(number, where, mask)
     if not within and any(contours.values()):
         raise DataError(
             f"{source.place}: no contour holds a voxel of the image; give the image that it was drawn on"
         )
     return painting.finished(str(source.place), names)
+
+
+def _mask(
+    corners: Sequence[Floats], axis: int, k: int, shape: tuple[int, int, int]
+) -> tuple[tuple[int | slice, ...], npt.NDArray[np.bool_]]:
+    """The voxels of a slice inside contours, and which part of the slice they are given for."""
+    across = [n for n in range(3) if n != axis]
+    ends = np.concatenate(corners)
+    size = np.array([shape[n] for n in across])
+    first = np.clip(np.floor(ends.min(0)).astype(int), 0, size)
+    last = np.clip(np.ceil(ends.max(0)).astype(int) + 1, first, size)
+    where: list[int | slice] = [k, k, k]
+    for n, start, stop in zip(across, first.tolist(), last.tolist()):
+        where[n] = slice(start, stop)
+    i, j = (last - first).tolist()
+    return tuple(where), filled([one - first for one in corners], (i, j))
+
+
+def _regions(place: Place, said: Dataset) -> Iterator[tuple[int, Dataset]]:
+    """What is drawn, by the number of its region. Raises DataError for one that is not named."""
+    named = {whole_of(item.get("ROINumber")) for item in said.get("StructureSetROISequence") or []}
+    for item in said.get("ROIContourSequence") or []:
+        number = whole_of(item.get("ReferencedROINumber"))
+        if number not in named:
+            raise DataError(f"{place}: draws region {number}, which it does not name; copy it again")
+        yield number, item
 
 
 def _areas(place: Place, item: Dataset) -> Iterator[Floats]:
@@ -86,9 +110,11 @@ def _areas(place: Place, item: Dataset) -> Iterator[Floats]:
     for contour in item.get("ContourSequence") or []:
         kinds.add(kind := text_of(contour.get("ContourGeometricType")).upper())
         numbers = _numbers(contour)
-        if len(numbers) % 3 or not np.isfinite(numbers).all():
+        said = whole_of(contour.get("NumberOfContourPoints")) or len(numbers) / 3
+        if len(numbers) != 3 * said or not np.isfinite(numbers).all():
             raise DataError(
-                f"{place}: a contour of region {number} is no list of points (x, y, z) in mm; export it again"
+                f"{place}: a contour of region {number} is no list of {said:g} points (x, y, z) in mm; "
+                "export it again"
             )
         points = numbers.reshape(-1, 3)
         if kind in _AREAS and len(points) >= 3:

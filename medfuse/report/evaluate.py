@@ -14,13 +14,14 @@ from medfuse.core.labels import LabelValue, map_values, members
 from medfuse.core.reporter import Reporter
 from medfuse.report.metrics import NSD_TOLERANCE_MM, CaseMetrics, case_metrics, mean_foreground_dice
 from medfuse.volumes.dicom.segments import label_object
-from medfuse.volumes.endings import ENDINGS, ending, stem
+from medfuse.volumes.endings import ENDINGS, ending
 from medfuse.volumes.folders import left_out, listed, look_into, named, not_there
 from medfuse.volumes.label_maps import (
     Fitted,
     common_grid,
     fitted,
     is_label_object,
+    label_stem,
     segment_numbers,
     segment_values,
 )
@@ -339,5 +340,5 @@ def _by_name(label_maps: Iterable[Path]) -> dict[str, list[Path]]:
     """Label maps by their names without ending."""
     found: dict[str, list[Path]] = {}
     for path in label_maps:
-        found.setdefault(path.name if path.is_dir() else stem(path), []).append(path)
+        found.setdefault(label_stem(path), []).append(path)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from medfuse.volumes.dicom.files import is_dicom
 from medfuse.volumes.dicom.index import as_volume_file
 from medfuse.volumes.dicom.labels import check_space, fitting, own_grid, read_label_index, write_label_index
 from medfuse.volumes.dicom.segments import LabelObject, label_object, label_places, named_alike
-from medfuse.volumes.endings import LABELS, ending
+from medfuse.volumes.endings import LABELS, ending, stem
 from medfuse.volumes.folders import named
 from medfuse.volumes.read import read_geometry
 
@@ -25,6 +26,15 @@ def as_label_path(path: Path) -> Path:
     Of a series, as of other paths, as for images. Raises DataError.
     """
     return path if is_label_object(path) else as_volume_file(path)
+
+
+def label_stem(path: Path) -> str:
+    """`c7` of `c7.nii.gz`, `c7.dcm`, `c7.seg.dcm`, `c7.rtstruct.dcm` and of a folder `c7`."""
+    if path.is_dir():
+        return path.name
+    return (
+        re.sub(r"\.(seg|rtstruct)$", "", stem(path), flags=re.IGNORECASE) if not ending(path) else stem(path)
+    )
 
 
 def is_label_object(path: Path) -> bool:

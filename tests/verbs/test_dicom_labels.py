@@ -11,7 +11,11 @@ import scanner
 from medfuse import registry
 from medfuse.api import Dataset
 from medfuse.core.errors import DataError
+from medfuse.core.label_table import entries_of
 from medfuse.data.images import read_case_labels
+from medfuse.volumes.dicom.about import About
+from medfuse.volumes.dicom.index import as_volume_file, read_index
+from medfuse.volumes.dicom.rtstruct import write_rtstruct
 from medfuse.volumes.read import read_geometry
 
 SHAPE = (24, 20, 18)
@@ -32,18 +36,15 @@ def nifti(path, array):
     nibabel.save(nibabel.Nifti1Image(array.astype(np.uint8), scanner.affine(**HOW)), path)
 
 
-def dataset(root, n=4, kind="seg"):
-    """n series, and their labels as SEG or NIfTI."""
+def dataset(root, n=4):
+    """n series, and their labels as SEG."""
     for case in range(n):
         own = masks(case)
         image = (1000 * own["Liver"] + 400 * own["Tumour"]).astype(np.int16)
         slices = scanner.headers(image, number=case, **HOW)
         for k, d in enumerate(slices):
             scanner.save(d, root / "images" / f"c{case}" / f"{k}.dcm")
-        if kind == "nifti":
-            nifti(root / "labels" / f"c{case}.nii.gz", drawn.label_map(own))
-        else:
-            scanner.save(drawn.segmentation(slices, own), root / "labels" / f"c{case}.dcm")
+        scanner.save(drawn.segmentation(slices, own), root / "labels" / f"c{case}.dcm")
     return root
 
 
@@ -104,26 +105,30 @@ def test_every_label_that_does_not_fit_is_told(tmp_path):
     assert ["of another scan" in line for line in caught.value.lines] == [True, True]
 
 
+def test_contours_are_labels_of_a_dataset(tmp_path):
+    for case in range(2):
+        rtstruct(tmp_path / "labels", case)
+    info = opened(root=tmp_path, images=["ct"], classes={"liver": 1, "tumour": 2})
+    assert [case.name for case in info.cases] == ["c0", "c1"]
+    for case, label in enumerate(labels_of(info)):
+        assert np.array_equal(label, drawn.label_map(other(case)))
+
+
 @pytest.mark.slow
-def test_training_on_segs_is_training_on_label_maps(medfuse, tmp_path):
-    tables = []
-    for kind in ("seg", "nifti"):
-        dataset(tmp_path / kind, kind=kind)
-        file = tmp_path / f"{kind}.yaml"
-        file.write_text(
-            "split: {folds: 4}\n"
-            f"data: {{use: folder, root: {kind}, classes: {{liver: 1, tumour: 2}}, channels: [CT]}}\n"
-            "sample: {patch_size: [16, 16, 16], batch_size: 2}\n"
-            "model:\n  backbones: {encoder: {use: unet_encoder, base_channels: 4}}\n"
-            "  fusion: {decoded: {use: unet_decoder, inputs: [encoder.*]}}\n  head: {input: decoded}\n"
-            "loss: dice_ce\ntrain: {steps: 4, steps_per_epoch: 2}\n"
-            "infer: {runtime: {use: torch, precision: fp32}}\n"
-        )
-        said = medfuse("run", file, "--runs", tmp_path / "runs")
-        assert said.code == 0, said.err
-        (summary,) = (tmp_path / "runs" / kind).glob("**/summary.json")
-        tables.append(json.loads(summary.read_text())["mean"])
-    assert tables[0] == tables[1]
+def test_a_network_is_trained_and_judged_on_segs(medfuse, tmp_path):
+    dataset(tmp_path / "d")
+    file = tmp_path / "p.yaml"
+    file.write_text(
+        "split: {folds: 4}\n"
+        "data: {use: folder, root: d, classes: {liver: 1, tumour: 2}, channels: [CT]}\n"
+        "sample: {patch_size: [16, 16, 16], batch_size: 2}\n"
+        "model:\n  backbones: {encoder: {use: unet_encoder, base_channels: 4}}\n"
+        "  fusion: {decoded: {use: unet_decoder, inputs: [encoder.*]}}\n  head: {input: decoded}\n"
+        "loss: dice_ce\ntrain: {steps: 4, steps_per_epoch: 2}\ninfer: {runtime: {use: torch}}\n"
+    )
+    said = medfuse("run", file, "--runs", tmp_path / "runs")
+    assert said.code == 0, said.err
+    assert "mean foreground Dice" in said.out
 
 
 def test_init_calls_labels_as_their_segments(tmp_path):
@@ -182,15 +187,33 @@ def other_map(folder, case):
     nifti(folder / f"c{case}.nii.gz", drawn.label_map(other(case)))
 
 
+def rtstruct(folder, case):
+    """As `medfuse infer` writes it, of what `other` says."""
+    for k, d in enumerate(slices_of(case)):
+        scanner.save(d, folder.parent / "ct" / f"c{case}" / f"{k}.dcm")
+    index = read_index(as_volume_file(folder.parent / "ct" / f"c{case}"))
+    folder.mkdir(exist_ok=True)
+    entries = entries_of({"background": 0, "liver": 1, "tumour": 2})
+    path = folder / f"c{case}.rtstruct.dcm"
+    write_rtstruct(path, drawn.label_map(other(case)).astype(np.uint8), index, entries, About())
+
+
 def dice(summary):
     return [[case["metrics"][n]["Dice"] for n in ("1", "2")] for case in summary["metric_per_case"]]
 
 
 @pytest.mark.parametrize(
     ("prediction", "reference"),
-    [(other_seg, map_of), (other_map, seg), (other_seg, seg), (renamed_seg, seg)],
+    [
+        (other_seg, map_of),
+        (other_map, seg),
+        (other_seg, seg),
+        (renamed_seg, seg),
+        (rtstruct, map_of),
+        (rtstruct, seg),
+    ],
 )
-def test_either_side_may_be_seg(prediction, reference, judged):
+def test_either_side_may_be_dicom(prediction, reference, judged):
     found = dice(judged(prediction, reference))
     assert found == dice(judged(other_map, map_of, place="two"))
     assert min(map(min, found)) > 0

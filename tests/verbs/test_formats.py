@@ -10,6 +10,7 @@ import scanner
 
 from medfuse.infer.formats import FORMATS, formats_of
 from medfuse.trained.predictor import Predictor
+from medfuse.volumes.label_maps import fitted
 from medfuse.volumes.read import read_labels
 
 hd = pytest.importorskip("highdicom", reason="highdicom comes with the extra dicom")
@@ -45,13 +46,14 @@ def manifest(folder):
 
 
 def test_one_label_map_in_several_formats_is_the_same(infer, tmp_path):
-    said = infer("--format", "nifti,nrrd", "--format", "dicom_seg")
+    said = infer("--format", "nifti,nrrd", "--format", "dicom_seg,rtstruct")
     assert said.code == 0, said.err
     out = tmp_path / "out"
     assert sorted(p.name for p in out.iterdir() if p.suffix != ".json") == [
         f"{NAME}.dcm",
         f"{NAME}.nii.gz",
         f"{NAME}.nrrd",
+        f"{NAME}.rtstruct.dcm",
     ]
     nifti, nrrd = (read_labels(out / f"{NAME}{ending}") for ending in (".nii.gz", ".nrrd"))
     assert np.array_equal(nifti.array, nrrd.array)
@@ -61,12 +63,15 @@ def test_one_label_map_in_several_formats_is_the_same(infer, tmp_path):
     assert np.array_equal(
         seg_of(out / f"{NAME}.dcm"), nifti.array[:, :, full.argmax() : len(full) - full[::-1].argmax()]
     )
+    found = fitted({NAME: (out / f"{NAME}.rtstruct.dcm", out / f"{NAME}.nii.gz")}, {"cube": 1})
+    assert np.array_equal(read_labels(found.files[NAME]).array, nifti.array)
     entry = manifest(out)["cases"][NAME]
     assert sorted(entry["files"]) == sorted(p.name for p in out.iterdir() if p.suffix != ".json")
     assert entry["formats"]["dicom_seg"]["kind"] == "LABELMAP"
     weights = manifest(out)["weights"]
     assert seg.SoftwareVersions[1] == f"weights {weights[0][:32]}"
-    assert "1 were finished already" in infer("--format", "nifti,nrrd,dicom_seg").out
+    assert entry["formats"]["rtstruct"]["contours"] > 0
+    assert "1 were finished already" in infer("--format", "nifti,nrrd,dicom_seg,rtstruct").out
 
 
 def test_binary_segmentations_are_other_files(infer, tmp_path):

@@ -15,7 +15,7 @@ from medfuse.volumes.dicom.index import as_volume_file
 from medfuse.volumes.endings import ENDINGS, ending, stem
 from medfuse.volumes.label_maps import as_label_path, is_label_object
 
-_SERIES = r"|\.dcm|\.dicom|\.zip|"  # of files and folders that may hold a DICOM series
+_SERIES = r"|(?:\.(?:seg|rtstruct))?\.dcm|\.dicom|\.zip|"  # of what may hold a DICOM series or labels
 
 
 def _as_tuple(value: Any) -> Any:

@@ -19,6 +19,7 @@ from medfuse.core.files import no_file
 from medfuse.data.images import read_image
 from medfuse.data.parallel import in_threads
 from medfuse.data.sampled import MOST_CASES, sampled
+from medfuse.volumes.dicom.files import holds_dicom
 from medfuse.volumes.endings import stem
 from medfuse.volumes.folders import look_into
 from medfuse.volumes.label_maps import segment_values
@@ -108,7 +109,7 @@ def _folders(data: Path) -> dict[str, Any] | None:
 def _per_case(data: Path) -> dict[str, Any] | None:
     """A folder per case, in which files have the same names."""
     folders = look_into(data).folders
-    files = [path for folder in folders for path in look_into(folder).volumes]
+    files = [path for folder in folders for path in _images_in(folder)]
     counts = Counter(stem(path) for path in files)
     shared = sorted(name for name, n in counts.items() if n == max(counts.values()))
     labels = [name for name in shared if LABEL_NAME.search(name)]
@@ -128,6 +129,12 @@ def _per_case(data: Path) -> dict[str, Any] | None:
         "channels": images,
         "reason": f"a folder per case; {label.removeprefix('{case}/')} is named like a label map",
     }
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """Files of volumes, and folders that hold DICOM."""
+    held = look_into(folder)
+    return [*held.volumes, *(inner for inner in held.folders if holds_dicom(inner))]
 
 
 def _looked_into(

@@ -16,7 +16,7 @@ from medfuse.volumes.dicom.files import holds_dicom
 from medfuse.volumes.dicom.index import as_volume_file, index_all
 from medfuse.volumes.dicom.origins import notes_of, sources_of
 from medfuse.volumes.dicom.series import ALL, Scans
-from medfuse.volumes.endings import ENDINGS, ending, label_ending, stem
+from medfuse.volumes.endings import ENDINGS, SERIES, ending, label_ending, stem
 from medfuse.volumes.folders import left_out, look_into, not_there
 
 
@@ -97,7 +97,7 @@ class _Search:
 
     def folder(self, folder: Path) -> None:
         """The cases among a folder's files, and in those sub-folders that have files named after channels."""
-        held = look_into(folder)
+        held, before = look_into(folder), len(self.cases)
         self.files(folder, held.volumes, named=len(self.channels) > 1)
         self.cases += [Case(path.name, (path,)) for path in held.lost]
         for inner in held.folders:
@@ -109,14 +109,14 @@ class _Search:
         if len(self.channels) > 1:
             self._series_by_channel(folder)
         elif holds_dicom(folder):
-            self.series(folder)
+            self.series(folder, needed=len(self.cases) == before)
 
-    def series(self, path: Path) -> None:
-        """A case for each DICOM series."""
+    def series(self, path: Path, *, needed: bool = True) -> None:
+        """A case for each DICOM series. `needed`: whether it is a problem where there is none."""
         try:
             self.cases += [Case(stem(file), (file,)) for file in index_all(path, self.scans)]
         except DataError as error:
-            self.problems += error.lines
+            self.problems += error.lines if needed else ()
 
     def _series_by_channel(self, folder: Path) -> None:
         """A case whose channels are series, in folders that are named after them."""
@@ -149,9 +149,11 @@ class _Search:
             if len(cases) > 1:
                 *some, last = (str(case.images[0]) for case in cases.values())
                 how, which = ("both", "one") if len(cases) == 2 else ("all", "all but one")
+                of_series = any(ending(case.images[0]) == SERIES for case in cases.values())
+                rename = "give them one after the other, or --name hash" if of_series else f"rename {which}"
                 self.problems.append(
                     f"{', '.join(some)} and {last} are {how} case {name!r}, and would be written to one "
-                    f"file; rename {which}"
+                    f"file; {rename}"
                 )
         if not self.cases and not self.problems:
             self.problems.append(f"{', '.join(map(str, paths))}: no volumes here; {self._layouts()}")
@@ -163,9 +165,13 @@ class _Search:
     def _layouts(self) -> str:
         read = f"medfuse reads {', '.join(ENDINGS)}"
         if len(self.channels) == 1:
-            return f"{read}, in this folder itself or as CASE/{self.channels[0]}.nii.gz"
-        return f"{read}, as CASE_0000.nii.gz to CASE_{len(self.channels) - 1:04d}.nii.gz or as " + ", ".join(
-            f"CASE/{channel}.nii.gz" for channel in self.channels
+            return (
+                f"{read}, in this folder itself or as CASE/{self.channels[0]}.nii.gz, and DICOM in any folder"
+            )
+        return (
+            f"{read}, as CASE_0000.nii.gz to CASE_{len(self.channels) - 1:04d}.nii.gz or as "
+            + ", ".join(f"CASE/{channel}.nii.gz" for channel in self.channels)
+            + ", or as folders of DICOM that are called so"
         )
 
     def _named(self, files: Sequence[Path]) -> bool:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from medfuse.core.errors import DataError
 from medfuse.volumes.endings import ENDINGS, ending, is_picture, stem
+from medfuse.volumes.marks import begins_as_dicom
 
 NAMED = 3
 MOST_INSIDE = 10_000  # entries of a folder inside that are counted
 
-RECORDS = ("manifest.json", "summary.json")
-"""What medfuse itself writes beside label maps, and no line needs to name."""
+RECORDS = ("manifest.json", "summary.json", "DICOMDIR")
+"""What medfuse itself writes beside label maps, and what lists other files: no line needs to name them."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,13 @@ _LOST = _Kind("link without a target", "links without a target", "nothing is the
 _HIDDEN = _Kind("hidden file", "hidden files", "names that begin with a point are not meant")
 _BARE = _Kind("file without an ending", "files without an ending", "no format is known by that")
 _OTHER = _Kind("other file", "other files", _READ)
+_DICOM = _Kind(
+    "DICOM file",
+    "DICOM files",
+    "none is of a case; `medfuse series FOLDER` says what they are",
+    (".dcm", ".dicom", ".dic", ".ima"),
+)
 _KINDS = (
-    _Kind(
-        "DICOM file",
-        "DICOM files",
-        "none is of a case; `medfuse series FOLDER` says what they are",
-        (".dcm", ".dicom", ".dic", ".ima"),
-    ),
     _Kind(
         "volume of another format",
         "volumes of other formats",
@@ -137,7 +138,7 @@ _KINDS = (
         ),
     ),
 )
-_ORDER = (_VOLUME, *_KINDS, _FOLDER, _BARE, _OTHER, _LOST, _HIDDEN)
+_ORDER = (_VOLUME, _DICOM, *_KINDS, _FOLDER, _BARE, _OTHER, _LOST, _HIDDEN)
 
 
 def left_out(root: Path, used: Iterable[Path], folders: Iterable[Path]) -> tuple[str, ...]:
@@ -192,11 +193,12 @@ def _kind(path: Path) -> _Kind:
     if lost_target(path):
         return _LOST
     if path.is_dir():
-        return _KINDS[1] if name.endswith(".zarr") else _FOLDER
+        return _KINDS[0] if name.endswith(".zarr") else _FOLDER
     if ending(path) and not is_picture(path):
         return _VOLUME
-    found = (kind for kind in _KINDS if name.endswith(kind.endings))
-    return next(found, _OTHER if path.suffix else _BARE)
+    if (found := next((kind for kind in (_DICOM, *_KINDS) if name.endswith(kind.endings)), None)) is not None:
+        return found
+    return _DICOM if begins_as_dicom(path) else _OTHER if path.suffix else _BARE
 
 
 def _shown(path: Path, root: Path) -> str:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import scanner
 
+from medfuse.data.detect import detect
+
 
 @pytest.fixture
 def scan(finished_run):
@@ -109,3 +111,27 @@ def test_training_takes_folders_of_slices_as_images(scan, medfuse, tmp_path):
     said = medfuse("run", file, "--runs", tmp_path / "runs")
     assert said.code == 0, said.err
     assert "mean foreground Dice" in said.out
+
+
+def test_a_folder_of_nifti_and_dicom_gives_cases_of_both(finished_run, scan, medfuse, tmp_path):
+    scanner.write(tmp_path / "in" / "p", scan, ending="", **HOW)
+    scanner.write(
+        tmp_path / "in" / "p", scan[:, :, :1], ending="_l", ImageType=["A", "B", "LOCALIZER"], **HOW
+    )
+    placed(tmp_path / "in" / "n.nii.gz", scan, scanner.affine(**HOW))
+    run = ("infer", finished_run.folder, "-i", tmp_path / "in", "-o")
+    said = medfuse(*run, tmp_path / "out")
+    assert "2 written" in said.out
+    assert "1 DICOM file (p/IM0000_l) is left out" in said.err
+    said = medfuse(*run, tmp_path / "out2", "--series", "Modality=PT")
+    assert "1 written" in said.out
+
+
+def test_a_folder_per_case_with_one_of_slices_in_it_is_a_dataset(scan, tmp_path):
+    for n in range(2):
+        scanner.write(tmp_path / f"c{n}" / "ct", scan, number=n, **HOW)
+        label = (scan > np.median(scan)).astype(np.uint8)
+        placed(tmp_path / f"c{n}" / "label.nii.gz", label, scanner.affine(**HOW))
+    found = detect(tmp_path)
+    assert found.settings["images"] == ["{case}/ct"]
+    assert [case.name for case in found.info.cases] == ["c0", "c1"]

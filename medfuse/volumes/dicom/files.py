@@ -11,24 +11,18 @@ from typing import IO
 
 from medfuse.core.errors import DataError
 from medfuse.core.text import is_text, listed
-from medfuse.volumes.dicom.instances import Instance, Place, is_bomb, looks_like_dicom, quietly, read_header
+from medfuse.volumes.dicom.instances import Instance, Place, is_bomb, quietly, read_header
 from medfuse.volumes.endings import ending
 from medfuse.volumes.folders import lost_target
+from medfuse.volumes.marks import BEGIN, begins_as_dicom, looks_like_dicom
 
-_BEGIN = 132
 _MOST_LOOKED, _OF_A_FOLDER = 5000, 100
 """So many files, and so many of a folder, are opened to see whether there is DICOM."""
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM does."""
-    try:
-        if ending(path) or not path.is_file():
-            return False
-        with open(path, "rb") as file:
-            return looks_like_dicom(file.read(_BEGIN))
-    except OSError:
-        return False
+    """Whether a file begins as DICOM does, and is not called like another volume."""
+    return not ending(path) and begins_as_dicom(path)
 
 
 def holds_dicom(path: Path) -> bool:
@@ -40,7 +34,7 @@ def holds_dicom(path: Path) -> bool:
     if path.is_file():
         return is_dicom(path) or (_is_zip(path) and any(_members(path, [], _OF_A_FOLDER)))
     folder, number = path, 0
-    for looked, file in enumerate(_walked(path, [])):
+    for looked, file in enumerate(walked(path, [])):
         folder, number = file.parent, number + 1 if file.parent == folder else 1
         if number <= _OF_A_FOLDER and (is_dicom(file) or (_is_zip(file) and _zip_holds_dicom(file))):
             return True
@@ -96,7 +90,7 @@ def opened(path: Path, faults: list[str]) -> Iterator[tuple[Place, IO[bytes]]]:
                 yield from _members(file, faults)
                 continue
             with open(file, "rb") as content:
-                begin = content.read(_BEGIN)
+                begin = content.read(BEGIN)
                 if looks_like_dicom(begin):
                     content.seek(0)
                     yield Place(str(file)), content
@@ -110,14 +104,14 @@ def _files(path: Path, faults: list[str]) -> Iterator[Path]:
     if path.is_file():
         yield from _listed_by(path) if path.name.upper().startswith("DICOMDIR") else [path]
         return
-    for file in _walked(path, faults):
+    for file in walked(path, faults):
         if lost := lost_target(file):
             faults.append(f"{file}: is {lost}; fetch that file, or remove the link")
         elif file.name.upper() != "DICOMDIR" and not ending(file) and file.is_file():
             yield file
 
 
-def _walked(root: Path, faults: list[str]) -> Iterator[Path]:
+def walked(root: Path, faults: list[str]) -> Iterator[Path]:
     """Files in a folder and those inside, in order; links are followed, each folder once."""
 
     def tell(error: OSError) -> None:
@@ -175,7 +169,7 @@ def _members(path: Path, faults: list[str], most: int | None = None) -> Iterator
                 if member.flag_bits & 1:
                     raise DataError(f"{path}: is locked by a password; unpack it")
                 with archive.open(member) as file:
-                    if looks_like_dicom(file.read(_BEGIN)):
+                    if looks_like_dicom(file.read(BEGIN)):
                         check_unpacks(path, member)
                         file.seek(0)
                         yield Place(str(path), member.filename), file

@@ -7,11 +7,11 @@ elsewhere. Nothing in it says who the patient is, but for the paths and the name
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -19,17 +19,18 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from medfuse.core.errors import DataError
-from medfuse.core.files import atomic
+from medfuse.core.files import atomic, write_json
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.remembered import cache_folder
 from medfuse.core.text import listed
-from medfuse.volumes.dicom.files import check_unpacks, holds_dicom
+from medfuse.volumes.dicom.files import check_unpacks, holds_dicom, walked
 from medfuse.volumes.dicom.instances import UNCOMPRESSED, Instance, Place
 from medfuse.volumes.dicom.series import ALL, Scans, Series, find_series
 from medfuse.volumes.dicom.stacks import refuse
 from medfuse.volumes.endings import SERIES, ending, stem
 
-_FORMAT = "medfuse DICOM series 1"
+_FORMAT = "medfuse DICOM series 2"
+_FOUND = "found.json"
 _REMEDY = "remove it, and give the folder of the scan again"
 _MOST_BYTES = 1 << 27
 
@@ -97,6 +98,7 @@ class Index(_Record):
     frames: tuple[FrameRecord, ...]
     planes: tuple[PlaneRecord, ...] | None
     notes: tuple[str, ...]
+    beside: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
 
     def plane(self, k: int) -> PlaneRecord:
@@ -193,20 +195,21 @@ def source_of(place: Place) -> Source:
     return Source(file=place.file, member=place.member, bytes=said.st_size, modified_ns=said.st_mtime_ns)
 
 
-def write_index(series: Series, folder: Path) -> Path:
+def write_index(series: Series, folder: Path, *, beside: tuple[str, ...] = ()) -> Path:
     """`folder`/NAME.series.json, as it was where nothing has changed. Raises OutputError.
 
     A series that is no volume has one too, so that it fails when it is read, and others go on.
     """
     try:
-        text = index_of(series).model_dump_json()
+        index = index_of(series)
     except DataError as error:
-        text = _without_voxels(series, error).model_dump_json()
+        index = _without_voxels(series, error)
+    text = index.model_copy(update={"beside": beside}).model_dump_json().encode()
     path = folder / f"{series.name}{SERIES}"
-    if not (path.is_file() and path.read_text(encoding="utf-8") == text):
+    if not (path.is_file() and path.read_bytes() == text):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with atomic(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(text)
     return path
 
 
@@ -291,17 +294,47 @@ def _without_voxels(series: Series, error: DataError) -> Index:
 
 
 def index_all(path: Path, scans: Scans = ALL) -> list[Path]:
-    """A file for each series in `path`. What is said of files that make none is noted in the first."""
-    found = find_series(path, scans)
+    """A file for each series in `path`. What is said of files that make none is noted in the first.
+
+    Headers are read once: while no file changes, the same series are there. Raises DataError for none.
+    """
     folder = index_folder(path, scans)
+    state = _state(path)
+    if kept := _kept(folder, state):
+        return kept
+    found = find_series(path, scans)
     if not found.series:
         which = f" that say {' and '.join(scans.wanted)}" if scans.wanted else ""
         raise DataError(
             *found.notes,
             f"{path}: holds DICOM files, but no images{which}; `medfuse series {path}` lists what there is",
         )
-    first = [replace(one, notes=(*one.notes, *found.notes)) for one in found.series[:1]]
-    return [write_index(series, folder) for series in (*first, *found.series[1:])]
+    made = [
+        write_index(series, folder, beside=() if n else found.notes) for n, series in enumerate(found.series)
+    ]
+    write_json(folder / _FOUND, {"state": state, "series": [file.name for file in made]})
+    return made
+
+
+def _state(path: Path) -> str:
+    """A digest of every file that is there: its path, its size, and when it was changed."""
+    digest = hashlib.sha256(_FORMAT.encode())
+    inside = path.parent if path.name.upper().startswith("DICOMDIR") else path
+    for file in walked(inside, []) if inside.is_dir() else [inside]:
+        with suppress(OSError):
+            said = os.stat(file)
+            digest.update(repr((str(file), said.st_size, said.st_mtime_ns)).encode(errors="replace"))
+    return digest.hexdigest()
+
+
+def _kept(folder: Path, state: str) -> list[Path]:
+    """The series that were found when files were so; none where they were others."""
+    try:
+        said = json.loads((folder / _FOUND).read_bytes())
+        files = [folder / name for name in said["series"]] if said["state"] == state else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return files if all(file.is_file() for file in files) else []
 
 
 def as_volume_file(path: Path, scans: Scans = ALL) -> Path:

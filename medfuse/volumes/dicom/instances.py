@@ -151,21 +151,6 @@ def quietly() -> Iterator[None]:
         _quiet.threads[own] -= 1
 
 
-def looks_like_dicom(begin: bytes) -> bool:
-    """Whether a file that begins so is DICOM: by its mark, or by a first tag of group 2 or 8."""
-    if begin[128:132] == b"DICM":
-        return True
-    group, element = begin[:2], begin[2:4]
-    small = group in (b"\x08\x00", b"\x02\x00") and element[1:] == b"\0"
-    large = group in (b"\x00\x08", b"\x00\x02") and element[:1] == b"\0"
-    if not (small or large) or len(begin) < 12:
-        return False
-    if begin[4:6].isalpha() and begin[4:6].isupper():  # a value representation
-        return True
-    length = int.from_bytes(begin[4:8], "little" if small else "big")
-    return length < 256
-
-
 def read_header(place: Place, file: IO[bytes], keywords: Sequence[str] = ()) -> Instance | None:
     """None of what is DICOM and has no image. `keywords`: further tags that `says` is to hold.
 

@@ -27,7 +27,8 @@ def sources_of(path: Path) -> list[Path]:
 def notes_of(path: Path) -> tuple[str, ...]:
     """What was left out of a series or of labels, resampled or assumed. Raises DataError."""
     if ending(path) == SERIES:
-        return tuple(f"{stem(path)}: {note}" for note in read_index(path).notes)
+        index = read_index(path)
+        return (*index.beside, *(f"{stem(path)}: {note}" for note in index.notes))
     return read_label_index(path).notes if ending(path) == LABELS else ()
 
 

@@ -13,7 +13,7 @@ from pydicom.fileset import FileSet
 from medfuse.core.errors import DataError
 from medfuse.volumes.dicom.files import holds_dicom
 from medfuse.volumes.dicom.index import index_all, write_index
-from medfuse.volumes.dicom.origins import volume_hash
+from medfuse.volumes.dicom.origins import notes_of, volume_hash
 from medfuse.volumes.dicom.series import Scans, find_series
 from medfuse.volumes.read import read_volume
 
@@ -213,3 +213,31 @@ def test_the_same_scan_elsewhere_has_the_same_hash_and_another_has_not(folder, t
     path = max((tmp_path / "copy").iterdir())
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     assert hashed(folder) != hashed(tmp_path / "copy")
+
+
+def test_headers_are_read_once_while_no_file_changes(folder, monkeypatch):
+    (first,) = index_all(folder)
+    monkeypatch.setattr("medfuse.volumes.dicom.index.find_series", lambda *args: pytest.fail("read again"))
+    assert index_all(folder) == [first]
+    monkeypatch.undo()
+    max(folder.iterdir()).unlink()
+    (again,) = index_all(folder)
+    assert read_volume(again).array.shape == (6, 5, 3)
+
+
+def test_what_is_found_is_not_believed_where_it_was_damaged(folder):
+    (first,) = index_all(folder)
+    (first.parent / "found.json").write_text('{"state": 3}')
+    first.write_bytes(b"\xff")
+    assert index_all(folder) == [first]
+    assert np.array_equal(read_volume(first).array, ARRAY)
+
+
+def test_what_is_told_of_other_files_is_told_once_and_of_them(folder, tmp_path):
+    for number in (7, 8):
+        scanner.write(tmp_path / "all" / str(number), ARRAY, number=number)
+    made = scanner.headers(ARRAY, number=9, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    scanner.save(made[0], tmp_path / "all" / "9" / "l.dcm")
+    files = index_all(tmp_path / "all")
+    told = [note for file in files for note in notes_of(file)]
+    assert told == ["P1_20260102_9: is a localizer (1 images), left out"]

@@ -41,6 +41,7 @@ class ReportContent:
     tolerance_mm: float = 1e-3
     pipeline: str = ""
     repeat: Mapping[str, str] = field(default_factory=dict)
+    colors: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_report(path: Path, content: ReportContent) -> None:
@@ -190,7 +191,13 @@ def _overlay(words: str, case: EvaluatedCase, content: ReportContent) -> str:
         f"{words.capitalize()} case, {case.name}: mean foreground Dice {number(case.dice, 3)} ({scores})"
     )
     files = OverlayCase(
-        case.name, image, case.pair.reference, case.pair.prediction, content.ct, content.tolerance_mm
+        case.name,
+        image,
+        case.pair.reference,
+        case.pair.prediction,
+        content.ct,
+        content.tolerance_mm,
+        content.colors,
     )
     try:
         picture = overlay_png(files, content.evaluation.labels)

@@ -7,8 +7,8 @@ right is on the left. Sagittal slices have the front on the left.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from medfuse.core.errors import DataError
+from medfuse.core.label_table import LabelSays, entries_of
 from medfuse.core.labels import LabelValue, mask_of, members
-from medfuse.report.figures import INK, SOFT, colour, encode, literal, new_figure, save
+from medfuse.report.figures import INK, PALETTE, SOFT, colour, encode, literal, new_figure, save
 from medfuse.volumes.read import read_labels, read_volume
 from medfuse.volumes.volume import Volume
 
@@ -37,6 +38,7 @@ class OverlayCase:
     """The files of one picture. `ct` shows Hounsfield units in a soft-tissue window, else percentiles.
 
     Of an image with channels the first is shown. Without a prediction or a reference that one is left out.
+    `colors`: of labels, where the dataset says them.
     """
 
     name: str
@@ -45,6 +47,7 @@ class OverlayCase:
     prediction: Path | None = None
     ct: bool = False
     tolerance_mm: float = 1e-3
+    colors: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +90,7 @@ def overlay_figure(case: OverlayCase, labels: Mapping[str, LabelValue]) -> Figur
         tall = WIDTH_IN * plane.size_mm[0] / width_mm
         bottom = (BOTTOM_IN + (height_in - tall) / 2) / figure.get_figheight()
         axes = figure.add_axes((left + 0.004, bottom, share - 0.008, tall / figure.get_figheight()))
-        _draw(axes, plane, labels, low, high)
+        _draw(axes, plane, labels, colors_of(labels, case.colors), low, high)
         left += share
     _legend(figure, planes, labels, case)
     return figure
@@ -146,7 +149,22 @@ def _window(array: npt.NDArray[Any]) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1)
 
 
-def _draw(axes: Any, plane: Plane, labels: Mapping[str, LabelValue], low: float, high: float) -> None:
+def colors_of(labels: Mapping[str, LabelValue], given: Mapping[str, str]) -> list[str]:
+    """The colour of each label: as given, else one of few that colour-blind readers tell apart.
+
+    Where labels are more than there are of those, it is that of the table of labels.
+    """
+    names = [name for name, _ in _foreground(labels)]
+    few = {name: colour(index) for index, name in enumerate(names)}
+    if len(names) > len(PALETTE):
+        table = entries_of(labels, {name: LabelSays(color=color) for name, color in given.items()})
+        few = {entry.name: entry.color for entry in table}
+    return [given.get(name) or few[name] for name in names]
+
+
+def _draw(
+    axes: Any, plane: Plane, labels: Mapping[str, LabelValue], colors: Sequence[str], low: float, high: float
+) -> None:
     from matplotlib.colors import to_rgba
     from matplotlib.patheffects import withStroke
 
@@ -159,12 +177,12 @@ def _draw(axes: Any, plane: Plane, labels: Mapping[str, LabelValue], low: float,
     rows = (np.arange(plane.image.shape[0]) + 0.5) * plane.pixel_mm[0]
     fill = np.zeros((*plane.image.shape, 4))
     for index, (_, value) in enumerate(_foreground(labels)):
-        fill[mask_of(plane.prediction, value)] = to_rgba(colour(index), 0.5)
+        fill[mask_of(plane.prediction, value)] = to_rgba(colors[index], 0.5)
     axes.imshow(fill, extent=extent, interpolation="nearest")
     for index, (_, value) in enumerate(_foreground(labels)):
         mask = mask_of(plane.reference, value)
         if mask.any() and not mask.all() and min(mask.shape) > 1:
-            line = axes.contour(columns, rows, mask, levels=[0.5], colors=[colour(index)], linewidths=1.2)
+            line = axes.contour(columns, rows, mask, levels=[0.5], colors=[colors[index]], linewidths=1.2)
             line.set_path_effects(halo)
     axes.set_axis_off()
     axes.set_aspect("equal")
@@ -191,11 +209,10 @@ def _legend(
         Patch(facecolor=SOFT, alpha=0.5, label="filled: prediction"),
         Line2D([], [], color=SOFT, label="line: reference"),
     ]
-    handles += [Patch(facecolor=colour(i), label=literal(name)) for i, name in shown[:MOST_IN_LEGEND]]
+    colors = colors_of(labels, case.colors)
+    handles += [Patch(facecolor=colors[i], label=literal(name)) for i, name in shown[:MOST_IN_LEGEND]]
     if len(shown) > MOST_IN_LEGEND:
-        handles.append(
-            Patch(facecolor="none", label=f"and {len(shown) - MOST_IN_LEGEND} more; colours repeat")
-        )
+        handles.append(Patch(facecolor="none", label=f"and {len(shown) - MOST_IN_LEGEND} more"))
     figure.legend(
         handles=handles,
         loc="lower center",

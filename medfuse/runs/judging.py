@@ -184,6 +184,7 @@ def write_run_report(
         tolerance_mm=run.pipeline.preprocess.tolerance_mm,
         pipeline=read_text(run.folder / RESOLVED, raises=CheckpointError),
         repeat=repeat,
+        colors={name: says.color for name, says in run.info.label_table.items() if says.color},
     )
     with run.reporter.track("writing the report", 1) as advance:
         write_report(run.folder / "report.html", content)

@@ -1,10 +1,13 @@
+import dataclasses
+
 import nibabel
 import numpy as np
 import pytest
 
 from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry
-from medfuse.report.overlays import OverlayCase, Plane, cut, draw_overlay, overlay_png
+from medfuse.report.figures import colour
+from medfuse.report.overlays import OverlayCase, Plane, colors_of, cut, draw_overlay, overlay_png
 from medfuse.volumes.volume import Volume
 
 SHAPE = (7, 8, 6)
@@ -119,3 +122,20 @@ def test_a_constant_image_and_an_infinite_voxel_can_be_drawn(store, tmp_path):
     case = OverlayCase("_$x", store("i.nii", flat), store("l.nii", blob()), ct=False)
     draw_overlay(tmp_path / "o.png", case, {"_$y": 1})
     assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_label_has_the_colour_that_was_given_and_others_one_of_few():
+    given = {"b": "#010203"}
+    assert colors_of({"background": 0, "a": 1, "b": 2}, given) == [colour(0), "#010203"]
+    many = {"background": 0, **{f"organ {n}": n for n in range(1, 100)}, "b": 100}
+    assert len(set(colors_of(many, given))) == 100
+    assert colors_of(many, given)[-1] == "#010203"
+
+
+def test_a_given_colour_is_in_the_picture(store):
+    image = store("image.nii", np.zeros(SHAPE, np.float32))
+    case = OverlayCase("x", image, prediction=store("label.nii", blob()))
+    plain, given = (
+        overlay_png(dataclasses.replace(case, colors=colors), LABELS) for colors in ({}, {"organ": "#ff00ff"})
+    )
+    assert plain != given

@@ -66,6 +66,13 @@ def infer(
     strict: Annotated[
         bool, typer.Option("--strict", help="refuse images that are unlike those of training")
     ] = False,
+    statistics: Annotated[
+        bool,
+        typer.Option(
+            "--statistics",
+            help="also write volume, intensities, components and place of each class: statistics.csv, .json",
+        ),
+    ] = False,
     overrides: InferOverrides = None,
     best: Best = False,
     device: Device = "auto",
@@ -86,7 +93,7 @@ def infer(
     elif output is None:
         raise typer.BadParameter("name a folder for the label maps", param_hint="--output")
     else:
-        done = infer_volumes(weights, inputs, output, **how, overwrite=overwrite)
+        done = infer_volumes(weights, inputs, output, **how, overwrite=overwrite, statistics=statistics)
     print(done.text)
     if done.failed:
         raise typer.Exit(2)

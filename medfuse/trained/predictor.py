@@ -103,6 +103,7 @@ class Predictor:
         strict: bool = False,
         formats: str | Sequence[str] = (),
         seg_type: SegKind = "labelmap",
+        statistics: bool = False,
         quiet: bool = True,
     ) -> Outcome:
         """As `medfuse infer`: label maps of files and folders into `output`, and what became of each case.
@@ -110,6 +111,7 @@ class Predictor:
         What medfuse did not write into `output`, or somebody changed, stays as it is unless `overwrite`.
         `scans`: which DICOM series are meant. `strict`: whether images unlike those of training fail.
         `formats`: of label maps, such as ("nifti", "dicom_seg"); that of each image where there are none.
+        `statistics`: whether statistics.json and statistics.csv are written too.
         Raises DataError and OutputError before any work; a case that fails or is left is in the outcome.
         """
         from medfuse.infer.cases import find_inputs, left_out_of
@@ -130,6 +132,7 @@ class Predictor:
             strict=strict,
             formats=names,
             seg_type=seg_type,
+            statistics=statistics,
         )
 
 

@@ -79,12 +79,13 @@ class Trained:
         strict: bool = False,
         formats: Sequence[str] = (),
         seg_type: SegKind = "labelmap",
+        statistics: bool = False,
     ) -> Outcome:
         """Label maps of `cases` into `output`, probabilities too where wanted, and what became of each.
 
         What medfuse did not write there, or somebody changed, stays unless `overwrite`. Images unlike those
         of training are told, and with `strict` they fail. `formats`: of label maps (see infer.formats), else
-        that of each image.
+        that of each image. `statistics`: whether to measure them (see trained.statistics).
 
         With `max_memory`, in bytes, main memory grows by no more than that above the loaded model. Raises
         MedfuseError before any work where a case cannot be done in it.
@@ -92,6 +93,7 @@ class Trained:
         from medfuse.data.foreign import strange, strange_values
         from medfuse.infer.folder import infer_cases
         from medfuse.infer.manifest import engines_of
+        from medfuse.trained.statistics import refuse_other_statistics, write_statistics
 
         if self.before is not None and max_memory is not None:
             raise MedfuseError("--max-memory: is not planned for the two stages of a cascade; leave it out")
@@ -122,8 +124,10 @@ class Trained:
             self._tell({case.name: values}, told)
             return replace(made, unlike=(*header.values(), *values.values()))
 
+        if statistics:
+            refuse_other_statistics(output, overwrite=overwrite)
         with reporter.track(f"predicting {len(cases)} cases", 100 * len(cases)) as advance:
-            return infer_cases(
+            outcome = infer_cases(
                 cases,
                 prepare=prepare,
                 networks=runners,
@@ -135,6 +139,9 @@ class Trained:
                 overwrite=overwrite,
                 strict=strict,
             )
+        if statistics:
+            write_statistics(output, self.plan, overwrite=overwrite)
+        return outcome
 
     def prepare(self, case: Case, *, scratch: Path | None = None) -> PreparedCase:
         """What the networks are shown of a case: its image, and what the stage before says of it."""

@@ -49,6 +49,7 @@ def infer_volumes(
     strict: bool = False,
     formats: Sequence[str] = (),
     seg_type: SegKind = "labelmap",
+    statistics: bool = False,
     reporter: Reporter,
 ) -> Inferred:
     """Label maps of every volume in `inputs`, in `max_memory` (such as 4GiB) above the loaded model.
@@ -56,6 +57,7 @@ def infer_volumes(
     What medfuse did not write into `output`, or somebody changed, stays unless `overwrite`. `scans`: which
     DICOM series are meant. What else stands in `inputs` is told. `strict`: whether images that are unlike
     those of training fail. `formats`: of label maps, where not that of each image.
+    `statistics`: whether statistics.json and statistics.csv are written too.
     """
     from medfuse.infer.formats import formats_of
 
@@ -74,6 +76,7 @@ def infer_volumes(
         strict=strict,
         formats=names,
         seg_type=seg_type,
+        statistics=statistics,
     )
     return outcome_text(outcome, output)
 

@@ -180,3 +180,22 @@ def test_the_report_of_memory_counts_label_maps_that_wait(infer):
     assert said.code == 0, said.err
     assert "label maps" in said.out
     assert "label maps" not in infer("--explain").out
+
+
+@pytest.mark.parametrize(
+    ("form", "seg_type"), [("dicom_seg", "labelmap"), ("dicom_seg", "binary"), ("rtstruct", "labelmap")]
+)
+def test_statistics_are_the_same_in_every_format(infer, tmp_path, form, seg_type):
+    found = []
+    for name in ("nifti", form):
+        how = ("--format", name, "--seg-type", seg_type, "--statistics")
+        assert infer(*how, output=tmp_path / name).code == 0
+        (case,) = json.loads((tmp_path / name / "statistics.json").read_text())["cases"].values()
+        found.append(case["classes"]["cube"])
+    one, other = found
+    assert (one["voxels"], one["components"], one["intensity"]) == (
+        other["voxels"],
+        other["components"],
+        other["intensity"],
+    )
+    assert one["centroid_mm"] == pytest.approx(other["centroid_mm"], abs=1e-3)

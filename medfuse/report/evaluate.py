@@ -110,7 +110,10 @@ def evaluate_folders(
 def pair_folders(predictions: Path, references: Path) -> tuple[list[Pair], list[str], list[str]]:
     """Pairs, error lines and notes. Raises DataError where a folder is missing or there is no pair."""
     held = look_into(predictions), look_into(references)
-    label_maps = [(*side.volumes, *_objects(folder)) for folder, side in zip((predictions, references), held)]
+    label_maps = [
+        (*side.volumes, *_objects(folder, side.volumes))
+        for folder, side in zip((predictions, references), held)
+    ]
     ours, theirs = map(_by_name, label_maps)
     errors = [
         f"{name}: {' and '.join(str(f) for f in files)} have one name; keep one of them"
@@ -138,12 +141,17 @@ def pair_folders(predictions: Path, references: Path) -> tuple[list[Pair], list[
     return [Pair(n, ours[n][0], theirs[n][0]) for n in single], errors, notes
 
 
-def _objects(folder: Path) -> list[Path]:
-    """SEG and RTSTRUCT objects: files, and folders and zip files that hold one."""
+def _objects(folder: Path, volumes: Sequence[Path]) -> list[Path]:
+    """SEG and RTSTRUCT objects: files, and folders and zip files that hold one.
+
+    Of label maps in several formats, as medfuse writes them, those of other formats are judged.
+    """
+    others = {label_stem(path) for path in volumes}
 
     def is_one(path: Path) -> bool:
         try:
-            return path.exists() and path.name[0] != "." and is_label_object(path)
+            seen = path.exists() and path.name[0] != "." and label_stem(path) not in others
+            return seen and is_label_object(path)
         except DataError:
             return False
 

@@ -220,6 +220,14 @@ def test_either_side_may_be_dicom(prediction, reference, judged):
     assert max(map(max, found)) < 1
 
 
+def test_label_maps_in_several_formats_are_judged_once(judged):
+    def both(folder, case):
+        other_map(folder, case)
+        rtstruct(folder, case)
+
+    assert dice(judged(both, map_of)) == dice(judged(other_map, map_of, place="two"))
+
+
 def test_labels_are_called_as_segments_are(judged, medfuse, tmp_path):
     judged(other_seg, seg)
     assert "Liver" in medfuse("evaluate", tmp_path / "one" / "p", tmp_path / "one" / "r").out

@@ -40,7 +40,9 @@ class Csv(Dataset):
     file: str = Field("cases.csv", description="the table, relative to `root`")
     classes: Classes
     regions_class_order: tuple[int, ...] = Field(
-        (), description="where classes are regions: the value to write for each, later ones over earlier ones"
+        (),
+        description="where classes are regions, or segments of DICOM labels overlap: the value to write for "
+        "each, later ones over earlier ones",
     )
     channels: tuple[str, ...] = Field((), description="channel names; CT is normalised as CT")
 

@@ -48,7 +48,9 @@ class Folder(Dataset):
     labels: str = Field("labels", description="sub-folder or pattern of the label maps")
     classes: Classes
     regions_class_order: tuple[int, ...] = Field(
-        (), description="where classes are regions: the value to write for each, later ones over earlier ones"
+        (),
+        description="where classes are regions, or segments of DICOM labels overlap: the value to write for "
+        "each, later ones over earlier ones",
     )
     channels: tuple[str, ...] = Field((), description="channel names; CT is normalised as CT")
 

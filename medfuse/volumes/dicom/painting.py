@@ -65,8 +65,8 @@ class Painting:
                 f"{named[a]} and {named[b]} ({count} voxels)" for (a, b), count in self._clashes.most_common()
             ]
             raise DataError(
-                f"{place}: segments overlap, {listed(told, 4)}, and a voxel has one value; list values in "
-                "`regions_class_order`, later ones over earlier ones, name fewer classes, or mend it"
+                f"{place}: segments overlap, {listed(told, 4)}, and a voxel has one value; name fewer "
+                "classes, or regions, or list values in `regions_class_order`, later ones over earlier ones"
             )
         values = np.array(self._values)
         values = values.astype(np.min_scalar_type(int(values.max())))

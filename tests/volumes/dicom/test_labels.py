@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import scanner
 from pydicom import dcmread
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from medfuse.core.errors import DataError
-from medfuse.volumes.dicom.index import as_volume_file
+from medfuse.core.label_table import entries_of
+from medfuse.volumes.dicom.about import About
+from medfuse.volumes.dicom.index import as_volume_file, read_index
+from medfuse.volumes.dicom.seg import write_seg
 from medfuse.volumes.label_maps import fitted, segment_values
 from medfuse.volumes.read import read_geometry, read_labels
 
@@ -23,6 +26,7 @@ PLANES = {
 }
 CLASSES = {"background": 0, "liver": 1, "tumour": 2}
 REAL = Path("/work/shared/data/dicom_seg")
+TORSO = REAL.parent / "ct_torso"
 real = pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not there")
 
 
@@ -365,6 +369,50 @@ def array_or_line(path, image):
         return str(error)
 
 
+def mutated(content, random):
+    """Bytes changed, taken away, put in, or set to lengths that are no lengths."""
+    made, how = bytearray(content), random.integers(4)
+    for _ in range(random.choice([1, 1, 3, 10])):
+        at, some = int(random.integers(132, len(made) - 60)), int(random.integers(1, 50))
+        if how == 0:
+            made[at] = random.integers(256)
+        elif how == 1:
+            del made[at : at + some]
+        elif how == 2:
+            made[at:at] = random.bytes(some)
+        else:
+            made[at : at + 4] = [b"\xff\xff\xff\xff", b"\0\0\0\0", b"9999", b"-1e9"][random.integers(4)]
+    return bytes(made)
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP", "RTSTRUCT"])
+def test_mutated_objects_are_read_or_are_a_line(kind, scan, tmp_path):
+    slices, image = scan
+    if kind == "RTSTRUCT":
+        made = drawn.structures(slices, {"liver": [square(scanner.AXIAL, k, 1, 9) for k in range(5)]})
+    else:
+        made = drawn.segmentation(slices, drawn.masks(), kind)
+    content, random = stored(made, tmp_path, "whole.dcm").read_bytes(), np.random.default_rng(0)
+    for _ in range(70):
+        (tmp_path / "mutated.dcm").write_bytes(mutated(content, random))
+        found = fitted({"case": (tmp_path / "mutated.dcm", image)}, CLASSES)
+        if found.faults:
+            assert "mutated.dcm" in found.faults["case"][0]
+        elif found.files["case"].suffix == ".json":
+            said = array_or_line(tmp_path / "mutated.dcm", image)
+            assert "mutated.dcm" in said if isinstance(said, str) else said.shape == (12, 10, 7)
+
+
+@pytest.mark.parametrize("kind", ["labelmap", "binary"])
+@pytest.mark.parametrize("plane", PLANES)
+def test_what_medfuse_writes_it_reads(plane, kind, tmp_path):
+    pytest.importorskip("highdicom", reason="highdicom comes with the extra dicom")
+    _, folder = drawn.series(tmp_path / "ct", orientation=PLANES[plane])
+    image, labels = as_volume_file(folder), drawn.label_map(drawn.masks()).astype(np.uint8)
+    write_seg(tmp_path / "seg.dcm", labels, read_index(image), entries_of(CLASSES), About(), kind=kind)
+    assert np.array_equal(read(tmp_path / "seg.dcm", image)[0].array, labels)
+
+
 @pytest.mark.parametrize("object_of", ["seg", "structures"])
 def test_a_file_that_was_cut_is_a_line_or_what_it_was(object_of, scan, tmp_path):
     slices, image = scan
@@ -406,3 +454,26 @@ def test_each_segment_of_a_real_seg_is_what_its_frames_hold(name):
     found, notes = read(path, as_volume_file(REAL / "ct-3slice"), {"background": 0, name.lower(): 1})
     assert np.array_equal(found.array, wanted)
     assert "left out" in notes[0]
+
+
+@pytest.mark.skipif(not TORSO.is_dir(), reason=f"{TORSO} is not there")
+def test_a_seg_of_a_real_series_is_the_mask_that_it_was_made_of(tmp_path):
+    """Slices as a scanner placed them, to its rounding; a mask whose rows are the other way round."""
+    image = as_volume_file(TORSO / "dicom_series")
+    flipped_file = TORSO / "dicom_series_model_output_flipped_y.nii.gz"
+    flipped = read_labels(flipped_file)
+    files = sorted((TORSO / "dicom_series").iterdir())
+    slices = sorted(map(dcmread, files), key=lambda d: float(d.ImagePositionPatient[2]))
+    ways = np.diag(np.linalg.solve(read_geometry(image).affine, flipped.geometry.affine))[:3]
+    labels = flipped.array[tuple(slice(None, None, int(np.rint(way))) for way in ways)]
+    for n, d in enumerate(slices):  # what was taken out of them so that they say nobody's name
+        d.SOPClassUID, d.SOPInstanceUID = CTImageStorage, f"2.25.1{n}"
+        d.StudyInstanceUID = d.SeriesInstanceUID = "2.25.2"
+        d.PatientID = d.PatientName = d.PatientBirthDate = d.PatientSex = d.AccessionNumber = ""
+        d.StudyID = d.StudyDate = d.StudyTime = d.ReferringPhysicianName = ""
+    made = drawn.segmentation(slices, {"organ": labels > 0})
+    made.save_as(tmp_path / "seg")
+    found, _ = read(tmp_path / "seg", image, {"background": 0, "organ": 1})
+    assert np.array_equal(found.array, labels > 0)
+    turned, _ = read(tmp_path / "seg", flipped_file, {"background": 0, "organ": 1})
+    assert np.array_equal(turned.array, flipped.array > 0)

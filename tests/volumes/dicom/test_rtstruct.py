@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import drawn
+import nibabel
 import numpy as np
 import pytest
 import scanner
@@ -170,6 +171,20 @@ def on_grid(volume, image):
     ways = np.rint(np.diag(steps)[:3]).astype(int)
     assert np.allclose(steps[:3, :3], np.diag(ways), atol=1e-3)
     return volume.array[:: ways[0], :: ways[1], :: ways[2]] != 0
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)], ids=str)
+def test_contours_fill_an_image_whose_axes_are_others(axes, tmp_path):
+    """The slices of the series are planes along another axis, counted from its other end."""
+    drawn.series(tmp_path / "ct", (23, 19, 5), orientation=scanner.OBLIQUE)
+    image, _ = written(tmp_path / "ct", puzzle(), tmp_path / "rs.dcm")
+    turn = np.eye(4)[:, [*axes, 3]]
+    turn[:, 0] *= -1
+    turn[axes[0], 3] = (23, 19, 5)[axes[0]] - 1
+    other = puzzle().transpose(axes)[::-1]
+    made = nibabel.Nifti1Image(np.ascontiguousarray(other), read_geometry(image).affine @ turn)
+    nibabel.save(made, tmp_path / "other.nii")
+    assert np.array_equal(again(tmp_path / "rs.dcm", tmp_path / "other.nii"), other)
 
 
 def test_it_says_whose_it_is(tmp_path):

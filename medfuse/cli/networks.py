@@ -281,6 +281,9 @@ def evaluate(
         Path | None,
         typer.Option("--output", "-o", help="where summary.json goes; into PREDICTIONS if not given"),
     ] = None,
+    lesions: Annotated[
+        bool, typer.Option("--lesions", help="count the components of each label: found, missed, false, F1")
+    ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -295,6 +298,7 @@ def evaluate(
             names or (),
             output=output,
             overwrite=overwrite,
+            lesions=lesions,
             reporter=Reporter(quiet=quiet),
         )
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from medfuse.core.errors import DataError, MedfuseError
 from medfuse.core.geometry import Geometry
 from medfuse.core.labels import LabelValue, map_values, members
 from medfuse.core.reporter import Reporter
+from medfuse.report.lesions import Lesions, case_lesions
 from medfuse.report.metrics import NSD_TOLERANCE_MM, CaseMetrics, case_metrics, mean_foreground_dice
 from medfuse.volumes.dicom.segments import label_object
 from medfuse.volumes.endings import ENDINGS, ending
@@ -40,10 +41,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class EvaluatedCase:
-    """A pair, and the metrics of each label."""
+    """A pair, and the metrics of each label; its lesions where they are counted."""
 
     pair: Pair
     metrics: Mapping[str, CaseMetrics]
+    lesions: Mapping[str, Lesions] | None = None
 
     @property
     def name(self) -> str:
@@ -77,6 +79,7 @@ def evaluate_folders(
     ignore: int | None = None,
     nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
     tolerance_mm: float = 1e-3,
+    lesions: bool = False,
     reporter: Reporter | None = None,
 ) -> Evaluation:
     """Judge every reference that has a prediction of the same name; their endings may differ.
@@ -96,6 +99,7 @@ def evaluate_folders(
         ignore=ignore,
         nsd_tolerance_mm=nsd_tolerance_mm,
         tolerance_mm=tolerance_mm,
+        lesions=lesions,
         reporter=reporter,
     )
     return Evaluation(
@@ -219,11 +223,13 @@ def evaluate_pairs(
     ignore: int | None = None,
     nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
     tolerance_mm: float = 1e-3,
+    lesions: bool = False,
     reporter: Reporter | None = None,
 ) -> Evaluation:
     """Judge `pairs`. A case that cannot be read, or lies on two grids, is an error line; the rest go on.
 
     `ignore`: the value of voxels in a reference that nobody annotated, which are not judged.
+    `lesions`: whether the components of each label are counted too.
     """
     reporter = reporter or Reporter(quiet=True)
     if labels is None:
@@ -231,15 +237,19 @@ def evaluate_pairs(
     labels = {name: value for name, value in labels.items() if value != 0}
     if odd := [f"{name}: {value}" for name, value in labels.items() if min(members(value)) < 0]:
         raise DataError(f"labels: {', '.join(odd)}: values are 0 or more; renumber them")
-    return _judge_all(pairs, labels, ignore, nsd_tolerance_mm, tolerance_mm, reporter)
+    known = dict(labels)
+
+    def judge(pair: Pair) -> tuple[EvaluatedCase, list[tuple[str, int]]]:
+        return _judge(pair, known, ignore, nsd_tolerance_mm, tolerance_mm, lesions)
+
+    return _judge_all(pairs, labels, judge, nsd_tolerance_mm, reporter)
 
 
 def _judge_all(
     pairs: Sequence[Pair],
     labels: Mapping[str, LabelValue],
-    ignore: int | None,
+    judge: Callable[[Pair], tuple[EvaluatedCase, list[tuple[str, int]]]],
     nsd_tolerance_mm: float,
-    tolerance_mm: float,
     reporter: Reporter,
 ) -> Evaluation:
     import monai.metrics  # noqa: F401  before the threads: two that import it at once can see it half-made
@@ -250,10 +260,7 @@ def _judge_all(
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="evaluate")
     try:
         with reporter.track("evaluate", len(pairs)) as advance:
-            jobs = {
-                pool.submit(_judge, pair, labels, ignore, nsd_tolerance_mm, tolerance_mm): pair
-                for pair in pairs
-            }
+            jobs = {pool.submit(judge, pair): pair for pair in pairs}
             for done, job in enumerate(as_completed(jobs), start=1):
                 name = jobs[job].name
                 try:
@@ -285,6 +292,7 @@ def _judge(
     ignore: int | None,
     nsd_tolerance_mm: float,
     tolerance_mm: float,
+    lesions: bool,
 ) -> tuple[EvaluatedCase, list[tuple[str, int]]]:
     """The case, and each (kind of map, value) that no label names. Raises DataError."""
     grid, predicted = read_geometry(pair.reference), read_geometry(pair.prediction)
@@ -309,7 +317,8 @@ def _judge(
         nsd_tolerance_mm=nsd_tolerance_mm,
         ignore=ignore,
     )
-    return EvaluatedCase(pair, metrics), stray
+    counted = case_lesions(prediction, reference, labels, ignore=ignore) if lesions else None
+    return EvaluatedCase(pair, metrics, counted), stray
 
 
 def _absent_labels(evaluation: Evaluation) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from medfuse.core.seal import write_own_json
 from medfuse.core.text import number
 from medfuse.report.evaluate import EvaluatedCase, Evaluation
+from medfuse.report.lesions import together
 from medfuse.report.metrics import CaseMetrics, Outcome
 
 Number = float | int | None
@@ -39,6 +40,16 @@ def definitions(nsd_tolerance_mm: float) -> dict[str, str]:
     }
 
 
+LESIONS = {
+    "lesions": "components of a label, whose voxels touch at corners at least, summed over all cases",
+    "lesions.found": "of the reference: those of which a voxel is predicted; the others are missed",
+    "lesions.right": "of the prediction: those that have a voxel of the reference; the others are false",
+    "lesions.F1": "2·found / (2·found + missed + false)",
+    "lesions.recall": "found / (found + missed)",
+    "lesions.precision": "right / (right + false)",
+}
+
+
 def summarise(evaluation: Evaluation) -> dict[str, Any]:
     """The contents of `summary.json`. Undefined values are None, and every mean has its n.
 
@@ -53,13 +64,17 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
         "foreground_mean": {key: mean for key, (mean, _) in foreground.items()},
         "mean": {value: {key: mean for key, (mean, _) in row.items()} for value, row in means.items()},
         "metric_per_case": [_case(case, values) for case in evaluation.cases],
+        **_lesions(evaluation, values),
         "labels": dict(evaluation.labels),
         "cases": len(evaluation.cases),
         "foreground_n": {key: n for key, (_, n) in foreground.items()},
         "n": {value: {key: n for key, (_, n) in row.items()} for value, row in means.items()},
         "outcomes": {value: _outcomes(evaluation, name) for name, value in values.items()},
         "nsd_tolerance_mm": evaluation.nsd_tolerance_mm,
-        "definitions": definitions(evaluation.nsd_tolerance_mm),
+        "definitions": {
+            **definitions(evaluation.nsd_tolerance_mm),
+            **(LESIONS if any(case.lesions for case in evaluation.cases) else {}),
+        },
         "errors": list(evaluation.errors),
         "notes": list(evaluation.notes),
     }
@@ -106,9 +121,20 @@ def _case(case: EvaluatedCase, values: Mapping[str, str]) -> dict[str, Any]:
     return {
         "metrics": {value: as_row(case.metrics[name]) for name, value in values.items()},
         "outcomes": {value: case.metrics[name].outcome for name, value in values.items()},
+        **({"lesions": {v: case.lesions[n].as_row() for n, v in values.items()}} if case.lesions else {}),
         "name": case.name,
         "prediction_file": str(case.pair.prediction),
         "reference_file": str(case.pair.reference),
+    }
+
+
+def _lesions(evaluation: Evaluation, values: Mapping[str, str]) -> dict[str, Any]:
+    """The lesions of all cases by label; nothing where they are not counted."""
+    counted = [case.lesions for case in evaluation.cases if case.lesions is not None]
+    if not counted:
+        return {}
+    return {
+        "lesions": {value: together(one[name] for one in counted).as_row() for name, value in values.items()}
     }
 
 

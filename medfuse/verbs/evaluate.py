@@ -14,6 +14,8 @@ from medfuse.core.reporter import Reporter
 from medfuse.core.seal import refuse_others
 from medfuse.core.text import aligned, number
 
+_LESIONS = ("lesions found", "false", "lesion F1")
+
 
 def evaluate_label_maps(
     predictions: Path,
@@ -22,10 +24,12 @@ def evaluate_label_maps(
     *,
     output: Path | None,
     overwrite: bool = False,
+    lesions: bool = False,
     reporter: Reporter,
 ) -> str:
     """Judge a folder of label maps against another; write summary.json; return a table.
 
+    `lesions`: whether the components of each label are counted, found, missed and false.
     Raises OutputError before any work where another's summary.json is there, unless `overwrite`.
     """
     from medfuse.report.evaluate import evaluate_folders
@@ -37,14 +41,25 @@ def evaluate_label_maps(
         raise MedfuseError("--label ignore=…: give the one value of voxels that are not to be judged")
     target = (output or predictions) / "summary.json"
     refuse_others(target, overwrite=overwrite)
-    evaluation = evaluate_folders(predictions, references, labels or None, ignore=ignore, reporter=reporter)
+    evaluation = evaluate_folders(
+        predictions, references, labels or None, ignore=ignore, lesions=lesions, reporter=reporter
+    )
     make_folder(target.parent)
     refuse_others(target, overwrite=overwrite)
     summary = write_summary(target, evaluation)
-    rows = [["label", "Dice (n)", "HD95 mm (n)", "NSD (n)"]]
+    rows = [["label", "Dice (n)", "HD95 mm (n)", "NSD (n)", *(_LESIONS if lesions else ())]]
     for name, value in evaluation.labels.items():
         mean, n = summary["mean"][str(value)], summary["n"][str(value)]
-        rows.append([name, *(f"{number(mean[key])} ({n[key]})" for key in ("Dice", "HD95", "NSD"))])
+        counted = summary.get("lesions", {}).get(str(value))
+        more = (
+            [f"{counted['found']} of {counted['found'] + counted['missed']}", str(counted["false"])]
+            if counted
+            else []
+        )
+        f1 = [number(counted["F1"])] if counted else []
+        rows.append(
+            [name, *(f"{number(mean[key])} ({n[key]})" for key in ("Dice", "HD95", "NSD")), *more, *f1]
+        )
     lines = [*aligned(rows).splitlines(), f"mean foreground Dice: {foreground_text(summary)}"]
     if evaluation.errors:
         raise DataError(*lines, *evaluation.errors, *evaluation.notes, f"the other cases are in {target}")

@@ -22,6 +22,7 @@ from medfuse.infer.plan import Way
 from medfuse.infer.probabilities import check_format
 from medfuse.infer.recipe import Recipe
 from medfuse.infer.sliding import Network, flip_combinations
+from medfuse.volumes.dicom.origins import sources_of
 
 Work = Callable[[Case, Path, Callable[[int, int], None]], dict[str, Any]]
 """Makes the files of a case in a folder, telling (windows done, windows in all); returns what the manifest is
@@ -115,8 +116,16 @@ def refuse_to_replace_images(
     cases: Sequence[Case], files: Callable[[Case], Sequence[Path]], what: str = "label map"
 ) -> None:
     """Raises OutputError where one of the `files` that a case is to get is an image of any case."""
-    images = {image.resolve() for case in cases for image in case.images}
+    images = {file.resolve() for case in cases for image in case.images for file in _files_of(image)}
     if clashes := [path for case in cases for path in files(case) if path.resolve() in images]:
         raise OutputError(
             *(f"{path}: the {what} would replace an image; choose another output folder" for path in clashes)
         )
+
+
+def _files_of(image: Path) -> list[Path]:
+    """What an image is made of. One that cannot be read fails later, by itself."""
+    try:
+        return [image, *sources_of(image)]
+    except DataError:
+        return [image]

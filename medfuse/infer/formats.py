@@ -92,7 +92,11 @@ class LabelFiles:
     about: About = field(default_factory=About)
 
     def check(self) -> None:
-        """Raises DataError where a package is missing that a format needs."""
+        """Raises DataError where a package is missing that a format needs, and for a kind of none of them."""
+        if self.seg_type != "labelmap" and "dicom_seg" not in self.formats:
+            raise DataError(
+                f"--seg-type {self.seg_type}: is a kind of --format dicom_seg; add that, or leave it out"
+            )
         for name in self.formats:
             FORMATS[name].check()
 

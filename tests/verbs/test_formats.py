@@ -152,11 +152,22 @@ def test_without_highdicom_nothing_is_begun(infer, monkeypatch, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_image_is_not_replaced_by_its_segmentation(infer, scan):
-    """A single file CASE.dcm beside which CASE.dcm would be written."""
+@pytest.mark.parametrize("options", [(), ("--overwrite",)])
+def test_a_file_of_a_series_is_never_replaced_by_its_segmentation(options, infer, scan):
+    first, *_ = (scan / "ct").iterdir()
+    first.rename(scan / "ct" / f"{NAME}.dcm")
     before = {p: p.read_bytes() for p in scan.rglob("*.dcm")}
-    infer("--format", "dicom_seg", output=scan / "ct")
-    assert all(p.read_bytes() == content for p, content in before.items())
+    said = infer("--format", "dicom_seg", *options, output=scan / "ct")
+    assert said.code == 2
+    assert f"{NAME}.dcm: the label map would replace an image" in said.err
+    assert {p: p.read_bytes() for p in scan.rglob("*.dcm")} == before
+
+
+def test_a_kind_of_segmentation_wants_segmentations(infer, tmp_path):
+    said = infer("--format", "nifti", "--seg-type", "binary")
+    assert said.code == 2
+    assert "--seg-type binary: is a kind of --format dicom_seg" in said.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_predictor_writes_formats_too(finished_run, scan, tmp_path):
@@ -188,7 +199,8 @@ def test_the_report_of_memory_counts_label_maps_that_wait(infer):
 def test_statistics_are_the_same_in_every_format(infer, tmp_path, form, seg_type):
     found = []
     for name in ("nifti", form):
-        how = ("--format", name, "--seg-type", seg_type, "--statistics")
+        kind = ("--seg-type", seg_type) if name == "dicom_seg" else ()
+        how = ("--format", name, *kind, "--statistics")
         assert infer(*how, output=tmp_path / name).code == 0
         (case,) = json.loads((tmp_path / name / "statistics.json").read_text())["cases"].values()
         found.append(case["classes"]["cube"])

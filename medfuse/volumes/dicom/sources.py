@@ -21,7 +21,8 @@ _WANTED_EVEN_EMPTY = (
 )  # fmt: skip
 _WANTED = (
     "IssuerOfPatientID", "PatientAge", "PatientSize", "PatientWeight", "StudyDescription",
-    "PatientIdentityRemoved", "DeidentificationMethod",
+    "PatientIdentityRemoved", "DeidentificationMethod", "LossyImageCompression", "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
 )  # fmt: skip
 _PLACES = ("ImagePositionPatient", "PerFrameFunctionalGroupsSequence", "DetectorInformationSequence")
 _UIDS = ("StudyInstanceUID", "FrameOfReferenceUID", "SeriesInstanceUID")
@@ -63,9 +64,11 @@ def patient_and_study(index: Index) -> Dataset:
     made.SpecificCharacterSet = UTF_8
     for name in (*_WANTED_EVEN_EMPTY, *_WANTED):
         said = header.get(name)
-        text = "" if said is None else str(said) if header[name].VM <= 1 else ""
+        text = "" if said is None else "\\".join(map(str, said)) if header[name].VM > 1 else str(said)
         if text or name in _WANTED_EVEN_EMPTY:
             _set(made, name, text)
+    if methods := header.get("DeidentificationMethodCodeSequence"):
+        made.DeidentificationMethodCodeSequence = methods
     for name in _UIDS:
         uid = str(header.get(name) or "")
         setattr(made, name, uid if is_uid(uid) else made_uid(name, *parts_of(index)))

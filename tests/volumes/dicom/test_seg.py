@@ -64,12 +64,12 @@ def affine_of(index):
     return made
 
 
-def on_grid_of(index, voxels, affine):
+def on_grid_of(index, voxels, affine, *, off=0.01):
     """Voxels of another grid, whose affine is towards RAS+, by the voxels of the index that they lie on."""
     step = np.linalg.inv(affine_of(index)) @ affine
     where = np.indices(voxels.shape).reshape(3, -1)
     at = step[:3, :3] @ where + step[:3, 3:]
-    assert np.abs(at - np.rint(at)).max() < 1e-2, "not on the grid of the series"
+    assert np.abs(at - np.rint(at)).max() < off, "not on the grid of the series"
     at = np.rint(at).astype(int)
     inside = ((at >= 0) & (at < np.array(index.shape)[:, None])).all(0)
     assert not voxels.ravel()[~inside].any()
@@ -85,7 +85,7 @@ def by_highdicom(path, index):
     return on_grid_of(index, np.asarray(volume.array), affine), seg
 
 
-def by_dcmqi(path, index, tmp_path):
+def by_dcmqi(path, index, tmp_path, **how):
     if DCMQI is None:
         pytest.skip("dcmqi's segimage2itkimage is not installed")
     out = tmp_path / "dcmqi"
@@ -95,7 +95,7 @@ def by_dcmqi(path, index, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     (file,) = out.glob("*.nii.gz")
     image = nibabel.load(file)
-    return on_grid_of(index, np.asarray(image.dataobj).astype(np.uint16), image.affine), json.loads(
+    return on_grid_of(index, np.asarray(image.dataobj).astype(np.uint16), image.affine, **how), json.loads(
         (out / "meta.json").read_text()
     )
 
@@ -383,14 +383,54 @@ def test_names_that_are_no_latin_are_kept(tmp_path):
     assert seg.SeriesDescription.startswith("läuft")
 
 
+def plain_source(folder, **how):
+    scanner.write(folder, scanner.voxels(), PatientName="No^Body", **how)
+
+
+def source_without_tags(folder):
+    for n, d in enumerate(scanner.headers(scanner.voxels(), PatientName="No^Body")):
+        for tag in ("StudyDate", "PatientSex", "FrameOfReferenceUID", "PatientID", "AccessionNumber"):
+            delattr(d, tag)
+        scanner.save(d, folder / f"{n}.dcm")
+
+
+def source_without_uids(folder):
+    for n, d in enumerate(scanner.headers(scanner.voxels(), PatientName="No^Body")):
+        d.StudyInstanceUID = d.SeriesInstanceUID = d.FrameOfReferenceUID = ""
+        scanner.save(d, folder / f"{n}.dcm")
+
+
+def multi_frame_source(folder):
+    d = scanner.multi_frame(scanner.voxels(), PatientName="No^Body")
+    scanner.save(d, folder / "one.dcm")
+
+
+def lossy_source(folder):
+    lossy = {"LossyImageCompression": "01", "LossyImageCompressionRatio": 12.5}
+    plain_source(folder, **lossy, LossyImageCompressionMethod="ISO_10918_1")
+
+
+def anonymous_source(folder):
+    plain_source(folder, PatientIdentityRemoved="YES", DeidentificationMethod=["one", "two"])
+
+
+SOURCES = {
+    "plain": plain_source,
+    "without tags": source_without_tags,
+    "without uids": source_without_uids,
+    "multi-frame": multi_frame_source,
+    "lossy": lossy_source,
+    "anonymous": anonymous_source,
+    "tilted": lambda folder: plain_source(folder, step=(0.0, 1.0, 2.0)),
+    "oblique": lambda folder: plain_source(folder, orientation=scanner.OBLIQUE),
+}
+
+
 @pytest.mark.skipif(CHECKER is None, reason="dicom3tools' dciodvfy is not installed")
 @pytest.mark.parametrize("kind", ["labelmap", "binary"])
-@pytest.mark.parametrize("gone", [(), ("StudyDate", "PatientSex", "FrameOfReferenceUID")])
-def test_a_checker_finds_no_error(kind, gone, tmp_path):
-    for n, d in enumerate(scanner.headers(scanner.voxels(), patient="P", PatientName="No^Body")):
-        for tag in gone:
-            delattr(d, tag)
-        scanner.save(d, tmp_path / "in" / f"{n}.dcm")
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_checker_finds_no_error(source, kind, tmp_path):
+    SOURCES[source](tmp_path / "in")
     index = index_at(tmp_path / "in")
     path, _ = written(tmp_path, some_labels(index.shape), index, kind=kind)
     said = subprocess.run([CHECKER, path], capture_output=True, text=True).stderr.splitlines()
@@ -430,6 +470,29 @@ def test_without_highdicom_a_line_names_the_extra(tmp_path, monkeypatch):
     index = index_at(tmp_path / "in")
     with pytest.raises(DataError, match=r"medfuse\[dicom\]"):
         written(tmp_path, some_labels(index.shape), index)
+
+
+def test_one_slice_is_a_segmentation_too(tmp_path):
+    scanner.write(tmp_path / "in", scanner.voxels((12, 10, 1)))
+    index = index_at(tmp_path / "in")
+    labels = np.asfortranarray(np.random.default_rng(0).integers(0, 3, index.shape).astype(np.uint8))
+    for kind in ("labelmap", "binary"):
+        path, _ = written(tmp_path, labels, index, name=f"{kind}.dcm", kind=kind)
+        seg = hd.seg.segread(path)
+        (frame,) = seg.get_pixels_by_source_instance([index.frames[0].uid], combine_segments=True)
+        assert np.array_equal(frame.T, labels[:, :, 0])
+
+
+@pytest.mark.parametrize("aside", [0.0, 0.015])
+def test_slices_that_lean_a_little_lie_where_their_images_lie(aside, tmp_path):
+    """By less than a voxel in all, so that nothing was resampled."""
+    scanner.write(tmp_path / "in", scanner.voxels(), step=(0.0, aside, 2.5))
+    index = index_at(tmp_path / "in")
+    assert index.planes is None
+    labels = some_labels(index.shape)
+    path, _ = written(tmp_path, labels, index)
+    read, _ = by_dcmqi(path, index, tmp_path, off=0.2)
+    assert np.array_equal(read, labels)
 
 
 def test_a_radiograph_has_no_place_in_the_patient(tmp_path):

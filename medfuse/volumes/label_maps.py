@@ -70,7 +70,8 @@ def fitted(
                 objects[name] = found
         except DataError as error:
             faults[name] = error.lines
-    by_number = not any(named_alike(found.segments, labels) for found in objects.values())
+    classes = {name: value for name, value in labels.items() if value != 0}
+    by_number = not any(named_alike(found.segments, classes) for found in objects.values())
     files, told = {name: path for name, (path, _) in label_maps.items()}, defaultdict[str, list[str]](list)
     for name, found in objects.items():
         image = label_maps[name][1]

@@ -253,6 +253,30 @@ def test_frames_that_one_side_leaves_out_are_empty(judged):
     assert found["metric_per_case"][0]["metrics"]["1"]["Dice"] == pytest.approx(wanted)
 
 
+def test_contours_beyond_the_frames_of_a_seg_count(judged):
+    """A segmentation without its empty frames ends where its voxels do."""
+
+    def half(folder, case):
+        seg(folder, case, {name: mask & (np.arange(18) < 9) for name, mask in other(case).items()})
+
+    found = judged(rtstruct, half)
+    whole = other(0)["Liver"]
+    part = whole & (np.arange(18) < 9)
+    wanted = 2 * part.sum() / (part.sum() + whole.sum())
+    assert found["metric_per_case"][0]["metrics"]["1"]["Dice"] == pytest.approx(wanted)
+
+
+def test_structures_of_folders_with_their_series_are_judged_by_each_other(judged):
+    def with_series(folder, case):
+        rtstruct(folder, case)
+        (folder / f"c{case}").mkdir()
+        (folder / f"c{case}.rtstruct.dcm").replace(folder / f"c{case}" / "rs.dcm")
+        for k, d in enumerate(slices_of(case)):
+            scanner.save(d, folder / f"c{case}" / f"{k}.dcm")
+
+    assert np.array_equal(dice(judged(with_series, rtstruct)), np.ones((2, 2)))
+
+
 def test_what_does_not_fit_fails_and_the_others_are_judged(medfuse, tmp_path):
     for case in range(2):
         other_map(tmp_path / "p", case)

@@ -14,7 +14,7 @@ Ints = npt.NDArray[np.int64]
 _EXACT = 6
 """Decimals of an index that count: what inverting an affine leaves beyond them decides about no voxel."""
 
-_AT_ONCE = 1 << 22  # voxels
+_AT_ONCE = 1 << 22  # voxels, and crossings of lines
 
 
 def traced(mask: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Floats]]:
@@ -164,13 +164,15 @@ def filled(contours: Sequence[Floats], shape: tuple[int, int]) -> npt.NDArray[np
     turned = low[:, 1] > high[:, 1]
     low[turned], high[turned] = high[turned], low[turned]  # there and back is then the same line
     first, last = (np.clip(np.ceil(end[:, 1]), 0, shape[1]).astype(np.int64) for end in (low, high))
-    rows = last - first
-    edge = np.repeat(np.arange(len(rows)), rows)
-    j = np.arange(len(edge)) - np.repeat(np.cumsum(rows) - rows, rows) + first[edge]
-    slope = (high[edge, 0] - low[edge, 0]) / (high[edge, 1] - low[edge, 1])
-    crossed = np.round(low[edge, 0] + (j - low[edge, 1]) * slope, _EXACT)
-    i = np.clip(np.ceil(crossed), 0, shape[0]).astype(np.int64)
     toggled: npt.NDArray[Any] = np.zeros((shape[0] + 1, shape[1]), np.uint8)
-    np.bitwise_xor.at(toggled, (i, j), np.uint8(1))
+    step = max(1, _AT_ONCE // max(1, shape[1]))
+    for some in (slice(start, start + step) for start in range(0, len(low), step)):
+        rows = last[some] - first[some]
+        edge = np.repeat(np.arange(len(rows)), rows)
+        j = np.arange(len(edge)) - np.repeat(np.cumsum(rows) - rows, rows) + first[some][edge]
+        (x, y), (to_x, to_y) = low[some][edge].T, high[some][edge].T
+        crossed = np.round(x + (j - y) * ((to_x - x) / (to_y - y)), _EXACT)
+        i = np.clip(np.ceil(crossed), 0, shape[0]).astype(np.int64)
+        np.bitwise_xor.at(toggled, (i, j), np.uint8(1))
     inside: npt.NDArray[np.bool_] = np.bitwise_xor.accumulate(toggled, axis=0)[:-1].astype(bool)
     return inside

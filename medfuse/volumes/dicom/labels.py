@@ -187,8 +187,9 @@ def _written(
     """Label → the value that is written for it, and which of these may lie over others."""
     if not any(isinstance(value, tuple) for value in labels.values()):
         return {name: members(value)[0] for name, value in labels.items()}, order
-    if len(order) == len(labels):
-        return dict(zip(labels, order)), order
+    if order:
+        written = {name: members(value)[0] for name, value in labels.items()} | dict(zip(labels, order))
+        return written, (*order, *(value for value in written.values() if value not in order))
     written = {}
     for name in sorted(labels, key=lambda name: -len(members(labels[name]))):
         own = {*members(labels[name])}
@@ -231,7 +232,8 @@ def _space_of(source: Source) -> str:
 
 
 def own_grid(several: Sequence[LabelObject], beside: Sequence[Path] = ()) -> Geometry:
-    """The grid of the series that they name, if it is in `beside`; else that of the SEGs among them.
+    """The grid of the series that they name, if it is in `beside`; else that of the SEGs among them, with
+    as many slices as all of them lie in.
 
     Raises DataError where there is neither.
     """
@@ -247,7 +249,11 @@ def own_grid(several: Sequence[LabelObject], beside: Sequence[Path] = ()) -> Geo
             f"{several[0].place}: an RTSTRUCT is contours and has no voxels; give it with the image that "
             "it was drawn on, or give a folder that holds both"
         )
-    return segmentations.own_grid([segmentations.read_frames(found.source) for found in segs])
+    grid = segmentations.own_grid([segmentations.read_frames(found.source) for found in segs])
+    for found in several:
+        if found.kind == "RTSTRUCT":
+            grid = structures.with_slices(found.source, grid)
+    return grid
 
 
 def as_label_file(path: Path) -> Path:

@@ -217,7 +217,8 @@ def _pixels(found: Frames, wanted: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
     said = found.said
     if not wanted:
         return
-    if whole_of(said.get("BitsAllocated")) == 1 and not said.file_meta.TransferSyntaxUID.is_compressed:
+    syntax = said.file_meta.TransferSyntaxUID
+    if whole_of(said.get("BitsAllocated")) == 1 and syntax.is_little_endian and not syntax.is_encapsulated:
         size = found.frames[0].shape[0] * found.frames[0].shape[1]
         packed = np.frombuffer(said.PixelData, np.uint8)
         if 8 * len(packed) < size * len(found.frames):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,7 @@ _AREAS = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "INTERPOLATED_PLANAR")
 OFF, SAME = 0.25, 0.05
 """By how much of a slice's distance a contour may lie off its slice, and off another in the same slice."""
 _EVENLY = 6
+_MOST_SLICES = 1 << 14
 _DATA = 0x30060050
 
 
@@ -37,21 +38,10 @@ def painted(
     so that holes may be contours of their own or keyholes. Contours outside of the image are left out.
     values: number of a region → its value; others are left out. Raises DataError.
     """
-    from pydicom import dcmread
-
-    with reading(source.place), source_bytes(source) as file:
-        said = dcmread(file, force=True)
-        check_whole(source.place, said)
-        if "ROIContourSequence" not in said:
-            raise DataError(
-                f"{source.place}: holds no contours; copy it again from its source, or leave it out"
-            )
-        contours: dict[int, list[Floats]] = {}
-        for number, item in _regions(source.place, said):
-            if number in values:
-                contours.setdefault(number, []).extend(
-                    _indices(source.place, one, like, names[number]) for one in _areas(source.place, item)
-                )
+    contours: dict[int, list[Floats]] = {}
+    for number, areas in _drawn(source, values):
+        own = [_indices(source.place, one, like, names[number]) for one in areas]
+        contours.setdefault(number, []).extend(own)
     axis = _normal(source.place, [one for found in contours.values() for one in found], like)
     painting = Painting(like.shape, values, order)
     across = [n for n in range(3) if n != axis]
@@ -61,8 +51,8 @@ def painted(
     }
     _check_dense(source.place, (k for own in slices.values() for k in own))
     within = False
-    for number, own in slices.items():
-        for k, corners in own.items():
+    for number, parts in slices.items():
+        for k, corners in parts.items():
             if 0 <= k < like.shape[axis]:
                 where, mask = _mask([one[:, across] for one in corners], axis, k, like.shape)
                 within |= bool(mask.any())
@@ -72,6 +62,39 @@ def painted(
             f"{source.place}: no contour holds a voxel of the image; give the image that it was drawn on"
         )
     return painting.finished(str(source.place), names)
+
+
+def with_slices(source: Source, like: Geometry) -> Geometry:
+    """The grid `like` with further slices k where contours lie before its first or beyond its last.
+
+    Raises DataError.
+    """
+    found = [_indices(source.place, one, like, "a region") for _, own in _drawn(source, None) for one in own]
+    ends = np.rint([one[:, 2].mean() for one in found]).astype(int)
+    first, last = min([0, *ends.tolist()]), max([like.shape[2] - 1, *ends.tolist()])
+    if last - first > _MOST_SLICES:
+        raise DataError(
+            f"{source.place}: its contours lie too far apart; give the image that it was drawn on"
+        )
+    affine = like.affine.copy()
+    affine[:3, 3] += first * affine[:3, 2]
+    return Geometry((like.shape[0], like.shape[1], last - first + 1), affine)
+
+
+def _drawn(source: Source, wanted: Container[int] | None) -> Iterator[tuple[int, list[Floats]]]:
+    """The closed contours of each region that is `wanted`, or of all that have some. Raises DataError."""
+    from pydicom import dcmread
+
+    with reading(source.place), source_bytes(source) as file:
+        said = dcmread(file, force=True)
+        check_whole(source.place, said)
+        if "ROIContourSequence" not in said:
+            raise DataError(
+                f"{source.place}: holds no contours; copy it again from its source, or leave it out"
+            )
+        for number, item in _regions(source.place, said):
+            if wanted is None or number in wanted:
+                yield number, list(_areas(source.place, item, refuse=wanted is not None))
 
 
 def _mask(
@@ -100,10 +123,10 @@ def _regions(place: Place, said: Dataset) -> Iterator[tuple[int, Dataset]]:
         yield number, item
 
 
-def _areas(place: Place, item: Dataset) -> Iterator[Floats]:
+def _areas(place: Place, item: Dataset, *, refuse: bool) -> Iterator[Floats]:
     """The closed contours of a region, (n, 3) in LPS mm; beside them points and lines are left out.
 
-    Raises DataError for what is no contour, and where there are points and lines alone.
+    Raises DataError for what is no contour, and with `refuse` where there are points and lines alone.
     """
     kinds = set()
     number = whole_of(item.get("ReferencedROINumber"))
@@ -119,7 +142,7 @@ def _areas(place: Place, item: Dataset) -> Iterator[Floats]:
         points = numbers.reshape(-1, 3)
         if kind in _AREAS and len(points) >= 3:
             yield points
-    if kinds and not kinds & {*_AREAS}:
+    if refuse and kinds and not kinds & {*_AREAS}:
         raise DataError(
             f"{place}: region {number} consists of {' and '.join(sorted(kinds))}, which have no area; name a "
             "region of closed contours, or leave it out of the classes"

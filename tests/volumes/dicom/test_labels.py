@@ -154,6 +154,17 @@ def test_regions_within_each_other_are_written_as_their_order_says(scan, tmp_pat
     assert np.array_equal(read(path, image, labels)[0].array, wanted)
 
 
+def test_voxels_that_nobody_annotated_are_a_segment_too(scan, tmp_path):
+    slices, image = scan
+    masks = drawn.masks(names=("core", "ignore"))
+    path = stored(drawn.segmentation(slices, masks), tmp_path)
+    regions = {"background": 0, "whole": (1, 2), "core": 2, "ignore": 9}
+    wanted = np.where(masks["core"], 2, 9 * masks["ignore"])
+    assert np.array_equal(read(path, image, regions, (1, 2))[0].array, wanted)
+    plain = {"background": 0, "core": 2, "ignore": 9}
+    assert np.array_equal(read(path, image, plain)[0].array, wanted)
+
+
 @pytest.mark.parametrize(
     "how",
     [
@@ -264,6 +275,7 @@ def test_points_and_lines_are_no_areas(scan, tmp_path):
     made = drawn.structures(slices, {"liver": [ring, ring + np.array([0, 0, 2.5])]}, kind="OPEN_PLANAR")
     with pytest.raises(DataError, match="region 1 consists of OPEN_PLANAR, which have no area"):
         read(stored(made, tmp_path), image)
+    assert not read(stored(made, tmp_path), image, {"background": 0, "tumour": 9})[0].array.any()
     made.ROIContourSequence[0].ContourSequence[0].ContourGeometricType = "CLOSED_PLANAR"
     assert read(stored(made, tmp_path), image)[0].array.sum() == 64
 

@@ -66,6 +66,15 @@ def test_a_large_random_mask_comes_back(share):
     assert np.array_equal(filled_again(mask), mask)
 
 
+def test_very_many_lines_across_a_slice_are_filled_in_parts(monkeypatch):
+    mask = np.random.default_rng(3).random((60, 50, 1)) < 0.5
+    contours = [corners for _, corners in traced(mask)]
+    whole = filled(contours, (60, 50))
+    monkeypatch.setattr("medfuse.volumes.dicom.contours._AT_ONCE", 70)
+    assert np.array_equal(filled(contours, (60, 50)), whole)
+    assert np.array_equal(whole, mask[:, :, 0])
+
+
 def test_islands_in_holes_in_islands_come_back():
     i, j = np.indices((41, 43))
     rings = np.maximum(abs(i - 20), abs(j - 21)) % 4 < 2

@@ -8,7 +8,7 @@ from dataclasses import replace
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[Any]
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_AS_THEY_STAND = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+_NEEDED = (
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit"),
+    *("PixelRepresentation", "ModalityLUTSequence"),
+)
+"""Tags by which pixels are made values."""
 _EXTRA = 'pip install "medfuse[dicom]"'
 
 
@@ -178,18 +184,20 @@ def _stored(opened: Path | BytesIO, frames: Sequence[FrameRecord], index: Index)
     from pydicom.pixels.utils import iter_pixels
 
     numbers = [frame.number for frame in frames]
-    if len(numbers) > 1 or numbers[0]:
-        with nullcontext(opened) if isinstance(opened, BytesIO) else open(opened, "rb") as file:
-            said = dcmread(file, stop_before_pixels=True, force=True)
-            if "TransferSyntaxUID" in said.file_meta and said.file_meta.TransferSyntaxUID != _DEFLATED:
-                _check_length(said, _length(said, file.read(12)))
-                file.seek(0)
-                for frame, stored in zip(frames, iter_pixels(file, indices=numbers)):
-                    yield _valued(stored, said, frame, index)
-                return
-    if isinstance(opened, BytesIO):
-        opened.seek(0)
-    said = dcmread(opened, force=True)
+    with nullcontext(opened) if isinstance(opened, BytesIO) else open(opened, "rb") as file:
+        said = dcmread(file, stop_before_pixels=True, force=True, specific_tags=[*_NEEDED])
+        named = "TransferSyntaxUID" in said.file_meta
+        complete(said)
+        if said.file_meta.TransferSyntaxUID in _AS_THEY_STAND and (kind := _kind(said, file.read(4))):
+            for frame, stored in zip(frames, _standing(file, said, kind, numbers)):
+                yield _valued(stored, said, frame, index)
+            return
+        file.seek(0)
+        if named and said.file_meta.TransferSyntaxUID.is_compressed and (len(numbers) > 1 or numbers[0]):
+            for frame, stored in zip(frames, iter_pixels(file, indices=numbers)):
+                yield _valued(stored, said, frame, index)
+            return
+        said = dcmread(file, force=True)
     complete(said)
     names = [name for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if name in said]
     if not names:
@@ -199,11 +207,44 @@ def _stored(opened: Path | BytesIO, frames: Sequence[FrameRecord], index: Index)
         yield _valued(stored, said, frame, index)
 
 
-def _length(said: Dataset, element: bytes) -> int:
-    """Of the pixels whose element begins so: bytes, or 0xFFFFFFFF where they are compressed."""
+def _kind(said: Dataset, tag: bytes) -> np.dtype[Any] | None:
+    """The type of pixels that stand as they are; None where the file is not at them, or they are packed."""
+    little = said.original_encoding[1]
+    found = int.from_bytes(tag[:2], _order(little)) << 16 | int.from_bytes(tag[2:], _order(little))
+    bits, floats = int(said.BitsAllocated), {0x7FE00008: 32, 0x7FE00009: 64}
+    if found in floats:
+        return np.dtype(f"{'<' if little else '>'}f{floats[found] // 8}")
+    if found != 0x7FE00010 or bits not in (8, 16, 32) or (bits == 8 and not little):
+        return None
+    return np.dtype(f"{'<' if little else '>'}{'i' if said.get('PixelRepresentation') else 'u'}{bits // 8}")
+
+
+def _standing(
+    file: IO[bytes], said: Dataset, kind: np.dtype[Any], numbers: Sequence[int]
+) -> Iterator[Pixels]:
+    """Frames of a file that is behind the tag of its pixels."""
+    start, length = _length(said, file)
+    _check_length(said, length)
+    shape = int(said.Rows), int(said.Columns)
+    size = shape[0] * shape[1] * kind.itemsize
+    for number in numbers:
+        file.seek(start + number * size)
+        if len(content := file.read(size)) < size:
+            raise ValueError("it ends too early")
+        yield np.frombuffer(content, kind).reshape(shape)
+
+
+def _length(said: Dataset, file: IO[bytes]) -> tuple[int, int]:
+    """Where pixels begin, and how many bytes they say that they have."""
     implicit, little = said.original_encoding
-    long = not implicit and element[4:6] in (b"OB", b"OW", b"OF", b"OD")
-    return int.from_bytes(element[8:12] if long else element[4:8], "little" if little else "big")
+    begin = file.read(8)
+    long = not implicit and begin[:2] in (b"OB", b"OW", b"OF", b"OD", b"UN")
+    length = int.from_bytes(begin[4:8] if long else begin[2:4] if not implicit else begin[:4], _order(little))
+    return file.tell() - (0 if long else 4), length
+
+
+def _order(little: bool | None) -> Literal["little", "big"]:
+    return "little" if little else "big"
 
 
 def _check_length(said: Dataset, length: int) -> None:
@@ -256,4 +297,7 @@ def _used_bits(stored: Pixels, said: Dataset) -> Pixels:
 def _scaled(stored: Pixels, frame: FrameRecord) -> Pixels:
     if (frame.slope, frame.intercept) == (1.0, 0.0):
         return stored
+    whole = frame.slope == 1 and frame.intercept.is_integer() and abs(frame.intercept) < 1 << 30
+    if whole and stored.dtype.kind in "iu" and stored.dtype.itemsize < 4:
+        return np.add(stored, int(frame.intercept), dtype=np.int32)
     return stored * np.float64(frame.slope) + np.float64(frame.intercept)

@@ -7,21 +7,30 @@ from pathlib import Path
 
 from medfuse.core.errors import DataError
 from medfuse.core.text import aligned, by
+from medfuse.volumes.dicom.files import without_image
 from medfuse.volumes.dicom.index import index_of
 from medfuse.volumes.dicom.series import ALL, Scans, Series, find_series
+from medfuse.volumes.folders import not_there
 
 _HEADINGS = ("case", "modality", "description", "voxels", "mm", "files")
 
 
 def series_table(paths: Sequence[Path], scans: Scans = ALL) -> str:
     """A row for each series, what was left out, and why a series is no volume. Raises DataError for none."""
+    if lacking := [not_there(path) for path in paths if not path.exists()]:
+        raise DataError(*(f"{line}; check the path" for line in lacking))
     found = [find_series(path, scans) for path in paths]
     notes = [note for one in found for note in one.notes]
+    if not scans.wanted:
+        used = {one.place for each in found for series in each.series for one in series.instances}
+        notes += [line for path in paths for line in without_image(path, used)]
     rows = [(_row(series), series) for one in found for series in one.series]
     if not rows:
         where = ", ".join(map(str, paths))
-        which = " that meets the conditions" if scans.wanted else ""
-        raise DataError(*notes, f"{where}: no DICOM series here{which}; check the path")
+        which, remedy = "", "check the path"
+        if scans.wanted:
+            which, remedy = " that meets the conditions", "see without --series what there is"
+        raise DataError(*notes, f"{where}: no DICOM series here{which}; {remedy}")
     told = [line for _, series in rows for line in _told(series)]
     return "\n".join(
         [aligned([_HEADINGS, *(row for row, _ in rows)]), *(["", *told, *notes] if told or notes else [])]

@@ -135,3 +135,24 @@ def test_a_folder_per_case_with_one_of_slices_in_it_is_a_dataset(scan, tmp_path)
     found = detect(tmp_path)
     assert found.settings["images"] == ["{case}/ct"]
     assert [case.name for case in found.info.cases] == ["c0", "c1"]
+
+
+def test_what_is_no_image_is_said_and_so_is_a_place_that_is_not_there(finished_run, scan, medfuse, tmp_path):
+    scanner.write(tmp_path / "in", scan, ending="", **HOW)
+    run = ("infer", finished_run.folder, "-i", tmp_path / "in", "-o", tmp_path / "in")
+    assert medfuse(*run, "--format", "dicom_seg,rtstruct").code == 0
+    said = medfuse("series", tmp_path / "in").out
+    assert "1 file (P1_20260102_3.dcm): SEG, no image" in said
+    assert "1 file (P1_20260102_3.rtstruct.dcm): RT Structure Set, no image" in said
+    alone = medfuse("series", tmp_path / "in" / "P1_20260102_3.dcm")
+    assert (alone.code, "SEG, no image" in alone.err) == (2, True)
+    lost = medfuse("series", tmp_path / "lost")
+    assert (lost.code, lost.err.strip()) == (2, f"{tmp_path / 'lost'}: no such file; check the path")
+
+
+@pytest.mark.parametrize("text", ["SliceThickness<=x", "StudyDate>2024-01-01", "SliceThickness<"])
+def test_a_condition_that_compares_with_no_number_is_refused(scan, medfuse, tmp_path, text):
+    scanner.write(tmp_path / "in", scan, **HOW)
+    said = medfuse("series", tmp_path / "in", "--series", text)
+    assert said.code == 2
+    assert "is no number" in said.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from math import isfinite
 
 from medfuse.core.errors import DataError
 from medfuse.volumes.dicom.instances import Instance
@@ -32,6 +33,11 @@ class Condition:
             raise DataError(
                 f"--series {text!r}: DICOM has no {found[1]!r}; write a keyword such as SeriesDescription"
             )
+        if found[2][0] in "<>" and not _is_number(found[3]):
+            raise DataError(
+                f"--series {text!r}: {found[3]!r} is no number, which {found[2]} compares; write one, or = "
+                "or ~ for texts"
+            )
         return cls(found[1], found[2], found[3])
 
     def holds(self, instance: Instance) -> bool:
@@ -47,6 +53,13 @@ class Condition:
         except ValueError:
             return False
         return {"<": one < other, "<=": one <= other, ">": one > other, ">=": one >= other}[self.relation]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _equal(one: str, other: str) -> bool:

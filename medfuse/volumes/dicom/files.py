@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 from medfuse.core.errors import DataError
 from medfuse.core.text import is_text, listed
-from medfuse.volumes.dicom.instances import Instance, Place, is_bomb, quietly, read_header
+from medfuse.volumes.dicom.instances import Instance, Place, is_bomb, kind_without_image, quietly, read_header
 from medfuse.volumes.endings import ending
-from medfuse.volumes.folders import lost_target
+from medfuse.volumes.folders import lost_target, named
 from medfuse.volumes.marks import BEGIN, begins_as_dicom, looks_like_dicom
 
 _MOST_LOOKED, _OF_A_FOLDER = 5000, 100
@@ -72,6 +72,15 @@ def read_headers(path: Path, keywords: Sequence[str] = ()) -> tuple[list[Instanc
     if len(faults) > 3:
         faults = [*faults[:2], f"{path}: {len(faults) - 2} more files cannot be read"]
     return instances, faults
+
+
+def without_image(path: Path, known: Container[Place]) -> list[str]:
+    """A line for each kind of DICOM object that has no image, as segmentations; `known`: files that have."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for place, file in opened(path, []):
+        if place not in known and (kind := kind_without_image(place, file)):
+            kinds[kind].append(Path(place.member or place.file).name)
+    return [f"{path}: {named(names, 'file')}: {kind}, no image" for kind, names in kinds.items()]
 
 
 def opened(path: Path, faults: list[str]) -> Iterator[tuple[Place, IO[bytes]]]:

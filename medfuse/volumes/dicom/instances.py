@@ -173,6 +173,24 @@ def read_header(place: Place, file: IO[bytes], keywords: Sequence[str] = ()) -> 
         ) from error
 
 
+def kind_without_image(place: Place, file: IO[bytes]) -> str:
+    """What a DICOM object is that has no image, as `Segmentation`; nothing of others."""
+    from pydicom import dcmread
+    from pydicom.uid import UID
+
+    try:
+        if read_header(place, file) is not None:
+            return ""
+        file.seek(0)
+        with quietly():
+            tags: list[Any] = ["SOPClassUID", "Modality"]
+            said = dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
+    except Exception:  # of what is damaged `read_header` has told
+        return ""
+    uid = UID(text_of(said.get("SOPClassUID")))
+    return uid.name.removesuffix(" Storage") if uid.name != uid else text_of(said.get("Modality"))
+
+
 def pixel_hash(frame: Frame) -> str:
     """Of pixels as they are stored, by which copies are known; of one of several frames, its place."""
     from pydicom import dcmread

@@ -20,8 +20,9 @@ from medfuse.trained.loading import load_trained
 if TYPE_CHECKING:
     from medfuse.data.plan import DataPlan
     from medfuse.data.store import Store
-    from medfuse.report.evaluate import Evaluation, Pair
+    from medfuse.report.evaluate import Evaluation
     from medfuse.report.feature_maps import Picture
+    from medfuse.report.pairs import Pair
     from medfuse.runs.run import Run
 
 
@@ -56,7 +57,7 @@ def evaluate(run: Run) -> Evaluation:
 def _pairs(run: Run) -> list[Pair]:
     """The held-out cases' predicted and true label maps."""
     from medfuse.infer.cases import output_name
-    from medfuse.report.evaluate import Pair
+    from medfuse.report.pairs import Pair
 
     found = []
     for name in run.split.validation:

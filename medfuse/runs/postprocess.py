@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from medfuse.core.labels import LabelValue
-    from medfuse.report.evaluate import Pair
+    from medfuse.report.pairs import Pair
 
 FILE = "postprocess.json"
 SIZES_ML = (0.01, 0.1, 1.0)

@@ -8,7 +8,8 @@ import SimpleITK as sitk
 from medfuse.core.errors import DataError
 from medfuse.core.reporter import Reporter
 from medfuse.report import evaluate
-from medfuse.report.evaluate import evaluate_folders, pair_folders
+from medfuse.report.evaluate import evaluate_folders
+from medfuse.report.pairs import pair_folders
 
 LABELS = {"background": 0, "organ": 1}
 

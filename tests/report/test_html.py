@@ -7,10 +7,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from medfuse.report.evaluate import EvaluatedCase, Evaluation, Pair
+from medfuse.report.evaluate import EvaluatedCase, Evaluation
 from medfuse.report.graph import GraphNode
 from medfuse.report.html import ReportContent, chosen_cases, page, readable, write_report
 from medfuse.report.metrics import case_metrics
+from medfuse.report.pairs import Pair
 
 EVIL = "<script>alert(1)</script>"
 VOID = {"meta", "img", "br", "source"}

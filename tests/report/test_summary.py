@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medfuse.report.evaluate import EvaluatedCase, Evaluation, Pair
+from medfuse.report.evaluate import EvaluatedCase, Evaluation
 from medfuse.report.metrics import case_metrics
+from medfuse.report.pairs import Pair
 from medfuse.report.summary import summarise, write_summary
 
 LABELS = {"liver": 1, "tumour": 2, "absent": 3}

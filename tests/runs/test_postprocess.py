@@ -10,7 +10,7 @@ import pytest
 from medfuse.core.errors import CheckpointError
 from medfuse.core.reporter import Reporter
 from medfuse.infer.settings import PostprocessSettings
-from medfuse.report.evaluate import Pair
+from medfuse.report.pairs import Pair
 from medfuse.runs.folds import choose_together
 from medfuse.runs.postprocess import choose, component_scores, said, steps_for, write_choice
 from medfuse.verbs.run import run_pipeline

@@ -205,8 +205,8 @@ def _check_dense(place: Place, slices: Iterable[int]) -> None:
     gaps = np.diff(sorted({*slices}))
     if len(gaps) >= _EVENLY and gaps[0] > 1 and (gaps == gaps[0]).all():
         raise DataError(
-            f"{place}: its contours lie {gaps[0]} slices of the image apart, all of them; give the image "
-            "that it was drawn on, or export it as SEG"
+            f"{place}: its contours lie {gaps[0]} slices of the image apart, all of them; interpolate "
+            "them, or give the image that it was drawn on, or export it as SEG"
         )
 
 

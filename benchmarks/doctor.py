@@ -261,7 +261,7 @@ KINDS: dict[Callable[[Files, Sequence[Files], Random], Files], set[str]] = {
     empty: {"empty"},
     channels: {"channels"},
     inverted: {"inverted", "not_hu"},
-    modality: {"modality", "inverted", "not_hu", "outlier"},
+    modality: {"modality", "inverted", "not_hu", "unfit"},
     value: {"value"},
     unfit: {"unfit", "shift", "flip", "scale"},
 }

@@ -29,7 +29,7 @@ def unlike(group: Group) -> Iterator[Finding]:
         how = f"(agreement {now:.2f}, usually {usual.middle:.2f})"
         if group.is_off_edges(exam):
             what = f"the image around its label is unlike the others' {how}, and the label lies on no edges"
-            remedy = "look whether image and label are of the same patient"
+            remedy = "look whether they are of one patient, and the image of the same modality"
             yield Finding("unfit", exam.name, exam.label, what, "likely", remedy)
         else:
             what = f"its contrast is unlike the others' {how}, though its label lies on its edges"

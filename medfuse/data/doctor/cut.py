@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import log
 
 from medfuse.core.text import listed
 from medfuse.data.doctor.atlas import Flip
@@ -14,10 +15,10 @@ from medfuse.data.doctor.structures import FACES
 
 FLAT = 0.45
 """Of its largest cross-section that the last slice of a structure has, where it was cut."""
+_SHORT = 3.5
+_SLIGHTLY_FLAT, _SLIGHTLY_FAR = 0.25, 2.5
 _FAR = 5.0
 _USUAL_GAPS = 0.1
-_LEAST = 60
-"""Voxels of a structure by which the shape of its end can be judged."""
 
 
 def look(group: Group) -> Iterator[Finding]:
@@ -28,12 +29,14 @@ def look(group: Group) -> Iterator[Finding]:
 
 def _ends(group: Group) -> Iterator[Finding]:
     told = set()
-    for value, those in _judged(group).items():
+    for value, those in group.sized.items():
         for face, name in enumerate(FACES):
             usual = usual_end(group, value, face)
+            lengths = usual_length(group, value, face // 2)
             for exam in those:
                 share = exam.structures[value].ends[face]
-                if not is_odd(share, usual) or exam.name in told:
+                short = lengths.away(log_length(exam, value, face // 2)) < -_SHORT
+                if exam.name in told or not (is_odd(share, usual) or (short and is_flat(share, usual))):
                     continue
                 told.add(exam.name)
                 what = "all labels together" if value == 0 else group.name_of(value)
@@ -50,7 +53,7 @@ def _ends(group: Group) -> Iterator[Finding]:
 
 def ends_oddly(group: Group, exam: Exam, flip: Flip) -> bool:
     """Whether a label of a case ends at a plane as in no other, also if the case is turned round."""
-    for value, those in _judged(group).items():
+    for value, those in group.sized.items():
         if exam not in those:
             continue
         for face in range(len(FACES)):
@@ -60,21 +63,26 @@ def ends_oddly(group: Group, exam: Exam, flip: Flip) -> bool:
     return False
 
 
-def _judged(group: Group) -> dict[int, list[Exam]]:
-    """Labels that enough cases have, with these; all together first."""
-    found = {}
-    for value in sorted({value for exam in group.framed for value in exam.structures}):
-        those = [e for e in group.framed if value in e.structures and e.structures[value].voxels >= _LEAST]
-        if len(those) >= FEW:
-            found[value] = those
-    return found
-
-
 def usual_end(group: Group, value: int, face: int) -> Spread:
     return Spread.upper(
-        [e.structures[value].ends[face] for e in _judged(group)[value]],
+        [e.structures[value].ends[face] for e in group.sized[value]],
         floor=0.04,
     )
+
+
+def usual_length(group: Group, value: int, axis: int) -> Spread:
+    return Spread.of([log_length(e, value, axis) for e in group.sized[value]], floor=0.05)
+
+
+def log_length(exam: Exam, value: int, axis: int) -> float:
+    side = exam.structures[value].box[axis]
+    mm = exam.facts.spacing_mm[axis] if exam.facts else 1.0
+    return log((side.stop - side.start) * mm)
+
+
+def is_flat(share: float, usual: Spread) -> bool:
+    """Of a structure that is shorter than any other."""
+    return share >= _SLIGHTLY_FLAT and usual.away(share) >= _SLIGHTLY_FAR
 
 
 def is_odd(share: float, usual: Spread) -> bool:

@@ -30,11 +30,13 @@ LOOKS: tuple[Callable[[Group], Iterator[Finding]], ...] = (
     emptiness.look,
     spacing.look,
     channels.look,
+    hounsfield.wrapped,
     contrast.inverted,
     hounsfield.look,
     copies.look,
     turned.look,
     permuted.look,
+    placed.scaled,
     cut.look,
     placed.look,
     contrast.unlike,
@@ -67,9 +69,9 @@ def diagnose(exams: Sequence[Exam], info: DatasetInfo) -> Diagnosis:
     found = [finding for exam in exams for finding in exam.faults]
     explained = {finding.case for finding in found}
     for look in LOOKS:
-        more = [finding for finding in look(group) if not finding.case or finding.case not in explained]
+        more = [one for one in look(group) if one.kind == "copy" or not one.case or one.case not in explained]
         found += more
-        explained |= {finding.case for finding in more if finding.kind != "copy"}
+        explained |= {one.case for one in more if one.kind != "copy" and one.sure != "possible"}
     order = {exam.name: n for n, exam in enumerate(exams)}
     found.sort(key=lambda finding: order.get(finding.case, -1))
     return Diagnosis(tuple(found), tuple(_notes(group)))

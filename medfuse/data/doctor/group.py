@@ -13,15 +13,17 @@ from medfuse.api import DatasetInfo
 from medfuse.core.labels import members
 from medfuse.data.doctor.atlas import FLIPS, NO_FLIP, NO_ZOOM, ZOOMS, Atlas, Place
 from medfuse.data.doctor.exam import Exam
-from medfuse.data.doctor.exchange import exchanged
+from medfuse.data.doctor.exchange import Exchange, by_shape, exchanged
 from medfuse.data.doctor.spread import FEW, Spread
 from medfuse.data.fingerprint import CaseFacts
 
 ALIKE = 0.25
 """Correlation with the others from which images are so alike that one can be held against them."""
+SHAPELY = 60
+"""Voxels of a structure by which its shape can be judged."""
 UNLIKE = 4.0
 """Deviations below what is usual at which it is asked what else would fit."""
-OFF_EDGES = 3.5
+OFF_EDGES = 3.0
 """The same of the agreement of borders with edges."""
 _LESS = 0.95
 """Of the best agreement near by."""
@@ -121,13 +123,29 @@ class Group:
             found.append((which, agreeing / total))
         return found
 
+    @cached_property
+    def exchanges(self) -> list[Exchange]:
+        """Which labels of each framed case would agree better with the others, were they exchanged."""
+        atlas = self.atlas
+        assert atlas is not None
+        length = np.linalg.norm(atlas.places / len(self.framed), axis=1)
+        return [by_shape(atlas.confusion(n)[0], atlas.values, length) for n in range(len(self.framed))]
+
     def relabelled(self, number: int) -> float:
         """The agreement of labels of a framed case, were they exchanged so that it is best."""
         return self._exchanges[number][1]
 
-    def exchanged(self, number: int) -> dict[int, int]:
-        """Which label then stands for which."""
-        return self._exchanges[number][0]
+    @cached_property
+    def sized(self) -> dict[int, list[Exam]]:
+        """Labels that enough cases have, and large enough to judge their shape by, with these; 0 for all."""
+        found = {}
+        for value in sorted({value for exam in self.framed for value in exam.structures}):
+            those = [
+                e for e in self.framed if value in e.structures and e.structures[value].voxels >= SHAPELY
+            ]
+            if len(those) >= FEW:
+                found[value] = those
+        return found
 
     def name_of(self, value: int) -> str:
         names = [name for name, v in self.info.labels.items() if value in members(v) and value]

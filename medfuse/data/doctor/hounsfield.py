@@ -20,24 +20,32 @@ _REMEDIES = {
 }
 
 
+def wrapped(group: Group) -> Iterator[Finding]:
+    """Negative values that are large ones."""
+    for number, cases, files in _channels(group):
+        for facts in cases:
+            if facts.intensities[number][0] >= 0 and facts.intensities[number][1] >= _WRAPPED:
+                yield _finding(facts, number, files, "as if negative values had wrapped", "wrapped")
+
+
 def look(group: Group) -> Iterator[Finding]:
-    for number, channel in enumerate(group.info.channels):
-        cases = [facts for facts in group.facts if number < len(facts.intensities)]
-        if not (is_ct(channel) or mostly_air(cases, number)):
-            continue
-        files = {
-            exam.name: str(exam.case.images[min(number, len(exam.case.images) - 1)]) for exam in group.exams
-        }
-        wrapped = [f for f in cases if f.intensities[number][0] >= 0 and f.intensities[number][1] >= _WRAPPED]
-        for facts in wrapped:
-            yield _finding(facts, number, files, "as if negative values had wrapped", "wrapped")
-        rest = [facts for facts in cases if facts not in wrapped]
+    """Other scales."""
+    for number, cases, files in _channels(group):
         told = set()
-        for kind, those in ct_kinds(rest, number).items():
+        for kind, those in ct_kinds(cases, number).items():
             for facts in those if kind != HOUNSFIELD else ():
                 told.add(facts.name)
                 yield _finding(facts, number, files, kind, "shifted" if "1024" in kind else "other")
-        yield from _far(rest, number, files, told)
+        yield from _far(cases, number, files, told)
+
+
+def _channels(group: Group) -> Iterator[tuple[int, list[CaseFacts], dict[str, str]]]:
+    """Those that are CT: their number, cases and files."""
+    for number, channel in enumerate(group.info.channels):
+        cases = [facts for facts in group.facts if number < len(facts.intensities)]
+        if is_ct(channel) or mostly_air(cases, number):
+            files = {exam.name: exam.case.images for exam in group.exams}
+            yield number, cases, {name: str(f[min(number, len(f) - 1)]) for name, f in files.items()}
 
 
 def _far(

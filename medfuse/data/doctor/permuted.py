@@ -9,7 +9,8 @@ from medfuse.data.doctor.finding import Finding
 from medfuse.data.doctor.group import Group
 from medfuse.data.doctor.spread import Spread
 
-_GAIN = 0.08
+_GAIN = 0.15
+_TURNED = 0.02
 _FAR = 5.0
 _SIDE = re.compile(r"(^|[^a-z])(left|right|l|r)([^a-z]|$)", re.IGNORECASE)
 
@@ -18,13 +19,12 @@ def look(group: Group) -> Iterator[Finding]:
     """By where the labels of a case are, held against where the others have theirs."""
     if group.atlas is None or len(group.atlas.values) < 3:
         return
-    gains = [group.relabelled(n) - group.labels[n, 0] for n in range(len(group.framed))]
-    usual = Spread.of(gains, floor=0.01)
-    for number, (exam, gain) in enumerate(zip(group.framed, gains)):
+    usual = Spread.of([one.gain for one in group.exchanges], floor=0.02)
+    for number, (exam, one) in enumerate(zip(group.framed, group.exchanges)):
         flips = group.labels[number].max()
-        if gain < _GAIN or usual.away(gain) < _FAR or flips > group.relabelled(number) + 0.02:
+        if one.gain < _GAIN or usual.away(one.gain) < _FAR or flips > group.relabelled(number) + _TURNED:
             continue
-        swaps = {own: other for own, other in group.exchanged(number).items() if own != other}
+        swaps = one.of
         told = ", ".join(f"{group.name_of(own)} for {group.name_of(other)}" for own, other in swaps.items())
         sides = all(_SIDE.search(group.name_of(own)) for own in swaps)
         yield Finding(

@@ -24,6 +24,19 @@ _LEAST = 2
 """Voxels along an axis that a shift has at least: borders are drawn no better."""
 
 
+def scaled(group: Group) -> Iterator[Finding]:
+    """Labels of another size along all axes."""
+    for number, exam in enumerate(group.framed if group.is_alike else ()):
+        if not (group.is_off_edges(exam) or group.is_odd(number)):
+            continue
+        places = group.places(number)
+        alike = [p for p in places if len({*p.zoom}) == 1 and p.zoom != NO_ZOOM and _is_near(exam, p)]
+        others = max(p.agreement for p in places if p.zoom == NO_ZOOM)
+        best = max(alike, key=lambda place: place.agreement, default=None)
+        if best and best.agreement > others + _SIZE and group.fits(best.agreement):
+            yield _scale(exam, best)
+
+
 def look(group: Group) -> Iterator[Finding]:
     """By edges of the image under the border of the label, and by the image around it."""
     for number, exam in enumerate(group.framed):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import log
 
 import numpy as np
+import numpy.typing as npt
 
 from medfuse.data.doctor.finding import Finding
 from medfuse.data.doctor.group import Group
 from medfuse.data.doctor.spread import FEW, Spread
+from medfuse.data.fingerprint import CaseFacts
 from medfuse.data.grids import default_axes, lost_distance, lost_spacing, mm, usual_spacing
 
 _OTHER = 1.25
@@ -18,57 +20,54 @@ _FAR = 3.5
 
 
 def look(group: Group) -> Iterator[Finding]:
-    """Of single cases, and of all (`data.grids`)."""
-    cases = group.facts
-    if len(cases) < 2:
+    """Of single cases, and where there are none, of all (`data.grids`)."""
+    found = [*_odd(group)] if len(group.facts) >= FEW else []
+    yield from found
+    if found or len(group.facts) < 2:
         return
-    told = False
-    usual = usual_spacing(cases)
-    if len(cases) >= FEW:
-        boxes = {e.name: _box(e.structures[0].box) for e in group.framed}
-        for axis_set in ("all",):
-            spacings = np.log([c.spacing_mm for c in cases])
-            extents = np.log([np.multiply(c.shape, c.spacing_mm) for c in cases])
-            counts = np.log([c.shape for c in cases])
-            reach = [Spread.of(extents[:, a], floor=0.05) for a in range(3)]
-            count = [Spread.of(counts[:, a], floor=0.05) for a in range(3)]
-            step = [Spread.of(spacings[:, a], floor=0.03) for a in range(3)]
-            del axis_set
-        for n, case in enumerate(cases):
-            off = [
-                a
-                for a in range(3)
-                if abs(spacings[n, a] - step[a].middle) > log(_OTHER)
-                and abs(step[a].away(spacings[n, a])) > _FAR
-                and abs(reach[a].away(extents[n, a])) > max(_FAR, abs(count[a].away(counts[n, a])) + 1)
-            ]
-            lost = len(default_axes(case.spacing_mm)) >= 2
-            if not off or not (lost or len(off) >= 1):
-                continue
-            if not lost and not _by_labels(boxes, cases, n, off):
-                continue
-            told = True
+    for line in (*lost_spacing(group.facts), *lost_distance(group.facts)):
+        what = line.removeprefix("warning: ")
+        yield Finding("spacing", "", "all cases", what, "possible", "see where the files were converted")
+
+
+def _odd(group: Group) -> Iterator[Finding]:
+    """Cases of about as many voxels as the others, whose extent is another one as their spacing is."""
+    cases, boxes = group.facts, {e.name: _box(e.structures[0].box) for e in group.framed}
+    files, usual = {exam.name: exam.image for exam in group.exams}, usual_spacing(cases)
+    steps = np.log([case.spacing_mm for case in cases])
+    counts = np.log([case.shape for case in cases])
+    step, count, reach = (_spreads(rows) for rows in (steps, counts, steps + counts))
+    for n, case in enumerate(cases):
+        off = [
+            a
+            for a in range(3)
+            if abs(steps[n, a] - step[a].middle) > log(_OTHER)
+            and abs(step[a].away(steps[n, a])) > _FAR
+            and abs(reach[a].away(steps[n, a] + counts[n, a]))
+            > max(_FAR, abs(count[a].away(counts[n, a])) + 1)
+        ]
+        lost = len(default_axes(case.spacing_mm)) >= 2
+        if off and (lost or _by_labels(boxes, cases, n, off)):
             why = "what files say that were told none" if lost else "not that of the other cases"
-            exam = next(e for e in group.exams if e.name == case.name)
             yield Finding(
                 "spacing",
                 case.name,
-                exam.image,
+                files[case.name],
                 f"a spacing of {mm(case.spacing_mm)} mm, {why} ({mm(usual)}), with as many voxels as they",
                 "likely" if lost else "possible",
                 "give its true spacing",
             )
-    if not told:
-        for line in (*lost_spacing(cases), *lost_distance(cases)):
-            what = line.removeprefix("warning: ")
-            yield Finding("spacing", "", "all cases", what, "possible", "see where the files were converted")
+
+
+def _spreads(rows: npt.NDArray[np.float64]) -> list[Spread]:
+    return [Spread.of(column, floor=0.05) for column in rows.T]
 
 
 def _box(box: tuple[slice, slice, slice]) -> list[int]:
     return [side.stop - side.start for side in box]
 
 
-def _by_labels(boxes: dict[str, list[int]], cases: list, n: int, off: list[int]) -> bool:
+def _by_labels(boxes: dict[str, list[int]], cases: Sequence[CaseFacts], n: int, off: list[int]) -> bool:
     """Whether the labels of a case would have a usual size with the usual spacing, and have none now."""
     if cases[n].name not in boxes:
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,20 +34,28 @@ Write = Callable[[Path, Labels, Index, "LabelFiles"], dict[str, Any]]
 class Format:
     """`write`: of one that says of which DICOM series it is, and takes the whole label map.
 
-    `check` raises DataError where a package is missing that it needs. `copies`: about how many label maps are
-    in memory while it is written, in a byte a voxel.
+    `check` raises DataError where a package is missing that it needs. `copies`: how many label maps take what
+    is in memory while it is written, at most.
     """
 
     ending: str
     write: Write | None = None
     check: Callable[[], None] = lambda: None
-    copies: int = 0
+    copies: Callable[[LabelFiles], int] = lambda _: 0
 
 
 def _dicom_seg(path: Path, labels: Labels, index: Index, how: LabelFiles) -> dict[str, Any]:
     from medfuse.volumes.dicom.seg import write_seg
 
     return write_seg(path, labels, index, how.entries, how.about, kind=how.seg_type)
+
+
+def _seg_copies(how: LabelFiles) -> int:
+    """One that waits and some for its file; of binary ones a bit for each label, twice; of regions masks."""
+    count = len(how.entries)
+    if any(entry.members != (entry.value,) for entry in how.entries):
+        return 6 + 3 * count
+    return 6 + ceil(count / 4) if how.seg_type == "binary" else 5
 
 
 def _rtstruct(path: Path, labels: Labels, index: Index, how: LabelFiles) -> dict[str, Any]:
@@ -64,9 +72,9 @@ def _highdicom() -> None:
 
 FORMATS = {
     "nifti": Format(".nii.gz"),
-    "nrrd": Format(".nrrd", copies=2),
-    "dicom_seg": Format(".dcm", _dicom_seg, _highdicom, copies=5),
-    "rtstruct": Format(".rtstruct.dcm", _rtstruct, copies=5),
+    "nrrd": Format(".nrrd", copies=lambda _: 2),
+    "dicom_seg": Format(".dcm", _dicom_seg, _highdicom, copies=_seg_copies),
+    "rtstruct": Format(".rtstruct.dcm", _rtstruct, copies=lambda _: 5),
 }
 
 
@@ -122,7 +130,7 @@ class LabelFiles:
 
     def bytes(self, shape: Sequence[int], itemsize: int) -> int:
         """What whole label maps take while they wait, or are written one after another."""
-        copies = [FORMATS[name].copies for name in self.formats]
+        copies = [FORMATS[name].copies(self) for name in self.formats]
         return prod(shape) * itemsize * max(copies, default=0)
 
 

@@ -107,7 +107,7 @@ class Trained:
                 self.tell_of_foreign(left)
             elif left:
                 how: dict[str, Any] = {"probabilities": probabilities is not None, "runners": runners}
-                how |= {"strict": strict, "formats": formats}
+                how |= {"strict": strict, "formats": formats, "seg_type": seg_type}
                 plans = self.plans(left, max_memory, **how).plans
                 ways.update({plan.name: plan.way for plan in plans})
             return ways
@@ -210,6 +210,7 @@ class Trained:
         runners: Sequence[Callable[[Tensor], Tensor]] = (),
         strict: bool = False,
         formats: Sequence[str] = (),
+        seg_type: SegKind = "labelmap",
     ) -> Plans:
         """What each of `cases` will take, from its header, and what one window of the smallest one took.
 
@@ -227,7 +228,7 @@ class Trained:
             return_memory()
         outlooks: dict[str, Outlook] = {}
         faults: dict[str, str] = {}
-        label_files = self._recipe(formats=formats).label_files
+        label_files = self._recipe(formats=formats, seg_type=seg_type).label_files
         for case in cases:
             if reason := label_files.refusal(case):
                 faults[case.name] = reason

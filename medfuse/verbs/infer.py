@@ -106,7 +106,14 @@ def explain_volumes(
     names = formats_of(formats)
     limit = parse_bytes(max_memory) if max_memory is not None else None
     model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, scans, reporter)
-    plans = model.plans(cases, limit, probabilities=probabilities is not None, strict=strict, formats=names)
+    plans = model.plans(
+        cases,
+        limit,
+        probabilities=probabilities is not None,
+        strict=strict,
+        formats=names,
+        seg_type=seg_type,
+    )
     return Inferred(plans.text(), bool(plans.faults))
 
 

@@ -1,6 +1,7 @@
 """`medfuse infer --format`: one label map in several formats, for scanners' scans and others."""
 
 import json
+import re
 
 import nibabel
 import numpy as np
@@ -211,3 +212,12 @@ def test_statistics_are_the_same_in_every_format(infer, tmp_path, form, seg_type
         other["intensity"],
     )
     assert one["centroid_mm"] == pytest.approx(other["centroid_mm"], abs=1e-3)
+
+
+def test_memory_for_binary_segmentations_is_more_than_for_label_maps(infer):
+    def planned(*options):
+        said = infer("--format", "dicom_seg", "--explain", *options).out
+        number, unit = re.search(r"label maps ([\d.]+) (\w+)", said).groups()
+        return float(number) * {"KiB": 1, "MiB": 1024, "B": 1 / 1024}[unit]
+
+    assert planned("--seg-type", "binary") > planned()

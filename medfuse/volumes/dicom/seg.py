@@ -127,8 +127,8 @@ def _segmentation(
     made.ContentCreatorName = ""
     made["SoftwareVersions"].value = list(about.software)
     made.InstanceCreationDate, made.InstanceCreationTime = made.ContentDate, made.ContentTime
-    for equipment in made.ContributingEquipmentSequence:  # highdicom, and when it wrote
-        del equipment.ContributionDateTime
+    for equipment in made.get("ContributingEquipmentSequence") or ():  # highdicom, and when it wrote
+        equipment.pop("ContributionDateTime", None)
     organization = made_uid("dimensions", *parts)
     for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib.util import find_spec
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
@@ -14,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from medfuse.core.errors import DataError
+from medfuse.core.text import listed
 from medfuse.volumes.dicom.index import FrameRecord, Index, PlaneRecord, Source, members, read_index
-from medfuse.volumes.dicom.instances import quietly
+from medfuse.volumes.dicom.instances import UNCOMPRESSED, quietly
 from medfuse.volumes.faults import broken, last_line
 from medfuse.volumes.inflate import Damaged
 from medfuse.volumes.volume import Slab, SlabReader, checked_geometry, rows_per_slab
@@ -40,7 +42,7 @@ def slab_reader(path: Path) -> SlabReader:
     index = read_index(path)
     if index.faults:
         raise DataError(*index.faults)
-    check_syntaxes(path, index.syntaxes)
+    check_syntaxes(f"{index.sources[0].place}: series {index.name}", index.syntaxes)
     affine = np.eye(4)
     affine[:3] = index.affine
     geometry = replace(checked_geometry(path, index.shape, affine), spaced=index.spaced)
@@ -50,7 +52,7 @@ def slab_reader(path: Path) -> SlabReader:
     return SlabReader(path, geometry, 1, dtype, slab_bytes, lambda: _slabs(path, index, dtype))
 
 
-def check_syntaxes(path: Path, syntaxes: Sequence[str]) -> None:
+def check_syntaxes(where: str, syntaxes: Sequence[str]) -> None:
     """Raises DataError where nothing that is installed decodes pixels of one of the transfer syntaxes."""
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
@@ -61,13 +63,13 @@ def check_syntaxes(path: Path, syntaxes: Sequence[str]) -> None:
             decoder = get_decoder(uid)
         except NotImplementedError:
             faults.append(
-                f"{path}: its pixels are stored as {uid.name} ({uid}), which is not read; convert it, for "
+                f"{where}: its pixels are stored as {uid.name} ({uid}), which is not read; convert it, for "
                 "instance with dcmtk's dcmconv or gdcmconv --raw"
             )
             continue
         if not decoder.is_available:
             faults.append(
-                f"{path}: its pixels are compressed as {uid.name} ({uid}), which wants a decoder: {_EXTRA}"
+                f"{where}: its pixels are compressed as {uid.name} ({uid}), which wants a decoder: {_EXTRA}"
             )
     if faults:
         raise DataError(*faults)
@@ -156,7 +158,7 @@ def _decoded(
             with quietly():
                 values = next(decoded, None)
         except Exception as error:  # decoders raise what they meet in damaged pixels
-            raise broken(Path(where), Damaged(last_line(error))) from error
+            raise _not_decoded(where, error, index.syntaxes) from error
         if values is None:
             return
         if values.shape != index.size[::-1]:
@@ -165,6 +167,19 @@ def _decoded(
                 "again from its source"
             )
         yield values.T
+
+
+def _not_decoded(where: str, error: Exception, syntaxes: Sequence[str]) -> DataError:
+    """What to say of pixels that cannot be had: they are damaged, or of a kind that wants more decoders."""
+    from pydicom.uid import UID
+
+    packed = [UID(uid).name for uid in syntaxes if uid not in UNCOMPRESSED]
+    if packed and find_spec("pylibjpeg") is None:
+        return DataError(
+            f"{where}: its pixels, compressed as {listed(packed)}, are not decoded by what is installed "
+            f"({last_line(error)}): {_EXTRA}"
+        )
+    return broken(Path(where), Damaged(last_line(error)))
 
 
 def check_unchanged(source: Source) -> None:

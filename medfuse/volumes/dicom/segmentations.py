@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,7 +58,7 @@ def read_frames(source: Source) -> Frames:
         said = dcmread(file, force=True)
         check_whole(place, said)
         complete(said)
-        check_syntaxes(Path(str(place)), [text_of(said.file_meta.TransferSyntaxUID)])
+        check_syntaxes(str(place), [text_of(said.file_meta.TransferSyntaxUID)])
         size = whole_of(said.get("Columns")), whole_of(said.get("Rows"))
         count = whole_of(said.get("NumberOfFrames")) or 1
         if not 0 < count <= MOST_FRAMES or not all(0 < n <= MOST_SIDE for n in size):

@@ -314,3 +314,36 @@ def test_a_deflated_file_that_unpacks_without_end_is_told(tmp_path, monkeypatch)
     found = find_series(path)
     assert not found.series
     assert "unpacks to more than" in found.notes[0]
+
+
+def packed(tmp_path):
+    paths = scanner.write(tmp_path / "in", ARRAY)
+    for path in paths[1:]:
+        d = dcmread(path)
+        d.compress(RLELossless)
+        d.save_as(path)
+    return find_series(tmp_path / "in").series[0]
+
+
+def test_pixels_that_nothing_decodes_name_their_syntax_and_the_extra(tmp_path, monkeypatch):
+    index = write_index(packed(tmp_path), tmp_path / "kept")
+    available = property(lambda decoder: RLELossless != decoder.UID)
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", available)
+    with pytest.raises(
+        DataError, match=r"compressed as RLE Lossless .* pip install \"medfuse\[dicom\]\""
+    ) as told:
+        read_volume(index)
+    assert told.value.lines[0].startswith(f"{tmp_path}/in/IM")
+    assert len(told.value.lines) == 1
+
+
+def test_pixels_that_too_few_decoders_cannot_read_name_the_extra(tmp_path, monkeypatch):
+    index = write_index(packed(tmp_path), tmp_path / "kept")
+
+    def fails(*args, **more):
+        raise RuntimeError("unable\npillow: no 12 bits")
+
+    monkeypatch.setattr("pydicom.pixels.utils.iter_pixels", fails)
+    monkeypatch.setattr("medfuse.volumes.dicom.pixels.find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"what is installed \(pillow: no 12 bits\): pip install"):
+        read_volume(index)

@@ -135,6 +135,10 @@ class Group:
         """The agreement of labels of a framed case, were they exchanged so that it is best."""
         return self._exchanges[number][1]
 
+    def exchanged(self, number: int) -> dict[int, int]:
+        """Which label then stands for which."""
+        return {own: other for own, other in self._exchanges[number][0].items() if own != other}
+
     @cached_property
     def sized(self) -> dict[int, list[Exam]]:
         """Labels that enough cases have, and large enough to judge their shape by, with these; 0 for all."""

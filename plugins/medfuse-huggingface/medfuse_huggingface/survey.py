@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,11 @@ def _found(said: str, normalization: Normalization | None, image: ImageInfo) -> 
     def network() -> nn.Module:
         return build(json.loads(said), normalization, image)
 
-    ran, stages = in_order(find_layers(network, image, known=known)), stages_of(config)
+    try:
+        ran, stages = in_order(find_layers(network, image, known=known)), stages_of(config)
+    except ShapeError as error:
+        _name_own_size(config, said, normalization, image, error)
+        raise
     offered = [feature for one in ran if (feature := one.feature())]
     if is_even(config):
         features = blocks_of(offered)
@@ -49,6 +54,28 @@ def _found(said: str, normalization: Normalization | None, image: ImageInfo) -> 
     _refuse_tokens_behind(features, try_out(network, tokens_in_front))
     asked = [one for one in ran if one.name in stages] or ran
     return declared(features, whose=f"a {config.model_type}", asked=asked)
+
+
+def _name_own_size(
+    config: PreTrainedConfig,
+    said: str,
+    normalization: Normalization | None,
+    image: ImageInfo,
+    error: ShapeError,
+) -> None:
+    """Raises `error` with the size that the network was made for, where it runs on that one."""
+    own = getattr(config, "image_size", None)
+    size = (own, own) if isinstance(own, int) else tuple(own or ())
+    if len(size) != len(image.patch_size) or size == image.patch_size:
+        return
+    try:
+        _found(said, normalization, replace(image, patch_size=size))
+    except ShapeError:
+        return
+    raise ShapeError(
+        f"{error}; on {[*size]}, the size that this {config.model_type} was made for, it runs: make "
+        "`sample.patch_size` that along its two axes"
+    ) from error
 
 
 def _refuse_tokens_behind(features: Sequence[FeatureInfo], in_front: int) -> None:

@@ -564,3 +564,30 @@ def test_it_has_no_loss_of_its_own_which_would_warn_whoever_looks_at_it():
     found = [module for module in network.modules() if hasattr(type(module), "loss_function")]
     assert found
     assert all(module.loss_function is None for module in found)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "more"),
+    [
+        (
+            "pvt",
+            {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2]},
+        ),
+        (
+            "sam_vision_model",
+            {**EVEN, "mlp_dim": 32, "patch_size": 8, "window_size": 2, "output_channels": 8},
+        ),
+    ],
+)
+def test_what_takes_one_size_alone_names_it_where_it_is_shown_another(model_type, more):
+    network = HuggingFace(config={"model_type": model_type, **more, "image_size": 64})
+    assert network.features(FLAT)
+    with pytest.raises(ShapeError, match=r"on \[64, 64\], the size that this .* was made for, it runs"):
+        network.features(WIDE)
+
+
+def test_a_size_too_small_for_any_network_of_its_kind_names_no_other():
+    network = HuggingFace(config={"model_type": "dinov2", **EVEN, "patch_size": 8})
+    with pytest.raises(ShapeError, match="the next size that fits") as raised:
+        network.features(ImageInfo(3, (30, 32), (1.0, 1.0)))
+    assert "was made for" not in str(raised.value)

@@ -153,8 +153,13 @@ def attention_of(
         trial(network, image, training=False, within=lambda: Watch(seen))
         return dict(seen.weights)
 
+    if maps := [block.name for block in blocks if block.tokens is None]:
+        raise ShapeError(
+            f"hands on {maps[0]} as a map, as a network with windows does, and `slices` and `view` around any, "
+            "and attention is seen of tokens alone; leave out `attention`"
+        )
     weights = try_out(build, look)
-    missing = [block.name for block in blocks if block.tokens is None or block.name not in weights]
+    missing = [block.name for block in blocks if block.name not in weights]
     if missing:
         raise ShapeError(
             f"computes no attention in {missing[0]} of all its tokens to all of them, but in windows or in a "

@@ -157,3 +157,17 @@ def test_a_copy_and_a_pickle_see_their_own_attention():
 def test_without_attention_asked_for_nothing_is_watched():
     strategy = registry.get(TapStrategy.group, "tokens")()
     assert strategy.further([], lambda: Attention(4, 2, True), IMAGE) == ()
+
+
+def test_a_network_within_slices_is_refused_with_the_reason():
+    """What it hands on are maps of the volume, in which no block's tokens are left to see."""
+    inner = {"use": "module", "target": "vits:ViT", "parameters": {"channels": 3}}
+    settings = {
+        "backbones": {"encoder": {"use": "slices", "of": inner}},
+        "taps": {"encoder": {"use": "tokens", "layers": [2, 3], "attention": "mean"}},
+        "fusion": {"all": {"use": "concat", "inputs": ["encoder.*"], "channels": 4}},
+        "head": {"input": "all"},
+    }
+    with pytest.raises(PipelineError) as caught:
+        plan_graph(ModelSettings.model_validate(settings), ImageInfo(1, (32, 48, 2), (1.0, 1.0, 1.0)), 2)
+    assert any("hands on blocks.2 as a map" in p.message for p in caught.value.problems)

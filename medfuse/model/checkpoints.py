@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 import stat
+import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +32,8 @@ def read_checkpoint(path: Path) -> Any:
         refuse_odd_file(path, header=path.suffix == ".safetensors")
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals([*_numbers(), Namespace]):
+        with torch.serialization.safe_globals([*_numbers(), Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of torch, about how a file was pickled
             read = torch.load(path, map_location="cpu", weights_only=True)
         if fault := _fault(read):
             raise ValueError(fault)
@@ -38,9 +42,17 @@ def read_checkpoint(path: Path) -> Any:
         raise
     except Exception as error:  # whatever a damaged file makes its reader raise
         raise CheckpointError(
-            f"{path}: cannot be read as weights ({shortened(reason(error), 120)}); it must hold tensors "
+            f"{path}: cannot be read as weights ({_why(error)}); it must hold tensors "
             "alone, as torch.save(model.state_dict(), …) or safetensors write them"
         ) from error
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with a file; of a pickle, in place of torch's advice to run it, what it asks for."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return shortened(reason(error), 120)
+    asked = re.search(r"GLOBAL (\S+)", str(error))
+    return f"it asks for {asked[1]}, which is code" if asked else "it is damaged, or a pickle of other things"
 
 
 def read_plain(path: Path) -> dict[str, torch.Tensor]:

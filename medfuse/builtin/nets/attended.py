@@ -155,8 +155,8 @@ def attention_of(
 
     if maps := [block.name for block in blocks if block.tokens is None]:
         raise ShapeError(
-            f"hands on {maps[0]} as a map, as a network with windows does, and `slices` and `view` around any "
-            "network, and attention is seen of tokens alone; leave out `attention`"
+            f"hands on {maps[0]} as a map, as networks with windows do, and `slices` and `view` around any, "
+            "and attention is seen of tokens alone; leave out `attention`"
         )
     weights = try_out(build, look)
     missing = [block.name for block in blocks if block.name not in weights]

@@ -13,6 +13,7 @@ from medfuse.data.doctor.exam import Exam
 from medfuse.data.doctor.finding import Finding
 from medfuse.data.doctor.group import Group
 from medfuse.data.doctor.spread import FEW, Spread
+from medfuse.volumes.dicom.origins import place_of
 
 _FAR = 5.0
 _GAIN = 0.1
@@ -35,7 +36,7 @@ def look(group: Group) -> Iterator[Finding]:
         yield Finding(
             "channels",
             exam.name,
-            ", ".join(map(str, exam.case.images)),
+            ", ".join(map(place_of, exam.case.images)),
             f"its channels are in another order than those of the other cases: {told}",
             "likely",
             "put its files, or its channels, in the order of the dataset",

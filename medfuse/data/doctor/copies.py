@@ -19,18 +19,22 @@ _AT_ONCE = 500
 def look(group: Group) -> Iterator[Finding]:
     """By voxels of each image at the same places of its extent, turned to RAS+, in whatever unit.
 
-    Of all pairs that are alike, and more so than any case is like its next.
+    One line for each case that is like an earlier one, however many are.
     """
     known = [exam for exam in group.exams if exam.grains is not None and np.ptp(exam.grains) > 0]
     if len(known) < 2:
         return
     grains = np.stack([_standard(exam.grains) for exam in known if exam.grains is not None])
+    told: dict[str, Finding] = {}
     for start in range(0, len(known), _AT_ONCE):
         alike = grains[start : start + _AT_ONCE] @ grains.T
         for row, column in np.argwhere(alike >= SAME):
             first, second = known[start + row], known[column]
             if start + row < column and not _are_one_file(first, second):
-                yield _finding(first, second, float(alike[row, column]))
+                found = _finding(first, second, float(alike[row, column]))
+                if second.name not in told or told[second.name].sure != "certain" == found.sure:
+                    told[second.name] = found
+    yield from told.values()
 
 
 def _standard(grains: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -17,13 +17,14 @@ _SMALL = 0.05
 
 def look(group: Group) -> Iterator[Finding]:
     read = [exam for exam in group.exams if exam.facts is not None and exam.case.label is not None]
-    filled = [exam for exam in read if exam.structures]
     faulty = {exam.name for exam in read if exam.faults}
+    filled = [exam for exam in read if exam.structures]
     for exam in read:
         if not exam.structures and exam.name not in faulty and len(filled) > 0.5 * len(read):
             what = "its label map holds background alone"
             remedy = "label it, or leave the case out if nobody looked at it"
             yield Finding("empty", exam.name, exam.label, what, "certain", remedy)
+    filled = [exam for exam in filled if exam.name not in faulty]  # another value may stand for the label
     if len(filled) < FEW:
         return
     for name, value in group.info.labels.items():

@@ -24,7 +24,7 @@ from medfuse.data.fingerprint import CaseFacts
 from medfuse.data.images import read_image
 from medfuse.data.profile import profile_of
 from medfuse.volumes.dicom.index import modality_of
-from medfuse.volumes.dicom.origins import volume_hash
+from medfuse.volumes.dicom.origins import place_of, volume_hash
 from medfuse.volumes.read import read_labels
 
 GRAINS = 16
@@ -56,11 +56,11 @@ class Exam:
 
     @property
     def image(self) -> str:
-        return str(self.case.images[0])
+        return place_of(self.case.images[0])
 
     @property
     def label(self) -> str:
-        return str(self.case.label)
+        return place_of(self.case.label) if self.case.label else ""
 
 
 def examine(case: Case, info: DatasetInfo, *, tolerance_mm: float) -> Exam:
@@ -111,11 +111,12 @@ def _labels(
         return None, [_unreadable(case, line) for line in error.lines]
     faults = []
     if differences := geometry.differences(volume.geometry, tolerance_mm):
-        what = f"the label's grid is not the image's: {'; '.join(differences)} of {case.images[0].name}"
+        image = Path(place_of(case.images[0])).name
+        what = f"the label's grid is not the image's: {'; '.join(differences)} of {image}"
         remedy = geometry.remedy(
             volume.geometry, "resample the label to the image's grid, or mend its header"
         )
-        faults.append(Finding("grid", case.name, str(case.label), what, "certain", remedy))
+        faults.append(Finding("grid", case.name, place_of(case.label), what, "certain", remedy))
         if volume.array.shape != geometry.shape:
             return None, faults
     known = {*map_values(info.labels.values()), *(() if info.ignore is None else (info.ignore,))}
@@ -124,7 +125,7 @@ def _labels(
         told = ", ".join(f"{v} ({n} voxels)" for v, n in list(unknown.items())[:6])
         what = f"holds values that no label has: {told}"
         remedy = "name them in the dataset's labels, or set them to another value"
-        faults.append(Finding("value", case.name, str(case.label), what, "certain", remedy))
+        faults.append(Finding("value", case.name, place_of(case.label), what, "certain", remedy))
     array = volume.array
     if info.ignore is not None:
         array = np.where(array == info.ignore, 0, array)

@@ -9,6 +9,7 @@ from medfuse.data.doctor.finding import Finding
 from medfuse.data.doctor.group import Group
 from medfuse.data.doctor.spread import FEW, Spread
 from medfuse.data.profile import SHAPES, shape_of
+from medfuse.volumes.dicom.origins import place_of
 
 _FAR = 12.0
 _LEAST = 0.5
@@ -31,7 +32,7 @@ def _modalities(group: Group) -> Iterator[Finding]:
             now = said.get(exam.name, "")
             if now and now != usual:
                 what = f"its modality is {now}, and {usual} in {counts[usual]} cases"
-                file = str(exam.case.images[number])
+                file = place_of(exam.case.images[number])
                 yield Finding("modality", exam.name, file, what, "certain", "leave it out")
 
 

@@ -46,14 +46,16 @@ def _odd(group: Group) -> Iterator[Finding]:
             and abs(reach[a].away(steps[n, a] + counts[n, a]))
             > max(_FAR, abs(count[a].away(counts[n, a])) + 1)
         ]
-        lost = len(default_axes(case.spacing_mm)) >= 2
+        defaults = default_axes(case.spacing_mm)
+        lost = len(defaults) >= 2 and {*off} <= {*defaults}
         if off and (lost or _by_labels(boxes, cases, n, off)):
-            why = "what files say that were told none" if lost else "not that of the other cases"
+            why = "; so files say that were told none" if lost else ""
             yield Finding(
                 "spacing",
                 case.name,
                 files[case.name],
-                f"a spacing of {mm(case.spacing_mm)} mm, {why} ({mm(usual)}), with as many voxels as they",
+                f"a spacing of {mm(case.spacing_mm)} mm, where other cases, with as many voxels, have "
+                f"{mm(usual)} mm{why}",
                 "likely" if lost else "possible",
                 "give its true spacing",
             )

@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from medfuse.core.errors import DataError
 from medfuse.core.files import file_hash
 from medfuse.volumes.dicom.index import Source, members, read_index
 from medfuse.volumes.dicom.labels import read_label_index
@@ -22,6 +23,15 @@ def sources_of(path: Path) -> list[Path]:
     if ending(path) == LABELS:
         return [Path(read_label_index(path).source.file)]
     return [path]
+
+
+def place_of(path: Path) -> str:
+    """Where a volume is found: of a series its folder or zip file, of labels DICOM's file, else itself."""
+    try:
+        files = sources_of(path)
+    except DataError:
+        return str(path)
+    return str(files[0] if len(files) == 1 else files[0].parent)
 
 
 def notes_of(path: Path) -> tuple[str, ...]:

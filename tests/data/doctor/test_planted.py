@@ -122,3 +122,26 @@ def test_a_damaged_file_is_told_and_the_others_are_examined(planting, sound, tmp
     (finding,) = diagnose([*broken, *exams[1:]], info).findings
     assert finding.kind == "unreadable"
     assert str(path) == finding.file
+
+
+def test_a_label_that_lacks_is_told_beside_one_whose_value_is_another(planting, sound, tmp_path):
+    info, exams = sound
+    highest = max(np.unique(planting.Files.of(exams[0].case).label))
+    for number, value in ((3, 0), (8, 77)):
+        files = planting.Files.of(exams[number].case)
+        (folder := tmp_path / str(number)).mkdir()
+        label = np.where(files.label == highest, value, files.label)
+        case = replace(files, label=label).write(folder, exams[number].case)
+        exams = [*exams[:number], *planting.examined([case], info), *exams[number + 1 :]]
+    found = {(f.case, f.kind) for f in diagnose(exams, info).findings}
+    assert found == {(exams[3].name, "missing"), (exams[8].name, "value")}
+
+
+def test_a_patient_that_is_there_many_times_is_a_line_each_time(planting, sound):
+    info, exams = sound
+    again = planting.examined([replace(exams[0].case, name=f"again{n}") for n in range(3)], info)
+    few = [exams[0], *(replace(exam, case=replace(exam.case, images=(*exam.case.images, n)))
+           for n, exam in enumerate(again))]  # fmt: skip
+    copies = [f for f in diagnose(few, info).findings if f.kind == "copy"]
+    assert [f.case for f in copies] == ["again0", "again1", "again2"]
+    assert all(f"is the image of {exams[0].name} " in f.what for f in copies)

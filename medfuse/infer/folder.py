@@ -75,8 +75,9 @@ def infer_cases(
 
 
 def _can_be_written(case: Case, recipe: Recipe, ledger: Ledger) -> bool:
-    """Whether a case can be written as is wanted; else it has failed."""
-    reason = recipe.label_files.refusal(case)
+    """Whether a case can be written as is wanted; else it has failed. Of what is not there reading tells."""
+    there = all(path.exists() for path in case.images)
+    reason = recipe.label_files.refusal(case) if there else ""
     if reason:
         ledger.failed(case, DataError(reason))
     return not reason

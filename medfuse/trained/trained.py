@@ -94,6 +94,7 @@ class Trained:
         from medfuse.infer.folder import infer_cases
         from medfuse.infer.manifest import engines_of
         from medfuse.trained.statistics import refuse_other_statistics, write_statistics
+        from medfuse.volumes.dicom.origins import place_of
 
         if self.before is not None and max_memory is not None:
             raise MedfuseError("--max-memory: is not planned for the two stages of a cascade; leave it out")
@@ -116,11 +117,11 @@ class Trained:
             scratch = output if case.name in ways and ways[case.name].on_disk else None
             header = strange(self.plan, self._preprocessor.look(case))
             if strict and header:
-                raise DataError(f"{case.images[0]}: {_refusal(header)}")
+                raise DataError(f"{place_of(case.images[0])}: {_refusal(header)}")
             made = self.prepare(case, scratch=scratch)
             values = strange_values(self.plan, made.profiles)
             if strict and values:
-                raise DataError(f"{case.images[0]}: {_refusal(values)}")
+                raise DataError(f"{place_of(case.images[0])}: {_refusal(values)}")
             self._tell({case.name: values}, told)
             return replace(made, unlike=(*header.values(), *values.values()))
 

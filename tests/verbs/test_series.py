@@ -156,3 +156,23 @@ def test_a_condition_that_compares_with_no_number_is_refused(scan, medfuse, tmp_
     said = medfuse("series", tmp_path / "in", "--series", text)
     assert said.code == 2
     assert "is no number" in said.err
+
+
+def test_a_series_that_is_unlike_training_is_named_by_its_folder(finished_run, scan, medfuse, tmp_path):
+    scanner.write(tmp_path / "in" / "far", scan, pixel_mm=(9.0, 9.0), step_mm=9.0)
+    run = ("infer", finished_run.folder, "-i", tmp_path / "in", "-o", tmp_path / "out", "--strict")
+    said = medfuse(*run)
+    assert said.code == 2
+    assert f"{tmp_path / 'in' / 'far'}: unlike the images of training" in said.out
+    assert ".series.json" not in said.out + said.err
+
+
+def test_a_link_without_a_target_says_so_whatever_is_to_be_written(finished_run, scan, medfuse, tmp_path):
+    scanner.write(tmp_path / "in" / "a", scan, **HOW)
+    (tmp_path / "in" / "lost").symlink_to("nowhere")
+    said = medfuse(
+        "infer", finished_run.folder, "-i", tmp_path / "in", "-o", tmp_path / "out", "--format", "dicom_seg"
+    )
+    assert (said.code, "1 written" in said.out) == (2, True)
+    assert "lost: is a link to nowhere, which is not there" in said.out
+    assert "is no DICOM series" not in said.out

@@ -71,6 +71,7 @@ def diagnose(exams: Sequence[Exam], info: DatasetInfo) -> Diagnosis:
     for look in LOOKS:
         more = [one for one in look(group) if one.kind == "copy" or not one.case or one.case not in explained]
         found += more
+        explained |= {one.case for one in more if one.kind == "missing"}  # what is compared lies elsewhere
         explained |= {one.case for one in more if one.kind != "copy" and one.sure != "possible"}
     order = {exam.name: n for n, exam in enumerate(exams)}
     found.sort(key=lambda finding: order.get(finding.case, -1))

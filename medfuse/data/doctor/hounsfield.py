@@ -10,6 +10,7 @@ from medfuse.data.doctor.spread import FEW, Spread
 from medfuse.data.fingerprint import CaseFacts
 from medfuse.data.plan import is_ct
 from medfuse.data.units import HOUNSFIELD, SHIFTED, ct_kinds, mostly_air
+from medfuse.volumes.dicom.origins import place_of
 
 _WRAPPED = 60_000.0
 """No scanner has so much; -1024 as an unsigned number of 16 bits is 64,512."""
@@ -45,7 +46,7 @@ def _channels(group: Group) -> Iterator[tuple[int, list[CaseFacts], dict[str, st
         cases = [facts for facts in group.facts if number < len(facts.intensities)]
         if is_ct(channel) or mostly_air(cases, number):
             files = {exam.name: exam.case.images for exam in group.exams}
-            yield number, cases, {name: str(f[min(number, len(f) - 1)]) for name, f in files.items()}
+            yield number, cases, {name: place_of(f[min(number, len(f) - 1)]) for name, f in files.items()}
 
 
 def _far(

@@ -137,7 +137,7 @@ def _like_ct(channel: str, values: tuple[float, float], found: Profile) -> str:
 
 def _modality(plan: DataPlan, outlook: Outlook) -> str:
     known = plan.seen.modalities if plan.seen else ()
-    if plan.seen and plan.seen.cases and not known and len(outlook.modalities) == len(plan.channels):
+    if not known and len(outlook.modalities) == len(plan.channels):
         known = tuple(filter(None, map(_named, plan.channels)))
     for now, seen in zip(outlook.modalities, known if len(known) == len(outlook.modalities) else ()):
         if now and seen and now not in seen:

@@ -154,13 +154,14 @@ def test_older_weights_say_nothing_of_what_they_do_not_know() -> None:
     assert not said(*(v + 5000 for v in SOUND_CT), seen=VOLUMES)
     assert not strange_values(plan_of(None), [SOUND_CT])
     wide = replace(image((512, 512, 90), (5, 5, 3)), modalities=("MR",))
-    assert {*strange(plan_of(VOLUMES), wide)} == {"spacing"}
+    assert {*strange(plan_of(VOLUMES), wide)} == {"modality", "spacing"}  # names of channels they do know
 
 
 def test_another_modality_is_told_by_dicom_or_by_the_name_of_the_channel() -> None:
     mr = replace(image(), modalities=("MR",))
     assert "its modality is MR, where training saw CT" in lines(plan_of(KNOWING), mr)
-    assert "its modality is MR, where training saw CT" in lines(plan_of(replace(KNOWING, modalities=())), mr)
+    for unsaid in (replace(KNOWING, modalities=()), VOLUMES, None):  # older weights, and those from elsewhere
+        assert "its modality is MR, where training saw CT" in lines(plan_of(unsaid), mr)
     for fine in (replace(image(), modalities=("CT",)), replace(image(), modalities=("",)), image()):
         assert not lines(plan_of(KNOWING), fine)
 

@@ -16,19 +16,19 @@ from medfuse.data.doctor.spread import FEW, Spread
 from medfuse.volumes.dicom.origins import place_of
 
 _FAR = 5.0
-_GAIN = 0.1
+_GAIN = 0.04
 
 
 def look(group: Group) -> Iterator[Finding]:
-    """By which channel of the others each is most like, over the whole image."""
+    """By which channel of the others each is most like, around what is labelled."""
     channels = group.info.channels
-    known = [exam for exam in group.exams if exam.whole is not None]
+    known = group.framed
     if len(channels) < 2 or len(known) < FEW:
         return
     images = np.stack([_rows(exam) for exam in known])  # (cases, channels, voxels)
     total = images.sum(axis=0)
     orders = [_order(own, _unit(total - own)) for own in images]
-    usual = Spread.of([gain for _, gain in orders], floor=0.02)
+    usual = Spread.of([gain for _, gain in orders], floor=0.008)
     for exam, (order, gain) in zip(known, orders):
         if gain < _GAIN or usual.away(gain) < _FAR:
             continue
@@ -44,8 +44,8 @@ def look(group: Group) -> Iterator[Finding]:
 
 
 def _rows(exam: Exam) -> npt.NDArray[np.float32]:
-    assert exam.whole is not None
-    return standard(exam.whole).reshape(len(exam.whole), -1)
+    assert exam.frame is not None
+    return standard(exam.frame.core).reshape(len(exam.frame.core), -1)
 
 
 def _unit(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

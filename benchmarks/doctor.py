@@ -1,6 +1,6 @@
 """Plants faults into sound datasets, and counts those that `medfuse doctor` finds, and what it finds besides.
 
-    python benchmarks/doctor.py /work/data/hippocampus phantoms organs channels
+    python benchmarks/doctor.py hippocampus phantoms organs channels
     python benchmarks/doctor.py phantoms --kinds shift flip --each 10
 
 A dataset is a folder that `medfuse init` knows, or phantoms that are made: `phantoms` and `organs` of

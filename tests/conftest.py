@@ -31,10 +31,11 @@ def process() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real volumes. Set MEDFUSE_TEST_DATA, or put it at ../shared/data."""
-    folder = Path(os.environ.get("MEDFUSE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    if not (folder / "hippocampus").is_dir():
-        pytest.skip(f"real volumes are not at {folder}; set MEDFUSE_TEST_DATA to their folder")
-    return folder
+    from elsewhere import DATA
+
+    if not (DATA / "hippocampus").is_dir():
+        pytest.skip(f"real volumes are not at {DATA}; set MEDFUSE_TEST_DATA to their folder")
+    return DATA
 
 
 @dataclass(frozen=True)

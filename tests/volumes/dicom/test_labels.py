@@ -1,11 +1,10 @@
 """SEG and RTSTRUCT are label maps on the grid of their image; what does not fit is told."""
 
-from pathlib import Path
-
 import drawn
 import numpy as np
 import pytest
 import scanner
+from elsewhere import DATA
 from pydicom import dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
@@ -25,7 +24,7 @@ PLANES = {
     "feet first": (-1, 0, 0, 0, 1, 0),
 }
 CLASSES = {"background": 0, "liver": 1, "tumour": 2}
-REAL = Path("/work/shared/data/dicom_seg")
+REAL = DATA / "dicom_seg"
 TORSO = REAL.parent / "ct_torso"
 real = pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not there")
 

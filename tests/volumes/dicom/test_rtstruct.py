@@ -2,13 +2,13 @@
 
 import shutil
 import subprocess
-from pathlib import Path
 
 import drawn
 import nibabel
 import numpy as np
 import pytest
 import scanner
+from elsewhere import DATA, READERS
 from pydicom import dcmread
 
 from medfuse.core.label_table import entries_of
@@ -19,8 +19,8 @@ from medfuse.volumes.dicom.rtstruct import write_rtstruct
 from medfuse.volumes.label_maps import fitted
 from medfuse.volumes.read import read_geometry, read_labels
 
-FOREIGN = Path("/tmp/dcm/bin/python")
-REAL = Path("/work/shared/data/ct_torso")
+FOREIGN = READERS / "bin" / "python"
+REAL = DATA / "ct_torso"
 PLANES = {
     "axial": scanner.AXIAL,
     "coronal": scanner.CORONAL,
@@ -154,7 +154,8 @@ def filled_by_another(folders):
 
 
 foreign = pytest.mark.skipif(
-    not FOREIGN.exists(), reason=f"{FOREIGN} is not there, which has a foreign reader"
+    not FOREIGN.exists(),
+    reason=f"{FOREIGN} is not there, which has a foreign reader: MEDFUSE_TEST_READERS",
 )
 
 

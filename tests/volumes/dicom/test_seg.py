@@ -6,13 +6,13 @@ import shutil
 import subprocess
 import zipfile
 from itertools import product
-from pathlib import Path
 
 import nibabel
 import numpy as np
 import pydicom
 import pytest
 import scanner
+from elsewhere import DATA, READERS
 
 from medfuse.core.errors import DataError, OutputError
 from medfuse.core.label_table import LabelSays, entries_of
@@ -32,9 +32,9 @@ PLANES = {
     "sagittal": scanner.SAGITTAL,
     "oblique": scanner.OBLIQUE,
 }
-DCMQI = shutil.which("segimage2itkimage", path=os.pathsep.join([os.environ["PATH"], "/tmp/dcm/bin"]))
+DCMQI = shutil.which("segimage2itkimage", path=os.pathsep.join([os.environ["PATH"], str(READERS / "bin")]))
 CHECKER = shutil.which("dciodvfy")
-TORSO = Path("/work/shared/data/ct_torso/dicom_series")
+TORSO = DATA / "ct_torso" / "dicom_series"
 
 
 @pytest.fixture(autouse=True)

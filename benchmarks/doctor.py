@@ -127,10 +127,7 @@ def cut(files: Files, others: Sequence[Files], random: Random) -> Files:
     axis = int(random.integers(3))
     low, high = _extent(files.label, axis)
     at = round(low + (high - low) * random.uniform(0.35, 0.65))
-    label, beyond = files.label.copy(), [slice(None)] * 3
-    beyond[axis] = slice(at, None) if random.random() < 0.5 else slice(None, at)
-    label[tuple(beyond)] = 0
-    return replace(files, label=label)
+    return _without(files, axis, slice(at, None) if random.random() < 0.5 else slice(None, at))
 
 
 def gap(files: Files, others: Sequence[Files], random: Random) -> Files:
@@ -138,9 +135,14 @@ def gap(files: Files, others: Sequence[Files], random: Random) -> Files:
     axis = int(random.integers(3))
     low, high = _extent(files.label, axis)
     at = round(low + (high - low) * random.uniform(0.4, 0.6))
-    label, left_out = files.label.copy(), [slice(None)] * 3
-    left_out[axis] = slice(at, at + int(random.integers(1, 4)))
-    label[tuple(left_out)] = 0
+    return _without(files, axis, slice(at, at + int(random.integers(1, 4))))
+
+
+def _without(files: Files, axis: int, slices: slice) -> Files:
+    """Nothing is labelled in those slices."""
+    label, where = files.label.copy(), [slice(None)] * 3
+    where[axis] = slices
+    label[tuple(where)] = 0
     return replace(files, label=label)
 
 

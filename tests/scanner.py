@@ -150,3 +150,17 @@ def multi_frame(array, **how) -> Dataset:
     d.PerFrameFunctionalGroupsSequence = Items(groups)
     d.PixelData = b"".join(slices[n].PixelData for n in order)
     return d
+
+
+def pipeline(file: Path, root: str, classes: str, **sample) -> Path:
+    """A small network for a dataset of four cases in folders beside `file`."""
+    extra = "".join(f", {name}: {value}" for name, value in sample.items())
+    file.write_text(
+        "split: {folds: 4}\n"
+        f"data: {{use: folder, root: {root}, classes: {classes}, channels: [CT]}}\n"
+        f"sample: {{patch_size: [16, 16, 16], batch_size: 2{extra}}}\n"
+        "model:\n  backbones: {encoder: {use: unet_encoder, base_channels: 4}}\n"
+        "  fusion: {decoded: {use: unet_decoder, inputs: [encoder.*]}}\n  head: {input: decoded}\n"
+        "loss: dice_ce\ntrain: {steps: 2, steps_per_epoch: 2}\ninfer: {runtime: {use: torch}}\n"
+    )
+    return file

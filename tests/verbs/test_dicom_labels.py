@@ -117,15 +117,7 @@ def test_contours_are_labels_of_a_dataset(tmp_path):
 @pytest.mark.slow
 def test_a_network_is_trained_and_judged_on_segs(medfuse, tmp_path):
     dataset(tmp_path / "d")
-    file = tmp_path / "p.yaml"
-    file.write_text(
-        "split: {folds: 4}\n"
-        "data: {use: folder, root: d, classes: {liver: 1, tumour: 2}, channels: [CT]}\n"
-        "sample: {patch_size: [16, 16, 16], batch_size: 2}\n"
-        "model:\n  backbones: {encoder: {use: unet_encoder, base_channels: 4}}\n"
-        "  fusion: {decoded: {use: unet_decoder, inputs: [encoder.*]}}\n  head: {input: decoded}\n"
-        "loss: dice_ce\ntrain: {steps: 4, steps_per_epoch: 2}\ninfer: {runtime: {use: torch}}\n"
-    )
+    file = scanner.pipeline(tmp_path / "p.yaml", "d", "{liver: 1, tumour: 2}", workers=0)
     said = medfuse("run", file, "--runs", tmp_path / "runs")
     assert said.code == 0, said.err
     assert "mean foreground Dice" in said.out

@@ -99,15 +99,7 @@ def test_training_takes_folders_of_slices_as_images(scan, medfuse, tmp_path):
         scanner.write(tmp_path / "d" / "images" / f"c{n}", np.roll(scan, n, 0), number=n, **HOW)
         label = (np.roll(scan, n, 0) > np.median(scan)).astype(np.uint8)
         placed(tmp_path / "d" / "labels" / f"c{n}.nii.gz", label, scanner.affine(**HOW))
-    file = tmp_path / "p.yaml"
-    file.write_text(
-        "split: {folds: 4}\n"
-        "data: {use: folder, root: d, classes: {bright: 1}, channels: [CT]}\n"
-        "sample: {patch_size: [16, 16, 16], batch_size: 2, workers: 0}\n"
-        "model:\n  backbones: {encoder: {use: unet_encoder, base_channels: 4}}\n"
-        "  fusion: {decoded: {use: unet_decoder, inputs: [encoder.*]}}\n  head: {input: decoded}\n"
-        "loss: dice_ce\ntrain: {steps: 2, steps_per_epoch: 2}\ninfer: {runtime: {use: torch}}\n"
-    )
+    file = scanner.pipeline(tmp_path / "p.yaml", "d", "{bright: 1}", workers=0)
     said = medfuse("run", file, "--runs", tmp_path / "runs")
     assert said.code == 0, said.err
     assert "mean foreground Dice" in said.out

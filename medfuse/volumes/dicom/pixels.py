@@ -61,7 +61,7 @@ def check_syntaxes(where: str, syntaxes: Sequence[str]) -> None:
     for uid in map(UID, filter(None, syntaxes)):
         try:
             decoder = get_decoder(uid)
-        except NotImplementedError:
+        except NotImplementedError:  # what pydicom raises for a syntax that it does not know
             faults.append(
                 f"{where}: its pixels are stored as {uid.name} ({uid}), which is not read; convert it, for "
                 "instance with dcmtk's dcmconv or gdcmconv --raw"

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from medfuse.core.errors import DataError
 from medfuse.core.text import listed
+from medfuse.volumes.dicom.grids import Axes, Floats, Plane, as_they_are, evened, upright
 from medfuse.volumes.dicom.instances import Frame, pixel_hash
-from medfuse.volumes.headers import LPS
 
 SAME_MM = 0.01
 SAME_PIXELS = 0.05
@@ -22,24 +21,12 @@ UNEVEN_MM = 0.1
 UNEVEN_MOST = 0.25
 """How far a slice may lie from its place, and a gap be other than the usual one: this share of the gap, or
 so many mm, whichever is more; but never more than a part of it, as slices of small animals are thin."""
-UPRIGHT_DEGREES = 0.5
-"""A stack that leans more than this, and by more than a pixel in all, is resampled."""
 MOST_DEGREES = 45
 """No gantry is tilted by more: positions are wrong."""
 _RESAMPLE = "fetch what is missing, or have slices resampled to even ones (--uneven resample)"
 _ANEW = "copy them again from their source"
 FEWEST, MOST = 3, 4
 """So many slices, and so many of them, have the acquisitions that a series may be parted into."""
-
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Plane:
-    """A slice of the volume: frames, by their place in the stack, with weights, moved by (i, j) pixels."""
-
-    of: tuple[tuple[int, float], ...]
-    shift: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,24 +165,24 @@ def _apart_mm(one: Frame, other: Frame) -> float:
 
 def stacked(frames: Sequence[Frame], *, uneven: bool = False) -> Stack:
     """The volume of frames that are alike. `uneven`: whether slices that are not even are resampled."""
-    columns, rows = frames[0].shape
-    if frames[0].pixel_mm is None or min(frames[0].pixel_mm) <= 0:
+    mm = frames[0].pixel_mm
+    if mm is None or min(mm) <= 0:
         return _refused(frames, "say not how large a pixel is (PixelSpacing)", _ANEW)
     if any(f.along_i is None or f.along_j is None or f.position is None for f in frames):
         return _refused(frames, "say not where in the patient they lie (ImagePositionPatient)", _ANEW)
-    along_i, along_j = np.array(frames[0].along_i), np.array(frames[0].along_j)
-    if abs(along_i @ along_j) > 0.01:
+    axes = Axes(np.array(frames[0].along_i), np.array(frames[0].along_j), mm, frames[0].shape)
+    if abs(axes.along_i @ axes.along_j) > 0.01:
         return _refused(frames, "have rows and columns that are not perpendicular", _ANEW)
-    normal = np.cross(along_i, along_j)
     kept, notes, mixed = _without_doubles(frames)
     if mixed:
         return _refused(frames, mixed, "put the files of each into a folder of its own")
     at = np.array([frame.position for frame in kept], float)
-    heights = at @ normal
+    heights = at @ axes.normal
     notes += [f"slices are turned by a little against each other: {n}"] if (n := _turned(kept)) else []
     if len(kept) == 1:
-        step = normal * _thickness(kept[0])
-        return _upright(kept, (columns, rows, 1), along_i, along_j, at[0], step, notes)
+        step = axes.normal * _thickness(kept[0])
+        affine = axes.affine(at[0], step)
+        return Stack(tuple(kept), (*axes.shape, 1), affine, as_they_are(1), tuple(notes))
     gaps = np.diff(heights)
     usual = float(np.median(gaps))
     if usual <= 0 or not np.isfinite(usual):
@@ -207,7 +194,7 @@ def stacked(frames: Sequence[Frame], *, uneven: bool = False) -> Stack:
         return replace(_refused(kept, fault, _RESAMPLE), notes=tuple(notes))
     along = (at[-1] - at[0]) / (heights[-1] - heights[0])  # of the patient, per mm along the normal
     bent = at - at[0] - np.outer(heights - heights[0], along)
-    if np.abs(bent).max() > max(UNEVEN_MM, 0.1 * min(kept[0].pixel_mm or (1.0,))):
+    if np.abs(bent).max() > max(UNEVEN_MM, 0.1 * min(mm)):
         return _refused(kept, f"do not lie on one line: slice {_worst(bent)} is moved to the side", _ANEW)
     lean = np.degrees(np.arccos(np.minimum(1, 1 / np.linalg.norm(along))))
     if lean > MOST_DEGREES:
@@ -215,15 +202,18 @@ def stacked(frames: Sequence[Frame], *, uneven: bool = False) -> Stack:
     if fault:
         told = f"slices are {usual:.4g} mm apart, but {gaps.min():.4g} to {gaps.max():.4g} mm at places"
         notes.append(f"{told}: resampled to even ones")
-        return _evened(kept, (columns, rows), along_i, along_j, normal, at, heights, usual, notes)
-    planes = tuple(Plane(((n, 1.0),)) for n in range(len(kept)))
-    return _leant(kept, planes, (columns, rows), along_i, along_j, normal, at, heights, notes)
+        planes, even = evened(heights, usual)
+        at, heights = at[0] + np.outer(even - even[0], along), even
+    else:
+        planes = as_they_are(len(kept))
+    shape, affine, planes, leant = upright(axes, planes, at, heights)
+    return Stack(tuple(kept), shape, affine, planes, (*notes, *leant))
 
 
 def pictured(frame: Frame) -> Stack:
     """A radiograph, which has no place in the patient, as a picture: as those of other formats are."""
     x, y = frame.pixel_mm or (1.0, 1.0)
-    return Stack((frame,), (*frame.shape, 1), np.diag([-x, -y, 1.0, 1.0]), (Plane(((0, 1.0),)),))
+    return Stack((frame,), (*frame.shape, 1), np.diag([-x, -y, 1.0, 1.0]), as_they_are(1))
 
 
 def _refused(frames: Sequence[Frame], why: str, remedy: str = "fetch what is missing") -> Stack:
@@ -295,81 +285,6 @@ def _gap(gap: float, usual: float) -> str:
 
 def _worst(bent: Floats) -> int:
     return int(np.abs(bent).max(1).argmax()) + 1
-
-
-def _evened(
-    frames: Sequence[Frame],
-    shape: tuple[int, int],
-    along_i: Floats,
-    along_j: Floats,
-    normal: Floats,
-    at: Floats,
-    heights: Floats,
-    step: float,
-    notes: list[str],
-) -> Stack:
-    """Slices at even places, each between the two that are nearest."""
-    count = int(np.floor((heights[-1] - heights[0]) / step + 1e-6)) + 1
-    even = heights[0] + step * np.arange(count)
-    after = np.clip(np.searchsorted(heights, even - 1e-6 * step), 1, len(heights) - 1)
-    share = np.clip((even - heights[after - 1]) / (heights[after] - heights[after - 1]), 0, 1)
-    planes = tuple(
-        Plane(tuple((int(n), float(w)) for n, w in ((a - 1, 1 - s), (a, s)) if w > 1e-6))
-        for a, s in zip(after, share)
-    )
-    along = (at[-1] - at[0]) / (heights[-1] - heights[0])
-    places = at[0] + np.outer(even - even[0], along)
-    return _leant(frames, planes, shape, along_i, along_j, normal, places, even, notes)
-
-
-def _leant(
-    frames: Sequence[Frame],
-    planes: tuple[Plane, ...],
-    shape: tuple[int, int],
-    along_i: Floats,
-    along_j: Floats,
-    normal: Floats,
-    at: Floats,
-    heights: Floats,
-    notes: list[str],
-) -> Stack:
-    """The stack as it is, or where it leans on perpendicular axes, each slice moved in its plane."""
-    count = len(planes)
-    mm = frames[0].pixel_mm or (1.0, 1.0)
-    step = (at[-1] - at[0]) / (count - 1)
-    height = (heights[-1] - heights[0]) / (count - 1)
-    aside = np.array([step @ along_i / mm[0], step @ along_j / mm[1]])  # pixels from slice to slice
-    degrees = float(np.degrees(np.arctan2(np.linalg.norm(step - height * normal), height)))
-    if degrees < UPRIGHT_DEGREES or np.abs(aside).max() * (count - 1) < 1:
-        stack = _upright(frames, (*shape, count), along_i, along_j, at[0], step, notes)
-        return replace(stack, planes=planes)
-    moves = np.outer(np.arange(count), aside)
-    low = np.floor(moves.min(0) + 1e-6)
-    size = (np.array(shape) + np.ceil(moves.max(0) - 1e-6) - low).astype(int)
-    origin = at[0] + low[0] * mm[0] * along_i + low[1] * mm[1] * along_j
-    notes = [*notes, f"slices lean by {degrees:.1f} degrees (gantry tilt): resampled to perpendicular axes"]
-    stack = _upright(
-        frames, (int(size[0]), int(size[1]), count), along_i, along_j, origin, height * normal, notes
-    )
-    shifts = np.maximum(np.round(moves - low, 6), 0).tolist()  # to the left of 0 there is nothing
-    moved = tuple(Plane(plane.of, (i, j)) for plane, (i, j) in zip(planes, shifts))
-    return replace(stack, planes=moved)
-
-
-def _upright(
-    frames: Sequence[Frame],
-    shape: tuple[int, int, int],
-    along_i: Floats,
-    along_j: Floats,
-    origin: Floats,
-    step: Floats,
-    notes: Sequence[str],
-) -> Stack:
-    mm = frames[0].pixel_mm or (1.0, 1.0)
-    affine = np.eye(4)
-    affine[:3] = np.stack([along_i * mm[0], along_j * mm[1], step, origin], axis=1) * LPS[:, None]
-    planes = tuple(Plane(((n, 1.0),)) for n in range(shape[2]))
-    return Stack(tuple(frames), shape, affine, planes, tuple(notes))
 
 
 def refuse(where: str, stack: Stack) -> None:

@@ -27,15 +27,6 @@ KINDS = ("modality", "flat", "deep", "spacing", "short", "field_of_view", "plane
 TOLD = "unlike the images of training"
 
 
-def foreign(plan: DataPlan, outlooks: Sequence[Outlook]) -> Mapping[str, str]:
-    """Kind → line, where some of the images are unlike all that the plan was made from.
-
-    Told from headers: see `strange`. Of a plan that does not know what training saw, its own spacing and
-    patch count.
-    """
-    return in_lines({outlook.name: strange(plan, outlook) for outlook in outlooks})
-
-
 def in_lines(found: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
     """Kind → line about all cases of that kind, of case → kind → how."""
     lines: dict[str, str] = {}
@@ -51,7 +42,8 @@ def strange(plan: DataPlan, outlook: Outlook) -> Mapping[str, str]:
 
     Single slices for a network of volumes and the reverse, another modality, a spacing far from any, a field
     of view of another size, grids that are turned or sliced otherwise, and numbers too short for the values
-    of a channel that is not scaled by its own.
+    of a channel that is not scaled by its own. Of a plan that does not know what training saw, its own
+    spacing and patch count.
     """
     found = _said((_modality, _flat, _deep, _spacing, _short, _plane, _turned), plan, outlook)
     if not {"flat", "deep", "spacing"} & {*found}:  # millimetres that are not believed tell nothing more

@@ -25,7 +25,7 @@ from medfuse.model.trial import HEAVY, trial, try_out
 
 @dataclass(frozen=True)
 class VerifiedFacts:
-    """What is known once the model has run: parameters in all and by part, real sizes of maps by name.
+    """What is known once the model has run: parameters in all, real sizes of maps by name.
 
     `parameter_shapes` are those of every parameter, by its name; `depths` how many layers come after those of
     backbones, where asked for; `learning` whether each is built to learn. `notes`: what is known of taps
@@ -33,7 +33,6 @@ class VerifiedFacts:
     """
 
     parameters: int
-    parameters_by_part: Mapping[str, int]
     sizes: Mapping[str, tuple[int, ...]]
     parameter_shapes: Mapping[str, tuple[int, ...]]
     depths: Mapping[str, int] = field(default_factory=dict)
@@ -94,15 +93,11 @@ class _Witness:
             raise PipelineError(list(self.problems))
         logits = made[0] if self.plan.aux else made
         assert tuple(logits.shape[1:]) == (self.plan.classes, *self.plan.image.patch_size)
-        parts = {**self.model.backbones, **self.model.fusion, "head": self.model.head, "aux": self.model.aux}
-        by_part = {name: _count(part) for name, part in parts.items()}
         shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
         learning = {name: p.requires_grad for name, p in self.model.named_parameters()}
         for b in self.plan.backbones:
             self.notes += [f"{b.name}: {note}" for note in getattr(self.model.backbones[b.name], "notes", ())]
-        return VerifiedFacts(
-            _count(self.model), by_part, self.sizes, shapes, learning=learning, notes=self.notes
-        )
+        return VerifiedFacts(_count(self.model), self.sizes, shapes, learning=learning, notes=self.notes)
 
     def _look_at_another_size(self) -> None:
         """Taps of an image of another size have the declared channels too.

@@ -1,6 +1,7 @@
 """Images of another kind than training saw are told of, a line for each kind; others are not."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from medfuse.core.errors import CheckpointError
 from medfuse.core.geometry import Geometry
 from medfuse.core.prepared import Outlook
 from medfuse.data.fingerprint import Fingerprint, take_fingerprint
-from medfuse.data.foreign import foreign, strange, strange_values
+from medfuse.data.foreign import in_lines, strange, strange_values
 from medfuse.data.images import limits_of
 from medfuse.data.plan import DataPlan, Normalization, make_plan
 from medfuse.data.plan_facts import read_plan
@@ -35,7 +36,11 @@ def image(shape=(512, 512, 90), spacing=(0.8, 0.8, 2.5), dtype=np.int16, name="a
 
 
 def lines(plan: DataPlan, *images: Outlook) -> str:
-    return "\n".join(foreign(plan, images).values())
+    return "\n".join(told(plan, images).values())
+
+
+def told(plan: DataPlan, images: Sequence[Outlook]) -> Mapping[str, str]:
+    return in_lines({image.name: strange(plan, image) for image in images})
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32])
@@ -93,7 +98,7 @@ def test_numbers_are_no_matter_where_a_channel_is_scaled_by_its_own_or_was_like_
 
 def test_a_kind_is_one_line_however_many_images_are_of_it() -> None:
     images = [image((90, 90, 1), (9, 9, 1), np.uint8, name=f"s{n}") for n in range(20)]
-    found = foreign(plan_of(VOLUMES), images)
+    found = told(plan_of(VOLUMES), images)
     assert len(found) == 3
     assert all(": s0, s1, s2, … 17 more (20 of 20): " in line for line in found.values())
 
@@ -207,7 +212,7 @@ def test_a_plan_knows_what_its_cases_were_like(fingerprint) -> None:
     assert plan.seen.shape == ((8, 9, 10), (8, 9, 20))
     ((least, most),) = plan.seen.values
     assert least < 80 < 120 < most
-    assert not foreign(plan, [Preprocessor(plan).look(case) for case in cases])
+    assert not told(plan, [Preprocessor(plan).look(case) for case in cases])
 
 
 def test_it_is_the_same_after_a_file(fingerprint) -> None:

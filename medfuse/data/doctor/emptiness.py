@@ -11,7 +11,6 @@ from medfuse.data.doctor.spread import FEW
 
 _ALL = 0.95
 """Of the cases that have a label which is missed where it is not."""
-_SMALL = 0.05
 """Of its usual volume that a label has which is as good as missing."""
 
 

@@ -11,7 +11,9 @@ from typing import IO
 
 from medfuse.core.errors import DataError
 from medfuse.core.text import is_text, listed
-from medfuse.volumes.dicom.instances import Instance, Place, is_bomb, kind_without_image, quietly, read_header
+from medfuse.volumes.dicom.instances import Instance, is_bomb, kind_without_image, read_header
+from medfuse.volumes.dicom.place import Place
+from medfuse.volumes.dicom.quiet import quietly
 from medfuse.volumes.endings import ending
 from medfuse.volumes.folders import lost_target, named
 from medfuse.volumes.marks import BEGIN, begins_as_dicom, looks_like_dicom

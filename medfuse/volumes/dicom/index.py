@@ -24,7 +24,8 @@ from medfuse.core.json_text import read_json, validated
 from medfuse.core.remembered import cache_folder
 from medfuse.core.text import listed
 from medfuse.volumes.dicom.files import check_unpacks, holds_dicom, walked
-from medfuse.volumes.dicom.instances import UNCOMPRESSED, Instance, Place
+from medfuse.volumes.dicom.instances import UNCOMPRESSED, Instance
+from medfuse.volumes.dicom.place import Place
 from medfuse.volumes.dicom.series import ALL, Scans, Series, find_series
 from medfuse.volumes.dicom.stacks import refuse
 from medfuse.volumes.endings import SERIES, ending, stem

@@ -24,7 +24,6 @@ from medfuse.core.text import listed
 from medfuse.volumes.dicom import segmentations, structures
 from medfuse.volumes.dicom.files import is_dicom
 from medfuse.volumes.dicom.index import Source, index_of, read_index
-from medfuse.volumes.dicom.instances import text_of
 from medfuse.volumes.dicom.pixels import check_unchanged
 from medfuse.volumes.dicom.segments import (
     Kind,
@@ -35,6 +34,7 @@ from medfuse.volumes.dicom.segments import (
     source_bytes,
 )
 from medfuse.volumes.dicom.series import find_series
+from medfuse.volumes.dicom.values import text_of
 from medfuse.volumes.endings import LABELS, SERIES, ending, stem
 from medfuse.volumes.volume import SlabReader, checked_geometry, slabs_of
 

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from medfuse.core.errors import DataError
 from medfuse.core.text import listed
 from medfuse.volumes.dicom.index import FrameRecord, Index, PlaneRecord, Source, members, read_index
-from medfuse.volumes.dicom.instances import UNCOMPRESSED, quietly
+from medfuse.volumes.dicom.instances import UNCOMPRESSED
+from medfuse.volumes.dicom.quiet import quietly
 from medfuse.volumes.faults import broken, last_line
 from medfuse.volumes.inflate import Damaged
 from medfuse.volumes.volume import Slab, SlabReader, checked_geometry, rows_per_slab

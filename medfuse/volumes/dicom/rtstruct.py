@@ -16,7 +16,7 @@ from medfuse.core.label_table import LabelEntry
 from medfuse.volumes.dicom.about import MAKER, About, made_uid, moment
 from medfuse.volumes.dicom.contours import Floats, traced
 from medfuse.volumes.dicom.index import Index
-from medfuse.volumes.dicom.instances import quietly
+from medfuse.volumes.dicom.quiet import quietly
 from medfuse.volumes.dicom.seg import content_label, label_digest, series_number
 from medfuse.volumes.dicom.sources import patient_and_study, references
 from medfuse.volumes.headers import LPS

@@ -17,7 +17,7 @@ from medfuse.core.files import atomic
 from medfuse.core.label_table import LabelEntry
 from medfuse.volumes.dicom.about import MAKER, About, made_uid, moment, plain
 from medfuse.volumes.dicom.index import Index
-from medfuse.volumes.dicom.instances import quietly
+from medfuse.volumes.dicom.quiet import quietly
 from medfuse.volumes.dicom.sources import patient_and_study, references
 from medfuse.volumes.headers import LPS
 from medfuse.volumes.volume import smallest_integer, values_of

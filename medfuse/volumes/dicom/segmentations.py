@@ -12,21 +12,15 @@ import numpy.typing as npt
 from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry
 from medfuse.core.text import by
+from medfuse.volumes.dicom.frames import Frame, frames_of
 from medfuse.volumes.dicom.index import Source
-from medfuse.volumes.dicom.instances import (
-    MOST_FRAMES,
-    MOST_SIDE,
-    Frame,
-    Place,
-    frames_of,
-    reals_of,
-    text_of,
-    whole_of,
-)
+from medfuse.volumes.dicom.instances import MOST_FRAMES, MOST_SIDE
 from medfuse.volumes.dicom.painting import Painting
 from medfuse.volumes.dicom.pixels import check_syntaxes, complete
+from medfuse.volumes.dicom.place import Place
 from medfuse.volumes.dicom.segments import check_whole, is_label_map, reading, source_bytes
 from medfuse.volumes.dicom.stacks import SAME_MM, parted
+from medfuse.volumes.dicom.values import reals_of, text_of, whole_of
 from medfuse.volumes.headers import LPS
 
 if TYPE_CHECKING:

@@ -13,7 +13,10 @@ from medfuse.core.errors import DataError
 from medfuse.core.text import listed
 from medfuse.volumes.dicom.files import holds_dicom, opened
 from medfuse.volumes.dicom.index import Source, members, source_of
-from medfuse.volumes.dicom.instances import Place, check_inflated, quietly, text_of, whole_of
+from medfuse.volumes.dicom.instances import check_inflated
+from medfuse.volumes.dicom.place import Place
+from medfuse.volumes.dicom.quiet import quietly
+from medfuse.volumes.dicom.values import text_of, whole_of
 from medfuse.volumes.faults import last_line
 
 if TYPE_CHECKING:

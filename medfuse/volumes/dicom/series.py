@@ -12,7 +12,8 @@ from pathlib import Path
 
 from medfuse.volumes.dicom.conditions import Condition
 from medfuse.volumes.dicom.files import read_headers
-from medfuse.volumes.dicom.instances import Frame, Instance
+from medfuse.volumes.dicom.frames import Frame
+from medfuse.volumes.dicom.instances import Instance
 from medfuse.volumes.dicom.stacks import Stack, parted, pictured, volumes
 
 _FEW = 0.25

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from medfuse.core.errors import DataError
 from medfuse.volumes.dicom.about import made_uid
 from medfuse.volumes.dicom.index import Index, members
-from medfuse.volumes.dicom.instances import quietly
+from medfuse.volumes.dicom.quiet import quietly
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -10,8 +10,9 @@ import numpy as np
 
 from medfuse.core.errors import DataError
 from medfuse.core.text import listed
+from medfuse.volumes.dicom.frames import Frame
 from medfuse.volumes.dicom.grids import Axes, Floats, Plane, as_they_are, evened, upright
-from medfuse.volumes.dicom.instances import Frame, pixel_hash
+from medfuse.volumes.dicom.instances import pixel_hash
 
 SAME_MM = 0.01
 SAME_PIXELS = 0.05

@@ -13,9 +13,10 @@ from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry
 from medfuse.volumes.dicom.contours import Floats, filled
 from medfuse.volumes.dicom.index import Source
-from medfuse.volumes.dicom.instances import Place, text_of, whole_of
 from medfuse.volumes.dicom.painting import Painting
+from medfuse.volumes.dicom.place import Place
 from medfuse.volumes.dicom.segments import check_whole, reading, source_bytes
+from medfuse.volumes.dicom.values import text_of, whole_of
 from medfuse.volumes.headers import LPS
 
 if TYPE_CHECKING:

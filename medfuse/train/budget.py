@@ -52,7 +52,7 @@ def too_few(steps: float) -> str:
     if steps >= FEWEST_STEPS:
         return ""
     return (
-        f"warning: {round(steps)} training steps are too few for a network to learn from scratch, some "
-        "thousands are usual: give it a larger budget (train.minutes, steps or epochs), or make a step "
-        "cheaper by a smaller sample.patch_size, sample.batch_size or network"
+        f"warning: {round(steps)} training steps are too few to learn much, some thousands are usual from "
+        "scratch, some hundreds on frozen maps: give it a larger budget (train.minutes, steps or epochs), or "
+        "make a step cheaper by a smaller sample.patch_size, sample.batch_size or network"
     )

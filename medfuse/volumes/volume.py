@@ -90,7 +90,15 @@ def slabs_of(volume: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]
 
 def values_of(label_map: npt.NDArray[np.integer[Any]]) -> list[int]:
     """Every value of (i, j, k) voxels, in order; of which no copy is made."""
-    return sorted(set[int]().union(*(np.unique(slab).tolist() for _, slab in slabs_of(label_map))))
+    return sorted(set[int]().union(*(_distinct(slab) for _, slab in slabs_of(label_map))))
+
+
+def _distinct(slab: npt.NDArray[np.integer[Any]]) -> list[int]:
+    """Its values. Neighbours are mostly alike: of eight bytes at a time there are few that differ."""
+    flat = slab.ravel(order="K")
+    whole = flat.size * flat.itemsize // 8 * 8 // flat.itemsize
+    words = np.unique(flat[:whole].view(np.uint64)).view(flat.dtype)
+    return np.unique(np.concatenate([words, flat[whole:]])).tolist()
 
 
 def smallest_integer(largest: int) -> npt.DTypeLike:

@@ -468,3 +468,16 @@ def test_label_maps_say_that_they_are_labels_and_other_maps_do_not(tmp_path: Pat
     with open_maps(tmp_path / "maps.nii", (*SHAPE, 2), like=source):
         pass
     assert nib.load(tmp_path / "maps.nii").header["intent_code"] == 0
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (8, 8, 2), (2, 3, 0)])
+def test_every_value_is_found_once_whatever_type_and_order_holds_it(dtype, shape):
+    random = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+    for array in (
+        random,
+        np.asfortranarray(random),
+        random[::-1, :, ::-1],
+        random.byteswap().view(random.dtype.newbyteorder()),
+    ):
+        assert values_of(array) == sorted({*array.ravel().tolist()})

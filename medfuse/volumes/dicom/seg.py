@@ -245,14 +245,16 @@ def series_number(index: Index) -> int:
 def label_digest(labels: Labels) -> str:
     import hashlib
 
-    digest = hashlib.sha256(repr((labels.shape, labels.dtype.kind)).encode())
+    kind = np.dtype(smallest_integer(int(labels.max()))).newbyteorder("<")  # whatever type holds them here
+    digest = hashlib.sha256(repr((labels.shape, kind.str)).encode())
     for frame in labels.T:
-        digest.update(np.ascontiguousarray(frame, np.dtype("<u4")).data)
+        digest.update(np.ascontiguousarray(frame, kind).data)
     return digest.hexdigest()
 
 
 def _refer(made: Segmentation, index: Index, series_uid: str, positions: Sequence[Any]) -> None:
     """The images that it was made from; and of each slice its own, where it is a frame as it is."""
+    from highdicom.sr import CodedConcept
     from pydicom import Dataset
 
     for frame in made.PerFrameFunctionalGroupsSequence:
@@ -270,23 +272,25 @@ def _refer(made: Segmentation, index: Index, series_uid: str, positions: Sequenc
     made.ReferencedSeriesSequence = [series]
     if index.planes:  # slices that were resampled are nobody's frames
         return
+    purpose, derivation = [CodedConcept(*_PURPOSE)], [CodedConcept(*_DERIVED)]
     place_of = {_place(position[0]): k for k, position in enumerate(positions)}
     for frame in made.PerFrameFunctionalGroupsSequence:
         k = place_of[_place(frame.PlanePositionSequence[0])]
-        frame.DerivationImageSequence = [_derived(item) for item in references(index, [k])]
+        frame.DerivationImageSequence = [
+            _derived(item, purpose, derivation) for item in references(index, [k])
+        ]
 
 
 def _place(position: Dataset) -> tuple[float, ...]:
     return tuple(float(x) for x in position.ImagePositionPatient)
 
 
-def _derived(source: Dataset) -> Dataset:
-    from highdicom.sr import CodedConcept
+def _derived(source: Dataset, purpose: Sequence[Dataset], derivation: Sequence[Dataset]) -> Dataset:
     from pydicom import Dataset
 
-    source.PurposeOfReferenceCodeSequence = [CodedConcept(*_PURPOSE)]
+    source.PurposeOfReferenceCodeSequence = purpose
     source.SpatialLocationsPreserved = "YES"
     made = Dataset()
-    made.DerivationCodeSequence = [CodedConcept(*_DERIVED)]
+    made.DerivationCodeSequence = derivation
     made.SourceImageSequence = [source]
     return made

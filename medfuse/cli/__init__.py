@@ -18,6 +18,7 @@ from medfuse.cli.networks import (
     import_nnssl,
     import_nnunet,
     infer,
+    info,
     series,
 )
 from medfuse.cli.pipelines import cache, check, compare, doctor, init, probe, run, schema, taps
@@ -44,6 +45,7 @@ for verb in (
     import_nnunet,
     import_nnssl,
     import_bundle,
+    info,
     export,
     features,
     evaluate,

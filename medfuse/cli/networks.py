@@ -181,6 +181,25 @@ def import_bundle(
     print(import_bundle(source, output, **how, reporter=Reporter(quiet=quiet)))
 
 
+def info(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            help="run folder, weights, or whatever file, folder or zip export wrote",
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON, with every value")] = False,
+) -> None:
+    """Say what a model is.
+
+    Labels, spacing, what it was trained on, its score on held-out cases, licence, hashes. Nothing is run.
+    """
+    from medfuse.verbs.info import model_json, model_text
+
+    print(model_json(model) if as_json else model_text(model))
+
+
 def export(
     weights: Weights,
     kind: Annotated[
@@ -188,6 +207,9 @@ def export(
         typer.Option("--format", help="onnx: .onnx; openvino: .xml and .bin; torch: .pt2"),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="file, or folder for it")],
+    license: Annotated[
+        str, typer.Option(metavar="SPDX", help="licence of the model, such as CC-BY-4.0; none if not given")
+    ] = "",
     best: Best = False,
     overwrite: Overwrite = False,
     trust: Trusted = None,
@@ -198,7 +220,8 @@ def export(
     """
     from medfuse.verbs.export import export_network
 
-    print(export_network(weights, output, kind=kind, best=best, trust=trust or (), overwrite=overwrite))
+    how: dict[str, Any] = {"license": license, "trust": trust or (), "overwrite": overwrite}
+    print(export_network(weights, output, kind=kind, best=best, **how))
 
 
 def features(

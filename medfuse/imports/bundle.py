@@ -82,21 +82,26 @@ def read_bundle(
     config: str = "",
     weights: str = "",
     spacing_mm: tuple[float, float, float] | None = None,
+    said_alone: bool = False,
 ) -> Iterator[Bundle]:
     """The bundle in a folder or a zip file, for as long as its files are needed. Raises CheckpointError.
 
     config: which of its configurations, if not that of inference. weights: which file in its `models`.
-    spacing_mm: of voxels, where the bundle resamples nothing.
+    spacing_mm: of voxels, where the bundle resamples nothing. said_alone: what it says is enough, without its
+    weights.
     """
 
     def needed(name: PurePosixPath) -> bool:
+        if said_alone:
+            return "configs" in name.parts
         return bool({"configs", "models"} & {*name.parts}) or name.suffix in (".pt", ".pth")
 
     with opened(source, needed) as around:
         folder = _root(around, source)
         about = read_json(folder / "configs/metadata.json", raises=CheckpointError, remedy=REMEDY)
         chosen = _config(folder, config)
-        yield _Reading(folder, about if isinstance(about, dict) else {}, chosen).bundle(weights, spacing_mm)
+        reading = _Reading(folder, about if isinstance(about, dict) else {}, chosen, said_alone)
+        yield reading.bundle(weights, spacing_mm)
 
 
 def _root(around: Path, source: Path) -> Path:
@@ -121,6 +126,7 @@ class _Reading:
     folder: Path
     about: Mapping[str, Any]
     config: Config
+    said_alone: bool = False
     notes: list[str] = field(default_factory=list)
     spacing: tuple[float, float, float] | None = None
     turned: bool = False
@@ -132,6 +138,9 @@ class _Reading:
         self.scales = (Normalization("none"),) * len(channels)
         self._preprocessing()
         spacing = spacing_mm or self.spacing
+        if spacing is None and self.said_alone:
+            spacing = (1.0, 1.0, 1.0)
+            self.notes.append("its preprocessing resamples nothing, so the size of voxels is not told")
         if spacing is None:
             raise CheckpointError(
                 f"{self.config.path}: its preprocessing has no Spacingd, so the size of voxels is not told; "
@@ -398,7 +407,7 @@ class _Reading:
     def _weights(self, wanted: str) -> Path:
         models = self.folder / "models"
         path = models / (wanted or "model.pt")
-        if path.is_file():
+        if path.is_file() or self.said_alone:
             return path
         there = sorted(p.name for p in models.glob("*") if p.is_file()) if models.is_dir() else []
         said = f"it has {shortened(', '.join(there))}" if there else "it is empty, or not there"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from medfuse.core.errors import CheckpointError
+from medfuse.core.errors import CheckpointError, MedfuseError
 from medfuse.core.files import atomic
 from medfuse.core.json_text import parse_json, shortened
 from medfuse.core.text import by
@@ -29,14 +30,19 @@ def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None
 
     The same content is the same file, to the last byte. Raises OutputError.
     """
-    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    save_tensors(path, model.state_dict(), facts)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """As `save_weights`, of tensors by name. Raises OutputError."""
+    state = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     seen: set[int] = set()
     for name, tensor in state.items():
         if tensor.data_ptr() in seen:
             state[name] = tensor.clone()  # the format has no shared tensors
         seen.add(tensor.data_ptr())
     facts = _finite(dict(facts))
-    hashed = {**facts, _HASH: _content_hash(state, facts)}
+    hashed = {**facts, _HASH: content_hash(state, facts)}
     with atomic(path) as temporary:
         save_file(state, temporary, metadata={_FACTS: json.dumps(hashed)})
 
@@ -46,34 +52,79 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises CheckpointError.
     """
+    with opened(path) as (file, facts):
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        said = facts.pop(_HASH, None)
+        if said is not None and said != _hash_of_read(state, facts):
+            raise _damaged(path)
+    return state, facts
+
+
+def look_at_weights(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """The facts of a file, and the shape of each tensor, checked as `load_weights` checks them.
+
+    One tensor at a time is read, so that a file may be larger than memory. Raises CheckpointError.
+    """
+    with opened(path) as (file, facts):
+        names = sorted(file.keys())
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        said = facts.pop(_HASH, None)
+        if said is not None and said != _hash_of_read(_Lazily(file, names), facts):
+            raise _damaged(path)
+    return facts, shapes
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """An open file of weights, and its facts, of which the last is their hash. Raises CheckpointError."""
     refuse_odd_file(path, header=True)
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            names = list(file.keys())
-            state = {name: file.get_tensor(name) for name in names}
+            yield file, _facts_in(path, file.metadata() or {})
+    except MedfuseError:
+        raise
     except Exception as error:  # a damaged file's reader has many ways to refuse it
         raise CheckpointError(
             f"{path}: cannot be read as weights ({shortened(str(error), 200)}); it is truncated or no "
             "safetensors file: copy it again, or train again"
         ) from error
+
+
+def _facts_in(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if _FACTS not in metadata:
         raise CheckpointError(
             f"{path}: holds tensors without what medfuse writes beside them; use weights that medfuse trained"
         )
     remedy = "use weights that medfuse trained, or copy them again"
-    facts = parse_json(
-        metadata[_FACTS], f"{path}: what it says of its model", raises=CheckpointError, remedy=remedy
-    )
+    where = f"{path}: what it says of its model"
+    facts = parse_json(metadata[_FACTS], where, raises=CheckpointError, remedy=remedy)
     if not isinstance(facts, dict):
-        raise CheckpointError(f"{path}: what it says of its model is no mapping; {remedy}")
-    said = facts.pop(_HASH, None)
-    if said is not None and said != _hash_of_read(state, facts):
-        raise CheckpointError(
-            f"{path}: is damaged (its hash is not that of its content); copy it again, or run its pipeline "
-            "again, which writes it anew"
-        )
-    return state, facts
+        raise CheckpointError(f"{where} is no mapping; {remedy}")
+    return facts
+
+
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: is damaged (its hash is not that of its content); copy it again, or run its pipeline "
+        "again, which writes it anew"
+    )
+
+
+class _Lazily(Mapping[str, Tensor]):
+    """The tensors of an open file, each read when it is asked for."""
+
+    def __init__(self, file: Any, names: Sequence[str]) -> None:
+        self._file, self._names = file, names
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -108,10 +159,11 @@ def _finite(value: Any) -> Any:
 
 def tensors_hash(state: Mapping[str, Tensor]) -> str:
     """SHA-256 of tensors with their names, shapes and types, whatever file they come from."""
-    return _content_hash({name: t.detach().cpu() for name, t in state.items()}, {})
+    return content_hash({name: t.detach().cpu() for name, t in state.items()}, {})
 
 
-def _content_hash(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+def content_hash(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    """SHA-256 of tensors and facts together."""
     digest = hashlib.sha256(json.dumps(dict(facts)).encode())
     for name in sorted(state):
         tensor = state[name]
@@ -122,7 +174,7 @@ def _content_hash(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
 
 def _hash_of_read(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
     try:
-        return _content_hash(state, facts)
+        return content_hash(state, facts)
     except Exception:  # tensors of a kind that has no bytes, which nothing here writes
         return ""
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from medfuse.core.text import aligned, number
 from medfuse.report.figures import GRID, INK, SOFT, colour, encode, literal, new_figure
+from medfuse.report.intervals import interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +24,6 @@ MEAN = "mean foreground Dice"
 
 Verdict = Literal["better", "worse", "no significant difference", "too few cases to tell"]
 
-_RESAMPLES = 10_000
 _LEVEL = 0.05
 _ROUNDING = 1e-9  # of means over trainings
 
@@ -181,14 +181,6 @@ def smallest_p(differing: int) -> float:
 def enough_cases(tests: int) -> int:
     """With how many differing cases in each of `tests` a difference can be significant (6 for one test)."""
     return next(n for n in itertools.count(1) if tests * smallest_p(n) < _LEVEL)
-
-
-def interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of means over resampled cases (Efron 1979), always the same ones."""
-    random = np.random.default_rng(0)
-    means = values[random.integers(len(values), size=(_RESAMPLES, len(values)))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -69,8 +69,21 @@ class CrossValidation:
 
 def cross_validation(run: Run) -> CrossValidation:
     """The one beside the final model `run`, which stands in the same folder as its folds."""
-    folder = run.folder.parent
-    folds = fold_folders(folder) if run.folder.name == FOLD_ALL else []
+    return _beside(run.folder, run.identity, resolved(run.pipeline)["train"])
+
+
+def cross_validation_of(folder: Path) -> CrossValidation:
+    """As `cross_validation`, of a run that is in `folder`, by its records."""
+    try:
+        train = read_record(Lock, folder / LOCK).stretches[-1].train
+        return _beside(folder, read_mapping(folder / PIPELINE), train)
+    except CheckpointError as error:
+        return CrossValidation(folder.parent, {}, error.lines[0])
+
+
+def _beside(own: Path, identity: Mapping[str, Any], train: Mapping[str, Any]) -> CrossValidation:
+    folder = own.parent
+    folds = fold_folders(folder) if own.name == FOLD_ALL else []
     path = folder / "summary.json"
     none = CrossValidation(folder, {}, "there is no finished cross-validation beside it")
     if not folds or not path.exists():
@@ -79,7 +92,8 @@ def cross_validation(run: Run) -> CrossValidation:
         summary: dict[str, Any] = read_json(path, raises=CheckpointError, remedy=_REMEDY)
         read = validated(_Summary, summary, str(path), raises=CheckpointError, remedy=_REMEDY)
         judged = [fold for fold in folds if fold.name.removeprefix("fold_") in read.folds]
-        others = [*dict.fromkeys(change for fold in judged for change in _differences(run, fold))]
+        found = (change for fold in judged for change in _differences(own, identity, train, fold))
+        others = [*dict.fromkeys(found)]
     except CheckpointError as error:
         return CrossValidation(folder, {}, error.lines[0])
     if not judged:
@@ -116,12 +130,14 @@ class _Summary(BaseModel):
     between_folds: _Between
 
 
-def _differences(run: Run, fold: Path) -> Iterator[str]:
+def _differences(
+    own: Path, identity: Mapping[str, Any], train: Mapping[str, Any], fold: Path
+) -> Iterator[str]:
     """What a fold was trained with that the final model was not, but for the split and chance."""
-    yield from pipeline_changes(_model(read_mapping(fold / PIPELINE)), _model(run.identity))
+    yield from pipeline_changes(_model(read_mapping(fold / PIPELINE)), _model(identity))
     before = read_record(Lock, fold / LOCK).stretches[-1].train
-    yield from pipeline_changes(_budget(before), _budget(resolved(run.pipeline)["train"]), "train")
-    theirs, ours = (read_record(TrainedOn, folder / DATA) for folder in (fold, run.folder))
+    yield from pipeline_changes(_budget(before), _budget(train), "train")
+    theirs, ours = (read_record(TrainedOn, folder / DATA) for folder in (fold, own))
     yield from text_changes(theirs, ours)
     yield from case_changes(theirs, ours)
 

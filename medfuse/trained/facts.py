@@ -25,7 +25,9 @@ REMEDY = "use a file that this version of medfuse wrote, or train again"
 Word = Annotated[str, Field(max_length=200)]
 
 
-class _Facts(BaseModel):
+class SaidFacts(BaseModel):
+    """The facts of a file, typed. What is inside `model`, `infer` and `data` is looked at later."""
+
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
     medfuse: Word = ""
@@ -51,13 +53,10 @@ class Facts:
 
 def read_facts(path: Path, facts: Any) -> Facts:
     """The facts of `path`, out of their JSON. Makes nothing of what they name. Raises CheckpointError."""
-    from medfuse.data.plan_facts import read_plan
-
-    where = f"{path}: what it says of its model"
-    read = validated(_Facts, facts, where, raises=CheckpointError, remedy=REMEDY)
+    read = read_said(path, facts)
     said = json.loads(json.dumps(read.model))
     refuse_extremes(path, said)
-    plan = read_plan(read.data, f"{path}: data", raises=CheckpointError, remedy=REMEDY)
+    plan = plan_of(path, read)
     return Facts(
         read.name,
         _section(path, "model", ModelSettings, said),
@@ -66,6 +65,19 @@ def read_facts(path: Path, facts: Any) -> Facts:
         _section(path, "infer", InferSettings, read.infer),
         plan,
     )
+
+
+def read_said(path: Path, facts: Any) -> SaidFacts:
+    """The facts of `path`, as far as they need no plugin to be understood. Raises CheckpointError."""
+    where = f"{path}: what it says of its model"
+    return validated(SaidFacts, facts, where, raises=CheckpointError, remedy=REMEDY)
+
+
+def plan_of(path: Path, said: SaidFacts) -> DataPlan:
+    """How images become inputs, and outputs labels. Raises CheckpointError."""
+    from medfuse.data.plan_facts import read_plan
+
+    return read_plan(said.data, f"{path}: data", raises=CheckpointError, remedy=REMEDY)
 
 
 def _section(path: Path, name: str, kind: Any, value: Any) -> Any:

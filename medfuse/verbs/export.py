@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import UNFINISHED, claimed, make_folder, remove_leftovers, reported
+from medfuse.sharing.clean import cleaned
+from medfuse.sharing.described import ABOUT, describe
+from medfuse.sharing.licenses import spdx
 from medfuse.trained.loading import EXPORTED, load_trained, weights_file
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ def export_network(
     *,
     kind: Format,
     best: bool = False,
+    license: str = "",
     trust: str | Iterable[str] = (),
     overwrite: bool = False,
 ) -> str:
@@ -35,6 +39,7 @@ def export_network(
     place. Raises MedfuseError where it answers otherwise, and OutputError where nothing can be written, or
     something is there already, unless `overwrite`.
     """
+    named = spdx(license) if license else ""
     source = weights_file(weights, best=best)
     import torch
 
@@ -46,7 +51,7 @@ def export_network(
             f"{source}: is one of the two stages of a cascade, which are run from their folder"
         )
     network, image = trained.segmenter(), trained.plan.image
-    facts = _facts(source, trained.hashes[0])
+    facts = _facts(source, trained.hashes[0], named)
     path = _file(output, kind, str(facts["name"]))
     _refuse_to_replace(path, kind, overwrite)
     window = torch.randn((1, image.channels, *image.patch_size), generator=torch.Generator().manual_seed(0))
@@ -89,12 +94,13 @@ def _refuse_to_replace(path: Path, kind: Format, overwrite: bool) -> None:
         raise OutputError(f"{there[0]}: is there already; choose another --output, or give --overwrite")
 
 
-def _facts(source: Path, digest: str) -> dict[str, Any]:
+def _facts(source: Path, digest: str, license: str) -> dict[str, Any]:
     """What the weights file says, without its runtime, which may be a plugin; and which weights they are."""
     from medfuse.model.weights import load_weights
 
-    _, facts = load_weights(source)
-    return {**facts, "infer": {**facts["infer"], "runtime": None}, "weights": digest}
+    facts = cleaned(load_weights(source)[1])
+    about = describe(source).model_copy(update={"license": license}).model_dump(mode="json")
+    return {**facts, "infer": {**facts["infer"], "runtime": None}, "weights": digest, ABOUT: about}
 
 
 def _file(output: Path, kind: Format, name: str) -> Path:

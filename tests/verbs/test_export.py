@@ -347,3 +347,26 @@ def test_odd_facts_of_an_onnx_file_are_one_line(onnx_file, tmp_path, facts):
     with pytest.raises(CheckpointError, match=r"given\.onnx") as said:
         load_trained([tmp_path / "given.onnx"])
     assert len(said.value.lines) == 1
+
+
+def test_it_says_what_it_is_as_its_run_does(exported, finished_run):
+    from medfuse.sharing.described import describe
+
+    own, run = describe(exported), describe(finished_run.folder)
+    assert own.model_copy(update={"kind": run.kind}) == run
+    assert own.kind.startswith("a network exported to")
+
+
+def test_a_licence_goes_with_it(finished_run, medfuse, tmp_path):
+    said = medfuse(
+        "export", finished_run.folder, "--format", "torch", "-o", tmp_path, "--license", "cc-by-4.0"
+    )
+    assert said.code == 0, said.err
+    assert json.loads(medfuse("info", tmp_path / "cubes.pt2", "--json").out)["license"] == "CC-BY-4.0"
+
+
+def test_a_licence_that_is_none_is_refused_before_any_work(finished_run, medfuse, tmp_path):
+    said = medfuse("export", finished_run.folder, "--format", "torch", "-o", tmp_path, "--license", "free")
+    assert said.code == 2
+    assert "SPDX" in said.err
+    assert not [*tmp_path.iterdir()]

@@ -16,6 +16,7 @@ from medfuse import registry
 from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError
 from medfuse.core.files import no_file
+from medfuse.data.bids import guess, is_bids
 from medfuse.data.images import read_image
 from medfuse.data.parallel import in_threads
 from medfuse.data.sampled import MOST_CASES, sampled
@@ -23,7 +24,7 @@ from medfuse.volumes.dicom.files import holds_dicom
 from medfuse.volumes.endings import stem
 from medfuse.volumes.folders import look_into
 from medfuse.volumes.label_maps import segment_values
-from medfuse.volumes.read import read_labels, slab_reader
+from medfuse.volumes.read import read_geometry, read_labels, slab_reader
 from medfuse.volumes.volume import values_of
 
 IMAGE_FOLDERS = ("images", "imagesTr", "image", "img", "scans", "volumes")
@@ -65,12 +66,15 @@ def detect(data: Path, *, most: int = MOST_CASES, progress: Progress = lambda do
     if tables := [path for path in sorted(data.glob("*.csv")) if path.is_file() and _lists_cases(path)]:
         table = {"root": data, "file": tables[0].name}
         return _looked_into("csv", table, f"{tables[0].name} lists cases", most, progress)
+    if is_bids(data) and (parameters := guess(data)):
+        return _as_bids(data, parameters, most, progress)
     parameters = _folders(data) or _per_case(data)
     if parameters is None:
         raise DataError(
             f"{data}: is no dataset that medfuse knows by itself (a dataset.json, a table of cases, "
-            "folders `images` and `labels`, or a folder per case with equal file names, one of them like "
-            "`label` or `mask`); write its `data:` by hand, see `medfuse plugins show folder`"
+            "folders `images` and `labels`, BIDS with label maps, or a folder per case with equal file "
+            "names, one of them like `label` or `mask`); write its `data:` by hand, see `medfuse plugins "
+            "show folder`"
         )
     reason = parameters.pop("reason")
     return _looked_into("folder", {"root": data, **parameters}, reason, most, progress)
@@ -129,6 +133,34 @@ def _per_case(data: Path) -> dict[str, Any] | None:
         "channels": images,
         "reason": f"a folder per case; {label.removeprefix('{case}/')} is named like a label map",
     }
+
+
+def _as_bids(data: Path, parameters: dict[str, Any], most: int, progress: Progress) -> Detected:
+    """BIDS: of the images that each labelled scan has, those on the grid of its label map are channels."""
+    first, *others = parameters["images"]
+    known = {"root": data, "classes": {"label": 1}}
+    info = _plugin("bids", {**parameters, **known}).read()
+    case = next((case for case in info.cases if case.label), None)
+    if case is not None and case.label is not None and others:
+        grid = read_geometry(case.label)
+        there = zip((first, *others), case.images)
+        fit = [name for name, path in there if not grid.differences(read_geometry(path))]
+        parameters["images"] = fit or [first]
+    reason = f"folders of subjects, as BIDS has them; label maps end in {parameters['labels']}"
+    found = _looked_into("bids", {"root": data, **parameters}, reason, most, progress)
+    return _named_by_table(found)
+
+
+def _named_by_table(found: Detected) -> Detected:
+    """Without `classes`, where the dataset's own texts name all values that its label maps hold."""
+    settings = {key: value for key, value in found.settings.items() if key != "classes"}
+    try:
+        info = _plugin("bids", {k: v for k, v in settings.items() if k != "use"}).read()
+    except DataError:
+        return found
+    if {*found.info.labels.values()} <= {*info.labels.values()}:
+        return Detected(settings, info, found.reason)
+    return found
 
 
 def _images_in(folder: Path) -> list[Path]:

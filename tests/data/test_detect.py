@@ -22,7 +22,7 @@ def image(path, *, air: float = 0.0) -> None:
     volume(path, np.array([[[air, 1.0], [2.0, 3.0]]], np.float32))
 
 
-def label(path, *values: int) -> None:
+def label_map(path, *values: int) -> None:
     volume(path, np.array([[[0, *values[:1]], [*values[-1:], 0]]], np.uint8))
 
 
@@ -34,7 +34,7 @@ def test_a_list_of_cases_is_the_decathlons(tmp_path):
 
 def test_a_dataset_json_without_a_list_is_nnunets(tmp_path):
     image(tmp_path / "imagesTr" / "a_0000.nii.gz")
-    label(tmp_path / "labelsTr" / "a.nii.gz", 1)
+    label_map(tmp_path / "labelsTr" / "a.nii.gz", 1)
     facts = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "organ": 1}}
     (tmp_path / "dataset.json").write_text(json.dumps(facts))
     assert detect(tmp_path).settings["use"] == "nnunet"
@@ -44,7 +44,7 @@ def test_a_dataset_json_without_a_list_is_nnunets(tmp_path):
 def test_two_folders_are_images_and_labels(tmp_path, images, labels):
     for name in "ab":
         image(tmp_path / images / f"{name}.nii.gz")
-        label(tmp_path / labels / f"{name}.nii.gz", 2, 5)
+        label_map(tmp_path / labels / f"{name}.nii.gz", 2, 5)
     found = detect(tmp_path)
     assert found.settings["use"] == "folder"
     assert found.info.labels == {"background": 0, "label_2": 2, "label_5": 5}
@@ -54,7 +54,7 @@ def test_a_folder_per_case_has_the_same_names_in_each(tmp_path):
     for name in "ab":
         image(tmp_path / name / "flair.nii.gz")
         image(tmp_path / name / "t1.nii.gz")
-        label(tmp_path / name / "lesions.nii.gz", 1)
+        label_map(tmp_path / name / "lesions.nii.gz", 1)
     found = detect(tmp_path)
     assert found.info.channels == ("flair", "t1")
     assert found.info.labels == {"background": 0, "label": 1}
@@ -62,7 +62,7 @@ def test_a_folder_per_case_has_the_same_names_in_each(tmp_path):
 
 def test_a_table_of_cases_is_found_in_its_folder_and_by_its_name(tmp_path):
     image(tmp_path / "scan.nii.gz")
-    label(tmp_path / "organ.nii.gz", 1)
+    label_map(tmp_path / "organ.nii.gz", 1)
     (tmp_path / "list.csv").write_text("case,image,label\na,scan.nii.gz,organ.nii.gz\n")
     assert detect(tmp_path).settings == detect(tmp_path / "list.csv").settings
     assert detect(tmp_path).settings["file"] == "list.csv"
@@ -71,13 +71,13 @@ def test_a_table_of_cases_is_found_in_its_folder_and_by_its_name(tmp_path):
 @pytest.mark.parametrize(("air", "channel"), [(-1000.0, "CT"), (0.0, "channel_0")])
 def test_air_in_hounsfield_units_is_ct(tmp_path, air, channel):
     image(tmp_path / "images" / "a.nii.gz", air=air)
-    label(tmp_path / "labels" / "a.nii.gz", 1)
+    label_map(tmp_path / "labels" / "a.nii.gz", 1)
     assert detect(tmp_path).info.channels == (channel,)
 
 
 def test_what_is_found_reads_back_as_yaml_says(tmp_path):
     image(tmp_path / "images" / "a.nii.gz")
-    label(tmp_path / "labels" / "a.nii.gz", 1)
+    label_map(tmp_path / "labels" / "a.nii.gz", 1)
     from medfuse import registry
 
     settings = dict(detect(tmp_path).settings)
@@ -98,7 +98,7 @@ def test_a_missing_folder_is_named(tmp_path):
 
 def test_label_maps_without_a_label_are_refused(tmp_path):
     image(tmp_path / "images" / "a.nii.gz")
-    label(tmp_path / "labels" / "a.nii.gz", 0)
+    label_map(tmp_path / "labels" / "a.nii.gz", 0)
     with pytest.raises(DataError, match=r"a.nii.gz: holds 0 alone, as does each label map that was"):
         detect(tmp_path)
 
@@ -106,7 +106,7 @@ def test_label_maps_without_a_label_are_refused(tmp_path):
 def test_a_folder_per_case_may_spell_endings_as_it_likes(tmp_path):
     for name, ending in (("a", ".nii.gz"), ("b", ".NII.GZ"), ("c", ".nii")):
         image(tmp_path / name / f"flair{ending}")
-        label(tmp_path / name / "lesions.nii.gz", 1)
+        label_map(tmp_path / name / "lesions.nii.gz", 1)
         (tmp_path / name / "._flair.nii.gz").touch()
     found = detect(tmp_path)
     assert [case.name for case in found.info.cases] == ["a", "b", "c"]
@@ -117,7 +117,7 @@ def test_a_folder_per_case_may_spell_endings_as_it_likes(tmp_path):
 def test_cases_without_a_label_are_told_and_not_looked_into(tmp_path):
     for name in "abc":
         image(tmp_path / "images" / f"{name}.nii.gz")
-    label(tmp_path / "labels" / "a.nii.gz", 3)
+    label_map(tmp_path / "labels" / "a.nii.gz", 3)
     found = detect(tmp_path)
     assert found.info.labels == {"background": 0, "label": 3}
     assert any("2 cases (b, c) have no label" in note for note in found.info.notes)
@@ -125,7 +125,7 @@ def test_cases_without_a_label_are_told_and_not_looked_into(tmp_path):
 
 def test_one_case_in_a_folder_of_its_own_is_a_folder_per_case(tmp_path):
     image(tmp_path / "only" / "t1.nii.gz")
-    label(tmp_path / "only" / "mask.nii.gz", 1)
+    label_map(tmp_path / "only" / "mask.nii.gz", 1)
     assert [case.name for case in detect(tmp_path).info.cases] == ["only"]
     image(tmp_path / "other" / "t2.nii.gz")
     with pytest.raises(DataError, match="is no dataset that medfuse knows"):
@@ -138,3 +138,55 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
         detect(tmp_path / "cases.csv")
     with pytest.raises(DataError, match="is no dataset that medfuse knows"):
         detect(tmp_path)
+
+
+def bids(root, *subjects, channels=("T1w", "FLAIR"), label="dseg", values=(1, 2), other_grid=()):
+    for subject in subjects:
+        for channel in channels:
+            image(root / subject / "anat" / f"{subject}_{channel}.nii.gz")
+        for channel in other_grid:
+            path = root / subject / "anat" / f"{subject}_{channel}.nii.gz"
+            volume_of = nibabel.Nifti1Image(np.zeros((3, 3, 3), np.float32), np.eye(4))
+            nibabel.save(volume_of, path)
+        below = root / "derivatives" / "manual" / subject / "anat"
+        label_map(below / f"{subject}_{label}.nii.gz", *values)
+    (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.9.0"}')
+
+
+def test_bids_takes_the_images_on_the_label_maps_grid_and_names_of_its_table(tmp_path):
+    bids(tmp_path, "sub-1", "sub-2", other_grid=("T2w",))
+    table = tmp_path / "derivatives" / "manual" / "dseg.tsv"
+    table.write_text("index\tname\n1\tleft\n2\tright\n")
+    found = detect(tmp_path)
+    assert found.settings == {"use": "bids", "root": tmp_path, "images": ["T1w", "FLAIR"], "labels": "dseg"}
+    assert found.info.labels == {"background": 0, "left": 1, "right": 2}
+
+
+def test_bids_without_names_has_the_values_of_its_label_maps(tmp_path):
+    bids(tmp_path, "sub-1", channels=("T2w",), label="T2w_label-cord_seg", values=(3,))
+    found = detect(tmp_path)
+    assert (found.settings["images"], found.settings["labels"]) == (["T2w"], "label-cord_seg")
+    assert found.info.labels == {"background": 0, "label": 3}
+
+
+def test_of_several_label_maps_the_whole_segmentation_is_taken_and_a_brain_mask_last(tmp_path):
+    bids(tmp_path, "sub-1", label="desc-brain_mask")
+    assert detect(tmp_path).settings["labels"] == "desc-brain_mask"
+    bids(tmp_path, "sub-1", label="label-lesion_mask", values=(1,))
+    found = detect(tmp_path)
+    assert found.settings["labels"] == "label-lesion_mask"
+    assert found.info.labels == {"background": 0, "lesion": 1}
+
+
+def test_bids_without_label_maps_is_no_dataset_to_train_on(tmp_path):
+    image(tmp_path / "sub-1" / "anat" / "sub-1_T1w.nii.gz")
+    (tmp_path / "dataset_description.json").write_text("{}")
+    with pytest.raises(DataError, match="BIDS with label maps"):
+        detect(tmp_path)
+
+
+def test_a_real_bids_folder_is_read(real_data):
+    found = detect(real_data / "spleen_bids")
+    assert found.settings["use"] == "bids"
+    assert found.info.channels == ("CT",)
+    assert found.info.cases[0].label.name == "sub-spleen2_ct_seg-manual.nii.gz"

@@ -23,6 +23,7 @@ from medfuse.cli.networks import (
 )
 from medfuse.cli.pipelines import cache, check, compare, doctor, init, probe, run, schema, taps
 from medfuse.cli.plugins import plugins_app
+from medfuse.cli.service import serve
 from medfuse.cli.words import Verbs
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ for verb in (
     probe,
     taps,
     infer,
+    serve,
     import_nnunet,
     import_nnssl,
     import_bundle,

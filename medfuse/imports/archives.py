@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import stat
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from medfuse.core.archives import name_of, plain_members
 from medfuse.core.errors import CheckpointError
 from medfuse.core.json_text import shortened
 from medfuse.core.memory import bytes_text
@@ -36,7 +37,7 @@ def opened(path: Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[Path
         folder = Path(temporary) / path.stem
         try:
             with zipfile.ZipFile(path) as archive:
-                _extract(archive, [m for m in _members(archive, path) if wanted(_name(m))], folder, path)
+                _extract(archive, _wanted(archive, path, wanted), folder, path)
         except CheckpointError:
             raise
         except (
@@ -56,20 +57,12 @@ def opened(path: Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[Path
             raise CheckpointError(*(line.replace(str(folder), str(path)) for line in error.lines)) from error
 
 
-def _name(member: zipfile.ZipInfo) -> PurePosixPath:
-    return PurePosixPath(member.filename.replace("\\", "/"))
-
-
-def _members(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
-    """The plain files of an archive. Raises CheckpointError for names that lead out of it."""
-    found = archive.infolist()
-    if len(found) > MOST_FILES:
-        raise CheckpointError(f"{path}: holds {len(found):,} files, which is no model; {REMEDY}")
-    for member in found:
-        if _name(member).is_absolute() or ".." in _name(member).parts or ":" in _name(member).parts[0]:
-            name = shortened(member.filename)
-            raise CheckpointError(f"{path}: holds a file {name}, which leads out of it; {REMEDY}")
-    return [m for m in found if not m.is_dir() and not stat.S_ISLNK(m.external_attr >> 16)]
+def _wanted(
+    archive: zipfile.ZipFile, path: Path, wanted: Callable[[PurePosixPath], bool]
+) -> list[zipfile.ZipInfo]:
+    how: dict[str, Any] = {"raises": CheckpointError, "remedy": REMEDY, "links": True}
+    found = plain_members(archive, str(path), most_files=MOST_FILES, **how)
+    return [member for member in found if wanted(name_of(member))]
 
 
 def _extract(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: Path, path: Path) -> None:
@@ -81,7 +74,7 @@ def _extract(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: P
             "make room, or set TMPDIR to a folder on another disk"
         )
     for member in members:
-        target = folder.joinpath(*_name(member).parts)
+        target = folder.joinpath(*name_of(member).parts)
         target.parent.mkdir(parents=True, exist_ok=True)
         with archive.open(member) as source, target.open("wb") as file:
             shutil.copyfileobj(source, file, 2**20)

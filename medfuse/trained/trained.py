@@ -144,6 +144,10 @@ class Trained:
             write_statistics(output, self.plan, overwrite=overwrite)
         return outcome
 
+    def look(self, case: Case) -> Outlook:
+        """What the headers of a case say of its preparation. Raises DataError."""
+        return self._preprocessor.look(case)
+
     def prepare(self, case: Case, *, scratch: Path | None = None) -> PreparedCase:
         """What the networks are shown of a case: its image, and what the stage before says of it."""
         made = self._preprocessor.prepare(case, scratch=scratch)

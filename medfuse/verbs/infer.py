@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfuse.api import Case
-from medfuse.core.errors import MedfuseError, OutputError
+from medfuse.core.errors import OutputError
 from medfuse.core.memory import parse_bytes
 from medfuse.core.reporter import Reporter
-from medfuse.infer.settings import PostprocessSettings
-from medfuse.runs.folder import FOLD_ALL, WEIGHTS, fold_folders
-from medfuse.runs.postprocess import steps_for
-from medfuse.trained.loading import load_trained, weights_file
+from medfuse.runs.models import load_model
 from medfuse.trained.trained import Trained
 from medfuse.volumes.dicom.series import ALL, Scans
 from medfuse.volumes.endings import ending
@@ -130,36 +127,11 @@ def _model_and_cases(
     from medfuse.infer.cases import find_inputs, left_out_of, refuse_missing
 
     refuse_missing(inputs)
-    runs = [run for path in weights for run in fold_folders(path) or [path]]  # a cross-validation: its folds
-    files = [weights_file(run, best=best) for run in runs]
-    if len(files) > len(weights):
-        finals = [path / FOLD_ALL for path in weights if (path / FOLD_ALL / WEIGHTS).is_file()]
-        other = f"; {finals[0]} is one network that all cases trained" if finals else ""
-        reporter.say(f"the mean of {len(files)} folds{other}")
-    model = load_trained(files, device=device, overrides=overrides, trust=trust)
-    model = _with_chosen_steps(model, weights, files, reporter)
+    model = load_model(weights, overrides=overrides, best=best, device=device, trust=trust, reporter=reporter)
     cases = find_inputs(inputs, model.plan.channels, scans)
     for line in left_out_of(inputs, cases):
         reporter.say(line)
     return model, cases
-
-
-def _with_chosen_steps(
-    model: Trained, weights: Sequence[Path], files: Sequence[Path], reporter: Reporter
-) -> Trained:
-    """The model with the postprocessing that its held-out cases chose, where it is left to them."""
-    given = model.settings.postprocess
-    if isinstance(given, PostprocessSettings) and (unknown := given.unknown(model.plan.classes)):
-        raise MedfuseError(
-            f"infer.postprocess: no label is called {unknown[0]!r}; name one of these weights'"
-        )
-    if given != "auto":
-        return model
-    steps = steps_for(weights) or steps_for(files)
-    if steps is None:
-        reporter.say("postprocess: auto: nothing was chosen for these weights, so nothing is done")
-    settings = model.settings.model_copy(update={"postprocess": steps or "none"})
-    return replace(model, settings=settings)
 
 
 def outcome_text(outcome: Outcome, output: Path) -> Inferred:

@@ -73,7 +73,10 @@ def serve(
     trust: Trusted = None,
     quiet: Quiet = False,
 ) -> None:
-    """Serve trained models over HTTP, for 3D Slicer's MONAI Label module and for other programs."""
+    """Serve models over HTTP, to 3D Slicer and other programs.
+
+    3D Slicer's module MONAI Label speaks to it; others send jobs to /jobs.
+    """
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.serve import serve_models
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from medfuse.core.errors import MedfuseError, lacks
@@ -72,12 +73,13 @@ def serve_models(
             reporter.say("ended")
 
 
+_NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+
+
 def _check_installed() -> None:
     try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import python_multipart  # noqa: F401
-        import uvicorn  # noqa: F401
+        for package in _NEEDED:
+            import_module(package)
     except ImportError as error:
         raise MedfuseError(f"medfuse serve {lacks(error)}") from error
 

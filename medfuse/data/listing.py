@@ -18,6 +18,7 @@ from medfuse.core.label_table import LabelSays
 from medfuse.core.labels import LabelValue, label_value, map_values, members
 from medfuse.core.section import Section
 from medfuse.core.text import is_text
+from medfuse.data.patients import with_patients
 from medfuse.volumes.dicom.origins import sources_of
 from medfuse.volumes.folders import left_out, listed, lost_target, named, not_there
 from medfuse.volumes.label_maps import fitted
@@ -281,10 +282,11 @@ def check_cases(cases: Iterable[Case], faults: list[str], source: Path | None = 
         first.setdefault(case.name, case)
 
 
-def with_label_maps(
+def with_dicom(
     cases: Iterable[Case], given: Labels, order: Sequence[int], faults: list[str]
 ) -> tuple[tuple[Case, ...], tuple[str, ...]]:
-    """Cases whose labels are label maps, also where these are SEG or RTSTRUCT, and what to tell of them.
+    """Cases whose labels are label maps, also where these are SEG or RTSTRUCT, with the patients that DICOM
+    says they are of; and what to tell of them.
 
     `order`: values that may overlap, later ones over earlier ones. Adds a line per fault.
     """
@@ -292,7 +294,8 @@ def with_label_maps(
     labels = dict(given.labels) if given.ignore is None else {**given.labels, "ignore": given.ignore}
     found = fitted({c.name: (c.label, c.images[0]) for c in cases if c.label}, labels, order)
     faults.extend(line for lines in found.faults.values() for line in lines)
-    return tuple(replace(c, label=found.files.get(c.name)) for c in cases), found.notes
+    fit, whose = with_patients([replace(c, label=found.files.get(c.name)) for c in cases])
+    return fit, (*found.notes, *whose)
 
 
 def _missing(path: Path, case: Case, source: Path | None) -> str:

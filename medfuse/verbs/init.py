@@ -263,13 +263,17 @@ def _split(info: DatasetInfo) -> tuple[dict[str, Any], str]:
     if info.splits:
         return {"fold": 0}, "of the dataset's own folds"
     labelled = [case for case in info.cases if case.label]
-    group = None if any(case.patient for case in labelled) else group_of([case.name for case in labelled])
+    known = any(case.patient for case in labelled)
+    group = None if known else group_of([case.name for case in labelled])
     told = {"group": group} if group else {}
     usual = SplitSettings(**told)
-    folds = max(2, min(usual.folds, len({*patients(info.cases, usual).values()})))
+    people = len({*patients(info.cases, usual).values()})
+    folds = max(2, min(usual.folds, people))
     drawn = f"of {folds} that medfuse draws"
     if group:
         drawn += "; cases of one patient, as their names tell, stay on one side"
+    elif known and people < len(labelled):
+        drawn += f"; cases of one patient, as the dataset tells, stay on one side ({people} patients)"
     return {"fold": 0, **({"folds": folds} if folds != usual.folds else {}), **told}, drawn
 
 

@@ -41,7 +41,7 @@ def dataset(root, n=4):
     for case in range(n):
         own = masks(case)
         image = (1000 * own["Liver"] + 400 * own["Tumour"]).astype(np.int16)
-        slices = scanner.headers(image, number=case, **HOW)
+        slices = scanner.headers(image, number=case, patient=f"P{case}", **HOW)
         for k, d in enumerate(slices):
             scanner.save(d, root / "images" / f"c{case}" / f"{k}.dcm")
         scanner.save(drawn.segmentation(slices, own), root / "labels" / f"c{case}.dcm")

@@ -18,7 +18,7 @@ from medfuse.data.listing import (
     notes_on,
     parse_labels,
     splits_from_folds,
-    with_label_maps,
+    with_dicom,
 )
 from medfuse.volumes.dicom.index import as_volume_file
 from medfuse.volumes.endings import stem
@@ -62,7 +62,7 @@ class Csv(Dataset):
                     folds[case.name] = _fold(row[columns.fold], f"{path}:{line}", faults)
         if not rows:
             faults.append(f"{path}: holds no rows; add one per case")
-        fit, told = with_label_maps(cases, given, self.regions_class_order, faults)
+        fit, told = with_dicom(cases, given, self.regions_class_order, faults)
         check_cases(fit, faults, path)
         if faults:
             raise DataError(*faults)

@@ -55,6 +55,9 @@ def _are_one_file(first: Exam, second: Exam) -> bool:
 def _finding(first: Exam, second: Exam, alike: float) -> Finding:
     equal = first.facts and second.facts and {*first.facts.files.values()} == {*second.facts.files.values()}
     how = "byte for byte" if equal else f"though saved otherwise (voxels agree by {alike:.3f})"
+    whose = first.case.patient, second.case.patient
+    if all(whose) and whose[0] != whose[1]:
+        how += f", and said to be of another patient ({whose[1]}, not {whose[0]})"
     return Finding(
         "copy",
         second.name,

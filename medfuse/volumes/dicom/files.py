@@ -6,12 +6,19 @@ import os
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from medfuse.core.errors import DataError
 from medfuse.core.text import is_text, listed
-from medfuse.volumes.dicom.instances import Instance, is_bomb, kind_without_image, read_header
+from medfuse.volumes.dicom.instances import (
+    Instance,
+    is_bomb,
+    kind_without_image,
+    read_header,
+    series_said,
+)
 from medfuse.volumes.dicom.place import Place
 from medfuse.volumes.dicom.quiet import quietly
 from medfuse.volumes.endings import ending
@@ -20,6 +27,34 @@ from medfuse.volumes.marks import BEGIN, begins_as_dicom, looks_like_dicom
 
 _MOST_LOOKED, _OF_A_FOLDER = 5000, 100
 """So many files, and so many of a folder, are opened to see whether there is DICOM."""
+_ENDINGS = (".dcm", ".dicom", ".dic", ".ima")
+
+
+@dataclass(frozen=True)
+class Unread:
+    """What cannot be read, and why. `place`: as it is told. `is_scan`: whether it may be a slice of a series.
+    `series`: the UID that it still says.
+    """
+
+    place: str
+    why: str
+    remedy: str = "copy it again from its source"
+    is_scan: bool = True
+    series: str = ""
+
+    @classmethod
+    def of(cls, place: str, error: DataError, *, is_scan: bool = True, series: str = "") -> Unread:
+        """Of an error whose line begins with the place and ends with what to do."""
+        why, _, remedy = error.lines[0].removeprefix(f"{place}: ").rpartition("; ")
+        return cls(place, why, remedy, is_scan, series)
+
+    @property
+    def line(self) -> str:
+        return f"{self.place}: {self.why}; {self.remedy}"
+
+    @property
+    def folder(self) -> str:
+        return str(Path(self.place).parent)
 
 
 def is_dicom(path: Path) -> bool:
@@ -56,24 +91,28 @@ def _is_zip(path: Path) -> bool:
     return path.suffix.lower() == ".zip" and path.is_file() and zipfile.is_zipfile(path)
 
 
-def read_headers(path: Path, keywords: Sequence[str] = ()) -> tuple[list[Instance], list[str]]:
-    """Every file with an image, in the order of their paths, and lines about those that cannot be read.
+def read_headers(path: Path, keywords: Sequence[str] = ()) -> tuple[list[Instance], list[Unread]]:
+    """Every file with an image, in the order of their paths, and those that cannot be read.
 
     `keywords`: further tags to read.
     """
     instances: list[Instance] = []
-    faults: list[str] = []
+    faults: list[Unread] = []
     for place, file in opened(path, faults):
         try:
             found = read_header(place, file, keywords)
         except DataError as error:
-            faults += error.lines
+            faults.append(Unread.of(str(place), error, series=series_said(file)))
             continue
         if found:
             instances.append(found)
-    if len(faults) > 3:
-        faults = [*faults[:2], f"{path}: {len(faults) - 2} more files cannot be read"]
     return instances, faults
+
+
+def told(path: Path, faults: Sequence[Unread]) -> list[str]:
+    """A line for each, or for the first ones and how many there are in `path`."""
+    lines = [fault.line for fault in faults]
+    return lines if len(lines) <= 3 else [*lines[:2], f"{path}: {len(lines) - 2} more files cannot be read"]
 
 
 def without_image(path: Path, known: Container[Place]) -> list[str]:
@@ -85,10 +124,10 @@ def without_image(path: Path, known: Container[Place]) -> list[str]:
     return [f"{path}: {named(names, 'file')}: {kind}, no image" for kind, names in kinds.items()]
 
 
-def opened(path: Path, faults: list[str]) -> Iterator[tuple[Place, IO[bytes]]]:
+def opened(path: Path, faults: list[Unread]) -> Iterator[tuple[Place, IO[bytes]]]:
     """Every DICOM file in a file, a folder and those inside, a zip file, or those that a DICOMDIR lists.
 
-    Adds a line for each that cannot be read. Raises DataError where that is `path` itself.
+    Adds what cannot be read. Raises DataError where that is `path` itself.
     """
     if path.is_file() and _is_zip(path):
         yield from _members(path, faults)
@@ -96,7 +135,10 @@ def opened(path: Path, faults: list[str]) -> Iterator[tuple[Place, IO[bytes]]]:
     for file in _files(path, faults):
         try:
             if not is_text(str(file)):
-                raise DataError(f"{file}: its name is no text in UTF-8, as records need it; rename it")
+                faults.append(
+                    Unread(str(file), "its name is no text in UTF-8, as records need it", "rename it")
+                )
+                continue
             if _is_zip(file):
                 yield from _members(file, faults)
                 continue
@@ -105,28 +147,48 @@ def opened(path: Path, faults: list[str]) -> Iterator[tuple[Place, IO[bytes]]]:
                 if looks_like_dicom(begin):
                     content.seek(0)
                     yield Place(str(file)), content
+                elif why := _lost(file.name, begin):
+                    faults.append(Unread(str(file), why))
         except OSError as error:
-            faults.append(f"{file}: cannot be read ({error.strerror or error}); change its permissions")
-        except DataError as error:
-            faults += error.lines
+            why = f"cannot be read ({error.strerror or error})"
+            faults.append(Unread(str(file), why, "change its permissions", _may_be_scan(file.name)))
+        except DataError as error:  # of a zip file, which holds cases of its own
+            faults.append(Unread.of(str(file), error, is_scan=False))
 
 
-def _files(path: Path, faults: list[str]) -> Iterator[Path]:
+def _may_be_scan(name: str) -> bool:
+    """Whether a file may be DICOM by its name: by its ending, by none, or by the digits of a UID."""
+    suffix = Path(name).suffix.lower()
+    return suffix in ("", *_ENDINGS) or suffix[1:].isdecimal()
+
+
+def _lost(name: str, begin: bytes) -> str:
+    """Why a file that does not begin as DICOM may have been DICOM all the same; nothing of others."""
+    if name.lower().endswith(_ENDINGS):
+        return "is called as DICOM is, and is empty" if not begin else "is called as DICOM is, and is none"
+    if _may_be_scan(name) and not any(begin):
+        return "begins with zeros alone" if begin else "is empty"
+    return ""
+
+
+def _files(path: Path, faults: list[Unread]) -> Iterator[Path]:
     if path.is_file():
         yield from _listed_by(path) if path.name.upper().startswith("DICOMDIR") else [path]
         return
     for file in walked(path, faults):
         if lost := lost_target(file):
-            faults.append(f"{file}: is {lost}; fetch that file, or remove the link")
+            remedy = "fetch that file, or remove the link"
+            faults.append(Unread(str(file), f"is {lost}", remedy, _may_be_scan(file.name)))
         elif file.name.upper() != "DICOMDIR" and not ending(file) and file.is_file():
             yield file
 
 
-def walked(root: Path, faults: list[str]) -> Iterator[Path]:
+def walked(root: Path, faults: list[Unread]) -> Iterator[Path]:
     """Files in a folder and those inside, in order; links are followed, each folder once."""
 
     def tell(error: OSError) -> None:
-        faults.append(f"{error.filename}: cannot be listed ({error.strerror}); change its permissions")
+        why = f"cannot be listed ({error.strerror})"
+        faults.append(Unread(str(error.filename), why, "change its permissions", is_scan=False))
 
     seen: set[str] = set()
     for folder, inner, names in os.walk(root, followlinks=True, onerror=tell):
@@ -167,7 +229,7 @@ def _listed_by(path: Path) -> Iterator[Path]:
         )
 
 
-def _members(path: Path, faults: list[str], most: int | None = None) -> Iterator[tuple[Place, IO[bytes]]]:
+def _members(path: Path, faults: list[Unread], most: int | None = None) -> Iterator[tuple[Place, IO[bytes]]]:
     """What a zip file has of DICOM, among its first `most` files. Raises DataError."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -175,15 +237,19 @@ def _members(path: Path, faults: list[str], most: int | None = None) -> Iterator
             if doubled := [name for name, n in Counter(m.filename for m in members).items() if n > 1]:
                 raise DataError(f"{path}: holds two files {doubled[0]}; unpack it")
             if inner := [m.filename for m in members if m.filename.lower().endswith(".zip")]:
-                faults.append(f"{path}: holds zip files itself ({listed(inner, 3)}); unpack it")
+                why = f"holds zip files itself ({listed(inner, 3)})"
+                faults.append(Unread(str(path), why, "unpack it", is_scan=False))
             for member in sorted(members, key=lambda m: m.filename)[:most]:
                 if member.flag_bits & 1:
                     raise DataError(f"{path}: is locked by a password; unpack it")
                 with archive.open(member) as file:
-                    if looks_like_dicom(file.read(BEGIN)):
+                    place, begin = Place(str(path), member.filename), file.read(BEGIN)
+                    if looks_like_dicom(begin):
                         check_unpacks(path, member)
                         file.seek(0)
-                        yield Place(str(path), member.filename), file
+                        yield place, file
+                    elif why := _lost(member.filename, begin):
+                        faults.append(Unread(str(place), why))
     except DataError:
         raise
     except Exception as error:  # zipfile and what decompresses raise what they meet in a damaged file

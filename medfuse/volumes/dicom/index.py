@@ -1,7 +1,8 @@
 """A series as one small file, NAME.series.json: its files, their order, and where they lie.
 
 It is a volume like any other to whatever takes the path of one, as a header of NRRD is with its voxels
-elsewhere. Nothing in it says who the patient is, but for the paths and the name that it was given.
+elsewhere. What in it says who the patient is are the paths, the name that it was given, and `patient`, a
+digest where names are.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,9 @@ from medfuse.volumes.dicom.series import ALL, Scans, Series, find_series
 from medfuse.volumes.dicom.stacks import refuse
 from medfuse.volumes.endings import SERIES, ending, stem
 
-_FORMAT = "medfuse DICOM series 2"
+_FORMAT = "medfuse DICOM series 3"
+_KNOWN = (_FORMAT, "medfuse DICOM series 2")
+"""Formats that are read; 2 says no patient."""
 _FOUND = "found.json"
 _REMEDY = "remove it, and give the folder of the scan again"
 _MOST_BYTES = 1 << 27
@@ -77,7 +80,8 @@ class Index(_Record):
     """What the file says. `affine`: rows of (i, j, k) → RAS+ mm. `says`: tags, none of them personal.
 
     `limits`: the least and the largest number that may be stored. `turned`: whether white is least, and is to
-    be the largest. Of a series that is no volume it has `faults`, which are told when it is read.
+    be the largest. Of a series that is no volume it has `faults`, which are told when it is read. patient:
+    whose it is, by PatientID; empty where that is not said.
     """
 
     format: str
@@ -101,6 +105,7 @@ class Index(_Record):
     notes: tuple[str, ...]
     beside: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+    patient: str = ""
 
     def plane(self, k: int) -> PlaneRecord:
         return self.planes[k] if self.planes else PlaneRecord(of=((k, 1.0),), shift=(0.0, 0.0))
@@ -125,6 +130,8 @@ def index_of(series: Series) -> Index:
             f"{where}: its pixels are colours ({one.photometric}); medfuse reads those of pictures alone"
         )
     refuse(where, stack)
+    if series.unread:
+        raise DataError(*_lost_slices(series))
     if len(kinds := {i.photometric for i in series.instances}) > 1:
         raise DataError(f"{where}: some of its files are {listed(sorted(kinds))}; part them")
     if len({i.table or "RescaleIntercept" in i.says for i in series.instances}) > 1:
@@ -164,7 +171,19 @@ def index_of(series: Series) -> Index:
         if plain
         else tuple(PlaneRecord(of=plane.of, shift=plane.shift) for plane in stack.planes),
         notes=(*series.notes, *_notes(series)),
+        patient=series.patient,
     )
+
+
+def _lost_slices(series: Series) -> list[str]:
+    """Lines about files that cannot be read: nobody would miss the first and the last slices of a series."""
+    lines = [
+        f"{one.place}: {one.why}, and may be a slice of series {series.name}; {one.remedy}, or move it away "
+        "where it is none"
+        for one in series.unread
+    ]
+    more = f"series {series.name}: {len(lines) - 2} more files that may be slices of it cannot be read"
+    return lines if len(lines) <= 3 else [*lines[:2], f"{series.instance.place}: {more}"]
 
 
 def _limits(instance: Instance) -> tuple[int, int]:
@@ -217,7 +236,7 @@ def write_index(series: Series, folder: Path, *, beside: tuple[str, ...] = ()) -
 def read_index(path: Path) -> Index:
     """Raises DataError."""
     content = read_json(path, raises=DataError, remedy=_REMEDY, most_bytes=_MOST_BYTES)
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if not isinstance(content, dict) or content.get("format") not in _KNOWN:
         raise DataError(f"{path}: is no series that medfuse wrote; {_REMEDY}")
     index = validated(Index, content, str(path), raises=DataError, remedy=_REMEDY)
     if index.faults:
@@ -237,6 +256,11 @@ def read_index(path: Path) -> Index:
 def modality_of(path: Path) -> str:
     """What DICOM says it is, such as CT; nothing of other formats. Raises DataError."""
     return read_index(path).says.get("Modality", "") if ending(path) == SERIES else ""
+
+
+def patient_of(path: Path) -> str:
+    """Whose scan DICOM says it is; nothing where it does not, and of other formats. Raises DataError."""
+    return read_index(path).patient if ending(path) == SERIES else ""
 
 
 @contextmanager
@@ -291,6 +315,7 @@ def _without_voxels(series: Series, error: DataError) -> Index:
         planes=None,
         notes=series.notes,
         faults=tuple(error.lines),
+        patient=series.patient,
     )
 
 
@@ -322,9 +347,12 @@ def _state(path: Path) -> str:
     digest = hashlib.sha256(_FORMAT.encode())
     inside = path.parent if path.name.upper().startswith("DICOMDIR") else path
     for file in walked(inside, []) if inside.is_dir() else [inside]:
-        with suppress(OSError):
+        try:
             said = os.stat(file)
-            digest.update(repr((str(file), said.st_size, said.st_mtime_ns)).encode(errors="replace"))
+            facts = (str(file), said.st_size, said.st_mtime_ns)
+        except OSError as error:  # such as a link that leads nowhere, which may be a slice
+            facts = (str(file), -1, error.errno or 0)
+        digest.update(repr(facts).encode(errors="replace"))
     return digest.hexdigest()
 
 

@@ -124,6 +124,20 @@ def kind_without_image(place: Place, file: IO[bytes]) -> str:
     return uid.name.removesuffix(" Storage") if uid.name != uid else text_of(said.get("Modality"))
 
 
+def series_said(file: IO[bytes]) -> str:
+    """The UID of the series that a damaged file is of, if it still says that."""
+    from pydicom import dcmread
+
+    try:
+        file.seek(0)
+        with quietly():
+            tags: list[Any] = ["SeriesInstanceUID"]
+            said = dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
+            return text_of(said.get("SeriesInstanceUID"))
+    except Exception:  # where even that is damaged
+        return ""
+
+
 def pixel_hash(frame: Frame) -> str:
     """Of pixels as they are stored, by which copies are known; of one of several frames, its place."""
     from pydicom import dcmread

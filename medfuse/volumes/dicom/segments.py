@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 from medfuse.core.errors import DataError
 from medfuse.core.text import listed
-from medfuse.volumes.dicom.files import holds_dicom, opened
+from medfuse.volumes.dicom.files import Unread, holds_dicom, opened
 from medfuse.volumes.dicom.index import Source, members, source_of
 from medfuse.volumes.dicom.instances import check_inflated
 from medfuse.volumes.dicom.place import Place
@@ -67,10 +67,10 @@ def label_places(path: Path) -> list[Place]:
     """The SEG and RTSTRUCT objects in a file, a folder and those inside, or a zip file. Raises DataError."""
     if not path.exists() or not holds_dicom(path):
         return []
-    faults: list[str] = []
+    faults: list[Unread] = []
     found = [place for place, file in opened(path, faults) if _class_of(place, file) in (*_KINDS, _SURFACES)]
     if faults and not found:
-        raise DataError(*faults)
+        raise DataError(*(fault.line for fault in faults))
     return found
 
 

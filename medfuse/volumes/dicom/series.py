@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from medfuse.volumes.dicom.conditions import Condition
-from medfuse.volumes.dicom.files import read_headers
+from medfuse.volumes.dicom.files import Unread, read_headers, told
 from medfuse.volumes.dicom.frames import Frame
 from medfuse.volumes.dicom.instances import Instance
 from medfuse.volumes.dicom.stacks import Stack, parted, pictured, volumes
@@ -24,13 +24,17 @@ _CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """A volume of DICOM files. `instance`: one of its files. `notes`: what to tell."""
+    """A volume of DICOM files. `instance`: one of its files. `patient`: whose it is, a digest where names are
+    such. `notes`: what to tell. `unread`: what may be slices of it and cannot be read.
+    """
 
     name: str
     instance: Instance
     instances: tuple[Instance, ...]
     stack: Stack
     notes: tuple[str, ...] = ()
+    patient: str = ""
+    unread: tuple[Unread, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def find_series(path: Path, scans: Scans = ALL) -> Found:
     Raises DataError where nothing can be read, and for conditions that are none.
     """
     conditions = [Condition.of(text) for text in scans.wanted]
-    instances, notes = read_headers(path, [condition.keyword for condition in conditions])
+    notes: list[str] = []
+    instances, unread = read_headers(path, [condition.keyword for condition in conditions])
     groups: dict[tuple[str, ...], list[Instance]] = defaultdict(list)
     for instance in instances:
         groups[_key(instance)].append(instance)
@@ -77,8 +82,14 @@ def find_series(path: Path, scans: Scans = ALL) -> Found:
     if not conditions:
         series, more = _without_captures(series)
         notes += more
+    series = [
+        replace(one, patient=_patient(one.instance, scans.hashed), unread=tuple(_beside(one, unread)))
+        for one in series
+    ]
+    explained = {fault for one in series for fault in one.unread}
+    lines = told(path, [fault for fault in unread if fault not in explained])
     named = list(_named_apart(sorted(series, key=lambda one: one.name)))
-    return Found(tuple(named), tuple(notes))
+    return Found(tuple(named), (*lines, *notes))
 
 
 def _key(instance: Instance) -> tuple[str, ...]:
@@ -88,6 +99,20 @@ def _key(instance: Instance) -> tuple[str, ...]:
     if instance.series:
         return (*own, instance.series)
     return (*own, "", says.get("SeriesNumber", ""), str(Path(str(instance.place)).parent))
+
+
+def _beside(series: Series, unread: Sequence[Unread]) -> Iterator[Unread]:
+    """What may be slices of a series: what says so, and what says nothing and lies in a folder of its slices.
+
+    A radiograph and a file of many frames are whole by themselves.
+    """
+    whole = series.instance.frames[0].flat or len(series.instance.frames) > 1
+    folders = {str(Path(str(instance.place)).parent) for instance in series.instances if not whole}
+    for fault in unread:
+        if fault.is_scan and (
+            fault.series == series.instance.series if fault.series else fault.folder in folders
+        ):
+            yield fault
 
 
 def _without_captures(series: Sequence[Series]) -> tuple[list[Series], list[str]]:
@@ -177,6 +202,12 @@ def _name(instance: Instance, hashed: bool) -> str:
     if not plain[0] and not plain[2]:
         known.append(_plain(Path(instance.place.file).parent.name) or "series")
     return "_".join(known)
+
+
+def _patient(instance: Instance, hashed: bool) -> str:
+    """PatientID, by which scans of one person are known, or its digest; nothing where there is none."""
+    said = " ".join(instance.says.get("PatientID", "").split())
+    return hashlib.sha256(said.encode()).hexdigest()[:16] if said and hashed else said
 
 
 def _plain(text: str, most: int = 64) -> str:

@@ -8,6 +8,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import scanner
+from pydicom import dcmread
 from pydicom.fileset import FileSet
 
 from medfuse.core.errors import DataError
@@ -48,9 +49,70 @@ def test_links_are_followed_and_circles_end(folder, tmp_path):
     assert reads(tmp_path / "patients", tmp_path)
 
 
-def test_a_link_that_leads_nowhere_is_told(folder, tmp_path):
-    (folder / "IM9999.dcm").symlink_to(tmp_path / "gone.dcm")
-    assert "IM9999.dcm: is a link to" in find_series(folder).notes[0]
+def faults_of(path):
+    (index,) = index_all(path)
+    with pytest.raises(DataError) as caught:
+        read_volume(index)
+    return caught.value.lines
+
+
+def spoiled(file, how, tmp_path):
+    """A file that cannot be read any more."""
+    content = file.read_bytes()
+    file.unlink()
+    if how == "a link to":
+        file.symlink_to(tmp_path / "gone.dcm")
+    else:
+        file.write_bytes(
+            {
+                "is called as DICOM is, and is empty": b"",
+                "is called as DICOM is, and is none": bytes(len(content)),
+                "says no size of its pixels": content[:600],
+            }[how]
+        )
+
+
+@pytest.mark.parametrize("end", [0, -1])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "a link to",
+        "is called as DICOM is, and is empty",
+        "is called as DICOM is, and is none",
+        "says no size of its pixels",
+    ],
+)
+def test_a_series_that_may_have_lost_its_first_or_last_slice_is_refused(how, end, folder, tmp_path):
+    by_place = sorted(folder.iterdir(), key=lambda f: dcmread(f).ImagePositionPatient[2])
+    spoiled(by_place[end], how, tmp_path)
+    (line,) = faults_of(folder)
+    assert line.startswith(f"{by_place[end]}: ")
+    assert how in line
+    assert "may be a slice of series P1_20260102_3" in line
+    by_place[end].unlink()
+    (index,) = index_all(folder)
+    assert read_volume(index).geometry.shape == (*ARRAY.shape[:2], ARRAY.shape[2] - 1)
+
+
+def test_a_slice_that_still_says_its_series_is_missed_by_that_alone(tmp_path):
+    scanner.write(tmp_path / "in", ARRAY, number=1)
+    last = scanner.headers(ARRAY, number=2)
+    for n, d in enumerate(last):
+        scanner.save(d, tmp_path / "in" / f"z{n}.dcm")
+    file = tmp_path / "in" / f"z{len(last) - 1}.dcm"
+    content = file.read_bytes()
+    file.write_bytes(content[: content.find(b"\x28\x00\x02\x00")])  # it ends before its pixels are told of
+    one, two = find_series(tmp_path / "in").series
+    assert not one.unread
+    assert two.unread
+
+
+def test_other_files_beside_slices_are_none_of_them(folder, tmp_path):
+    for name in ("README", "notes.txt", "LICENSE"):
+        (folder / name).write_text("text")
+    (folder / "thumbs.db").write_bytes(b"")
+    (folder / "gone.txt").symlink_to(tmp_path / "nowhere")
+    assert reads(folder, tmp_path)
 
 
 def test_what_may_not_be_read_is_told_and_the_others_are_found(folder, tmp_path, monkeypatch):
@@ -61,9 +123,14 @@ def test_what_may_not_be_read_is_told_and_the_others_are_found(folder, tmp_path,
 
     shutil.copy(next(folder.iterdir()), folder / "locked.dcm")
     monkeypatch.setattr("medfuse.volumes.dicom.files.open", refused, raising=False)
-    found = find_series(folder)
-    assert len(found.series) == 1
-    assert "locked.dcm: cannot be read (Permission denied)" in found.notes[0]
+    scanner.write(tmp_path / "other", ARRAY, number=4)
+    (folder / "other").symlink_to(tmp_path / "other")
+    one, two = index_all(folder)
+    with pytest.raises(
+        DataError, match=r"locked.dcm: cannot be read \(Permission denied\), and may be a slice"
+    ):
+        read_volume(one)
+    assert np.array_equal(read_volume(two).array, ARRAY)
 
 
 def test_a_folder_that_may_not_be_listed_is_told(folder, monkeypatch):

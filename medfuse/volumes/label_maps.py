@@ -12,10 +12,11 @@ from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry
 from medfuse.core.labels import LabelValue
 from medfuse.volumes.dicom.files import is_dicom
-from medfuse.volumes.dicom.index import as_volume_file
+from medfuse.volumes.dicom.index import as_volume_file, read_index
 from medfuse.volumes.dicom.labels import check_space, fitting, own_grid, read_label_index, write_label_index
+from medfuse.volumes.dicom.laid import slices_elsewhere
 from medfuse.volumes.dicom.segments import LabelObject, label_object, label_places, named_alike
-from medfuse.volumes.endings import LABELS, ending, stem
+from medfuse.volumes.endings import LABELS, SERIES, ending, stem
 from medfuse.volumes.folders import named
 from medfuse.volumes.read import read_geometry
 
@@ -76,10 +77,13 @@ def fitted(
     for name, found in objects.items():
         image = label_maps[name][1]
         try:
-            notes = check_space(found, image) if isinstance(image, Path) else []
+            index = read_index(image) if isinstance(image, Path) and ending(image) == SERIES else None
+            notes = check_space(found, index) if index else []
             kept, overlapping, more = fitting(found, labels, order, by_number=by_number)
             like = read_geometry(image) if isinstance(image, Path) else image
-            files[name] = write_label_index(found, like, kept, overlapping, [*notes, *more])
+            slices, laid = slices_elsewhere(found, like, index)
+            more = [*more, laid] if laid else more
+            files[name] = write_label_index(found, like, kept, overlapping, [*notes, *more], slices)
         except DataError as error:
             faults[name] = error.lines
             continue

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from medfuse.core.remembered import cache_folder
 from medfuse.core.text import listed
 from medfuse.volumes.dicom import segmentations, structures
 from medfuse.volumes.dicom.files import is_dicom
-from medfuse.volumes.dicom.index import Source, index_of, read_index
+from medfuse.volumes.dicom.index import Index, Source, index_of
 from medfuse.volumes.dicom.pixels import check_unchanged
 from medfuse.volumes.dicom.segments import (
     Kind,
@@ -34,8 +35,9 @@ from medfuse.volumes.dicom.segments import (
     source_bytes,
 )
 from medfuse.volumes.dicom.series import find_series
+from medfuse.volumes.dicom.spots import Slices
 from medfuse.volumes.dicom.values import text_of
-from medfuse.volumes.endings import LABELS, SERIES, ending, stem
+from medfuse.volumes.endings import LABELS, ending, stem
 from medfuse.volumes.volume import SlabReader, checked_geometry, slabs_of
 
 _FORMAT = "medfuse DICOM labels 1"
@@ -58,7 +60,7 @@ class SegmentRecord(BaseModel):
 
 class LabelIndex(BaseModel):
     """What the file says. `affine`: rows of (i, j, k) → RAS+ mm. order: values that may overlap, later ones
-    over earlier ones.
+    over earlier ones. slices: of a SEG that lies on another grid, where its own are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +73,7 @@ class LabelIndex(BaseModel):
     segments: tuple[SegmentRecord, ...]
     order: tuple[int, ...]
     notes: tuple[str, ...]
+    slices: Slices | None = None
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -113,7 +116,7 @@ def _read(index: LabelIndex, like: Geometry) -> npt.NDArray[np.integer[Any]]:
     if index.kind == "RTSTRUCT":
         return structures.painted(index.source, like, values, names, index.order)
     frames = segmentations.read_frames(index.source)
-    return segmentations.painted(frames, like, values, names, index.order)
+    return segmentations.painted(frames, like, values, names, index.order, index.slices)
 
 
 def write_label_index(
@@ -122,6 +125,7 @@ def write_label_index(
     segments: Sequence[SegmentRecord],
     order: Sequence[int] = (),
     notes: Sequence[str] = (),
+    slices: Slices | None = None,
 ) -> Path:
     """In the user's cache, one file for each object, grid and choice. Raises OutputError."""
     index = LabelIndex(
@@ -133,6 +137,7 @@ def write_label_index(
         segments=tuple(segments),
         order=tuple(order),
         notes=(*(f"{found.place}: {note}" for note in (*found.notes, *notes)),),
+        slices=slices,
     )
     text = index.model_dump_json()
     about = text.replace(found.source.model_dump_json(), str(found.place))
@@ -204,14 +209,11 @@ def _written(
     return written, tuple(written.values())
 
 
-def check_space(found: LabelObject, image: Path) -> list[str]:
-    """What to tell of an object and the series that it is used with. Raises DataError where it is of another.
+def check_space(found: LabelObject, index: Index) -> list[str]:
+    """What to tell of an object and the series that it is used with.
 
-    Of an image that is no DICOM series nothing can be told.
+    Raises DataError where it is of another.
     """
-    if ending(image) != SERIES:
-        return []
-    index = read_index(image)
     if index.faults or not found.instances or found.instances & {frame.uid for frame in index.frames}:
         return []
     space = _space_of(index.sources[0])
@@ -249,11 +251,22 @@ def own_grid(several: Sequence[LabelObject], beside: Sequence[Path] = ()) -> Geo
             f"{several[0].place}: an RTSTRUCT is contours and has no voxels; give it with the image that "
             "it was drawn on, or give a folder that holds both"
         )
-    grid = segmentations.own_grid([segmentations.read_frames(found.source) for found in segs])
+    grid = _grid_of([segmentations.read_frames(found.source) for found in segs])
     for found in several:
         if found.kind == "RTSTRUCT":
             grid = structures.with_slices(found.source, grid)
     return grid
+
+
+def _grid_of(segs: Sequence[segmentations.Frames]) -> Geometry:
+    """The grid that all lie on; where there is none, that of the first that has one. Raises DataError."""
+    try:
+        return segmentations.own_grid(segs)
+    except DataError:
+        for one in segs if len(segs) > 1 else ():
+            with suppress(DataError):
+                return segmentations.own_grid([one])
+        raise
 
 
 def as_label_file(path: Path) -> Path:

@@ -60,7 +60,8 @@ def volume_hash(path: Path) -> str:
     if ending(path) == LABELS:
         labels = read_label_index(path)
         segments = [segment.model_dump() for segment in labels.segments]
-        return _hash((labels.source,), (labels.shape, labels.affine, segments, labels.order))
+        laid = () if labels.slices is None else (labels.slices.model_dump(),)
+        return _hash((labels.source,), (labels.shape, labels.affine, segments, labels.order, *laid))
     return file_hash(path)
 
 

@@ -19,17 +19,13 @@ from medfuse.volumes.dicom.painting import Painting
 from medfuse.volumes.dicom.pixels import check_syntaxes, complete
 from medfuse.volumes.dicom.place import Place
 from medfuse.volumes.dicom.segments import check_whole, is_label_map, reading, source_bytes
+from medfuse.volumes.dicom.spots import ALONG_MM, Slices, nearest_spots, spot_of
 from medfuse.volumes.dicom.stacks import SAME_MM, parted
 from medfuse.volumes.dicom.values import reals_of, text_of, whole_of
 from medfuse.volumes.headers import LPS
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-ACROSS_MM = 0.01
-"""By how much a corner of a frame may lie aside of the grid in its plane."""
-ALONG_MM, ALONG = 0.1, 0.1
-"""And along its normal: so much, and no more than this share of a slice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,16 +110,25 @@ def own_grid(several: Sequence[Frames]) -> Geometry:
 
 
 def painted(
-    found: Frames, like: Geometry, values: Mapping[int, int], names: Mapping[int, str], order: Sequence[int]
+    found: Frames,
+    like: Geometry,
+    values: Mapping[int, int],
+    names: Mapping[int, str],
+    order: Sequence[int],
+    slices: Slices | None = None,
 ) -> npt.NDArray[np.integer[Any]]:
     """The label map on the grid `like`, which the frames are on up to order, flips, and empty ones.
 
-    values: number of a segment → its value; others are left out. Raises DataError.
+    values: number of a segment → its value; others are left out. slices: those of frames that are on another
+    grid; then each voxel takes what is nearest. Raises DataError.
     """
     painting = Painting(like.shape, values, order)
-    spots = [_spot(found.place, frame, like) for frame in found.frames]
+    if slices:
+        spots = [nearest_spots(found.place, frame, like, slices) for frame in found.frames]
+    else:
+        spots = [[spot_of(found.place, frame, like)] for frame in found.frames]
     wanted = [n for n, segment in enumerate(found.segments) if segment in values or not segment]
-    outside = 0
+    outside = lost = 0
     with reading(found.place):
         for n, pixels in zip(wanted, _pixels(found, wanted)):
             if pixels.shape != found.frames[n].shape[::-1]:
@@ -132,75 +137,29 @@ def painted(
                 )
             if not found.segments[n]:
                 _check_named(found.place, np.flatnonzero(np.bincount(pixels.ravel())).tolist(), found.known)
-            spot = spots[n]
-            turned = spot.turned(pixels)
-            if not spot.inside:
-                outside += int(np.isin(pixels, [*values]).sum() if not found.segments[n] else pixels.sum())
-            elif found.segments[n]:
-                painting.paint(found.segments[n], spot.where, turned)
-            else:
-                painting.paint_numbers(spot.where, turned)
+            for spot in spots[n]:
+                if not spot.inside:
+                    outside += _labelled(pixels, found.segments[n], values)
+                elif found.segments[n]:
+                    painting.paint(found.segments[n], spot.where, spot.turned(pixels))
+                else:
+                    painting.paint_numbers(spot.where, spot.turned(pixels))
+            if slices and not any(spots[n]):
+                lost += _labelled(pixels, found.segments[n], values)
     if outside:
         raise DataError(
             f"{found.place}: {outside} of its voxels lie beyond the slices of the image; give the image that "
             "it is of"
         )
-    return painting.finished(str(found.place), names)
+    label_map = painting.finished(str(found.place), names)
+    if lost and not label_map.any():
+        raise DataError(f"{found.place}: all of it lies beyond the image; give the image that it is of")
+    return label_map
 
 
-@dataclass(frozen=True)
-class _Spot:
-    """Where a frame lies in a volume: its slice, and how its rows and columns become axes."""
-
-    where: tuple[int | slice, ...]
-    inside: bool
-    swapped: bool
-    flips: tuple[int, int]
-
-    def turned(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """(row, column) in the order of the volume's axes."""
-        across = pixels.T[:: self.flips[0], :: self.flips[1]]
-        return across.T if self.swapped else across
-
-
-def _spot(place: Place, frame: Frame, like: Geometry) -> _Spot:
-    """Raises DataError where the frame is on another grid."""
-    axes = like.affine[:3, :3]
-    mm = np.array(frame.pixel_mm)
-    own = np.stack([frame.along_i or (), frame.along_j or ()], 1) * mm * LPS[:, None]
-    steps = np.linalg.solve(axes, own)
-    whole = np.rint(steps)
-    origin = np.linalg.solve(axes, np.array(frame.position) * LPS - like.affine[:3, 3])
-    first = np.rint(origin)
-    if (np.abs(whole).sum(0) == 1).all() and (np.abs(whole).sum(1) <= 1).all():
-        i, j = (int(np.abs(whole[:, n]).argmax()) for n in (0, 1))
-        (k,) = {0, 1, 2} - {i, j}
-        flips = int(whole[i, 0]), int(whole[j, 1])
-        starts = [0 if flip > 0 else like.shape[axis] - 1 for axis, flip in zip((i, j), flips)]
-        drift = np.abs(axes @ (steps - whole)) * (np.array(frame.shape) - 1)
-        aside = axes @ (origin - first)
-        normal = np.cross(own[:, 0], own[:, 1]) / np.linalg.norm(np.cross(own[:, 0], own[:, 1]))
-        along = abs(aside @ normal)
-        across = np.linalg.norm(aside - (aside @ normal) * normal) + drift.max()
-        if (
-            frame.shape == (like.shape[i], like.shape[j])
-            and [first[i], first[j]] == starts
-            and across <= ACROSS_MM
-            and along <= min(ALONG_MM, ALONG * abs(axes[:, k] @ normal))
-        ):
-            where: list[int | slice] = [slice(None)] * 3
-            where[k] = int(first[k])
-            return _Spot(tuple(where), 0 <= first[k] < like.shape[k], i > j, flips)
-    at = np.array(frame.position) * LPS
-    raise DataError(
-        f"{place}: its frames, {by(frame.shape)} pixels of {_brief(mm)} mm from {_brief(at)}, lie on another "
-        f"grid than the image, {by(like.shape)} voxels of {_brief(like.spacing_mm)} mm from "
-        f"{_brief(like.origin)}; resample one, or give the image that it is of"
-    )
-
-
-def _brief(numbers: Sequence[float] | npt.NDArray[np.float64]) -> str:
-    return f"({', '.join(f'{number:.5g}' for number in numbers)})"
+def _labelled(pixels: npt.NDArray[Any], segment: int, values: Mapping[int, int]) -> int:
+    """How many pixels of a frame are of a segment that has a value."""
+    return int(pixels.sum() if segment else np.isin(pixels, [*values]).sum())
 
 
 def _pixels(found: Frames, wanted: Sequence[int]) -> Iterator[npt.NDArray[Any]]:

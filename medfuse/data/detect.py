@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,19 +16,22 @@ from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError
 from medfuse.core.files import no_file
 from medfuse.data.bids import guess, is_bids
+from medfuse.data.dicom_folders import LABEL_NAME, dicom_per_case
 from medfuse.data.images import read_image
 from medfuse.data.parallel import in_threads
 from medfuse.data.sampled import MOST_CASES, sampled
 from medfuse.volumes.dicom.files import holds_dicom
+from medfuse.volumes.dicom.index import modality_of
 from medfuse.volumes.endings import stem
 from medfuse.volumes.folders import look_into
 from medfuse.volumes.label_maps import segment_values
 from medfuse.volumes.read import read_geometry, read_labels, slab_reader
 from medfuse.volumes.volume import values_of
 
-IMAGE_FOLDERS = ("images", "imagesTr", "image", "img", "scans", "volumes")
-LABEL_FOLDERS = ("labels", "labelsTr", "label", "masks", "mask", "segmentations", "seg")
-LABEL_NAME = re.compile(r"label|mask|seg|lesion|truth|(^|[_.-])gt([_.-]|$)", re.IGNORECASE)
+IMAGE_FOLDERS = ("images", "imagesTr", "image", "img", "scans", "volumes", "dicom", "DICOM")
+LABEL_FOLDERS = (
+    *("labels", "labelsTr", "label", "masks", "mask", "segmentations", "seg", "SEG", "rtstruct", "RTSTRUCT"),
+)
 AIR = -500  # Hounsfield units: no other modality has such values
 COLOURS = ["red", "green", "blue"]
 MOST_LABELS = 256
@@ -68,13 +70,15 @@ def detect(data: Path, *, most: int = MOST_CASES, progress: Progress = lambda do
         return _looked_into("csv", table, f"{tables[0].name} lists cases", most, progress)
     if is_bids(data) and (parameters := guess(data)):
         return _as_bids(data, parameters, most, progress)
-    parameters = _folders(data) or _per_case(data)
+    parameters = _folders(data) or _per_case(data) or dicom_per_case(data)
     if parameters is None:
+        scans = "it holds DICOM, but no such label maps" if holds_dicom(data) else "it holds no DICOM either"
         raise DataError(
             f"{data}: is no dataset that medfuse knows by itself (a dataset.json, a table of cases, "
             "folders `images` and `labels`, BIDS with label maps, or a folder per case with equal file "
-            "names, one of them like `label` or `mask`); write its `data:` by hand, see `medfuse plugins "
-            "show folder`"
+            "names, one of them like `label` or `mask`, or with DICOM slices and a SEG, an RTSTRUCT or a label "
+            "map; "
+            f"{scans}); write its `data:` by hand, see `medfuse plugins show folder`"
         )
     reason = parameters.pop("reason")
     return _looked_into("folder", {"root": data, **parameters}, reason, most, progress)
@@ -191,7 +195,10 @@ def _looked_into(
         reason += "; pictures in colour"
     elif len(info.channels) == 1 and _is_ct(info.cases[0]):
         parameters["channels"] = ["CT"]
-        reason += "; voxels below -500 are air in Hounsfield units, so it is CT"
+        if modality_of(info.cases[0].images[0]):
+            reason += "; DICOM says that it is CT"
+        else:
+            reason += "; voxels below -500 are air in Hounsfield units, so it is CT"
     return Detected({"use": name, **parameters}, _plugin(name, parameters).read(), reason)
 
 
@@ -224,7 +231,8 @@ def _label_values(cases: tuple[Case, ...], progress: Progress) -> list[int]:
 
 
 def _is_ct(case: Case) -> bool:
-    return bool(read_image(case, 1)[0].min() < AIR)
+    said = modality_of(case.images[0])
+    return said == "CT" if said else bool(read_image(case, 1)[0].min() < AIR)
 
 
 def _plugin(name: str, parameters: Mapping[str, Any]) -> Dataset:

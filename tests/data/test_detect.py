@@ -4,13 +4,16 @@ import json
 import os
 from pathlib import Path
 
+import drawn
 import nibabel
 import numpy as np
 import pytest
+import scanner
 from phantoms import AFFINE, write_dataset
 
 from medfuse.core.errors import DataError
 from medfuse.data.detect import detect
+from medfuse.volumes.read import read_labels
 
 
 def volume(path, array) -> None:
@@ -190,3 +193,110 @@ def test_a_real_bids_folder_is_read(real_data):
     assert found.settings["use"] == "bids"
     assert found.info.channels == ("CT",)
     assert found.info.cases[0].label.name == "sub-spleen2_ct_seg-manual.nii.gz"
+
+
+SHAPE = (12, 10, 7)
+
+
+def dicom_case(folder, seed, *, inner="", **how):
+    """Slices in a folder, of which the label is `drawn.masks`."""
+    slices = scanner.headers(scanner.voxels(SHAPE, seed=seed), patient=f"P{seed}", **how)
+    for n, d in enumerate(slices):
+        scanner.save(d, folder / inner / f"IM{n:04d}.dcm")
+    return slices
+
+
+def drawn_masks(seed):
+    return drawn.masks(SHAPE, names=("Liver", "Tumour"), seed=seed)
+
+
+def label_beside(path, slices, seed, kind):
+    """The label of a case as SEG, RTSTRUCT, NIfTI or NRRD."""
+    masks = drawn_masks(seed)
+    if kind == "seg":
+        scanner.save(drawn.segmentation(slices, masks), path.with_name(f"{path.name}.dcm"))
+    elif kind == "rtstruct":
+        square = np.array([[-18.0, -27, 0], [-14, -27, 0], [-14, -24, 0], [-18, -24, 0]])
+        contours = [square + np.array([0, 0, float(d.ImagePositionPatient[2])]) for d in slices[2:5]]
+        scanner.save(drawn.structures(slices, {"Liver": contours}), path.with_name(f"{path.name}.dcm"))
+    elif kind == "nrrd":
+        itk = pytest.importorskip("SimpleITK", reason="SimpleITK writes the NRRD of this test")
+        made = itk.GetImageFromArray(drawn.label_map(masks).astype(np.uint8).transpose(2, 1, 0))
+        made.SetSpacing((0.8, 0.7, 2.5))
+        made.SetOrigin((-20.0, -30.0, 40.0))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        itk.WriteImage(made, str(path.with_name(f"{path.name}.nrrd")))
+    else:
+        made = nibabel.Nifti1Image(drawn.label_map(masks).astype(np.uint8), scanner.affine())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(made, path.with_name(f"{path.name}.nii.gz"))
+
+
+LAYOUTS = {
+    "a folder per case": lambda root, n, slot: (root / f"c{n}", "", root / f"c{n}" / "label"),
+    "called after cases": lambda root, n, slot: (root / f"c{n}", "", root / f"c{n}" / f"c{n}_seg"),
+    "slices deeper": lambda root, n, slot: (root / f"c{n}", f"study{n}/{slot}", root / f"c{n}" / "organs"),
+    "images and labels": lambda root, n, slot: (root / "images" / f"c{n}", "", root / "labels" / f"c{n}"),
+    "deep images and labels": lambda root, n, slot: (
+        root / "images" / f"c{n}",
+        f"2026/{slot}",
+        root / "labels" / f"c{n}",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["seg", "rtstruct", "nifti", "nrrd"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_dicom_is_found_with_its_labels(layout, kind, tmp_path):
+    for n in range(2):
+        folder, inner, label_path = LAYOUTS[layout](tmp_path, n, f"ct{n}")
+        slices = dicom_case(folder, n, inner=inner)
+        label_beside(label_path, slices, n, kind)
+    found = detect(tmp_path)
+    assert [case.name for case in found.info.cases] == ["c0", "c1"]
+    assert [case.patient for case in found.info.cases] == ["P0", "P1"]
+    assert found.info.channels == ("CT",)
+    named = kind in ("seg", "rtstruct")
+    assert ("Liver" in found.info.labels) == named
+    for n, case in enumerate(found.info.cases):
+        read = read_labels(case.label).array
+        assert read.any()
+        if kind != "rtstruct":
+            assert np.array_equal(read, drawn.label_map(drawn_masks(n)))
+
+
+@pytest.mark.parametrize("use", ["nnunet", "decathlon"])
+def test_described_datasets_take_dicom(use, tmp_path):
+    entries = []
+    for n in range(2):
+        number = "_0000" if use == "nnunet" else ""
+        slices = dicom_case(tmp_path / "imagesTr" / f"c{n}{number}", n)
+        label_beside(tmp_path / "labelsTr" / f"c{n}", slices, n, "seg")
+        entries.append({"image": f"imagesTr/c{n}{number}", "label": f"labelsTr/c{n}.dcm"})
+    said = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "tumour": 2}}
+    listed = {"training": entries} if use == "decathlon" else {}
+    (tmp_path / "dataset.json").write_text(json.dumps(said | listed))
+    found = detect(tmp_path)
+    assert found.settings["use"] == use
+    assert [case.name for case in found.info.cases] == ["c0", "c1"]
+    for n, case in enumerate(found.info.cases):
+        assert np.array_equal(read_labels(case.label).array, drawn.label_map(drawn_masks(n)))
+    assert found.info.notes == ()
+
+
+def test_what_was_looked_for_is_told_dicom_too(tmp_path):
+    (tmp_path / "c0").mkdir()
+    with pytest.raises(
+        DataError, match=r"DICOM slices and a SEG, an RTSTRUCT or a label map; it holds no DICOM"
+    ):
+        detect(tmp_path)
+    dicom_case(tmp_path / "c0", 0)
+    with pytest.raises(DataError, match="it holds DICOM, but no such label maps"):
+        detect(tmp_path)
+
+
+def test_a_series_says_its_modality_whatever_its_voxels_hold(tmp_path):
+    for n in range(2):
+        slices = dicom_case(tmp_path / f"c{n}", n, modality="MR")
+        label_beside(tmp_path / f"c{n}" / "label", slices, n, "nifti")
+    assert detect(tmp_path).info.channels == ("channel_0",)

@@ -19,10 +19,12 @@ from medfuse.data.listing import (
     parse_labels,
     splits_beside,
     splits_from_folds,
-    with_label_maps,
+    with_dicom,
 )
+from medfuse.volumes.dicom.index import as_volume_file
 from medfuse.volumes.endings import stem
 from medfuse.volumes.folders import named
+from medfuse.volumes.label_maps import as_label_path
 
 
 class Decathlon(Dataset):
@@ -30,7 +32,8 @@ class Decathlon(Dataset):
 
     Folds come from `splits_final.json` beside it (nnU-Net's form), else from `fold` keys of the entries.
     Test images that are not there are left out, and macOS's `._` files. An entry without a label is a case
-    for pseudo-labels.
+    for pseudo-labels. An image may be a folder or a zip file of one DICOM series, and a label a DICOM-SEG or
+    an RTSTRUCT.
 
         data: {use: decathlon, root: Task04_Hippocampus}
     """
@@ -47,7 +50,7 @@ class Decathlon(Dataset):
         names = parse_channels(values.get(key), f"{source.path}: {key}", faults)
         entries = list(self._entries(source, faults))
         cases = tuple(case for case, _ in entries)
-        cases, told = with_label_maps(cases, given, given.region_order, faults)
+        cases, told = with_dicom(cases, given, given.region_order, faults)
         check_cases(cases, faults, source.path)
         splits = self._splits(source, entries, faults)
         listed = self._test_cases(source, faults)
@@ -82,12 +85,17 @@ class Decathlon(Dataset):
             elif fold is not None and (isinstance(fold, str) or not is_whole(fold)):
                 faults.append(f"{where}: its fold is {shortened(repr(fold))}; write a whole number from 0")
             else:
-                yield self._case(images, label), fold
+                try:
+                    yield self._case(images, label), fold
+                except DataError as error:
+                    faults.extend(f"{where}: {line}" for line in error.lines)
 
     def _case(self, images: list[str], label: str | None = None) -> Case:
         folder = (self.root / self.file).parent
         paths = tuple(folder / image for image in images)
-        return Case(stem(paths[0]), paths, folder / label if label else None)
+        name = paths[0].name if paths[0].is_dir() else stem(paths[0])
+        as_read = tuple(map(as_volume_file, paths))
+        return Case(name, as_read, as_label_path(folder / label) if label else None)
 
     def _splits(
         self, source: JsonFile, entries: list[tuple[Case, Any]], faults: list[str]
@@ -109,7 +117,10 @@ class Decathlon(Dataset):
         cases = []
         for number, entry in enumerate(listed or ()):
             if images := _paths(entry.get("image") if isinstance(entry, Mapping) else entry):
-                cases.append(self._case(images))
+                try:
+                    cases.append(self._case(images))
+                except DataError as error:
+                    faults.extend(error.lines)
             else:
                 faults.append(f"{source.path}: test[{number}] has no image; write its name, or remove it")
         return tuple(case for case in cases if not _is_companion(case.images[0].name))

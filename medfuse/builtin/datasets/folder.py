@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError
 from medfuse.core.json_text import shortened
-from medfuse.data.listing import Classes, check_cases, notes_on, parse_labels, splits_beside, with_label_maps
+from medfuse.data.listing import Classes, check_cases, notes_on, parse_labels, splits_beside, with_dicom
 from medfuse.volumes.dicom.index import as_volume_file
 from medfuse.volumes.endings import ENDINGS, ending, stem
 from medfuse.volumes.label_maps import as_label_path, is_label_object
@@ -32,7 +32,8 @@ class Folder(Dataset):
 
     `images` and `labels` are sub-folders, or patterns in which `{case}` stands for the case's name and `*`
     for anything. Several patterns are several channels; one pattern with several channels means 4-D files.
-    An image may be a folder or a zip file of one DICOM series, and a label a DICOM-SEG or an RTSTRUCT.
+    An image may be a folder or a zip file of one DICOM series, and a label a DICOM-SEG or an RTSTRUCT, both
+    in one folder too (`"{case}"`).
     An image without a label is a case for pseudo-labels.
 
         data: {use: folder, root: scans, classes: {liver: 1}, channels: [CT]}
@@ -42,6 +43,7 @@ class Folder(Dataset):
           images: ["{case}/flair.nii.gz", "{case}/t1.nii.gz"]
           labels: "{case}/lesions.nii.gz"
           classes: {lesion: 1}
+        data: {use: folder, root: patients, images: "{case}", labels: "{case}", classes: {liver: 1}}  # DICOM
     """
 
     images: Patterns = Field(("images",), min_length=1, description="sub-folder or pattern, one per channel")
@@ -83,7 +85,7 @@ class Folder(Dataset):
             faults.append(f"{labels[name]}: case {name} has no image like {self.images[0]!r}; add it")
         whole = [n for n in names if all(n in found for found in images)]
         cases = tuple(Case(n, tuple(found[n] for found in images), labels.get(n)) for n in whole)
-        cases, told = with_label_maps(cases, given, self.regions_class_order, faults)
+        cases, told = with_dicom(cases, given, self.regions_class_order, faults)
         check_cases(cases, faults)
         splits = splits_beside(self.root, faults)
         if faults:
@@ -144,7 +146,8 @@ class Folder(Dataset):
             found.setdefault(name, path)
         if not found:
             faults.append(
-                f"{self.root}: no file matches {pattern!r} ending in {', '.join(ENDINGS)}; mend the pattern"
+                f"{self.root}: no file matches {pattern!r} ending in {', '.join(ENDINGS)}, and no folder or "
+                "file of DICOM does; mend the pattern"
             )
         return found
 

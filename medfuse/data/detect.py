@@ -76,8 +76,8 @@ def detect(data: Path, *, most: int = MOST_CASES, progress: Progress = lambda do
         raise DataError(
             f"{data}: is no dataset that medfuse knows by itself (a dataset.json, a table of cases, "
             "folders `images` and `labels`, BIDS with label maps, or a folder per case with equal file "
-            "names, one of them like `label` or `mask`, or with DICOM slices and a SEG, an RTSTRUCT or a label "
-            "map; "
+            "names, one of them like `label` or `mask`, or with DICOM slices and a SEG, an RTSTRUCT or a "
+            "label map; "
             f"{scans}); write its `data:` by hand, see `medfuse plugins show folder`"
         )
     reason = parameters.pop("reason")

@@ -1,13 +1,18 @@
 """Laws of what the doctor measures: what is usual, how structures end, edges under borders, exchanges."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from anatomy import patient
 
+from medfuse.api import Case, DatasetInfo, Split
+from medfuse.data.doctor import people
 from medfuse.data.doctor.edges import edges_of
-from medfuse.data.doctor.exam import as_bytes
+from medfuse.data.doctor.exam import Exam, as_bytes
 from medfuse.data.doctor.exchange import by_shape
 from medfuse.data.doctor.frame import frame_of
+from medfuse.data.doctor.group import Group
 from medfuse.data.doctor.shrink import means, middles, steps_for
 from medfuse.data.doctor.spread import Spread
 from medfuse.data.doctor.structures import structures_of
@@ -87,3 +92,14 @@ def test_two_labels_that_stand_for_each_other_are_exchanged_however_small_one_is
     assert found.of == {2: 3, 3: 2}
     assert found.gain > 0.5
     assert by_shape(np.diag([1000.0, 900, 50, 40]), (0, 1, 2, 3), np.ones(4)).of == {}
+
+
+def test_folds_that_part_a_patient_are_found():
+    whose = {"a": "P1", "b": "P1", "c": "P2", "d": None}
+    exams = [Exam(Case(name, (Path(name),), Path(name), who), ()) for name, who in whose.items()]
+    splits = (Split(("a", "c"), ("b", "d")), Split(("c",), ("a", "b")))
+    info = DatasetInfo(tuple(e.case for e in exams), {"background": 0, "organ": 1}, ("CT",), splits)
+    (found,) = people.look(Group(exams, info))
+    assert found.line.startswith(
+        "fold 0 of the dataset's splits: patients (certain): P1 trains and judges (a, b)"
+    )

@@ -4,95 +4,142 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from medfuse.core.geometry import Geometry
-from medfuse.core.labels import LabelValue, mask_of
+from medfuse.core.labels import LabelValue, mask_of, members
+from medfuse.report.components import Components
+from medfuse.report.spread import DECILES, Spread
 
-DECILES = tuple(range(10, 100, 10))
 _DIGITS = 6
 
 Box = tuple[slice, slice, slice]
+Numbers = npt.NDArray[np.int64]
+LabelSlabs = Iterable[tuple[int, npt.NDArray[Any]]]
+"""First row k, and label values (i, j, rows), all rows in order."""
 Slabs = Iterable[tuple[int, int, npt.NDArray[Any]]]
-"""Channel, first row k, and voxels (i, j, rows), as `SlabReader.read` gives them."""
+"""Channel, first row k, and voxels (i, j, rows), as `SlabReader.read` gives them: channel by channel."""
 
 
 def measure(
-    label_map: npt.NDArray[Any],
+    label_map: Callable[[], LabelSlabs],
     geometry: Geometry,
     labels: Mapping[str, LabelValue],
     channels: Sequence[str],
-    slabs: Slabs,
+    image: Callable[[], Slabs],
 ) -> dict[str, dict[str, Any]]:
     """Class → its numbers, of a label map (i, j, k) and the image of the same grid; without background.
 
-    A region is the union of its values. Voxels are counted from 0 along the file's axes, boxes hold both
-    ends; mm are the patient's (RAS+). Components touch at corners, as in postprocessing, the largest first.
-    What a class that is absent has no number for is None.
+    Both are read slab by slab, the label map once more for each channel, and all again where an image holds
+    more than 16 bits. A region is the union of its values. Voxels are counted from 0 along the file's axes,
+    boxes hold both ends; mm are the patient's (RAS+). Components touch at corners, as in postprocessing, the
+    largest first. What a class that is absent has no number for is None.
     """
     classes = {name: value for name, value in labels.items() if value != 0}
-    boxes = {name: _box(label_map, value) for name, value in classes.items()}
+    shapes = {name: _Shape() for name in classes}
+    for first, slab in label_map():
+        for name, box in _boxes(slab, classes).items():
+            shapes[name].add(first, box, mask_of(slab[box], classes[name]))
     found = {
-        name: _absent(channels) if box is None else _shape(label_map, geometry, classes[name], box)
-        for name, box in boxes.items()
+        name: shape.numbers(geometry) if shape.voxels else _absent(channels) for name, shape in shapes.items()
     }
-    values: dict[tuple[str, int], list[npt.NDArray[Any]]] = {}
-    for channel, first, slab in slabs:
-        for name, box in boxes.items():
-            if box is None:
-                continue
-            rows = slice(max(first, box[2].start), min(first + slab.shape[2], box[2].stop))
-            if rows.start < rows.stop:
-                mask = mask_of(label_map[box[0], box[1], rows], classes[name])
-                part = slab[box[0], box[1], rows.start - first : rows.stop - first]
-                values.setdefault((name, channel), []).append(part[mask])
-    for (name, channel), parts in values.items():
-        found[name].setdefault("intensity", {})[channels[channel]] = _spread(np.concatenate(parts))
+    spreads = {(name, n): Spread() for name in classes for n in range(len(channels)) if shapes[name].voxels}
+    unknown = spreads
+    while unknown:
+        for channel, slab, part in _together(label_map, image()):
+            there = {name: value for name, value in classes.items() if (name, channel) in unknown}
+            for name, box in _boxes(slab, there).items():
+                unknown[name, channel].add(part[box][mask_of(slab[box], classes[name])])
+        unknown = {key: spread for key, spread in unknown.items() if not spread.is_known()}
+    for (name, channel), spread in spreads.items():
+        found[name].setdefault("intensity", {})[channels[channel]] = {
+            "mean": _rounded(spread.mean()),
+            "deciles": [_rounded(number) for number in spread.deciles()],
+        }
     return found
 
 
-def _box(label_map: npt.NDArray[Any], value: LabelValue) -> Box | None:
-    """The smallest that holds a class; slice by slice, so that no mask of the whole is made."""
-    low, high = [np.iinfo(int).max] * 3, [-1] * 3
-    for k in range(label_map.shape[2]):
-        mask = mask_of(label_map[:, :, k], value)
-        if not mask.any():
-            continue
-        for axis, at in enumerate((np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0)), np.array([k]))):
-            low[axis], high[axis] = min(low[axis], int(at[0])), max(high[axis], int(at[-1]))
-    if high[2] < 0:
-        return None
-    i, j, k_ = (slice(a, b + 1) for a, b in zip(low, high))
-    return i, j, k_
+def _together(
+    label_map: Callable[[], LabelSlabs], image: Slabs
+) -> Iterator[tuple[int, npt.NDArray[Any], npt.NDArray[Any]]]:
+    """Channel, labels and voxels of the same rows."""
+    rows: Iterator[tuple[int, npt.NDArray[Any]]] = iter(())
+    start, held = 0, np.zeros((0, 0, 0))
+    for channel, first, slab in image:
+        done = 0
+        while done < slab.shape[2]:
+            k = first + done
+            if k == 0:
+                rows = iter(label_map())
+                start, held = next(rows)
+            while k >= start + held.shape[2]:
+                start, held = next(rows)
+            count = min(slab.shape[2] - done, start + held.shape[2] - k)
+            yield channel, held[:, :, k - start : k - start + count], slab[:, :, done : done + count]
+            done += count
 
 
-def _shape(label_map: npt.NDArray[Any], geometry: Geometry, value: LabelValue, box: Box) -> dict[str, Any]:
-    from scipy.ndimage import generate_binary_structure, label
+def _boxes(slab: npt.NDArray[Any], classes: Mapping[str, LabelValue]) -> dict[str, Box]:
+    """The classes that a slab holds, each with the smallest box that holds it there."""
+    from scipy.ndimage import find_objects
 
-    mask = mask_of(label_map[box], value)
-    numbered, _ = label(mask, generate_binary_structure(3, 3))
-    sizes = np.sort(np.bincount(numbered.ravel())[1:])[::-1]
-    voxels = int(mask.sum())
-    start = np.array([side.start for side in box])
-    centre = (
-        np.array([(np.arange(n) * _sums(mask, a)).sum() for a, n in enumerate(mask.shape)]) / voxels + start
-    )
-    ends = np.array([[side.start, side.stop - 1] for side in box])
-    corners = np.stack(np.meshgrid(*(ends + np.array([-0.5, 0.5]))), -1).reshape(-1, 3)
-    in_mm = _in_mm(geometry, corners)
-    return {
-        "volume_ml": _rounded(voxels * geometry.voxel_ml),
-        "voxels": voxels,
-        "components": len(sizes),
-        "component_ml": [_rounded(n * geometry.voxel_ml) for n in sizes.tolist()],
-        "box_voxels": ends.tolist(),
-        "box_mm": [[_rounded(low), _rounded(high)] for low, high in zip(in_mm.min(0), in_mm.max(0))],
-        "centroid_mm": [_rounded(mm) for mm in _in_mm(geometry, centre[None])[0]],
-    }
+    values = np.unique(slab)
+    values = values[values != 0]
+    places = np.searchsorted(values, slab) + 1
+    places[slab == 0] = 0
+    of_value = dict(zip(values.tolist(), find_objects(places, len(values)), strict=True))
+    made = {}
+    for name, value in classes.items():
+        boxes = [of_value[n] for n in members(value) if n in of_value]
+        if boxes:
+            i, j, k = (
+                slice(min(b[axis].start for b in boxes), max(b[axis].stop for b in boxes))
+                for axis in range(3)
+            )
+            made[name] = (i, j, k)
+    return made
+
+
+@dataclass
+class _Shape:
+    """Where a class is, as it is added slab by slab."""
+
+    voxels: int = 0
+    low: Numbers = field(default_factory=lambda: np.full(3, np.iinfo(np.int64).max))
+    high: Numbers = field(default_factory=lambda: np.full(3, -1, np.int64))
+    sums: Numbers = field(default_factory=lambda: np.zeros(3, np.int64))
+    components: Components = field(default_factory=Components)
+
+    def add(self, first: int, box: Box, mask: npt.NDArray[np.bool_]) -> None:
+        start = np.array([box[0].start, box[1].start, box[2].start + first], np.int64)
+        own = int(mask.sum())
+        for axis, n in enumerate(mask.shape):
+            along = mask.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.int64)
+            self.sums[axis] += int((np.arange(n) * along).sum()) + own * int(start[axis])
+        self.voxels += own
+        self.low = np.minimum(self.low, start)
+        self.high = np.maximum(self.high, start + mask.shape - 1)
+        self.components.add((int(start[0]), int(start[1]), int(start[2])), mask)
+
+    def numbers(self, geometry: Geometry) -> dict[str, Any]:
+        ends = np.stack([self.low, self.high], axis=1)
+        corners = np.stack(np.meshgrid(*(ends + np.array([-0.5, 0.5]))), -1).reshape(-1, 3)
+        in_mm = _in_mm(geometry, corners)
+        sizes = self.components.sizes()
+        return {
+            "volume_ml": _rounded(self.voxels * geometry.voxel_ml),
+            "voxels": self.voxels,
+            "components": len(sizes),
+            "component_ml": [_rounded(n * geometry.voxel_ml) for n in sizes],
+            "box_voxels": ends.tolist(),
+            "box_mm": [[_rounded(low), _rounded(high)] for low, high in zip(in_mm.min(0), in_mm.max(0))],
+            "centroid_mm": [_rounded(mm) for mm in _in_mm(geometry, (self.sums / self.voxels)[None])[0]],
+        }
 
 
 def _absent(channels: Sequence[str]) -> dict[str, Any]:
@@ -108,21 +155,9 @@ def _absent(channels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _sums(mask: npt.NDArray[np.bool_], axis: int) -> npt.NDArray[np.int64]:
-    return np.asarray(mask.sum(axis=tuple(a for a in range(3) if a != axis)), np.int64)
-
-
 def _in_mm(geometry: Geometry, voxels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """RAS+ mm of places (n, 3) in voxels."""
     return np.asarray(voxels @ geometry.affine[:3, :3].T + geometry.affine[:3, 3])
-
-
-def _spread(voxels: npt.NDArray[Any]) -> dict[str, Any]:
-    numbers = voxels.astype(np.float64)
-    return {
-        "mean": _rounded(numbers.mean()),
-        "deciles": [_rounded(v) for v in np.percentile(numbers, DECILES)],
-    }
 
 
 def _rounded(number: float) -> float:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from medfuse.infer.manifest import NAME, Entry, read_manifest
 from medfuse.infer.probabilities import PROBABILITY_FORMATS, probability_file
 from medfuse.report.statistics import as_csv, measure
 from medfuse.volumes.label_maps import fitted
-from medfuse.volumes.read import read_labels, slab_reader
+from medfuse.volumes.read import label_reader, slab_reader
 
 JSON, CSV = "statistics.json", "statistics.csv"
 _MOST_BYTES = 2**30
@@ -94,9 +95,9 @@ def _measured(
             read = fitted({name: (path, images[0])}, plan.labels, plan.region_order)
             if name in read.faults:
                 raise DataError(*read.faults[name])
-            volume = read_labels(read.files[name])
-            geometry = volume.geometry.with_spacing(plan.pixel_mm)
-            return measure(volume.array, geometry, plan.labels, plan.channels, _slabs(images))
+            label_map = label_reader(read.files[name])
+            geometry = label_map.geometry.with_spacing(plan.pixel_mm)
+            return measure(label_map.read, geometry, plan.labels, plan.channels, partial(_slabs, images))
         except DataError as error:
             faults += error.lines
         except MemoryError:

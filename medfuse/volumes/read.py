@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,32 @@ def read_labels(path: Path) -> Volume:
         raise DataError(
             f"{path}: a label map has 3 axes, this file has shape {array.shape}; store one volume per file"
         )
+    return Volume(_whole_numbers(path, array), volume.geometry)
+
+
+@dataclass(frozen=True)
+class LabelReader:
+    """A label map whose header is read. read: first row k and labels (i, j, rows), all rows in their order;
+    raises DataError as `read_labels` does.
+    """
+
+    geometry: Geometry
+    read: Callable[[], Iterator[tuple[int, npt.NDArray[Any]]]]
+
+
+def label_reader(path: Path) -> LabelReader:
+    """`read_labels` slab by slab; of pictures and of files of several channels at once. Raises DataError."""
+    reader = None if is_picture(path) else slab_reader(path)
+    if reader is None or reader.channels > 1:
+        volume = read_labels(path)
+        return LabelReader(volume.geometry, lambda: iter([(0, volume.array)]))
+    slabs = reader.read
+    return LabelReader(
+        reader.geometry, lambda: ((first, _whole_numbers(path, slab)) for _, first, slab in slabs())
+    )
+
+
+def _whole_numbers(path: Path, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if array.dtype.kind == "f":
         array = _rounded(path, array)
     if array.dtype.kind == "i" and (least := int(array.min())) < 0:
@@ -69,7 +97,7 @@ def read_labels(path: Path) -> Volume:
             f"{path}: holds {least} ({int((array < 0).sum())} voxels are below 0); renumber them, as the "
             "values of a label map are 0 or more"
         )
-    return Volume(array, volume.geometry)
+    return array
 
 
 _ROUNDING = 1e-3

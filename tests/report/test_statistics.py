@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from medfuse.core.geometry import Geometry
+from medfuse.report.components import Components
+from medfuse.report.spread import DECILES, Spread
 from medfuse.report.statistics import as_csv, measure
 
 LABELS = {"background": 0, "liver": 1, "tumour": 2, "absent": 5}
@@ -28,8 +30,10 @@ def slabs(*channels: np.ndarray, rows: int = 2):
             yield number, first, channel[:, :, first : first + rows]
 
 
-def measured(label, image, affine=AFFINE, labels=LABELS, rows=2):
-    return measure(label, Geometry(label.shape, affine), labels, ("CT",), slabs(image, rows=rows))
+def measured(label, image, affine=AFFINE, labels=LABELS, rows=2, image_rows=None):
+    parts = [(first, slab) for _, first, slab in slabs(label, rows=rows)]
+    geometry = Geometry(label.shape, affine)
+    return measure(lambda: parts, geometry, labels, ("CT",), lambda: slabs(image, rows=image_rows or rows))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7])
@@ -85,3 +89,52 @@ def test_the_table_has_a_row_for_each_class_and_the_same_numbers():
     )
     assert tumour["component_ml"] == "0.024 0.008"
     assert (absent["volume_ml"], absent["CT p50"], absent["x_mm"]) == ("0.0", "", "")
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 9])
+@pytest.mark.parametrize("seed", range(3))
+def test_components_are_those_of_the_whole_however_it_is_cut(seed, rows):
+    from scipy.ndimage import generate_binary_structure, label
+
+    mask = np.random.default_rng(seed).random((11, 12, 9)) < (0.04, 0.1, 0.3)[seed]
+    found = Components()
+    for first in range(0, 9, rows):
+        if (part := mask[:, :, first : first + rows]).any():
+            found.add((0, 0, first), part)
+    numbered, _ = label(mask, generate_binary_structure(3, 3))
+    assert found.sizes() == sorted(np.bincount(numbered.ravel())[1:].tolist(), reverse=True)
+
+
+NUMBERS = {
+    "uint8": lambda random, n: random.integers(0, 256, n).astype(np.uint8),
+    "int16": lambda random, n: random.integers(-1024, 3000, n).astype(np.int16),
+    "int32": lambda random, n: random.integers(-(2**31), 2**31, n).astype(np.int32),
+    "float32": lambda random, n: random.normal(0, 300, n).astype(np.float32),
+    "float64": lambda random, n: random.normal(0, 1e-3, n),
+    "one value": lambda random, n: np.full(n, -0.0, np.float32),
+    "few values": lambda random, n: random.integers(-2, 3, n).astype(np.float32),
+    "big endian": lambda random, n: random.integers(-9, 9, n).astype(">i2"),
+}
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 200_000])
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_mean_and_deciles_are_exact_though_no_number_is_kept(kind, count):
+    numbers, found = NUMBERS[kind](np.random.default_rng(count), count), Spread()
+    rounds = 0
+    while rounds == 0 or not found.is_known():
+        rounds += 1
+        for part in np.array_split(numbers, 7):
+            found.add(part)
+    assert rounds == max(1, numbers.itemsize // 2)
+    assert found.mean() == pytest.approx(numbers.mean(dtype=np.float64), abs=1e-9)
+    exact = np.percentile(numbers.astype(np.float64), DECILES)
+    assert found.deciles() == pytest.approx(exact, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+def test_slabs_of_image_and_labels_need_not_be_alike(dtype):
+    label, image = volume()
+    whole = measured(label, image.astype(dtype), rows=7)
+    for rows, image_rows in ((1, 3), (3, 2), (2, 7)):
+        assert measured(label, image.astype(dtype), rows=rows, image_rows=image_rows) == whole

@@ -17,6 +17,8 @@ from medfuse.report.components import Components
 from medfuse.report.spread import DECILES, Spread
 
 _DIGITS = 6
+_MANY = 1 << 16
+"""Beyond it, values are numbered anew."""
 
 Box = tuple[slice, slice, slice]
 Numbers = npt.NDArray[np.int64]
@@ -88,11 +90,14 @@ def _boxes(slab: npt.NDArray[Any], classes: Mapping[str, LabelValue]) -> dict[st
     """The classes that a slab holds, each with the smallest box that holds it there."""
     from scipy.ndimage import find_objects
 
-    values = np.unique(slab)
-    values = values[values != 0]
-    places = np.searchsorted(values, slab) + 1
-    places[slab == 0] = 0
-    of_value = dict(zip(values.tolist(), find_objects(places, len(values)), strict=True))
+    largest = int(slab.max())
+    if largest > _MANY:
+        values = np.unique(slab)
+        values = values[values != 0]
+        slab = np.where(slab, np.searchsorted(values, slab) + 1, 0)
+        of_value = dict(zip(values.tolist(), find_objects(slab, len(values)), strict=True))
+    else:
+        of_value = {n: box for n, box in enumerate(find_objects(slab, largest), 1) if box}
     made = {}
     for name, value in classes.items():
         boxes = [of_value[n] for n in members(value) if n in of_value]

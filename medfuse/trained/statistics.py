@@ -20,6 +20,7 @@ from medfuse.data.plan import DataPlan
 from medfuse.infer.manifest import NAME, Entry, read_manifest
 from medfuse.infer.probabilities import PROBABILITY_FORMATS, probability_file
 from medfuse.report.statistics import as_csv, measure
+from medfuse.volumes.endings import ending
 from medfuse.volumes.label_maps import fitted
 from medfuse.volumes.read import label_reader, slab_reader
 
@@ -90,7 +91,7 @@ def _measured(
 ) -> Mapping[str, Mapping[str, Any]] | None:
     images = [Path(one["file"]) for one in entry.inputs]
     faults = [] if images else ["the manifest names no image"]
-    for path in files if images else ():
+    for path in sorted(files, key=lambda file: ending(file) is None) if images else ():  # DICOM is read whole
         try:
             read = fitted({name: (path, images[0])}, plan.labels, plan.region_order)
             if name in read.faults:

@@ -20,6 +20,7 @@ from medfuse.cli.networks import (
     infer,
     info,
     series,
+    view,
 )
 from medfuse.cli.pipelines import cache, check, compare, doctor, init, probe, run, schema, taps
 from medfuse.cli.plugins import plugins_app
@@ -51,6 +52,7 @@ for verb in (
     export,
     features,
     evaluate,
+    view,
     series,
     compare,
     cache,

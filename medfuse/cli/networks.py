@@ -22,6 +22,7 @@ from medfuse.cli.words import (
     Weights,
     scans_of,
     spacing_of,
+    whole_number,
 )
 
 
@@ -322,6 +323,67 @@ def evaluate(
             output=output,
             overwrite=overwrite,
             lesions=lesions,
+            reporter=Reporter(quiet=quiet),
+        )
+    )
+
+
+def view(
+    image: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|FOLDER|SCAN",
+            help="a run, a folder that infer wrote, a scan (file or DICOM series), or a folder of scans",
+        ),
+    ],
+    label_maps: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[LABELS]...", help="of scans: a label map, or a reference and a prediction; or folders"
+        ),
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="NAME=VALUE", help="what a value is called; repeatable"),
+    ] = None,
+    cases: Annotated[
+        list[str] | None,
+        typer.Option("--case", metavar="NAME", help="a case to show; repeatable; all if not given"),
+    ] = None,
+    channel: Annotated[
+        int, whole_number(1, 10_000, "which channel of an image of several is drawn, counted from 1")
+    ] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="the page; view.html in RUN or FOLDER, or SCAN.view.html here if not given"
+        ),
+    ] = None,
+    max_size: Annotated[
+        str,
+        typer.Option("--max-size", metavar="SIZE", help="of the page; larger scans are drawn more coarsely"),
+    ] = "80MB",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a page that shows scans with their labels.
+
+    One file for any browser, offline: three planes and 3-D, reference, prediction and where they differ.
+    """
+    from medfuse.core.memory import parse_bytes
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.view import view
+
+    print(
+        view(
+            image,
+            label_maps or (),
+            names or (),
+            cases=cases or (),
+            channel=channel - 1,
+            output=output,
+            most_bytes=parse_bytes(max_size),
+            overwrite=overwrite,
             reporter=Reporter(quiet=quiet),
         )
     )

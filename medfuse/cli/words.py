@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 ELSEWHERE = {
     "convert": "import-nnunet",
     "eval": "evaluate",
+    "overlay": "view",
+    "plot": "view",
+    "show": "view",
     "verify_dataset_integrity": "doctor",
     "find_best_configuration": "compare",
     "fingerprint": "init",

@@ -35,7 +35,7 @@ def evaluate_label_maps(
     from medfuse.report.evaluate import evaluate_folders
     from medfuse.report.summary import foreground_text, write_summary
 
-    labels = dict(map(_label, names))
+    labels = dict(map(label_of, names))
     ignore = labels.pop("ignore", None)
     if isinstance(ignore, tuple):
         raise MedfuseError("--label ignore=…: give the one value of voxels that are not to be judged")
@@ -66,8 +66,9 @@ def evaluate_label_maps(
     return "\n".join([*lines, *evaluation.notes, str(target)])
 
 
-def _label(text: str) -> tuple[str, LabelValue]:
-    name, _, value = text.partition("=")
+def label_of(text: str) -> tuple[str, LabelValue]:
+    """The label that `NAME=VALUE` or `NAME=VALUE,VALUE` names. Raises MedfuseError."""
+    name, _, value = text.rpartition("=")
     numbers = value.split(",")
     if not name.strip() or not all(re.fullmatch(r"[0-9]{1,10}", number) for number in numbers):
         raise MedfuseError(

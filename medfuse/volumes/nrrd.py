@@ -17,6 +17,7 @@ from medfuse.volumes import headers
 from medfuse.volumes.faults import broken
 from medfuse.volumes.headers import Fields, Grid
 from medfuse.volumes.inflate import Encoding, Piece
+from medfuse.volumes.nrrd_segments import said_segments
 from medfuse.volumes.stored import Stored
 from medfuse.volumes.volume import checked_geometry
 
@@ -76,6 +77,13 @@ def stored(path: Path) -> Stored:
 
 def grid(path: Path) -> Grid:
     return _Axes(_fields(path)).grid()
+
+
+def segments_of(path: Path) -> dict[str, tuple[int, str]]:
+    """Name → value and colour of the labels that its header tells of. Raises DataError."""
+    text = headers.first_bytes(path)[: _fields(path).end].decode("utf-8", "replace")
+    pairs = (line.rstrip("\r").partition(":=") for line in text.split("\n") if ":=" in line)
+    return said_segments({key: value for key, _, value in pairs})
 
 
 def _fields(path: Path) -> Fields:

@@ -6,7 +6,7 @@ https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmentations.ht
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from medfuse.core.codes import Code
 from medfuse.core.label_table import LabelEntry
@@ -34,6 +34,29 @@ def segments(entries: Sequence[LabelEntry], shape: tuple[int, int, int]) -> dict
         if entry.code:
             fields[f"Segment{n}_Tags"] = f"TerminologyEntry:{_terms(entry, entry.code)}|"
     return fields
+
+
+def said_segments(fields: Mapping[str, str]) -> dict[str, tuple[int, str]]:
+    """Name → value and colour (`#dd8265`, or empty), of fields as `segments` makes them, and Slicer.
+
+    Segments in other layers than the first, which lie over each other, and what is not whole, are left out.
+    """
+    found: dict[str, tuple[int, str]] = {}
+    for key, name in fields.items():
+        if not (match := re.fullmatch(r"(Segment\d+_)Name", key)) or not name:
+            continue
+        value = fields.get(f"{match[1]}LabelValue", "")
+        if re.fullmatch(r"[1-9]\d{0,9}", value) and fields.get(f"{match[1]}Layer", "0") == "0":
+            found[name] = int(value), _color(fields.get(f"{match[1]}Color", ""))
+    return found
+
+
+def _color(text: str) -> str:
+    try:
+        parts = [round(255 * min(max(float(part), 0.0), 1.0)) for part in text.split()]
+    except (ValueError, OverflowError):
+        return ""
+    return f"#{bytes(parts).hex()}" if len(parts) == 3 else ""
 
 
 def _terms(entry: LabelEntry, code: Code) -> str:

@@ -10,7 +10,7 @@ from medfuse.cli import app, plugins_app
 WORDS = {"infer": ["run", "-i", "in", "-o", "out"]}
 ODD = ("nan", "inf", "-inf", "1e999", "9" * 400, "1e3", "0", "-0", "-1", "٣", "１２", "²", "1_0", "0x10")
 ODD = (*ODD, "", " ", "1,5", "5\n5", "x")
-AMOUNTS = ("budget", "max_memory")
+AMOUNTS = ("budget", "max_memory", "max_size")
 
 
 def _options() -> Iterator[tuple[str, str]]:

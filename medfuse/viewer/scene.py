@@ -134,8 +134,10 @@ def _layer(scene: Scene, path: Path, by: Factors) -> _Layer:
 
 def _counts(array: npt.NDArray[Any]) -> dict[int, int]:
     if array.dtype == np.uint8:
-        total = sum(np.bincount(slab.ravel(order="K"), minlength=256) for _, slab in slabs_of(array))
-        return {value: int(count) for value, count in enumerate(total) if count}  # type: ignore[arg-type]
+        total = np.zeros(256, np.int64)
+        for _, slab in slabs_of(array):
+            total += np.bincount(slab.ravel(order="K"), minlength=256)
+        return {value: int(count) for value, count in enumerate(total) if count}
     values = np.asarray(values_of(array), dtype=array.dtype)
     counts = np.zeros(len(values), np.int64)
     for _, slab in slabs_of(array):

@@ -103,7 +103,7 @@ def main() -> None:
         reporter=Reporter(),
     )
     print(f"- {date.today()}, {processor()}")
-    print(f"- command: `python {' '.join(sys.argv)}`\n\n```\n{compared.text}\n```")
+    print(f"- command: `python {' '.join(sys.argv)}`\n\n```\n{compared}\n```")
 
 
 if __name__ == "__main__":

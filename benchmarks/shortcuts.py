@@ -50,7 +50,7 @@ def measured(given: argparse.Namespace, shortcuts: tuple[str, ...]) -> tuple[dic
     with tempfile.TemporaryDirectory() as name:
         output, settings = Path(name), (*SETTINGS, *shortcuts)
         done = infer_volumes([given.weights], [given.images], output, overrides=settings, reporter=quiet)
-        assert not done.failed, done.text
+        assert done.code == 0, done
         manifest = json.loads((output / "manifest.json").read_text())
         labels = {name: value for name, value in manifest["labels"].items() if value}
         judged = evaluate_folders(output, given.labels, labels, reporter=quiet)

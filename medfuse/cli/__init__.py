@@ -24,6 +24,7 @@ from medfuse.cli.networks import (
 )
 from medfuse.cli.pipelines import cache, check, compare, doctor, init, probe, run, schema, taps
 from medfuse.cli.plugins import plugins_app
+from medfuse.cli.results import print_problems, printed
 from medfuse.cli.service import serve
 from medfuse.cli.words import Verbs
 
@@ -58,7 +59,7 @@ for verb in (
     cache,
     schema,
 ):
-    app.command(verb.__name__.replace("_", "-"))(verb)
+    app.command(verb.__name__.replace("_", "-"))(printed(verb))
 app.add_typer(plugins_app, name="plugins")
 
 
@@ -89,7 +90,9 @@ def _tell(error: Any) -> None:
         return
     verb = error.ctx.command_path if error.ctx else "medfuse"
     said = error.format_message().rstrip(".").replace("Value error, ", "")
-    print(f"{verb}: {said}; `{verb} -h` tells what it takes", file=sys.stderr)
+    line = f"{verb}: {said}; `{verb} -h` tells what it takes"
+    print(line, file=sys.stderr)
+    print_problems([line], error.exit_code)
 
 
 def _show_log() -> None:
@@ -109,6 +112,7 @@ def _show_log() -> None:
     logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
+_STOPPED = "stopped; run the same command again to carry on"
 _UNPRINTED = "what was to be printed could not be written; see where the output of this command goes"
 
 
@@ -129,7 +133,9 @@ def main() -> NoReturn:
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
         if stranger := terminal.stranger_that_ended(ended):
-            print(f"{stranger} ended the process ({ended}); mend or uninstall it", file=sys.stderr)
+            line = f"{stranger} ended the process ({ended}); mend or uninstall it"
+            print(line, file=sys.stderr)
+            print_problems([line], 2)
             code = 2
     except BrokenPipeError:  # who reads the output, such as `head`, has seen enough
         code = 1
@@ -143,16 +149,22 @@ def main() -> NoReturn:
         from medfuse.core.files import is_full
 
         full = isinstance(error, OSError) and error.filename is None and is_full(error)
-        if not (isinstance(error, MedfuseError) or full or terminal.was_told_to_end()):
+        known = isinstance(error, MedfuseError)
+        if not (known or full or terminal.was_told_to_end()):
+            print_problems([f"{type(error).__name__}: {error}; a fault of medfuse itself"], 1)
             raise
+        lines = error.lines if isinstance(error, MedfuseError) else (str(error),)
         with suppress(OSError):
             print(f"medfuse: {_UNPRINTED} ({error})" if full else error, file=sys.stderr)
+            print_problems(lines, 2, error.values if isinstance(error, MedfuseError) else None)
         code = 2
     if terminal.was_told_to_end():
         code = terminal.TERMINATED
     stopped = code in (130, terminal.TERMINATED)
     if stopped and "RANK" not in os.environ:  # typer turns Ctrl-C into this code, silently
-        print("\nmedfuse: stopped; run the same command again to carry on", file=sys.stderr)
+        print(f"\nmedfuse: {_STOPPED}", file=sys.stderr)
+        with suppress(OSError):
+            print_problems([_STOPPED], code)
     if (unprinted := terminal.flush()) and code != 1:
         with suppress(OSError):
             print(f"medfuse: {_UNPRINTED} ({unprinted})", file=sys.stderr)

@@ -24,6 +24,7 @@ from medfuse.cli.words import (
     spacing_of,
     whole_number,
 )
+from medfuse.core.result import Result
 
 
 def infer(
@@ -80,7 +81,7 @@ def infer(
     overwrite: Overwrite = False,
     trust: Trusted = None,
     quiet: Quiet = False,
-) -> None:
+) -> Result:
     """Write a label map for every image. Finished cases are skipped when run again."""
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.infer import explain_volumes, infer_volumes
@@ -90,14 +91,10 @@ def infer(
     how |= {"reporter": Reporter(quiet=quiet), "scans": scans_of(series, naming, uneven)}
     how |= {"strict": strict, "formats": formats or (), "seg_type": seg_type}
     if explain:
-        done = explain_volumes(weights, inputs, **how)
-    elif output is None:
+        return explain_volumes(weights, inputs, **how)
+    if output is None:
         raise typer.BadParameter("name a folder for the label maps", param_hint="--output")
-    else:
-        done = infer_volumes(weights, inputs, output, **how, overwrite=overwrite, statistics=statistics)
-    print(done.text)
-    if done.failed:
-        raise typer.Exit(2)
+    return infer_volumes(weights, inputs, output, **how, overwrite=overwrite, statistics=statistics)
 
 
 def import_nnunet(
@@ -120,7 +117,7 @@ def import_nnunet(
         typer.Option(metavar="FOLDER", help="a cascade's first stage; what lies beside it if not given"),
     ] = None,
     quiet: Quiet = False,
-) -> None:
+) -> Result:
     """Turn a model of nnU-Net into a run folder.
 
     `medfuse infer` and every other verb take it, and a training can start from it.
@@ -129,7 +126,7 @@ def import_nnunet(
     from medfuse.verbs.import_nnunet import import_nnunet
 
     how: dict[str, Any] = {"checkpoint": checkpoint, "configuration": configuration, "before": before}
-    print(import_nnunet(folder, output, **how, reporter=Reporter(quiet=quiet)))
+    return import_nnunet(folder, output, **how, reporter=Reporter(quiet=quiet))
 
 
 def import_nnssl(
@@ -138,7 +135,7 @@ def import_nnssl(
     ],
     output: PipelineOutput = None,
     quiet: Quiet = False,
-) -> None:
+) -> Result:
     """Write a pipeline around weights of nnssl.
 
     Backbone, spacing, patch, normalisation and taps are what the checkpoint says of itself; `medfuse init`
@@ -147,7 +144,7 @@ def import_nnssl(
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.import_nnssl import import_nnssl
 
-    print(import_nnssl(file, output, reporter=Reporter(quiet=quiet)))
+    return import_nnssl(file, output, reporter=Reporter(quiet=quiet))
 
 
 def import_bundle(
@@ -169,7 +166,7 @@ def import_bundle(
         typer.Option(metavar="1,1,1", help="of voxels in mm along x, y and z, where it resamples nothing"),
     ] = "",
     quiet: Quiet = False,
-) -> None:
+) -> Result:
     """Turn a MONAI bundle into a run folder.
 
     Nothing in it is run: its network is one of MONAI's that only compute, its transforms are medfuse's own.
@@ -179,7 +176,7 @@ def import_bundle(
 
     mm = spacing_of(spacing) if spacing else None
     how: dict[str, Any] = {"config": config, "weights": weights, "spacing_mm": mm}
-    print(import_bundle(source, output, **how, reporter=Reporter(quiet=quiet)))
+    return import_bundle(source, output, **how, reporter=Reporter(quiet=quiet))
 
 
 def info(
@@ -190,15 +187,14 @@ def info(
             help="run folder, weights, or whatever file, folder or zip export wrote",
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="as JSON, with every value")] = False,
-) -> None:
+) -> Result:
     """Say what a model is.
 
     Labels, spacing, what it was trained on, its score on held-out cases, licence, hashes. Nothing is run.
     """
-    from medfuse.verbs.info import model_json, model_text
+    from medfuse.verbs.info import model_info
 
-    print(model_json(model) if as_json else model_text(model))
+    return model_info(model)
 
 
 def export(
@@ -214,7 +210,7 @@ def export(
     best: Best = False,
     overwrite: Overwrite = False,
     trust: Trusted = None,
-) -> None:
+) -> Result:
     """Write the network as ONNX, OpenVINO or torch .pt2 file.
 
     `medfuse infer` runs such a file too, without the plugins that the network was built from.
@@ -222,7 +218,7 @@ def export(
     from medfuse.verbs.export import export_network
 
     how: dict[str, Any] = {"license": license, "trust": trust or (), "overwrite": overwrite}
-    print(export_network(weights, output, kind=kind, best=best, **how))
+    return export_network(weights, output, kind=kind, best=best, **how)
 
 
 def features(
@@ -250,7 +246,7 @@ def features(
     overwrite: Overwrite = False,
     trust: Trusted = None,
     quiet: Quiet = False,
-) -> None:
+) -> Result:
     """Write the activations of layers for every image. Finished cases are skipped when run again."""
     from medfuse.core.reporter import Reporter
     from medfuse.trained.loading import weights_file
@@ -258,7 +254,7 @@ def features(
     source = weights_file(weights, best=best)  # a mistyped path is told before torch is imported
     from medfuse.verbs.features import save_features
 
-    done = save_features(
+    return save_features(
         source,
         inputs,
         output,
@@ -273,9 +269,6 @@ def features(
         scans=scans_of(series, naming, uneven),
         reporter=Reporter(quiet=quiet),
     )
-    print(done.text)
-    if done.failed:
-        raise typer.Exit(2)
 
 
 def series(
@@ -283,11 +276,11 @@ def series(
     wanted: Series = None,
     naming: Naming = "tags",
     uneven: Uneven = "refuse",
-) -> None:
+) -> Result:
     """List DICOM series, and why one cannot be used."""
     from medfuse.verbs.series import series_table
 
-    print(series_table(paths, scans_of(wanted, naming, uneven)))
+    return series_table(paths, scans_of(wanted, naming, uneven))
 
 
 def evaluate(
@@ -310,21 +303,19 @@ def evaluate(
     ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
-) -> None:
+) -> Result:
     """Judge label maps: Dice, HD95, NSD and volume error."""
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.evaluate import evaluate_label_maps
 
-    print(
-        evaluate_label_maps(
-            predictions,
-            labels,
-            names or (),
-            output=output,
-            overwrite=overwrite,
-            lesions=lesions,
-            reporter=Reporter(quiet=quiet),
-        )
+    return evaluate_label_maps(
+        predictions,
+        labels,
+        names or (),
+        output=output,
+        overwrite=overwrite,
+        lesions=lesions,
+        reporter=Reporter(quiet=quiet),
     )
 
 

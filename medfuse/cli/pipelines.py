@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +24,7 @@ from medfuse.cli.words import (
     one_fold,
     whole_number,
 )
+from medfuse.core.result import Result
 
 
 def run(
@@ -46,7 +48,7 @@ def run(
     retrain: Retrain = False,
     max_disk: MaxDisk = None,
     quiet: Quiet = False,
-) -> None:
+) -> Result | None:
     """Prepare, train, predict, evaluate and report. Run it again to carry on where it stopped."""
     from medfuse.core.memory import parse_bytes
     from medfuse.core.processes import processes, run_together
@@ -59,7 +61,7 @@ def run(
         overrides = [*(overrides or ()), f"split.fold={one_fold(fold)}"]
     if devices * nodes > 1 and processes() == 1:
         run_together(sys.argv[1:], devices=devices, nodes=nodes)
-        return
+        return None
     from medfuse.verbs.run import run_pipeline
 
     if folds is not None:
@@ -76,19 +78,18 @@ def run(
             max_disk=most,
             reporter=reporter,
         )
-        print(made.text())
-        return
+        return Result(made.text(), made.values())
     result = run_pipeline(
         file, overrides or (), runs=runs, retrain=retrain, max_disk=most, reporter=Reporter(quiet=quiet)
     )
-    print(result.text())
+    return Result(result.text(), result.values())
 
 
-def check(file: PipelineFile, overrides: Overrides = None) -> None:
+def check(file: PipelineFile, overrides: Overrides = None) -> Result:
     """Plan FILE's graph, verify and show its shapes. Opens no image."""
     from medfuse.verbs.check import check_pipeline
 
-    print(check_pipeline(file, overrides or ()))
+    return check_pipeline(file, overrides or ())
 
 
 def init(
@@ -119,7 +120,7 @@ def init(
         ),
     ] = None,
     quiet: Quiet = False,
-) -> None:
+) -> Result:
     """Write a pipeline for a dataset, sized by measured steps.
 
     Every value stands below its reason.
@@ -135,20 +136,17 @@ def init(
                 "--from has one network, and so one plan; leave this out", param_hint=given
             )
         how: dict[str, Any] = {"output": output, "budget": parse_bytes(budget), "minutes": minutes}
-        print(init_from(data, source, **how, device=device, reporter=Reporter(quiet=quiet)))
-        return
-    print(
-        init_pipeline(
-            data,
-            output=output,
-            budget=parse_bytes(budget),
-            minutes=minutes,
-            device=device,
-            dimensions=dimensions,
-            trials=trials,
-            compare=compare,
-            reporter=Reporter(quiet=quiet),
-        )
+        return init_from(data, source, **how, device=device, reporter=Reporter(quiet=quiet))
+    return init_pipeline(
+        data,
+        output=output,
+        budget=parse_bytes(budget),
+        minutes=minutes,
+        device=device,
+        dimensions=dimensions,
+        trials=trials,
+        compare=compare,
+        reporter=Reporter(quiet=quiet),
     )
 
 
@@ -156,9 +154,8 @@ def doctor(
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="dataset folder, CSV table of cases, or pipeline file")
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
     quiet: Quiet = False,
-) -> None:
+) -> Result:
     """Find faults of geometry and labels in a dataset.
 
     Each case is read once and held against the others: labels that are shifted, turned round, cut off or
@@ -168,10 +165,7 @@ def doctor(
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.doctor import examine_dataset
 
-    examined = examine_dataset(data, reporter=Reporter(quiet=quiet))
-    print(examined.json if as_json else examined.text)
-    if examined.found:
-        raise typer.Exit(1)
+    return examine_dataset(data, reporter=Reporter(quiet=quiet))
 
 
 def probe(
@@ -183,7 +177,7 @@ def probe(
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
     quiet: Quiet = False,
-) -> None:
+) -> Result:
     """Find a learning rate; try to learn one case by heart.
 
     Where FILE's network cannot learn one case, data, network and loss do not fit together. Keeps nothing.
@@ -192,7 +186,8 @@ def probe(
     from medfuse.verbs.probe import probe_pipeline
 
     reporter = Reporter(quiet=quiet)
-    print(probe_pipeline(file, overrides or (), runs=runs, steps=steps, case=case, reporter=reporter).text())
+    probed = probe_pipeline(file, overrides or (), runs=runs, steps=steps, case=case, reporter=reporter)
+    return Result(probed.text(), probed.values())
 
 
 def taps(
@@ -201,14 +196,14 @@ def taps(
         str | None, typer.Option(metavar="NAME", help="one backbone; all if not given")
     ] = None,
     overrides: Overrides = None,
-) -> None:
+) -> Result:
     """List the layers of FILE's backbones, with map and cost.
 
     It says which of them are tapped. Opens no image.
     """
     from medfuse.verbs.taps import taps_table
 
-    print(taps_table(file, overrides or (), backbone=backbone))
+    return taps_table(file, overrides or (), backbone=backbone)
 
 
 def compare(
@@ -225,13 +220,13 @@ def compare(
     retrain: Retrain = False,
     max_disk: MaxDisk = None,
     quiet: Quiet = False,
-) -> None:
+) -> Result:
     """Train pipelines alike, and tell whether one is better."""
     from medfuse.core.memory import parse_bytes
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.compare import compare_pipelines
 
-    compared = compare_pipelines(
+    return compare_pipelines(
         inputs,
         seeds=seeds,
         folds=numbers(folds),
@@ -244,7 +239,6 @@ def compare(
         max_disk=parse_bytes(max_disk) if max_disk else None,
         reporter=Reporter(quiet=quiet),
     )
-    print(compared.text)
 
 
 def cache(
@@ -257,24 +251,28 @@ def cache(
         Literal["maps", "prepared", "all"] | None,
         typer.Option(help="remove kept maps, prepared cases, or both; what is in use stays"),
     ] = None,
-) -> None:
+) -> Result:
     """Show, or clear, what runs share on disk.
 
     Prepared cases, and maps of frozen networks: all of it is made again where a run needs it.
     """
     from medfuse.verbs.cache import clear_shared, shared_table
 
-    if clear:
-        print(clear_shared(runs, maps, clear))
-    print(shared_table(runs, maps))
+    if clear is None:
+        return shared_table(runs, maps)
+    cleared, left = clear_shared(runs, maps, clear), shared_table(runs, maps)
+    return Result(f"{cleared}\n{left}", {**left.values, **cleared.values})
 
 
 def schema(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="file, or folder for it; printed if not given")
     ] = None,
-) -> None:
+) -> Result:
     """Print the JSON Schema of pipeline files, for editors."""
     from medfuse.verbs.schema import schema_text, write_schema
 
-    print(write_schema(output) if output else schema_text(), end="\n" if output else "")
+    if output:
+        return Result(write_schema(output), {"file": output})
+    text = schema_text().rstrip("\n")
+    return Result(text, json.loads(text))

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from medfuse.cli.results import printed
 from medfuse.cli.words import Verbs
+from medfuse.core.result import Result
 
 plugins_app = typer.Typer(
     cls=Verbs, help="List, explain and write plugins.", rich_markup_mode=None, add_completion=False
@@ -18,20 +20,23 @@ Describe = Annotated[
 
 
 @plugins_app.callback(invoke_without_command=True)
-def plugins(context: typer.Context, describe: Describe = False) -> None:
+@printed
+def plugins(context: typer.Context, describe: Describe = False) -> Result | None:
     """List every installed plugin: kind, name, package, version."""
-    if context.invoked_subcommand is None:
-        from medfuse.verbs.plugins import listing
+    if context.invoked_subcommand is not None:
+        return None
+    from medfuse.verbs.plugins import listing
 
-        print(listing(describe=describe))
+    return listing(describe=describe)
 
 
 @plugins_app.command("list")
-def list_plugins(describe: Describe = False) -> None:
+@printed
+def list_plugins(describe: Describe = False) -> Result:
     """List every installed plugin, as `medfuse plugins` alone does."""
     from medfuse.verbs.plugins import listing
 
-    print(listing(describe=describe))
+    return listing(describe=describe)
 
 
 def _plugin_names(incomplete: str) -> list[str]:
@@ -50,16 +55,18 @@ def _kinds(incomplete: str) -> list[str]:
 
 
 @plugins_app.command()
+@printed
 def show(
     name: Annotated[str, typer.Argument(help="a plugin's name", autocompletion=_plugin_names)],
-) -> None:
+) -> Result:
     """Explain one plugin: parameters, defaults, a YAML example."""
     from medfuse.verbs.plugins import page
 
-    print(page(name))
+    return page(name)
 
 
 @plugins_app.command()
+@printed
 def new(
     kind: Annotated[
         str,
@@ -74,8 +81,9 @@ def new(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="folder in which medfuse-NAME is made")
     ] = Path(),
-) -> None:
+) -> Result:
     """Write a package with one plugin, and tests that pass."""
     from medfuse.scaffold import new_package
 
-    print(f"{new_package(kind, name, output)}: run `pip install -e .` and `pytest` there")
+    made = new_package(kind, name, output)
+    return Result(f"{made}: run `pip install -e .` and `pytest` there", {"folder": made})

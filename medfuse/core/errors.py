@@ -13,9 +13,10 @@ Anything else that is raised is a fault of medfuse itself and keeps its tracebac
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 Path = tuple[str | int, ...]
 
@@ -23,6 +24,8 @@ Path = tuple[str | int, ...]
 class MedfuseError(Exception):
     """Something the user can put right: one line per problem."""
 
+    values: Mapping[str, Any] = {}
+    """What was found all the same, for `--json`."""
     at: Path = ()
     """Keys that lead from the plugin that raised it to what it is about, such as `("edits", 0, "by")`."""
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, prod
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +116,21 @@ class Plans:
 
     plans: Sequence[CasePlan]
     faults: Mapping[str, str]
+
+    def values(self) -> dict[str, Any]:
+        """A row of numbers for each case."""
+        rows = [
+            {
+                "case": plan.name,
+                "shape": plan.shape,
+                "windows": plan.windows,
+                "seconds": plan.seconds,
+                "bytes": plan.need,
+                "way": str(plan.way),
+            }
+            for plan in self.plans
+        ]
+        return {"cases": rows, "faults": self.faults}
 
     def text(self) -> str:
         """A line for each case, and their sum."""

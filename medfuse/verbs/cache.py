@@ -12,6 +12,7 @@ from typing import Literal
 
 from medfuse.core.files import claimed, reported
 from medfuse.core.memory import bytes_text
+from medfuse.core.result import Result
 from medfuse.core.text import aligned, listed
 from medfuse.runs.frozen_set import FOLDER
 
@@ -64,32 +65,37 @@ class Shared:
         return True
 
 
-def shared_table(runs: Path, maps: Path | None = None) -> str:
+def shared_table(runs: Path, maps: Path | None = None) -> Result:
     """A row for each folder that runs share, and what all of them take."""
-    rows, total = [["folder", "size", "last used", "holds"]], 0
+    rows, folders, total = [["folder", "size", "last used", "holds"]], [], 0
     for shared in _shared(runs, maps):
         files = shared.files()
         size = sum(file.stat().st_size for file in files)
         last = max((file.stat().st_mtime for file in files), default=shared.path.stat().st_mtime)
-        used = "in use" if shared.is_in_use() else f"{datetime.fromtimestamp(last):%Y-%m-%d}"
-        rows.append([str(shared.path), bytes_text(size), used, shared.holds()])
+        busy, holds = shared.is_in_use(), shared.holds()
+        used = "in use" if busy else f"{datetime.fromtimestamp(last):%Y-%m-%d}"
+        rows.append([str(shared.path), bytes_text(size), used, holds])
+        when = datetime.fromtimestamp(last).isoformat(timespec="seconds")
+        about = {"kind": shared.kind, "bytes": size, "last_used": when, "in_use": busy, "holds": holds}
+        folders.append({"folder": shared.path, **about})
         total += size
-    if len(rows) == 1:
-        return f"{runs}: runs share nothing there"
-    return f"{aligned(rows)}\n{bytes_text(total)} in all; `medfuse cache --clear maps` removes kept maps"
+    text = f"{aligned(rows)}\n{bytes_text(total)} in all; `medfuse cache --clear maps` removes kept maps"
+    nothing = f"{runs}: runs share nothing there"
+    return Result(text if folders else nothing, {"folders": folders, "bytes": total})
 
 
-def clear_shared(runs: Path, maps: Path | None, what: Literal["maps", "prepared", "all"]) -> str:
+def clear_shared(runs: Path, maps: Path | None, what: Literal["maps", "prepared", "all"]) -> Result:
     """Remove it, but for what is in use; what became of it."""
-    freed, lines = 0, []
+    freed, kept = 0, []
     for shared in _shared(runs, maps):
         if what in ("all", shared.kind):
             size = sum(file.stat().st_size for file in shared.files())
             if shared.clear():
                 freed += size
             else:
-                lines.append(f"{shared.path}: is in use, and stays")
-    return "\n".join([*lines, f"{bytes_text(freed)} freed"])
+                kept.append(shared.path)
+    lines = [f"{path}: is in use, and stays" for path in kept]
+    return Result("\n".join([*lines, f"{bytes_text(freed)} freed"]), {"freed_bytes": freed, "kept": kept})
 
 
 def _shared(runs: Path, maps: Path | None) -> Iterator[Shared]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from medfuse.api import DatasetInfo, ImageInfo, Origin
 from medfuse.core.errors import DataError, PipelineError, Problem
+from medfuse.core.result import Result
 from medfuse.core.text import aligned, by
 from medfuse.data.plan import counted_inputs
 from medfuse.model.plan import GraphPlan
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 CHECK_PATCH = 64  # voxels per axis that `check` assumes where patch_size is left to the data
 
 
-def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
+def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> Result:
     """Plan the graph of a pipeline, verify it on the meta device; return the table of features.
 
     Reads the dataset's text files, opens no image. Raises PipelineError with every problem located.
@@ -57,12 +58,16 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
         raise document.located(PipelineError([*dict.fromkeys(problems)]))
     assert info is not None
     assert facts is not None
+    from medfuse.runs.doubts import network_doubts
+
     assumed = (
         " (assumed: patch_size is planned from the data)" if pipeline.sample.patch_size == "auto" else ""
     )
     aux = pipeline.model.aux
-    fixed = zip(("main", *graph.aux), aux.fixed(len(graph.aux)) if aux else ())
-    weights = ", ".join(f"{name} {weight:g}" for name, weight in fixed)
+    fixed = dict(zip(("main", *graph.aux), aux.fixed(len(graph.aux)) if aux else ()))
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in fixed.items())
+    pretrained, later = weights_lines(pipeline, found), foretold(pipeline, graph, facts, info)
+    doubts = [*network_doubts(pipeline, graph)]
     data = f"{len(info.cases)} cases, channels {', '.join(info.channels)}, labels {', '.join(info.labels)}"
     lines = [
         f"{file}: {data}",
@@ -72,15 +77,27 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> str:
         "",
         graph.table(),
         *(["", f"weights of losses: {weights}"] if weights else []),
-        *(["", *pretrained] if (pretrained := weights_lines(pipeline, found)) else []),
+        *(["", *pretrained] if pretrained else []),
         *(["", *facts.notes] if facts.notes else []),
         *_rates(pipeline, facts),
-        *_doubts(pipeline, graph),
+        *(["", *doubts] if doubts else []),
         "",
         f"{facts.parameters:,} parameters; every declared shape agrees with the real one",
-        *foretold(pipeline, graph, facts, info),
+        *later,
     ]
-    return "\n".join(lines)
+    said = {
+        "file": file,
+        "cases": len(info.cases),
+        "channels": info.channels,
+        "labels": info.labels,
+        "patch_size": image.patch_size,
+        "patch_is_assumed": bool(assumed),
+        "features": graph.rows(),
+        "loss_weights": fixed,
+        "parameters": facts.parameters,
+        "notes": [*info.notes, *split_doubts, *pretrained, *facts.notes, *doubts, *later],
+    }
+    return Result("\n".join(lines), said)
 
 
 def _verified(pipeline: Pipeline, graph: GraphPlan) -> VerifiedFacts:
@@ -99,13 +116,6 @@ def _rates(pipeline: Pipeline, facts: VerifiedFacts) -> list[str]:
         return []
     rows = rate_rows(pipeline.train.parts, facts.parameter_shapes, facts.depths, peak_rate(pipeline.train))
     return ["", aligned([("learning rates", "parameters", "factor", "peak rate"), *rows])]
-
-
-def _doubts(pipeline: Pipeline, graph: GraphPlan) -> list[str]:
-    from medfuse.runs.doubts import network_doubts
-
-    lines = [*network_doubts(pipeline, graph)]
-    return ["", *lines] if lines else []
 
 
 def _split_doubts(pipeline: Pipeline, info: DatasetInfo) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from medfuse.core.files import file_hash, make_folder, write_text
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.labels import from_json
 from medfuse.core.reporter import Reporter
+from medfuse.core.result import Result
 from medfuse.core.seal import refuse_others, write_own_json
 from medfuse.pipeline import load_pipeline
 from medfuse.verbs.run import run_pipeline
@@ -28,14 +28,6 @@ _NOTHING_HELD_OUT = (
     "all: nothing is held out, so there is nothing to compare by; with --set split.fold=0 the folds of "
     "--folds are held out"
 )
-
-
-@dataclass(frozen=True)
-class Compared:
-    """The tables as text, and the folder that holds comparison.html and comparison.json."""
-
-    text: str
-    folder: Path
 
 
 def compare_pipelines(
@@ -51,7 +43,7 @@ def compare_pipelines(
     retrain: bool = False,
     max_disk: int | None = None,
     reporter: Reporter,
-) -> Compared:
+) -> Result:
     """Train every pipeline file with each seed and fold, read every run folder, compare with the first.
 
     Training that is finished is not repeated, unless it is to be (`retrain`). Runs of one pipeline
@@ -98,7 +90,7 @@ def compare_pipelines(
     text = "\n".join(
         [report.table(comparison), "", *report.READING, "", f"page: {folder / 'comparison.html'}"]
     )
-    return Compared(text, folder)
+    return Result(text, {"folder": folder, **comparison.to_json(), "runs": runs_of})
 
 
 def _refuse_others(folder: Path, *, overwrite: bool) -> None:

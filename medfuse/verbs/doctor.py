@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 from medfuse.api import DatasetInfo
 from medfuse.core.reporter import Reporter
+from medfuse.core.result import Result
 
 
-@dataclass(frozen=True)
-class Examined:
-    """What `medfuse doctor` says at its end, for people or as JSON, and whether it found anything."""
-
-    text: str
-    json: str
-    found: bool
-
-
-def examine_dataset(data: Path, *, reporter: Reporter) -> Examined:
+def examine_dataset(data: Path, *, reporter: Reporter) -> Result:
     """Look at every case of the dataset `data` once: its folder, its table, or a pipeline file that names it.
 
+    Its code is 1 where anything is found.
     Raises MedfuseError where it is none that can be read.
     """
     from medfuse.data.doctor.doctor import diagnose, examine_all
@@ -51,7 +42,7 @@ def examine_dataset(data: Path, *, reporter: Reporter) -> Examined:
         "notes": list(notes),
     }
     lines = [*(finding.line for finding in findings), *(f"note: {note}" for note in notes), summary]
-    return Examined("\n".join(lines), json.dumps(said, indent=1), bool(findings))
+    return Result("\n".join(lines), said, code=1 if findings else 0)
 
 
 def _info(data: Path, reporter: Reporter) -> DatasetInfo:

@@ -11,6 +11,7 @@ from medfuse.core.files import make_folder
 from medfuse.core.json_text import shortened
 from medfuse.core.labels import LabelValue, label_value
 from medfuse.core.reporter import Reporter
+from medfuse.core.result import Result
 from medfuse.core.seal import refuse_others
 from medfuse.core.text import aligned, number
 
@@ -26,7 +27,7 @@ def evaluate_label_maps(
     overwrite: bool = False,
     lesions: bool = False,
     reporter: Reporter,
-) -> str:
+) -> Result:
     """Judge a folder of label maps against another; write summary.json; return a table.
 
     `lesions`: whether the components of each label are counted, found, missed and false.
@@ -62,8 +63,10 @@ def evaluate_label_maps(
         )
     lines = [*aligned(rows).splitlines(), f"mean foreground Dice: {foreground_text(summary)}"]
     if evaluation.errors:
-        raise DataError(*lines, *evaluation.errors, *evaluation.notes, f"the other cases are in {target}")
-    return "\n".join([*lines, *evaluation.notes, str(target)])
+        error = DataError(*lines, *evaluation.errors, *evaluation.notes, f"the other cases are in {target}")
+        error.values = {**summary, "summary": target}
+        raise error
+    return Result("\n".join([*lines, *evaluation.notes, str(target)]), {**summary, "summary": target})
 
 
 def label_of(text: str) -> tuple[str, LabelValue]:

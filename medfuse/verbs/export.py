@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import UNFINISHED, claimed, make_folder, remove_leftovers, reported
+from medfuse.core.result import Result
 from medfuse.sharing.clean import cleaned
 from medfuse.sharing.described import ABOUT, describe
 from medfuse.sharing.licenses import spdx
@@ -32,7 +33,7 @@ def export_network(
     license: str = "",
     trust: str | Iterable[str] = (),
     overwrite: bool = False,
-) -> str:
+) -> Result:
     """Write `output` (a file with the format's ending, or a folder) and say so.
 
     What was written is loaded again and held against the network on one window of noise before it goes to its
@@ -65,7 +66,8 @@ def export_network(
         with reported(path):
             for part in reversed(_parts(made, kind)):  # the .xml last, as it needs its .bin
                 part.replace(path.with_suffix(part.suffix))
-    return f"{path}: run it with `medfuse infer {path} --input … --output …`"
+    said = f"{path}: run it with `medfuse infer {path} --input … --output …`"
+    return Result(said, {"files": _parts(path, kind), "format": kind, "weights": facts["weights"]})
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from medfuse.api import Case, FeatureInfo
 from medfuse.core.errors import MedfuseError
 from medfuse.core.files import remove_leftovers
 from medfuse.core.reporter import Reporter
+from medfuse.core.result import Result
 from medfuse.infer.cases import find_inputs, left_out_of
 from medfuse.infer.feature_files import FORMATS, Format, check_format, file_names, write_maps
 from medfuse.infer.features import FeatureMap, Pool, feature_maps
@@ -21,7 +22,7 @@ from medfuse.model.engines import whole_engine
 from medfuse.model.selection import select
 from medfuse.trained.loading import load_trained, weights_file
 from medfuse.trained.trained import Trained, case_progress
-from medfuse.verbs.infer import Inferred, outcome_text
+from medfuse.verbs.infer import outcome_text
 from medfuse.volumes.dicom.series import ALL, Scans
 
 
@@ -40,7 +41,7 @@ def save_features(
     trust: str | Iterable[str] = (),
     scans: Scans = ALL,
     reporter: Reporter,
-) -> Inferred:
+) -> Result:
     """`layers` (names and globs) of every case in `inputs`, and manifest.json; finished cases are skipped.
 
     Layers of a backbone that the graph does not tap are tapped for this. Test-time mirroring and the runtime

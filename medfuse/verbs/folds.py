@@ -30,6 +30,10 @@ class CrossValidated:
     summary: Mapping[str, Any]
     file: Path = Path("FILE")
 
+    def values(self) -> dict[str, Any]:
+        """The same for programs: the contents of summary.json, and its folder."""
+        return {**self.summary, "folder": self.folder}
+
     def text(self) -> str:
         """The last lines: Dice per label over all held-out cases, its spread between folds."""
         from medfuse.core.labels import from_json

@@ -11,6 +11,7 @@ from medfuse.core.files import make_folder
 from medfuse.core.json_text import shortened
 from medfuse.core.lock import locked
 from medfuse.core.reporter import Reporter
+from medfuse.core.result import Result
 from medfuse.imports.bundle import Bundle, last_layers, read_bundle, tensors_of
 from medfuse.verbs.import_nnunet import WEIGHTS
 
@@ -23,7 +24,7 @@ def import_bundle(
     weights: str = "",
     spacing_mm: tuple[float, float, float] | None = None,
     reporter: Reporter,
-) -> str:
+) -> Result:
     """The network of a bundle, in a folder or a zip file, as weights below `output`.
 
     Returns what was written and how to go on; what is done otherwise than there is said. Raises
@@ -38,14 +39,14 @@ def import_bundle(
             _save(bundle, target)
         for note in bundle.notes:
             reporter.say(f"  {note}")
-        plan, name = bundle.plan, bundle.name
+        plan, name, notes = bundle.plan, bundle.name, bundle.notes
     outputs = plan.classes if plan.regions else plan.classes[1:]
-    return "\n".join(
-        [
-            f"{name}: {shortened(', '.join(outputs), 200)} in {', '.join(plan.channels)}: {target}",
-            f"new scans: medfuse infer {output} --input FOLDER --output FOLDER",
-        ]
-    )
+    lines = [
+        f"{name}: {shortened(', '.join(outputs), 200)} in {', '.join(plan.channels)}: {target}",
+        f"new scans: medfuse infer {output} --input FOLDER --output FOLDER",
+    ]
+    values = {"model": name, "runs": [output], "labels": outputs, "channels": plan.channels, "notes": notes}
+    return Result("\n".join(lines), values)
 
 
 def _refuse_strange_code(bundle: Bundle) -> None:

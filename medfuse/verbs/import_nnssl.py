@@ -9,13 +9,14 @@ from shlex import quote
 from medfuse.core.errors import CheckpointError, MedfuseError, OutputError
 from medfuse.core.files import write_text
 from medfuse.core.reporter import Reporter
+from medfuse.core.result import Result
 from medfuse.imports.nnssl import read_nnssl
 from medfuse.imports.start import Start
 from medfuse.planning.started import template
 from medfuse.verbs.schema import LINE, write_schema_beside
 
 
-def import_nnssl(file: Path, output: Path | None, *, reporter: Reporter) -> str:
+def import_nnssl(file: Path, output: Path | None, *, reporter: Reporter) -> Result:
     """Write a pipeline whose `data` is left to name; returns what it holds and how to go on.
 
     Raises CheckpointError where the checkpoint says nothing of itself, or not enough, and OutputError.
@@ -34,10 +35,11 @@ def import_nnssl(file: Path, output: Path | None, *, reporter: Reporter) -> str:
     write_text(output, template(start, output, LINE))
     reporter.say(f"  {start.what}: {taken}")
     written = quote(str(output))
-    return (
+    text = (
         f"wrote {written}: name your dataset in its `data`, then `medfuse check {written}`; or "
         f"`medfuse init DATA --from {quote(str(file))}` plans it for a dataset"
     )
+    return Result(text, {"file": output, "starts_from": start.what, "taken": taken})
 
 
 def try_out(start: Start, file: Path) -> str:

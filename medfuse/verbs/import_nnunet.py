@@ -12,6 +12,7 @@ from medfuse.core.files import make_folder
 from medfuse.core.json_text import shortened
 from medfuse.core.lock import locked
 from medfuse.core.reporter import Reporter
+from medfuse.core.result import Result
 from medfuse.imports.archives import opened
 
 WEIGHTS = "weights_last.safetensors"
@@ -26,7 +27,7 @@ def import_nnunet(
     configuration: str = "",
     before: Path | None = None,
     reporter: Reporter,
-) -> str:
+) -> Result:
     """Every fold of a model that holds `checkpoint`, as weights below `output`.
 
     source: a folder nnUNetTrainer__…, one around it, or a zip file of either. configuration: which model
@@ -66,7 +67,7 @@ def import_nnunet(
         f"start from it: model.transfer: {{encoder: {{weights: {targets[0] / WEIGHTS}}}}}; decoded likewise",
         "nnU-Net resamples images by cubic splines, medfuse linearly, so results differ slightly",
     ]
-    return "\n".join(lines)
+    return Result("\n".join(lines), {"model": name, "runs": targets, "notes": lines[3:]})
 
 
 def _stage_before(folder: Path, fold: Path, state: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from medfuse.api import Case
 from medfuse.core.errors import OutputError
 from medfuse.core.memory import parse_bytes
 from medfuse.core.reporter import Reporter
+from medfuse.core.result import Result
 from medfuse.runs.models import load_model
 from medfuse.trained.trained import Trained
 from medfuse.volumes.dicom.series import ALL, Scans
@@ -20,14 +20,6 @@ if TYPE_CHECKING:
     from medfuse.infer.ledger import Outcome
     from medfuse.infer.probabilities import ProbabilityFormat
     from medfuse.volumes.dicom.seg import SegKind
-
-
-@dataclass(frozen=True)
-class Inferred:
-    """What `medfuse infer` says at its end."""
-
-    text: str
-    failed: bool
 
 
 def infer_volumes(
@@ -48,7 +40,7 @@ def infer_volumes(
     seg_type: SegKind = "labelmap",
     statistics: bool = False,
     reporter: Reporter,
-) -> Inferred:
+) -> Result:
     """Label maps of every volume in `inputs`, in `max_memory` (such as 4GiB) above the loaded model.
 
     What medfuse did not write into `output`, or somebody changed, stays unless `overwrite`. `scans`: which
@@ -93,7 +85,7 @@ def explain_volumes(
     formats: Sequence[str] = (),
     seg_type: SegKind = "labelmap",
     reporter: Reporter,
-) -> Inferred:
+) -> Result:
     """What `infer_volumes` would take: windows, time and memory of every case. Writes nothing.
 
     It has failed where a case cannot be done.
@@ -111,7 +103,7 @@ def explain_volumes(
         formats=names,
         seg_type=seg_type,
     )
-    return Inferred(plans.text(), bool(plans.faults))
+    return Result(plans.text(), plans.values(), code=2 if plans.faults else 0)
 
 
 def _model_and_cases(
@@ -134,7 +126,7 @@ def _model_and_cases(
     return model, cases
 
 
-def outcome_text(outcome: Outcome, output: Path) -> Inferred:
+def outcome_text(outcome: Outcome, output: Path) -> Result:
     """How many cases were written, were finished already, failed, and were left, with the reasons."""
     lines = [f"{len(outcome.done)} written, {len(outcome.skipped)} were finished already: {output}"]
     for cases, what in (
@@ -143,4 +135,12 @@ def outcome_text(outcome: Outcome, output: Path) -> Inferred:
     ):
         if cases:
             lines += [f"{len(cases)} {what}:", *(f"  {name}: {reason}" for name, reason in cases.items())]
-    return Inferred("\n".join(lines), bool(outcome.failed or outcome.left))
+    values = {
+        "output": output,
+        "manifest": outcome.manifest,
+        "written": outcome.done,
+        "finished_already": outcome.skipped,
+        "failed": outcome.failed,
+        "left": outcome.left,
+    }
+    return Result("\n".join(lines), values, code=2 if outcome.failed or outcome.left else 0)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from medfuse.core.result import Result
 from medfuse.sharing.described import describe
 from medfuse.sharing.text import lines
 
 
-def model_text(path: Path) -> str:
-    """What is known of a model, for people. Raises CheckpointError for what is none."""
-    return "\n".join(lines(describe(path)))
-
-
-def model_json(path: Path) -> str:
-    """The same as JSON, in the form of medfuse.json."""
-    return json.dumps(describe(path).model_dump(mode="json"), indent=2)
+def model_info(path: Path) -> Result:
+    """What is known of a model; its values have the form of medfuse.json. Raises CheckpointError for what is
+    none.
+    """
+    said = describe(path)
+    return Result("\n".join(lines(said)), said.model_dump(mode="json"))

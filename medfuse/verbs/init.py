@@ -16,6 +16,7 @@ from medfuse.core.errors import MedfuseError
 from medfuse.core.files import make_folder, write_text
 from medfuse.core.memory import bytes_text, total_memory
 from medfuse.core.reporter import Reporter
+from medfuse.core.result import Result
 from medfuse.core.text import by, duration
 from medfuse.planning.bench import Dimensions
 from medfuse.planning.candidates import Candidate, scaling
@@ -49,7 +50,7 @@ def init_pipeline(
     trials: bool = True,
     compare: int = 1,
     reporter: Reporter,
-) -> str:
+) -> Result:
     """Look at the dataset `data`, measure training steps, write a commented pipeline; say what was done.
 
     budget: bytes that a training step may take on `device`. minutes: of planning and training. trials:
@@ -96,7 +97,20 @@ def init_pipeline(
     for file, candidate in zip(files, best):
         write_text(file, text(file, candidate, spent, tried))
     said = [*_said(best[0], where.type, minutes), *_next(files[: len(best)], compare, minutes)]
-    return "\n".join([*tried, *said])
+    size = best[0].size
+    values = {
+        "files": files[: len(best)],
+        "dimensions": best[0].dimensions,
+        "patch_size": best[0].bench.image(size.patch_size).patch_size,
+        "batch_size": size.batch_size,
+        "channels": size.width,
+        "step_seconds": size.cost.seconds,
+        "step_bytes": size.cost.bytes,
+        "device": where.type,
+        "tried": tried,
+        "notes": said,
+    }
+    return Result("\n".join([*tried, *said]), values)
 
 
 def init_from(
@@ -108,7 +122,7 @@ def init_from(
     minutes: float | None = None,
     device: str = "auto",
     reporter: Reporter,
-) -> str:
+) -> Result:
     """As `init_pipeline`, of the network that `source` says it is of, with its weights (planning.sources)."""
     from medfuse.data.plan import make_plan, median_shape
     from medfuse.data.settings import PreprocessSettings, SampleSettings
@@ -136,7 +150,17 @@ def init_from(
     write_schema_beside(output)
     write_text(output, text)
     takes = f"a step: about {duration(patch.seconds)} and {bytes_text(patch.bytes)} on {looked.device.type}"
-    return "\n".join([f"patch {by(patch.size)}: {patch.reason}", takes, *_next([output], 1, minutes)])
+    said = [f"patch {by(patch.size)}: {patch.reason}", takes, *_next([output], 1, minutes)]
+    values = {
+        "files": [output],
+        "patch_size": patch.size,
+        "step_seconds": patch.seconds,
+        "step_bytes": patch.bytes,
+        "device": looked.device.type,
+        "starts_from": start.what,
+        "notes": said,
+    }
+    return Result("\n".join(said), values)
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from pydantic.fields import FieldInfo
 
 from medfuse.api import Backbone, Plugin
 from medfuse.core.errors import MedfuseError, PluginError, did_you_mean
+from medfuse.core.result import Result
 from medfuse.core.text import aligned
 from medfuse.model.around import Around
 from medfuse.model.origin import said
 from medfuse.registry import CONTRACTS, Entry, entries, first_line, load, noun
 
 
-def listing(*, describe: bool = False) -> str:
+def listing(*, describe: bool = False) -> Result:
     """Kind, name, package and version of every plugin. Imports none of them unless `describe`."""
     found = [e for contract in CONTRACTS for e in entries(contract.group)]
     clashes = {
@@ -27,10 +28,11 @@ def listing(*, describe: bool = False) -> str:
     for e in found:
         note = "offered by several packages: uninstall all but one" if (e.group, e.name) in clashes else ""
         rows.append((noun(e.group), e.name, e.package, e.version, note or (_describe(e) if describe else "")))
-    return aligned(rows)
+    keys = ("kind", "name", "package", "version", "note")
+    return Result(aligned(rows), {"plugins": [dict(zip(keys, row)) for row in rows[1:]]})
 
 
-def page(name: str, group: str | None = None) -> str:
+def page(name: str, group: str | None = None) -> Result:
     """The reference page of the plugin `name`, in every group that has one, or in `group`.
 
     Raises PluginError.
@@ -42,19 +44,32 @@ def page(name: str, group: str | None = None) -> str:
         raise PluginError(
             f"no plugin named {name!r}{did_you_mean(name, known)} (installed: {', '.join(known)})"
         )
-    return "\n\n".join(_page(e) for e in offers)
+    pages = [_page(e) for e in offers]
+    return Result("\n\n".join(pages), {"plugins": [page.values for page in pages]})
 
 
-def _page(entry: Entry) -> str:
+def _page(entry: Entry) -> Result:
     plugin = load(entry)
-    rows = [("parameter", "type", "range", "default", "meaning")]
+    rows = [_COLUMNS]
     for name, field in plugin.model_fields.items():
         rows.append((name, _type(field), _range(plugin, name), _default(field), field.description or ""))
     heading = f"{entry.name} ({noun(entry.group)}, {entry.package} {entry.version})"
     text = inspect.cleandoc(plugin.__doc__ or "")
     table = aligned(rows) if len(rows) > 1 else "It has no parameters."
     parts = [text, table, *_weights(plugin)]
-    return "\n\n".join([heading, *(textwrap.indent(part, "  ") for part in parts)])
+    values = {
+        "kind": noun(entry.group),
+        "name": entry.name,
+        "package": entry.package,
+        "version": entry.version,
+        "text": text,
+        "parameters": [dict(zip(_COLUMNS, row)) for row in rows[1:]],
+        "notes": _weights(plugin),
+    }
+    return Result("\n\n".join([heading, *(textwrap.indent(part, "  ") for part in parts)]), values)
+
+
+_COLUMNS = ("parameter", "type", "range", "default", "meaning")
 
 
 def _weights(plugin: type[Plugin]) -> list[str]:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medfuse.api import Split
 from medfuse.core.errors import DataError, did_you_mean
@@ -43,6 +43,18 @@ class Probed:
         if self.losses[-1] < _FALLEN * self.losses[0]:
             return "the loss falls, and Dice does not follow yet: give it more --steps"
         return "it is not learned: try the learning rate above, more --steps, and look at this case's label"
+
+    def values(self) -> dict[str, Any]:
+        """The same for programs."""
+        sweep = {"best": self.sweep.best, "rates": self.sweep.rates, "losses": self.sweep.losses}
+        return {
+            "learning_rate": {**sweep, "diverges": self.sweep.diverges, "of_the_file": self.rate},
+            "case": self.case,
+            "steps": self.steps,
+            "losses": self.losses,
+            "dices": self.dices,
+            "verdict": self.verdict,
+        }
 
     def text(self) -> str:
         sweep = self.sweep

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import number
@@ -40,6 +40,20 @@ class RunResult:
                 f"new scans:   medfuse infer {self.folder} --input FOLDER --output FOLDER",
             ]
         )
+
+    def values(self) -> dict[str, Any]:
+        """The same for programs: the contents of summary.json, and places."""
+        from medfuse.report.summary import summarise
+
+        judged = self.evaluation.cases or self.evaluation.errors
+        return {
+            **summarise(self.evaluation),
+            "folder": self.folder,
+            "report": self.folder / "report.html",
+            "weights": self.folder / "weights_last.safetensors",
+            "predictions": self.folder / "predictions" if judged else None,
+            "postprocess": self.postprocess,
+        }
 
     def _judged(self) -> list[str]:
         from medfuse.report.summary import foreground_text, summarise

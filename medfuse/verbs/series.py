@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from medfuse.core.errors import DataError
+from medfuse.core.result import Result
 from medfuse.core.text import aligned, by
 from medfuse.volumes.dicom.files import without_image
 from medfuse.volumes.dicom.index import index_of
@@ -15,7 +17,7 @@ from medfuse.volumes.folders import not_there
 _HEADINGS = ("case", "modality", "description", "voxels", "mm", "files")
 
 
-def series_table(paths: Sequence[Path], scans: Scans = ALL) -> str:
+def series_table(paths: Sequence[Path], scans: Scans = ALL) -> Result:
     """A row for each series, what was left out, and why a series is no volume. Raises DataError for none."""
     if lacking := [not_there(path) for path in paths if not path.exists()]:
         raise DataError(*(f"{line}; check the path" for line in lacking))
@@ -31,10 +33,25 @@ def series_table(paths: Sequence[Path], scans: Scans = ALL) -> str:
         if scans.wanted:
             which, remedy = " that meets the conditions", "see without --series what there is"
         raise DataError(*notes, f"{where}: no DICOM series here{which}; {remedy}")
-    told = [line for _, series in rows for line in _told(series)]
-    return "\n".join(
-        [aligned([_HEADINGS, *(row for row, _ in rows)]), *(["", *told, *notes] if told or notes else [])]
-    )
+    told = [_told(series) for _, series in rows]
+    lines = [*(line for one in told for line in one), *notes]
+    text = [aligned([_HEADINGS, *(row for row, _ in rows)]), *(["", *lines] if lines else [])]
+    found_series = [{**_facts(series), "notes": said} for (_, series), said in zip(rows, told)]
+    return Result("\n".join(text), {"series": found_series, "notes": notes})
+
+
+def _facts(series: Series) -> dict[str, Any]:
+    says, stack = series.instance.says, series.stack
+    return {
+        "case": series.name,
+        "modality": says.get("Modality", ""),
+        "description": says.get("SeriesDescription", ""),
+        "voxels": stack.shape,
+        "spacing_mm": None
+        if stack.faults
+        else [sum(x * x for x in c) ** 0.5 for c in stack.affine[:3, :3].T],
+        "files": len(series.instances),
+    }
 
 
 def _row(series: Series) -> tuple[str, ...]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medfuse import registry
 from medfuse.api import ImageInfo
 from medfuse.core.errors import DataError, MedfuseError, PipelineError, Problem, did_you_mean
+from medfuse.core.result import Result
 from medfuse.core.text import aligned, by
 from medfuse.model.blame import placed
 from medfuse.model.graph import plan_graph
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 COLUMNS = ("layer", "type", "channels", "size", "stride", "parameters", "compute", "")
 
 
-def taps_table(file: Path, overrides: Iterable[str] = (), *, backbone: str | None = None) -> str:
+def taps_table(file: Path, overrides: Iterable[str] = (), *, backbone: str | None = None) -> Result:
     """The layers of one backbone, or of all. Reads the dataset's text files, opens no image.
 
     Where the graph has faults the layers are listed all the same, as a mistyped layer is one of the faults.
@@ -54,10 +55,11 @@ def taps_table(file: Path, overrides: Iterable[str] = (), *, backbone: str | Non
         ]
     except PipelineError as error:
         raise document.located(error) from None
-    return "\n".join(["\n\n".join(parts), *faults])
+    values = {"file": file, "backbones": [part.values for part in parts], "faults": [*faults[2:]]}
+    return Result("\n".join(["\n\n".join(parts), *faults]), values)
 
 
-def _part(pipeline: Pipeline, name: str, image: ImageInfo, plan: BackbonePlan | None) -> str:
+def _part(pipeline: Pipeline, name: str, image: ImageInfo, plan: BackbonePlan | None) -> Result:
     """One backbone: a heading, a row for each layer, and what the numbers are."""
     from medfuse.model.layers import find_layers, whole_layers
 
@@ -77,7 +79,30 @@ def _part(pipeline: Pipeline, name: str, image: ImageInfo, plan: BackbonePlan | 
         f"{network.parameters:,} parameters; {network.flops / 1e9:.3g} GFLOP a patch, in convolutions and "
         "linear layers"
     )
-    return "\n".join([heading, "", aligned([COLUMNS, *rows]), "", facts])
+    values = {
+        "name": name,
+        "plugin": registry.name_of(plugin),
+        "patch_size": image.patch_size,
+        "taps": how,
+        "parameters": network.parameters,
+        "flops": network.flops,
+        "layers": [_layer(layer, notes, layer.name in tapped) for layer, (*_, notes) in zip(layers, rows)],
+    }
+    return Result("\n".join([heading, "", aligned([COLUMNS, *rows]), "", facts]), values)
+
+
+def _layer(layer: Layer, notes: str, tapped: bool) -> dict[str, Any]:
+    return {
+        "name": layer.name,
+        "type": layer.kind,
+        "map": layer.map_size,
+        "stride": layer.stride,
+        "image_level": layer.image_level,
+        "parameters": layer.parameters,
+        "flops": layer.flops,
+        "tapped": tapped,
+        "notes": notes,
+    }
 
 
 def _is_shown(layer: Layer, tapped: Collection[str]) -> bool:

@@ -18,14 +18,14 @@ def test_files_are_trained_with_every_seed_and_held_against_a_finished_run(finis
     narrow = write_pipeline(tmp_path / "narrow.yaml", finished_run.data)
     narrow.write_text(narrow.read_text().replace("name: cubes", "name: narrow"))
     made = compare(finished_run.folder, narrow, seeds=2, overrides=["train.steps=2"], runs=tmp_path / "runs")
-    found = json.loads((made.folder / "comparison.json").read_text())
+    found = json.loads((made.values["folder"] / "comparison.json").read_text())
     assert found["baseline"] == finished_run.folder.name
     assert [c["trainings"] for c in found["candidates"]] == [1, 2]
     assert [c["steps"] for c in found["candidates"]][1] == 2
     assert found["candidates"][0]["parameters"] == found["candidates"][1]["parameters"] > 0
     assert {d["label"] for d in found["differences"]} == {"mean foreground Dice", "cube"}
-    assert "too few cases to tell: no difference could be significant" in made.text
-    assert "<svg" in (made.folder / "comparison.html").read_text()
+    assert "too few cases to tell: no difference could be significant" in made
+    assert "<svg" in (made.values["folder"] / "comparison.html").read_text()
 
 
 def test_one_model_alone_is_nothing_to_compare(finished_run):

@@ -12,8 +12,6 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
-from pydantic import BaseModel
-
 
 class Result(str):
     """The text that is printed. `values` say the same to programs, `code` is how the command ends."""
@@ -51,7 +49,7 @@ def plain(value: Any) -> Any:
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
-    if isinstance(value, BaseModel):
+    if hasattr(value, "model_dump"):  # pydantic's, which is not imported for this
         return plain(value.model_dump())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}

@@ -356,7 +356,7 @@ def view(
     ] = "80MB",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
-) -> None:
+) -> Result:
     """Write a page that shows scans with their labels.
 
     One file for any browser, offline: three planes and 3-D, reference, prediction and where they differ.
@@ -365,16 +365,14 @@ def view(
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.view import view
 
-    print(
-        view(
-            image,
-            label_maps or (),
-            names or (),
-            cases=cases or (),
-            channel=channel - 1,
-            output=output,
-            most_bytes=parse_bytes(max_size),
-            overwrite=overwrite,
-            reporter=Reporter(quiet=quiet),
-        )
+    return view(
+        image,
+        label_maps or (),
+        names or (),
+        cases=cases or (),
+        channel=channel - 1,
+        output=output,
+        most_bytes=parse_bytes(max_size),
+        overwrite=overwrite,
+        reporter=Reporter(quiet=quiet),
     )

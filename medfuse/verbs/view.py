@@ -9,6 +9,7 @@ from medfuse.core.errors import DataError, MedfuseError, did_you_mean
 from medfuse.core.labels import LabelValue
 from medfuse.core.memory import bytes_text
 from medfuse.core.reporter import Reporter
+from medfuse.core.result import Result
 from medfuse.infer.manifest import NAME as MANIFEST
 from medfuse.runs.scenes import (
     Scenes,
@@ -41,7 +42,7 @@ def view(
     most_bytes: int,
     overwrite: bool = False,
     reporter: Reporter,
-) -> str:
+) -> Result:
     """Write a page of `image`, which may be a run, a folder that `infer` wrote or a folder of scans too.
 
     `names`: labels as NAME=VALUE. `cases`: which to show, where there are several. Raises MedfuseError.
@@ -69,7 +70,10 @@ def view(
             f"{bytes_text(most_bytes)}; choose with --case, or give more --max-size"
         )
     many = f"{len(fitted.cases)} case{'s' * (len(fitted.cases) != 1)}"
-    return "\n".join([*lines, f"{many}, {bytes_text(target.stat().st_size)}: {target}"])
+    size = target.stat().st_size
+    text = "\n".join([*lines, f"{many}, {bytes_text(size)}: {target}"])
+    shown = [packed.name for packed in fitted.cases]
+    return Result(text, {"page": target, "bytes": size, "cases": shown, "left": fitted.left, "notes": lines})
 
 
 def _target_and_title(image: Path, label_maps: Sequence[Path]) -> tuple[Path, str]:

@@ -3,7 +3,7 @@
 import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from medfuse.core.errors import DataError
 from medfuse.core.labels import map_values, members
 from medfuse.data.images import read_case_labels, read_image
 from medfuse.data.parallel import in_threads
+from medfuse.data.pieces import usual_pieces
 from medfuse.data.profile import Profile, profile_of
 from medfuse.volumes.dicom.index import modality_of
 from medfuse.volumes.dicom.origins import volume_hash
@@ -41,7 +42,8 @@ class CaseFacts:
     `values` are those of its label map; `intensities` the least and the most of each channel; `medians` that
     of each channel in the foreground, none where there is none; `percentiles` those of each channel
     (data.profile); `modalities` what DICOM says of each file, else nothing; `oblique_degrees` by how much its
-    axes are turned against the patient's.
+    axes are turned against the patient's; `pieces_ml` how large the pieces of each label are that is there
+    (data.pieces).
     """
 
     name: str
@@ -55,6 +57,7 @@ class CaseFacts:
     percentiles: tuple[Profile, ...] = ()
     modalities: tuple[str, ...] = ()
     oblique_degrees: float | None = None
+    pieces_ml: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Fingerprint:
                 tuple(tuple(one) for one in c.get("percentiles", ())),
                 tuple(c.get("modalities", ())),
                 c.get("oblique_degrees"),
+                c.get("pieces_ml", {}),
             )
             for c in data["cases"]
         )
@@ -186,10 +190,15 @@ def _measure(
             tuple(profile_of(channel) for channel in image),
             tuple(modality_of(path) for path in case.images),
             geometry.oblique_degrees,
+            usual_pieces(labels, _foreground(info), voxel_ml),
         ),
         foreground,
         (image == 0).mean(axis=(1, 2, 3)),
     )
+
+
+def _foreground(info: DatasetInfo) -> dict[str, int | tuple[int, ...]]:
+    return {name: value for name, value in info.labels.items() if members(value) != (0,)}
 
 
 def _channel(name: str, foreground: npt.NDArray[np.float32], zeros: float) -> ChannelFacts:

@@ -114,11 +114,12 @@ def _tiny(cases: Sequence[CaseFacts], labels: Sequence[str], spacing_mm: Sequenc
     voxel, files = prod(spacing_mm), usual_spacing(cases)
     flat = all(case.shape[2] == 1 for case in cases)
     for name in labels:
-        held = [ml for case in cases if (ml := case.volumes_ml.get(name, 0.0)) > 0]
+        held = [(case, ml) for case in cases if (ml := case.volumes_ml.get(name, 0.0)) > 0]
         if not held:
             continue
-        volume = 1000 * float(np.median(held))
-        across = (6 * volume / pi) ** (1 / 3)
+        volume = 1000 * float(np.median([ml for _, ml in held]))
+        piece = 1000 * float(np.median([case.pieces_ml.get(name, ml) for case, ml in held]))
+        across = (6 * piece / pi) ** (1 / 3)
         thin = not flat and across < max(spacing_mm)
         if volume >= TINY * voxel and not thin:
             continue
@@ -131,9 +132,13 @@ def _tiny(cases: Sequence[CaseFacts], labels: Sequence[str], spacing_mm: Sequenc
         yield (
             f"warning: {name} is tiny: in the median case that has it ({len(held)} have), it takes "
             f"{volume / voxel:.2g} voxels of {mm(spacing_mm)} mm"
-            + (f" and is about {across:.2g} mm thick, less than a voxel is long" if thin else "")
+            + (f" and {_alike(piece, volume)} about {across:.2g} mm thick, less than a voxel is long" * thin)
             + f"; {advice}"
         )
+
+
+def _alike(piece: float, whole: float) -> str:
+    return "is" if piece > 0.9 * whole else "its pieces are"
 
 
 def _covering(cases: Sequence[CaseFacts], labels: Sequence[str]) -> Iterator[str]:

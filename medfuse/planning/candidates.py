@@ -104,11 +104,12 @@ def grids(fingerprint: Fingerprint, plan: DataPlan, dims: int) -> tuple[Grid, ..
 
 
 def _coarsest(fingerprint: Fingerprint, plan: DataPlan) -> float:
-    """The spacing in mm at which the usual smallest structure is ACROSS voxels wide, as a ball."""
+    """The spacing in mm at which the usual smallest structure, or a usual piece of it where it is many (such
+    as lesions), is ACROSS voxels wide, as a ball."""
     sizes = []
     for name, value in plan.labels.items():
-        volumes = [case.volumes_ml.get(name, 0.0) for case in fingerprint.cases]
-        there = [volume for volume in volumes if volume > 0]
+        pieces = [case.pieces_ml.get(name, case.volumes_ml.get(name, 0.0)) for case in fingerprint.cases]
+        there = [piece for piece in pieces if piece > 0]
         if there and members(value) != (0,):
             sizes.append((6000 * median(there) / pi) ** (1 / 3))
     return min(sizes) / ACROSS if sizes else float("inf")

@@ -262,6 +262,12 @@ def test_a_structure_of_a_few_voxels_of_the_planned_spacing_is_tiny():
     assert found(cases, spacing=(0.4, 0.4, 0.5)) == {}
 
 
+def test_pieces_thinner_than_a_slice_are_tiny_however_many_they_are():
+    lesions = all_of(lambda i: {"organ": 20.0, "pieces_ml": {"organ": 0.005}})
+    assert "its pieces are about 2.1 mm thick, less than a voxel is long" in found(lesions)["tiny"]
+    assert "tiny" not in found(all_of(lambda i: {"organ": 20.0, "pieces_ml": {"organ": 0.5}}))
+
+
 def test_a_structure_thinner_than_a_slice_is_tiny_and_no_plan_helps():
     said = found(all_of(lambda i: {"organ": 0.1, "spacing": (0.8, 0.8, 8.0)}), spacing=(0.8, 0.8, 8.0))
     assert "is about 5.8 mm thick, less than a voxel is long; the files are no finer" in said["tiny"]

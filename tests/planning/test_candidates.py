@@ -1,5 +1,6 @@
 """Which networks and grids are thought of, by what a dataset is like."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -91,3 +92,13 @@ def test_how_much_coarser_a_grid_is_goes_by_the_axis_where_that_is_most():
     sagittal = Grid((8.0, 1.0, 1.0), (12, 256, 256))
     assert Grid((8.0, 2.0, 2.0), (12, 128, 128)).times_coarser(sagittal) == 2
     assert sagittal.times_coarser(sagittal) == 1
+
+
+def test_lesions_count_by_their_pieces_and_an_organ_by_its_whole():
+    known_cases, plan = known((256, 256, 200), ml=50.0)
+    scattered = Fingerprint((replace(known_cases.cases[0], pieces_ml={"organ": 1.0}),), ())
+    whole = Fingerprint((replace(known_cases.cases[0], pieces_ml={"organ": 50.0}),), ())
+    coarsest = max(grid.spacing_mm[0] for grid in grids(scattered, plan, 3))
+    assert coarsest * ACROSS <= 12.5  # mm of a ball of 1 ml
+    assert grids(whole, plan, 3) == grids(known_cases, plan, 3)
+    assert max(grid.spacing_mm[0] for grid in grids(whole, plan, 3)) > coarsest

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
         Split,
         TapStrategy,
         TokenLayout,
+        TrackedRun,
+        Tracker,
+        Tracking,
     )
     from medfuse.core.errors import (
         CheckpointError,
@@ -72,6 +75,9 @@ __all__ = [
     "Split",
     "TapStrategy",
     "TokenLayout",
+    "TrackedRun",
+    "Tracker",
+    "Tracking",
     "__version__",
 ]
 

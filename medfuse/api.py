@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, get_args
 
 from pydantic import AfterValidator, Field
 
@@ -52,6 +52,9 @@ __all__ = [
     "Split",
     "TapStrategy",
     "TokenLayout",
+    "TrackedRun",
+    "Tracker",
+    "Tracking",
 ]
 
 
@@ -392,3 +395,47 @@ class Runtime(Plugin):
         offered = get_args(type(self).model_fields["precision"].annotation)
         kinds = [kind for kind in ("fp32", *half_precisions(device)) if kind in offered]
         return tuple(self.model_copy(update={"precision": kind}) for kind in kinds)
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A training as a tracker is told of it.
+
+    key: the same whenever this training is carried on, and no other's. folder: the run's own; `shared` is the
+    one around run folders, in which what a tracker keeps on this machine goes into a folder of its own. step:
+    where training stands, 0 as it begins. parameters: every value of the pipeline, by its dotted name.
+    """
+
+    name: str
+    key: str
+    folder: Path
+    shared: Path
+    step: int
+    parameters: Mapping[str, str | int | float | bool]
+
+
+class Tracking(Protocol):
+    """A run that a tracker has begun, or goes on with. One thread calls it, and waits for nothing else."""
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Numbers of a step, all of them finite. Steps rise, but for those that are done again."""
+
+    def finish(self, summary: Mapping[str, float], files: Sequence[Path]) -> None:
+        """The end: what the held-out cases say, and files to keep with the run, such as its report."""
+
+    def stop(self) -> None:
+        """The process ends before that; the run may be carried on."""
+
+
+class Tracker(Plugin):
+    """A place that is told of trainings while they run, such as MLflow.
+
+    What it raises is told in one line, and training goes on without it. It sends nothing over a network
+    unless its parameters ask for that.
+    """
+
+    group: ClassVar[str] = "medfuse.trackers"
+
+    def begin(self, run: TrackedRun) -> Tracking:
+        """Begin a run there, or go on with the one that was begun with `run.key`."""
+        raise NotImplementedError  # each plugin has its own

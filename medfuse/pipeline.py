@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from medfuse.core.document import Document
 from medfuse.core.errors import Path as KeyPath
@@ -21,9 +21,14 @@ from medfuse.infer.settings import InferSettings
 from medfuse.model.graph import plan_graph
 from medfuse.model.plan import GraphPlan
 from medfuse.model.settings import ModelSettings
-from medfuse.registry import DatasetField, LossField
+from medfuse.registry import DatasetField, LossField, TrackerField
 from medfuse.report.settings import ReportSettings
 from medfuse.train.settings import TrainSettings
+
+
+def _listed(value: Any) -> Any:
+    """One tracker as a list of one."""
+    return value if isinstance(value, list | tuple) else [value]
 
 
 class Pipeline(Section):
@@ -47,6 +52,10 @@ class Pipeline(Section):
     report: ReportSettings = Field(
         default_factory=ReportSettings, description="pictures of what is inside the network"
     )
+    track: Annotated[
+        tuple[TrackerField, ...],
+        BeforeValidator(_listed, json_schema_input_type=TrackerField | tuple[TrackerField, ...]),
+    ] = Field((), description="who is told of the training, such as mlflow; several in a list")
 
 
 def load_pipeline(path: Path, overrides: Iterable[str] = ()) -> tuple[Pipeline, Document]:

@@ -24,6 +24,7 @@ from medfuse.api import (
     Plugin,
     Runtime,
     TapStrategy,
+    Tracker,
 )
 from medfuse.core.errors import MedfuseError, PluginError, did_you_mean
 from medfuse.core.json_text import shortened
@@ -38,8 +39,9 @@ CONTRACTS: tuple[type[Plugin], ...] = (
     Augmentation,
     Dataset,
     Runtime,
+    Tracker,
 )
-"""The nine contracts, one per entry-point group."""
+"""The ten contracts, one per entry-point group."""
 
 
 @dataclass(frozen=True)
@@ -238,3 +240,4 @@ ActivationLossField = Annotated[ActivationLoss, FromRegistry(ActivationLoss)]
 AugmentationField = Annotated[Augmentation, FromRegistry(Augmentation)]
 DatasetField = Annotated[Dataset, FromRegistry(Dataset)]
 RuntimeField = Annotated[Runtime, FromRegistry(Runtime)]
+TrackerField = Annotated[Tracker, FromRegistry(Tracker)]

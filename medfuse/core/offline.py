@@ -20,10 +20,16 @@ _TELEMETRY = ("openvino_telemetry",)
 """Packages that report to their makers. OpenVINO asks for this one when it is imported, and has an empty one
 of its own in its stead."""
 
-_REFUSALS = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+_REFUSALS = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "WANDB_ERROR_REPORTING": "false",
+}
 """What tells ONNX Runtime, before it is imported, to send nothing and to keep no name for this machine in
-~/.cache/Microsoft, and huggingface_hub to say nothing of this machine. Who has set it otherwise has asked for
-that."""
+~/.cache/Microsoft, and huggingface_hub, MLflow, Gradio (of Trackio) and wandb to say nothing of this machine.
+Who has set it otherwise has asked for that."""
 
 
 def stay_offline() -> None:

@@ -25,6 +25,7 @@ from medfuse.runs.judging import (
 from medfuse.runs.problems import objective_problems, placed_split, setting_problems
 from medfuse.runs.records import FINGERPRINT, LOCK, PLAN, Lock, read_plan, read_record
 from medfuse.runs.run import Run, trained_on
+from medfuse.runs.tracking import tracked
 from medfuse.runs.training import train
 from medfuse.runs.weights import advice, origins, scaling_problems
 
@@ -53,8 +54,8 @@ def do_stages(run: Run) -> Judged:
     planned = run.together.first(lambda: prepare(run))
     run, plan = replace(run, split=planned.split), planned.plan
     graph = plan_network(run.pipeline, plan.image, len(plan.classes))
-    with filled_store(run, planned) as store:
-        train(run, planned, graph, store)
+    with filled_store(run, planned) as store, tracked(run) as trackers:
+        train(run, planned, graph, store, trackers)
         if not run.together.is_first:
             raise SystemExit(0)  # this process was there for training
         told = (*_outlook(run), *frozen_note(run.folder))
@@ -65,9 +66,10 @@ def do_stages(run: Run) -> Judged:
             otherwise = judged_otherwise(run)
         else:
             (evaluation, chosen), otherwise = unjudged(run), ()
-    noted = replace(evaluation, notes=(*evaluation.notes, *otherwise, *told, *chosen))
-    write_summary(run.folder / "summary.json", noted)
-    write_run_report(run, graph, noted, draw_pictures(run, plan, graph, evaluation))
+        noted = replace(evaluation, notes=(*evaluation.notes, *otherwise, *told, *chosen))
+        summary = write_summary(run.folder / "summary.json", noted)
+        write_run_report(run, graph, noted, draw_pictures(run, plan, graph, evaluation))
+        trackers.finish(summary)
     return Judged(evaluation, chosen)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from medfuse.data.store import Store
     from medfuse.model.segmenter import Segmenter
     from medfuse.runs.run import Run
+    from medfuse.runs.tracking import Trackers
     from medfuse.train.course import Progress
     from medfuse.train.objective import Objective
     from medfuse.train.state import Spent
@@ -122,7 +123,7 @@ def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
     return Begun(model, fabric, objective, viewed, found, depths, frozen.known)
 
 
-def train(run: Run, planned: Planned, graph: GraphPlan, store: Store) -> None:
+def train(run: Run, planned: Planned, graph: GraphPlan, store: Store, trackers: Trackers) -> None:
     """Weights from batches; the rooms meet in the closures that are handed to `fit`."""
     from medfuse.train.budget import Budget
 
@@ -145,6 +146,7 @@ def train(run: Run, planned: Planned, graph: GraphPlan, store: Store) -> None:
         run.together.first(lambda: write_records(run, planned, graph, begun.found))
     elif not finished:
         run.together.first(lambda: note_stretch(run, planned, begun.found))
+    trackers.begin(standing.step)
 
     def save(kind: str, network: nn.Module, facts: Mapping[str, float]) -> None:
         path = run.folder / f"weights_{kind}.safetensors"
@@ -168,6 +170,7 @@ def train(run: Run, planned: Planned, graph: GraphPlan, store: Store) -> None:
         labels=_labels(plan),
         depths=begun.depths,
         known=begun.known,
+        tell=trackers.tell,
     )
     run.reporter.say(f"trained {_stands(done)}")
 

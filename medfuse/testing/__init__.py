@@ -16,6 +16,7 @@ from medfuse.testing.fusion_blocks import check_fusion_block
 from medfuse.testing.losses import check_loss
 from medfuse.testing.runtimes import check_runtime
 from medfuse.testing.tap_strategies import check_tap_strategy
+from medfuse.testing.trackers import check_tracker
 
 __all__ = [
     "check_activation_loss",
@@ -27,4 +28,5 @@ __all__ = [
     "check_loss",
     "check_runtime",
     "check_tap_strategy",
+    "check_tracker",
 ]

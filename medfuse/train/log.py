@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -17,11 +17,18 @@ class MetricsLog:
 
     Several processes that train together have one log, that of the first; for the others `folder` is None,
     and nothing is written. Opened at `step`, it drops rows of later steps: they belong to work that was lost
-    and is done again. A step has one row: what is written of it later is added to that.
+    and is done again. A step has one row: what is written of it later is added to that. `tell` is given each
+    row as it is written, with what is new alone.
     """
 
-    def __init__(self, folder: Path | None, *, step: int = 0) -> None:
-        self._open = folder is not None
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        step: int = 0,
+        tell: Callable[[Mapping[str, float]], None] = lambda row: None,
+    ) -> None:
+        self._open, self._tell = folder is not None, tell
         if folder is None:
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -40,6 +47,7 @@ class MetricsLog:
         if not self._open:
             return
         finite = {k: v for k, v in row.items() if math.isfinite(v)}
+        self._tell(finite)
         with reported(self._folder):
             if self._last.get("step") == row["step"]:
                 self._file.seek(self._last_at)

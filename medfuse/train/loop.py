@@ -48,6 +48,7 @@ def fit(
     labels: Sequence[str] = (),
     depths: Mapping[str, int] | None = None,
     known: Known | None = None,
+    tell: Callable[[Mapping[str, float]], None] = lambda row: None,
 ) -> Progress:
     """Train until the budget is spent, or carry on from the training state in `folder`.
 
@@ -59,7 +60,7 @@ def fit(
     taken more than a tenth of the time. Raises MedfuseError where the loss stops being a number.
     `labels` are the names of class numbers, for what is to be said of them. `depths` are those of backbones'
     parameters, where learning rates depend on them (Parts). `known`: what of a batch need not be
-    computed in the network, as it stands still.
+    computed in the network, as it stands still. `tell` is given each row of the log as it is written.
     """
     together, budget = Together(), Budget.of(settings)
     if not together.is_first:
@@ -103,7 +104,7 @@ def fit(
     with (
         closing(batches(progress.step)) as stream,
         closing(pseudo) if pseudo else nullcontext(),
-        MetricsLog(folder if together.is_first else None, step=progress.step) as log,
+        MetricsLog(folder if together.is_first else None, step=progress.step, tell=tell) as log,
         reporter.track("training", 1000) as advance,
     ):
         curve, end_epoch = Curve(log, course), EpochEnd(judged, course, validate, save, log)

@@ -16,6 +16,7 @@ from medfuse.pipeline import Pipeline, load_pipeline, plan_network
 from medfuse.runs.folder import PROBE
 from medfuse.runs.run import Run, located, open_run, read_dataset
 from medfuse.runs.stages import filled_store, prepare
+from medfuse.runs.tracking import Trackers
 from medfuse.runs.training import begin, train
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def probe_pipeline(
                     batches=begun.batches,
                     depths=begun.depths,
                 )
-                train(run, planned, graph, store)
+                train(run, planned, graph, store, Trackers(run))
                 rows = read_rows(run.folder / "metrics.jsonl")
     losses = tuple(row["loss"] for row in rows if "loss" in row)
     dices = tuple(row["dice"] for row in rows if "dice" in row)
@@ -128,7 +129,7 @@ def _still(pipeline: Pipeline, name: str, steps: int) -> Pipeline:
     budget = {"steps": steps, "epochs": None, "minutes": None, "steps_per_epoch": max(1, steps // 4)}
     off = dict.fromkeys(("pseudo_labels", "guided", "frozen_maps"))
     train = pipeline.train.model_copy(update={**budget, **off})
-    return pipeline.model_copy(update={"name": name, "augment": augment, "train": train})
+    return pipeline.model_copy(update={"name": name, "augment": augment, "train": train, "track": ()})
 
 
 def _choose(wanted: str | None, run: Run, fingerprint: Fingerprint) -> str:

@@ -1,13 +1,17 @@
 """A process that is killed leaves whole files beside hidden ones, and the next run finishes the folder."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scanner
 
-from medfuse.volumes.read import read_geometry, read_labels
+from medfuse.core.files import file_hash
+from medfuse.volumes.read import read_geometry, read_labels, read_volume
 
 IN_STEPS = """
 import os, sys, threading
@@ -63,3 +67,72 @@ def test_a_killed_run_leaves_whole_files_and_the_next_finishes(finished_run, med
     assert medfuse("infer", finished_run.folder, "-i", images, "-o", output, "-q").code == 0
     assert labels(output) == sorted(path.name for path in images.glob("*.nii.gz"))
     assert not half_written(output)
+
+
+FORMATS = ("dicom_seg", "rtstruct", "nifti")
+IN_FORMATS = IN_STEPS.replace('device="cpu").files(sys.argv[2], sys.argv[3])', 'device="cpu")').rstrip() + (
+    f".files(sys.argv[2], sys.argv[3], formats={FORMATS})\n"
+)
+STEPS = (1, 3, 2, 7, 4, 5, 1, 6)
+"""How often each process goes on before it is killed."""
+
+
+def tree(data: Path, root: Path) -> Path:
+    """The images of a run's dataset as DICOM series, each in a folder of its patient and study."""
+    for number, path in enumerate(sorted((data / "imagesTr").glob("*.nii.gz"))):
+        volume = read_volume(path)
+        mm = volume.geometry.spacing_mm
+        low, high = float(volume.array.min()), float(volume.array.max())
+        array = np.rint((volume.array - low) * (2000 / max(high - low, 1e-6))).astype(np.int16)
+        folder = root / f"patient{number}" / "study" / "series"
+        scanner.write(
+            folder,
+            array,
+            patient=f"P{number}",
+            number=number,
+            modality="MR",
+            pixel_mm=mm[:2],
+            step_mm=mm[2],
+            series=f"1.2.3.{number}",
+            study="1.2.3",
+        )
+    return root
+
+
+def hashes(output: Path) -> dict[str, str]:
+    files = [path for path in output.rglob("*") if path.is_file() and path.name not in ("manifest.json",)]
+    return {path.name: file_hash(path) for path in files if not path.name.startswith(".")}
+
+
+@pytest.mark.slow
+def test_dicom_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
+    finished_run, medfuse, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    scans, output, calm = tree(finished_run.data, tmp_path / "scans"), tmp_path / "out", tmp_path / "calm"
+    how = ("--format", ",".join(FORMATS), "-q")
+    assert medfuse("infer", finished_run.folder, "-i", scans, "-o", calm, *how).code == 0
+    wanted = hashes(calm)
+    assert len(wanted) == 4 * len(FORMATS)
+    command = [sys.executable, "-c", IN_FORMATS, str(finished_run.folder), str(scans), str(output)]
+    ended = 0
+    for steps in STEPS:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin
+            assert process.stdout
+            for step, _ in enumerate(process.stdout):
+                if step == steps:
+                    process.kill()
+                    break
+                process.stdin.write("yes\n")
+                process.stdin.flush()
+        ended += process.returncode == 0
+        there = hashes(output) if output.exists() else {}
+        assert {name: wanted.get(name) for name in there} == there
+    assert ended < len(STEPS)
+    assert medfuse("infer", finished_run.folder, "-i", scans, "-o", output, *how).code == 0
+    assert hashes(output) == wanted
+    said, own = (json.loads((folder / "manifest.json").read_text())["cases"] for folder in (calm, output))
+    assert {name: case["formats"] for name, case in own.items()} == {
+        name: case["formats"] for name, case in said.items()
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from math import ceil, log10
 from pathlib import Path
@@ -45,12 +46,12 @@ def write_rtstruct(
     """
     boxes = _boxes(labels)
     found = [entry for entry in entries if boxes.keys() & {*entry.members}]
-    made = _structures(labels, index, found or list(entries[:1]), about, boxes)
+    placed = _Placed(index)
+    made = _structures(labels, index, found or list(entries[:1]), about, boxes, placed)
     with atomic(path) as temporary, quietly():
         made.save_as(temporary, implicit_vr=True, little_endian=True, enforce_file_format=True)
-    contours = sum(len(item.get("ContourSequence", ())) for item in made.ROIContourSequence)
     absent = [entry.name for entry in entries if entry not in found]
-    return {"contours": contours, **({"absent": absent} if absent else {})}
+    return {"contours": placed.contours, **({"absent": absent} if absent else {})}
 
 
 Box = tuple[slice, slice, slice]
@@ -70,7 +71,12 @@ def _boxes(labels: Labels) -> dict[int, Box]:
 
 
 def _structures(
-    labels: Labels, index: Index, entries: Sequence[LabelEntry], about: About, boxes: dict[int, Box]
+    labels: Labels,
+    index: Index,
+    entries: Sequence[LabelEntry],
+    about: About,
+    boxes: dict[int, Box],
+    placed: _Placed,
 ) -> Dataset:
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
@@ -101,7 +107,6 @@ def _structures(
     made.ReferencedFrameOfReferenceSequence = [frame]
     numbers = _numbers(entries)
     made.StructureSetROISequence = [_region(entry, n, space) for entry, n in zip(entries, numbers)]
-    placed = _Placed(index)
     made.ROIContourSequence = [_drawn(labels, entry, n, placed, boxes) for entry, n in zip(entries, numbers)]
     made.RTROIObservationsSequence = [_observed(entry, n) for entry, n in zip(entries, numbers)]
     return made
@@ -162,7 +167,8 @@ class _Placed:
         self._rows = np.array(index.affine, float) * LPS[:, None]
         least = float(np.linalg.norm(self._rows[:, :3], axis=0).min())
         self._decimals = min(12, max(0, ceil(_FINE - log10(least))))
-        self._images: dict[int, list[Dataset]] = {}
+        self._images: dict[int, bytes] = {}
+        self.contours = 0
 
     def text(self, corners: Floats, k: int) -> str:
         """Of (n, 2) indices (i, j), in mm towards the patient's left, back and head."""
@@ -175,23 +181,35 @@ class _Placed:
             words = [format_number_as_ds(number) for number in points.ravel().tolist()]
         return "\\".join(words)
 
-    def images(self, k: int) -> list[Dataset]:
-        """None where the slice was put between two."""
+    def images(self, k: int) -> bytes:
+        """The element that references them; nothing where the slice was put between two."""
+        from pydicom import Dataset
+
         if k not in self._images:
-            of = self._index.plane(k).of
-            self._images[k] = references(self._index, [of[0][0]]) if len(of) == 1 else []
+            of, said = self._index.plane(k).of, Dataset()
+            if len(of) == 1 and (images := references(self._index, [of[0][0]])):
+                said.ContourImageSequence = images
+            self._images[k] = _encoded(said)
         return self._images[k]
 
 
 def _drawn(labels: Labels, entry: LabelEntry, number: int, placed: _Placed, boxes: dict[int, Box]) -> Dataset:
+    """A region and its contours; how many there are is counted in `placed`."""
     from pydicom import Dataset
+    from pydicom.charset import default_encoding
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
 
     drawn = Dataset()
+    drawn.set_original_encoding(True, True, default_encoding)  # so that what is raw is written as it is
     drawn.ReferencedROINumber, drawn.ROIDisplayColor = number, list(entry.rgb)
-    if contours := [_contour(corners, k, placed) for k, corners in _corners(labels, entry, boxes)]:
-        for n, contour in enumerate(contours, 1):
-            contour.ContourNumber = n
-        drawn.ContourSequence = contours
+    items = [
+        _item(corners, k, n, placed) for n, (k, corners) in enumerate(_corners(labels, entry, boxes), start=1)
+    ]
+    if items:
+        tag, content = Tag(_TAGS["ContourSequence"]), b"".join(items)
+        drawn[tag] = RawDataElement(tag, "SQ", len(content), content, 0, True, True)
+        placed.contours += len(items)
     return drawn
 
 
@@ -208,19 +226,42 @@ def _corners(labels: Labels, entry: LabelEntry, boxes: dict[int, Box]) -> Iterat
         yield k + box[2].start, corners + start
 
 
-def _contour(corners: Floats, k: int, placed: _Placed) -> Dataset:
-    from pydicom import Dataset
-    from pydicom.datadict import tag_for_keyword
-    from pydicom.dataelem import RawDataElement
-    from pydicom.tag import Tag
+def _item(corners: Floats, k: int, number: int, placed: _Placed) -> bytes:
+    """A contour as it stands in the file: a million numbers as values of pydicom are slow and large."""
+    points = str(len(corners))
+    parts = [
+        placed.images(k),
+        _element("ContourGeometricType", "CLOSED_PLANAR"),
+        _element("NumberOfContourPoints", points),
+        _element("ContourNumber", str(number)),
+        _element("ContourData", placed.text(corners, k)),
+    ]
+    content = b"".join(parts)
+    return struct.pack("<HHI", 0xFFFE, 0xE000, len(content)) + content
 
-    contour = Dataset()
-    contour.set_original_encoding(True, True)  # so that raw elements are written as they are
-    if images := placed.images(k):
-        contour.ContourImageSequence = images
-    contour.ContourGeometricType, contour.NumberOfContourPoints = "CLOSED_PLANAR", len(corners)
-    text = placed.text(corners, k).encode()
-    text += b" " * (len(text) % 2)
-    tag = Tag(tag_for_keyword("ContourData") or 0)
-    contour[tag] = RawDataElement(tag, "DS", len(text), text, 0, True, True)  # a million numbers are slow
-    return contour
+
+def _element(keyword: str, text: str) -> bytes:
+    """In implicit little endian."""
+    value = text.encode() + b" " * (len(text) % 2)
+    tag = _TAGS[keyword]
+    return struct.pack("<HHI", tag >> 16, tag & 0xFFFF, len(value)) + value
+
+
+_TAGS = {
+    "ContourSequence": 0x30060040,
+    "ContourGeometricType": 0x30060042,
+    "NumberOfContourPoints": 0x30060046,
+    "ContourNumber": 0x30060048,
+    "ContourData": 0x30060050,
+}
+
+
+def _encoded(said: Dataset) -> bytes:
+    """The elements of a dataset, in implicit little endian."""
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_dataset
+
+    file = DicomBytesIO()
+    file.is_implicit_VR = file.is_little_endian = True
+    write_dataset(file, said)
+    return file.getvalue()

@@ -61,6 +61,9 @@ def serve(
         ),
     ] = "8GiB",
     files: Annotated[int, whole_number(1, 1_000_000, "files of one request")] = 5000,
+    idle: Annotated[
+        float, typer.Option(metavar="20s", parser=_seconds, help="how long a client may send nothing")
+    ] = "20s",  # type: ignore[assignment]  # read by the parser
     disk: Annotated[
         str, typer.Option("--max-disk", metavar="32GiB", help="most that is kept for all clients together")
     ] = "32GiB",
@@ -94,6 +97,7 @@ def serve(
         files=files,
         queue=queue,
         keep_s=keep,
+        idle_s=idle,
         devices=devices or ("auto",),
         overrides=overrides or (),
         best=best,

@@ -41,13 +41,23 @@ class Precision:
 
 
 def pick_device(wanted: str) -> torch.device:
-    """`auto` is CUDA where there is one. Raises MedfuseError where CUDA is wanted and absent."""
+    """`auto` is CUDA where there is one. Raises MedfuseError for one that is not there, or is none."""
     import torch
 
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise MedfuseError("device cuda: torch sees no CUDA device; choose device: cpu or auto")
+    if wanted.partition(":")[0] == "cuda" and not torch.cuda.is_available():
+        raise MedfuseError(f"device {wanted[:40]}: torch sees no CUDA device; choose device: cpu or auto")
     kind = wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(kind)
+    try:
+        device = torch.device(kind)
+    except RuntimeError:
+        raise MedfuseError(
+            f"device {kind[:40]}: is none; choose auto, cpu, cuda, or cuda:1 of several"
+        ) from None
+    if device.type == "cuda" and (device.index or 0) >= max(1, count := torch.cuda.device_count()):
+        raise MedfuseError(
+            f"device {kind}: torch sees {count} CUDA devices; choose of cuda:0 to cuda:{count - 1}"
+        )
+    return device
 
 
 def settle(device: torch.device, *, deterministic: bool = False) -> None:

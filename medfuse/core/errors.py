@@ -145,8 +145,7 @@ def _extras(package: str) -> list[str]:
         wanted = requires("medfuse") or []
     except PackageNotFoundError:
         return []
-    found = (
-        re.match(rf"{re.escape(package)}(?:-skinny)?\b.*extra == ['\"](\w+)['\"]", one) for one in wanted
-    )
+    name = re.escape(package).replace("_", "[-_]")
+    found = (re.match(rf"{name}(?:-skinny)?\b.*extra == ['\"](\w+)['\"]", one) for one in wanted)
     extras = [match[1] for match in found if match]
     return [f"medfuse[{extra}]" for extra in extras if extra != "dev"]

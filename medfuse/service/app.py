@@ -18,7 +18,7 @@ import medfuse
 from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.service import health, job_api, monai_label
 from medfuse.service.desk import Desk
-from medfuse.service.door import API, Door, Rules
+from medfuse.service.door import API, OPEN, Door, Rules
 from medfuse.service.refusals import Refusal
 from medfuse.service.waiting import Gone
 
@@ -137,6 +137,9 @@ def _describe(app: FastAPI, rules: Rules) -> None:
                     "token": {"type": "http", "scheme": "bearer"}
                 }
                 schema["security"] = [{"token": []}]
+                for path in OPEN:
+                    for how in schema["paths"].get(path, {}).values():
+                        how["security"] = []
         assert app.openapi_schema is not None
         return app.openapi_schema
 

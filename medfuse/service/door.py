@@ -25,7 +25,7 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 API = "1"
 """The version of what is said here. A client that needs another says so in the header API-Version."""
 
-_OPEN = ("/healthz", "/auth/", "/auth/token")
+OPEN = ("/healthz", "/auth/", "/auth/token")
 """What is answered without a token: these say how it is with the service, and how a token is given."""
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -100,7 +100,7 @@ class Door:
             raise Refusal(403, "pages of other sites may not use this service")
         if (wanted := headers.get("api-version", API)) != API:
             raise Refusal(406, f"this service speaks version {API}, not {wanted[:20]!r}")
-        if rules.token and scope["path"] not in _OPEN and not _is_let_in(rules.token, headers):
+        if rules.token and scope["path"] not in OPEN and not _is_let_in(rules.token, headers):
             raise Refusal(401, "send the token: `Authorization: Bearer TOKEN`", www_authenticate="Bearer")
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise Refusal(

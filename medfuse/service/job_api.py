@@ -29,6 +29,10 @@ _HEARTBEAT_S = 15.0
 _FORMATS = f"of the label maps: {', '.join(FORMATS)}; several between commas; the image's own if not given"
 
 
+_ONE = f"({'|'.join(FORMATS)})"
+_SEVERAL = f"^({_ONE}(,{_ONE})*)?$"
+
+
 class Wish(BaseModel):
     """What is to be labelled, and how."""
 
@@ -38,7 +42,7 @@ class Wish(BaseModel):
         "", description="its name in /info/; may be left out where there is one", max_length=200
     )
     path: str = Field("", description="in the data folder of the service", max_length=4096)
-    formats: str = Field("", description=_FORMATS, max_length=200)
+    formats: str = Field("", description=_FORMATS, pattern=_SEVERAL)
     seg_type: Literal["labelmap", "binary"] = Field("labelmap", description="of DICOM segmentations")
     series: tuple[str, ...] = Field((), description="which DICOM series, such as Modality=CT", max_length=20)
     uneven: Literal["refuse", "resample"] = Field("refuse", description="DICOM slices that are not even")
@@ -90,10 +94,13 @@ def _time(seconds: float | None) -> str | None:
 def _described() -> dict[str, Any]:
     """The two ways in which a job is sent."""
     schema = Wish.model_json_schema()
+    schema["properties"]["path"] |= {"minLength": 1}
+    schema["required"] = ["path"]
     fields = {name: value for name, value in schema["properties"].items() if name not in ("path", "series")}
     fields["series"] = {"type": "string", "description": "as in JSON, between commas"}
     files = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
-    form = {"type": "object", "properties": {"file": files, **fields}, "required": ["file"]}
+    form: dict[str, Any] = {"type": "object", "properties": {"file": files, **fields}, "required": ["file"]}
+    form["additionalProperties"] = False
     content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": schema}}
     return {"requestBody": {"required": True, "content": content}}
 
@@ -262,7 +269,7 @@ def _wish(said: Any) -> Wish:
 def _order(desk: Desk, wish: Wish) -> dict[str, Any]:
     return {
         "model": chosen(desk.models, wish.model).name,
-        "formats": formats_of(wish.formats) if wish.formats.strip() else (),
+        "formats": formats_of(wish.formats) if wish.formats else (),
         "seg_type": wish.seg_type,
         "scans": Scans(wish.series, uneven=wish.uneven == "resample"),
         "strict": wish.strict,

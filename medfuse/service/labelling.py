@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfuse.api import Case
+from medfuse.core.device import settle
 from medfuse.core.errors import DataError, MedfuseError
 from medfuse.core.json_text import read_json
 from medfuse.core.memory import bytes_text
@@ -33,8 +34,10 @@ def worker(models: Mapping[str, Trained], limits: Limits) -> Callable[[Job], Non
     def work(job: Job) -> None:
         sent = [job.order.sent] if job.order.sent else []
         own = [kept.folder for kept in (job.kept, *job.holds)]
+        model = models[job.order.model]
+        settle(model.device)  # some of it is each thread's own
         try:
-            _label(job, models[job.order.model], limits)
+            _label(job, model, limits)
         except MedfuseError as error:
             job.tell(status="failed", errors=shown(error.lines, job.results, *sent, *own))
         finally:

@@ -10,9 +10,9 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.concurrency import run_in_threadpool
 
@@ -27,7 +27,7 @@ from medfuse.service.jobs import Job, Order
 from medfuse.service.kept import Kept
 from medfuse.service.models import Model, chosen
 from medfuse.service.refusals import Refusal, answers
-from medfuse.service.uploads import Upload, fields_of, inputs_of, receive
+from medfuse.service.uploads import Upload, disk_name, fields_of, inputs_of, receive
 from medfuse.service.waiting import until_over
 from medfuse.volumes.endings import SERIES, ending
 
@@ -40,7 +40,9 @@ _FORMS = {
     "label": {"type": "string", "format": "binary"},
 }
 _LABEL_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
-_TAG = re.compile(r"[A-Za-z0-9_-]{1,40}")
+_SEPARATORS = r"[/\\:]"
+_TAG = "[A-Za-z0-9_-]{1,40}"
+Tag = Annotated[str, Query(pattern=f"^{_TAG}$")]
 
 
 def form(*fields: str, needed: Sequence[str] = ()) -> dict[str, Any]:
@@ -332,7 +334,12 @@ def _datastore(router: APIRouter, desk: Desk) -> None:
     def image(image: str) -> Response:
         return file_answer(_file_of(desk, image))
 
-    @router.head("/datastore/image", summary="Whether there is an image", responses=answers(404))
+    @router.head(
+        "/datastore/image",
+        summary="Whether there is an image",
+        responses=answers(404),
+        response_class=Response,
+    )
     def image_is_there(image: str) -> Response:
         _file_of(desk, image)
         return Response()
@@ -352,7 +359,7 @@ def _datastore(router: APIRouter, desk: Desk) -> None:
         responses=answers(404, 413, 415, 507),
         openapi_extra=form("label", "params", needed=["label"]),
     )
-    async def save(request: Request, image: str, tag: str = "final") -> dict[str, Any]:
+    async def save(request: Request, image: str, tag: Tag = "final") -> dict[str, Any]:
         if desk.labels is None:
             raise Refusal(
                 403, "this service keeps no label maps; start it with --labels FOLDER, or save in the viewer"
@@ -362,7 +369,7 @@ def _datastore(router: APIRouter, desk: Desk) -> None:
             upload = await receive(request, kept.folder, desk.limits, ("label",))
             if len(files := upload.files.get("label", [])) != 1:
                 raise Refusal(422, "send one label map, as 'label'")
-            name = await run_in_threadpool(_save, desk.labels, image, tag or "final", files[0])
+            name = await run_in_threadpool(_save, desk.labels, image, tag, files[0])
         finally:
             desk.store.remove(kept)
         return {"image": image, "label": name}
@@ -373,11 +380,16 @@ def _datastore(router: APIRouter, desk: Desk) -> None:
         responses=answers(404),
         response_class=Response,
     )
-    def label(label: str, tag: str = "final") -> Response:
+    def label(label: str, tag: Tag = "final") -> Response:
         return file_answer(_saved(desk, label, tag))
 
-    @router.head("/datastore/label", summary="Whether there is a label map", responses=answers(404))
-    def label_is_there(image: str, tag: str = "final") -> Response:
+    @router.head(
+        "/datastore/label",
+        summary="Whether there is a label map",
+        responses=answers(404),
+        response_class=Response,
+    )
+    def label_is_there(image: str, tag: Tag = "final") -> Response:
         _saved(desk, image, tag)
         return Response()
 
@@ -421,9 +433,12 @@ def _all(desk: Desk) -> dict[str, Any]:
 def _tags(desk: Desk, name: str) -> dict[str, Any]:
     if desk.labels is None or not desk.labels.is_dir():
         return {}
-    folders = [path for path in sorted(desk.labels.iterdir()) if path.is_dir() and _TAG.fullmatch(path.name)]
+    folders = [
+        path for path in sorted(desk.labels.iterdir()) if path.is_dir() and re.fullmatch(_TAG, path.name)
+    ]
     found = {
-        folder.name: [e for e in _LABEL_ENDINGS if (folder / f"{name}{e}").is_file()] for folder in folders
+        folder.name: [e for e in _LABEL_ENDINGS if _place(desk.labels, name, folder.name, e).is_file()]
+        for folder in folders
     }
     return {tag: {"ext": ends[0], "info": {}} for tag, ends in found.items() if ends}
 
@@ -437,7 +452,9 @@ def _save(labels: Path, image: str, tag: str, sent: Path) -> str:
     with reported(labels):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            path.rename(path.with_name(f"{image}.before-{datetime.now():%Y%m%d-%H%M%S-%f}{end}"))
+            path.rename(
+                path.with_name(f"{path.name[: -len(end)]}.before-{datetime.now():%Y%m%d-%H%M%S-%f}{end}")
+            )
     with atomic(path) as temporary:
         shutil.copyfile(sent, temporary)
     return image
@@ -452,10 +469,8 @@ def _saved(desk: Desk, image: str, tag: str) -> Path:
 
 
 def _place(labels: Path, image: str, tag: str, end: str) -> Path:
-    plain = image.isprintable() and not image.startswith(".") and not set(image) & set('/\\:*?"<>|')
-    if not _TAG.fullmatch(tag) or not image or not plain or len(image.encode("utf-8", "replace")) > 200:
-        raise Refusal(422, "the image and the tag are to be names, without signs that paths are made of")
-    return labels / tag / f"{image}{end}"
+    """Where the label map of an image lies; of its name signs that paths are made of are left out."""
+    return labels / tag / f"{disk_name(re.sub(_SEPARATORS, '_', image))}{end}"
 
 
 def _not_offered(router: APIRouter, desk: Desk) -> None:

@@ -197,15 +197,18 @@ def _text(data: bytes) -> str:
 
 
 def safe_name(given: str) -> str:
-    """A name for a file on this disk that keeps what it can of a client's, its ending above all.
+    """As `disk_name`. Raises Refusal for one of medfuse's own small files."""
+    name = disk_name(given)
+    if name.lower().endswith(_OURS):
+        raise Refusal(422, f"{name[:80]}: is a file of medfuse's own; send the images themselves")
+    return name
 
-    Raises Refusal for one of medfuse's own small files.
-    """
+
+def disk_name(given: str) -> str:
+    """A name for a file on this disk that keeps what it can of a client's, its ending above all."""
     name = given.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
     name = "".join(c for c in name if c.isprintable() and c not in _FORBIDDEN and not _half(c))
     name = name.strip(" .") or "image"
-    if name.lower().endswith(_OURS):
-        raise Refusal(422, f"{name[:80]}: is a file of medfuse's own; send the images themselves")
     end = ending(Path(name)) or Path(name).suffix
     end = end if len(end.encode()) <= 20 else ""
     stem = name[: len(name) - len(end)].encode()[: NAME_BYTES - len(end.encode())]
@@ -233,7 +236,7 @@ def inputs_of(paths: list[Path], limits: Limits) -> tuple[Path, ...]:
     Zip files become the folders that they hold. Raises DataError.
     """
     found = _unpacked(paths, limits)
-    return tuple(found) if len(found) == 1 else (found[0].parent,)
+    return tuple(found) if len(found) == 1 else (paths[0].parent,)
 
 
 def _unpacked(paths: list[Path], limits: Limits) -> list[Path]:
@@ -250,8 +253,14 @@ def _unpacked(paths: list[Path], limits: Limits) -> list[Path]:
         unpack(path, folder, path.name, **how, named=safe_name)
         path.unlink()
         home = folder.rename(_free(path.parent, path.stem or "scan"))
-        found.append(home)
+        found.append(_inner(home))
     return found
+
+
+def _inner(folder: Path) -> Path:
+    """The folder that was packed: that of all files, where others hold it alone."""
+    inside = list(folder.iterdir())
+    return _inner(inside[0]) if len(inside) == 1 and inside[0].is_dir() else folder
 
 
 def _begins_as_zip(path: Path) -> bool:

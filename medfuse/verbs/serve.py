@@ -29,6 +29,7 @@ def serve_models(
     files: int = 5000,
     queue: int = 16,
     keep_s: float = 3600,
+    idle_s: float = 20,
     devices: Sequence[str] = ("auto",),
     overrides: Iterable[str] = (),
     best: bool = False,
@@ -47,6 +48,7 @@ def serve_models(
         files=files,
         queue=queue,
         keep_s=keep_s,
+        idle_s=idle_s,
     )
     if data is not None and not data.is_dir():
         raise MedfuseError(f"--data {data}: no such folder; name the folder of the images")

@@ -9,6 +9,7 @@ from clock import Clock
 from torch import Tensor, nn
 
 from medfuse.core import device
+from medfuse.core.errors import MedfuseError
 
 
 class Deep(nn.Module):
@@ -89,3 +90,9 @@ def test_what_is_tried_leaves_the_network_as_it_was(clock: Clock) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(layer._forward_hooks for layer in model.modules())
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("wanted", ["tpu", "cuda:x", "cuda:99", "", "cpu:0:1", "x" * 100])
+def test_a_device_that_is_none_is_a_line(wanted):
+    with pytest.raises(MedfuseError, match="device"):
+        device.pick_device(wanted)

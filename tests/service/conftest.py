@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,10 @@ class Service:
 
     @property
     def is_empty(self) -> bool:
+        """Whether nothing is kept; a worker may still be about to let go."""
+        until = time.monotonic() + 3
+        while any(self.folder.iterdir()) and time.monotonic() < until:
+            time.sleep(0.01)
         return not any(self.folder.iterdir())
 
 

@@ -140,13 +140,27 @@ def test_label_maps_are_kept_where_a_folder_is_given(make_service, image, tmp_pa
     assert service.is_empty
 
 
-@pytest.mark.parametrize("image_name", ["../out", "a/b", "..", ".hidden", "a\\b", "c:d", "", "x" * 300])
-@pytest.mark.parametrize("tag", ["final", "../..", "a/b"])
-def test_label_maps_stay_in_their_folder(make_service, image, tmp_path, image_name, tag):
+@pytest.mark.parametrize(
+    "name",
+    ["../out", "/a/b", "..", ".hidden", "a\\..\\b", "c: d", "", "x" * 300, "a\0b", "x.series.json", "\u202e"],
+)
+def test_label_maps_stay_in_their_folder(make_service, image, tmp_path, name):
     service = make_service(desk={"labels": tmp_path / "labels"})
-    answer = service.client.put(
-        "/datastore/label", params={"image": image_name, "tag": tag}, files=attached(image, "label")
-    )
+    where = {"image": name, "tag": "final"}
+    answer = service.client.put("/datastore/label", params=where, files=attached(image, "label"))
+    assert answer.json()["image"] == name
+    (path,) = (path for path in tmp_path.rglob("*.nii.gz") if path.is_file())
+    assert path.parent == tmp_path / "labels" / "final"
+    assert not path.name.startswith(".")
+    answer = service.client.get("/datastore/label", params={"label": name, "tag": "final"})
+    assert answer.content == image.read_bytes()
+
+
+@pytest.mark.parametrize("tag", ["../..", "a/b", "", "x" * 100, "a\0"])
+def test_a_tag_is_a_word(make_service, image, tmp_path, tag):
+    service = make_service(desk={"labels": tmp_path / "labels"})
+    where = {"image": "x", "tag": tag}
+    answer = service.client.put("/datastore/label", params=where, files=attached(image, "label"))
     assert answer.status_code == 422
     assert not (tmp_path / "labels").exists()
 

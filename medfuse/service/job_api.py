@@ -30,7 +30,7 @@ _FORMATS = f"of the label maps: {', '.join(FORMATS)}; several between commas; th
 
 
 _ONE = f"({'|'.join(FORMATS)})"
-_SEVERAL = f"^({_ONE}(,{_ONE})*)?$"
+_SEVERAL: dict[str, Any] = {"pattern": f"^({_ONE}(,{_ONE})*)?$"}
 
 
 class Wish(BaseModel):
@@ -42,7 +42,7 @@ class Wish(BaseModel):
         "", description="its name in /info/; may be left out where there is one", max_length=200
     )
     path: str = Field("", description="in the data folder of the service", max_length=4096)
-    formats: str = Field("", description=_FORMATS, pattern=_SEVERAL)
+    formats: str = Field("", description=_FORMATS, max_length=200, json_schema_extra=_SEVERAL)
     seg_type: Literal["labelmap", "binary"] = Field("labelmap", description="of DICOM segmentations")
     series: tuple[str, ...] = Field((), description="which DICOM series, such as Modality=CT", max_length=20)
     uneven: Literal["refuse", "resample"] = Field("refuse", description="DICOM slices that are not even")

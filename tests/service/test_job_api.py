@@ -99,7 +99,7 @@ def test_a_dicom_series_is_labelled_in_all_formats(service, finished_run, way, t
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.infer import infer_volumes
 
-    pytest.importorskip("highdicom")
+    pytest.importorskip("highdicom", reason="the extra dicom is not installed")
     series = tmp_path / "series"
     write(series, scanned((20, 18, 16)))
     formats = ["nifti", "nrrd", "dicom_seg", "rtstruct"]

@@ -30,7 +30,9 @@ bench: $(VENV)/dev.stamp
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/python docs/make_reference.py
-	$(BIN)/python docs/make_images.py
+	@[ -f runs/liver/summary.json ] && $(BIN)/python docs/make_images.py || echo "pictures stay: no finished run"
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
+	@echo "build/site/index.html"
 
 $(VENV)/runtime.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
 	$(INSTALL) --editable .

@@ -200,10 +200,15 @@ def info(
 def export(
     weights: Weights,
     kind: Annotated[
-        Literal["onnx", "openvino", "torch"],
-        typer.Option("--format", help="onnx: .onnx; openvino: .xml and .bin; torch: .pt2"),
+        Literal["onnx", "openvino", "torch", "bundle"],
+        typer.Option(
+            "--format",
+            help="a network as a file: onnx, openvino, torch (.pt2); a model as a folder: the others",
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="file, or folder for it")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="file, or folder; for a model a .zip file, too")
+    ],
     license: Annotated[
         str, typer.Option(metavar="SPDX", help="licence of the model, such as CC-BY-4.0; none if not given")
     ] = "",
@@ -211,14 +216,14 @@ def export(
     overwrite: Overwrite = False,
     trust: Trusted = None,
 ) -> Result:
-    """Write the network as ONNX, OpenVINO or torch .pt2 file.
+    """Write a model for other engines and people.
 
-    `medfuse infer` runs such a file too, without the plugins that the network was built from.
+    `medfuse infer` runs each of them, too. `bundle` is MONAI's, with all that goes with a model.
     """
-    from medfuse.verbs.export import export_network
+    from medfuse.verbs.export import export_model
 
     how: dict[str, Any] = {"license": license, "trust": trust or (), "overwrite": overwrite}
-    return export_network(weights, output, kind=kind, best=best, **how)
+    return export_model(weights, output, kind=kind, best=best, **how)
 
 
 def features(

@@ -91,17 +91,20 @@ def read_bundle(
     weights.
     """
 
-    def needed(name: PurePosixPath) -> bool:
-        if said_alone:
-            return "configs" in name.parts
-        return bool({"configs", "models"} & {*name.parts}) or name.suffix in (".pt", ".pth")
+    def said(name: PurePosixPath) -> bool:
+        return "configs" in name.parts
 
-    with opened(source, needed) as around:
+    with opened(source, said if said_alone else is_of_bundle) as around:
         folder = _root(around, source)
         about = read_json(folder / "configs/metadata.json", raises=CheckpointError, remedy=REMEDY)
         chosen = _config(folder, config)
         reading = _Reading(folder, about if isinstance(about, dict) else {}, chosen, said_alone)
         yield reading.bundle(weights, spacing_mm)
+
+
+def is_of_bundle(name: PurePosixPath) -> bool:
+    """Whether a file of a bundle is needed to import it."""
+    return bool({"configs", "models"} & {*name.parts}) or name.suffix in (".pt", ".pth")
 
 
 def _root(around: Path, source: Path) -> Path:

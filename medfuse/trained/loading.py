@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 _LAST = "weights_last.safetensors"
 
+SHARED = ("models/model.pt",)
+"""Where the weights lie in folders that `medfuse export` writes."""
+
 EXPORTED = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """The ending of what `medfuse export` writes, by format."""
 
@@ -139,11 +142,17 @@ def _load(path: Path, where: torch.device, maps: Sequence[str], trust: Trust) ->
     return _from_export(path, where)
 
 
-def graph_of(path: Path, trust: str | Iterable[str] = ()) -> GraphPlan:
-    """The graph of a weights file, without its network. Raises CheckpointError."""
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a weights file, or of a bundle that medfuse wrote. Raises CheckpointError."""
+    from medfuse.model.bundled import is_bundled, load_bundled
     from medfuse.model.weights import load_weights
 
-    state, said = load_weights(path)
+    return load_bundled(path) if is_bundled(path) else load_weights(path)
+
+
+def graph_of(path: Path, trust: str | Iterable[str] = ()) -> GraphPlan:
+    """The graph of a weights file, without its network. Raises CheckpointError."""
+    state, said = read_weights(path)
     return _planned(path, read_facts(path, said), state, Trust.of(trust))
 
 
@@ -162,9 +171,9 @@ def _from_weights(path: Path, where: torch.device, maps: Sequence[str], trust: T
     from medfuse.model.bounded import Bounded
     from medfuse.model.segmenter import build_segmenter
     from medfuse.model.selection import tap_further
-    from medfuse.model.weights import load_into, load_weights
+    from medfuse.model.weights import load_into
 
-    state, said = load_weights(path)
+    state, said = read_weights(path)
     facts = read_facts(path, said)
     graph = tap_further(_planned(path, facts, state, trust), maps)
     with _named(path), Bounded(state.values()):
@@ -275,6 +284,8 @@ def _run_in(folder: Path) -> Path:
 def weights_file(path: Path, *, best: bool) -> Path:
     """The weights that a run folder or a path stands for; a folder around one run alone stands for that."""
     if path.is_dir():
+        if shared := [inner for name in SHARED if (inner := path / name).is_file()]:
+            return shared[0]
         path = _run_in(path) / f"weights_{'best' if best else 'last'}.safetensors"
     if kind := no_file(path):
         raise CheckpointError(f"{path}: is {kind}, no file of weights; name the file itself")

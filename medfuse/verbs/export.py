@@ -8,20 +8,38 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import UNFINISHED, claimed, make_folder, remove_leftovers, reported
 from medfuse.core.result import Result
 from medfuse.sharing.clean import cleaned
 from medfuse.sharing.described import ABOUT, describe
+from medfuse.sharing.formats import FORMATS, SharedKind, write_model
 from medfuse.sharing.licenses import spdx
-from medfuse.trained.loading import EXPORTED, load_trained, weights_file
+from medfuse.trained.loading import EXPORTED, load_trained, read_weights, weights_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Format = Literal["onnx", "openvino", "torch"]
+
+
+def export_model(
+    weights: Path,
+    output: Path,
+    *,
+    kind: Format | SharedKind,
+    best: bool = False,
+    license: str = "",
+    trust: str | Iterable[str] = (),
+    overwrite: bool = False,
+) -> Result:
+    """Write a network as one file, or a model as a folder of all that goes with it; says so."""
+    how: dict[str, Any] = {"license": license, "trust": trust, "overwrite": overwrite}
+    if kind in FORMATS:
+        return write_model(weights_file(weights, best=best), output, kind=kind, **how)
+    return export_network(weights, output, kind=cast(Format, kind), best=best, **how)
 
 
 def export_network(
@@ -98,9 +116,7 @@ def _refuse_to_replace(path: Path, kind: Format, overwrite: bool) -> None:
 
 def _facts(source: Path, digest: str, license: str) -> dict[str, Any]:
     """What the weights file says, without its runtime, which may be a plugin; and which weights they are."""
-    from medfuse.model.weights import load_weights
-
-    facts = cleaned(load_weights(source)[1])
+    facts = cleaned(read_weights(source)[1])
     about = describe(source).model_copy(update={"license": license}).model_dump(mode="json")
     return {**facts, "infer": {**facts["infer"], "runtime": None}, "weights": digest, ABOUT: about}
 

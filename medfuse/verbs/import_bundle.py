@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medfuse.core.errors import CheckpointError, MedfuseError, OutputError
 from medfuse.core.files import make_folder
@@ -12,8 +14,12 @@ from medfuse.core.json_text import shortened
 from medfuse.core.lock import locked
 from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
-from medfuse.imports.bundle import Bundle, last_layers, read_bundle, tensors_of
+from medfuse.imports.archives import opened
+from medfuse.imports.bundle import Bundle, is_of_bundle, last_layers, read_bundle, tensors_of
 from medfuse.verbs.import_nnunet import WEIGHTS
+
+if TYPE_CHECKING:
+    from medfuse.data.plan import DataPlan
 
 
 def import_bundle(
@@ -30,16 +36,52 @@ def import_bundle(
     Returns what was written and how to go on; what is done otherwise than there is said. Raises
     CheckpointError where the bundle holds what medfuse has not, and OutputError where weights are there.
     """
+    with opened(source, is_of_bundle) as around:
+        if own := of_medfuse(around):
+            return _import_own(own, output)
     with read_bundle(source, config=config, weights=weights, spacing_mm=spacing_mm) as bundle:
         _refuse_strange_code(bundle)
         target = output / WEIGHTS
-        with locked(make_folder(output), instead="choose another --output"):
-            if os.path.lexists(target):
-                raise OutputError(f"{target}: is there already; choose another --output, or remove it")
+        with _held(output, target):
             _save(bundle, target)
         for note in bundle.notes:
             reporter.say(f"  {note}")
         plan, name, notes = bundle.plan, bundle.name, bundle.notes
+    return _written(name, plan, target, output, notes)
+
+
+def of_medfuse(folder: Path) -> Path | None:
+    """The weights of a bundle that medfuse wrote, which is the run itself."""
+    from medfuse.model.bundled import FACTS, MODEL
+
+    inner = (folder, *sorted(path for path in folder.iterdir() if path.is_dir()))
+    return next((one / MODEL for one in inner if (one / FACTS).is_file() and (one / MODEL).is_file()), None)
+
+
+def _import_own(model: Path, output: Path) -> Result:
+    """The weights as they were before they became a bundle, with all that is in their facts."""
+    from medfuse.model.bundled import load_bundled
+    from medfuse.model.weights import save_tensors
+    from medfuse.trained.facts import plan_of, read_said
+
+    state, facts = load_bundled(model)
+    said = read_said(model, facts)
+    plan, target = plan_of(model, said), output / WEIGHTS
+    with _held(output, target):
+        save_tensors(target, state, facts)
+    return _written(said.name or model.parents[1].name, plan, target, output)
+
+
+@contextmanager
+def _held(output: Path, target: Path) -> Iterator[None]:
+    """A folder for nobody else. Raises OutputError where weights are there already."""
+    with locked(make_folder(output), instead="choose another --output"):
+        if os.path.lexists(target):
+            raise OutputError(f"{target}: is there already; choose another --output, or remove it")
+        yield
+
+
+def _written(name: str, plan: DataPlan, target: Path, output: Path, notes: Sequence[str] = ()) -> Result:
     outputs = plan.classes if plan.regions else plan.classes[1:]
     lines = [
         f"{name}: {shortened(', '.join(outputs), 200)} in {', '.join(plan.channels)}: {target}",

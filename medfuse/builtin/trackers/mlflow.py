@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,8 @@ _NO_NAME = re.compile(r"[^\w\-. /]")
 class MLflow(Tracker):
     """Tells MLflow of a run: parameters, numbers of every step, and the report as an artifact.
 
-    Runs are kept in the folder `mlflow` beside the run folders, which `mlflow ui` shows; or on the server
-    `uri`.
+    Runs are kept in a database in the folder `mlflow` beside the run folders, which `mlflow ui` shows; or on
+    the server `uri`.
 
         track: {use: mlflow, experiment: livers}
     """
@@ -35,10 +36,11 @@ class MLflow(Tracker):
     uri: str = Field("", description="of a tracking server; a folder of this machine if not given")
 
     def begin(self, run: TrackedRun) -> Tracking:
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         mlflow = import_offline("mlflow")
-        client = mlflow.tracking.MlflowClient(tracking_uri=self.uri or self.local(run))
+        client = mlflow.tracking.MlflowClient(tracking_uri=self.uri or local(run))
         experiment = client.get_experiment_by_name(self.experiment)
-        number = experiment.experiment_id if experiment else client.create_experiment(self.experiment)
+        number = experiment.experiment_id if experiment else self._experiment(client, run)
         known = client.search_runs([number], filter_string=f"tags.`{_KEY}` = '{run.key}'", max_results=1)
         begun = known[0] if known else client.create_run(number, tags={_KEY: run.key}, run_name=run.name)
         client.update_run(begun.info.run_id, status="RUNNING")
@@ -46,11 +48,20 @@ class MLflow(Tracker):
         told.parameters(run.parameters, begun.data.params)
         return told
 
-    def local(self, run: TrackedRun) -> str:
-        """Where runs are kept on this machine."""
-        folder = run.shared.resolve() / "mlflow"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder.as_uri()
+    def _experiment(self, client: MlflowClient, run: TrackedRun) -> str:
+        files = None if self.uri else (_folder(run) / "files").as_uri()
+        return str(client.create_experiment(self.experiment, artifact_location=files))
+
+
+def local(run: TrackedRun) -> str:
+    """Where runs are kept on this machine."""
+    return f"sqlite:///{_folder(run) / 'mlflow.db'}"
+
+
+def _folder(run: TrackedRun) -> Path:
+    folder = run.shared.resolve() / "mlflow"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 class _Told:

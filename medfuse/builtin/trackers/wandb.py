@@ -31,7 +31,7 @@ class Wandb(Tracker):
     def begin(self, run: TrackedRun) -> Tracking:
         wandb = import_offline("wandb")
         mode = self.mode
-        if mode == "online" and not wandb.api.api_key:
+        if mode == "online" and not wandb.login(prompt=False):
             log.info(
                 "track: wandb: nobody is logged in here, so runs stay on this machine; `wandb login` first"
             )

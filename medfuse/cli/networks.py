@@ -37,7 +37,9 @@ def infer(
     inputs: Images,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="folder for the label maps; needed but with --explain"),
+        typer.Option(
+            "--output", "-o", help="folder for the label maps, or dicomweb:URL; needed but with --explain"
+        ),
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="only tell windows, time and memory of each case")
@@ -65,6 +67,9 @@ def infer(
     series: Series = None,
     naming: Naming = "tags",
     uneven: Uneven = "refuse",
+    store: Annotated[
+        bool, typer.Option("--store", help="store the labels at the DICOMweb server that the scans are from")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="refuse images that are unlike those of training")
     ] = False,
@@ -94,7 +99,8 @@ def infer(
         return explain_volumes(weights, inputs, **how)
     if output is None:
         raise typer.BadParameter("name a folder for the label maps", param_hint="--output")
-    return infer_volumes(weights, inputs, output, **how, overwrite=overwrite, statistics=statistics)
+    how |= {"overwrite": overwrite, "statistics": statistics, "store": store}
+    return infer_volumes(weights, inputs, output, **how)
 
 
 def import_nnunet(

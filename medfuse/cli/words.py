@@ -161,7 +161,12 @@ Runs = Annotated[Path, typer.Option(help="folder that holds the run folders")]
 Weights = Annotated[Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="run folder or weights")]
 Images = Annotated[
     list[Path],
-    typer.Option("--input", "-i", help="image, folder of images, or DICOM: files, folders, zip; repeatable"),
+    typer.Option(
+        "--input",
+        "-i",
+        help="image, folder of images, or DICOM: files, folders, zip, dicomweb:URL?StudyInstanceUID=…; "
+        "repeatable",
+    ),
 ]
 Series = Annotated[
     list[str] | None,

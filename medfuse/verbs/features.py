@@ -24,6 +24,7 @@ from medfuse.trained.loading import load_trained, weights_file
 from medfuse.trained.trained import Trained, case_progress
 from medfuse.verbs.infer import outcome_text
 from medfuse.volumes.dicom.series import ALL, Scans
+from medfuse.volumes.dicom.web import local
 
 
 def save_features(
@@ -58,8 +59,9 @@ def save_features(
     assert model.graph is not None, "what was exported is refused where maps are wanted"
     chosen = select(model.graph, layers)
     names = [f.name for f in chosen]
-    cases = find_inputs(inputs, model.plan.channels, scans)
-    for line in left_out_of(inputs, cases):
+    places = local(inputs, reporter)
+    cases = find_inputs(places, model.plan.channels, scans)
+    for line in left_out_of(places, cases):
         reporter.say(line)
 
     model.tell_of_foreign(cases)

@@ -14,6 +14,7 @@ from medfuse.core.result import Result
 from medfuse.runs.models import load_model
 from medfuse.trained.trained import Trained
 from medfuse.volumes.dicom.series import ALL, Scans
+from medfuse.volumes.dicom.web import address_of, is_remote, local
 from medfuse.volumes.endings import ending
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 def infer_volumes(
     weights: Sequence[Path],
-    inputs: Sequence[Path],
-    output: Path,
+    inputs: Sequence[str | Path],
+    output: str | Path,
     *,
     overrides: Iterable[str] = (),
     best: bool = False,
@@ -39,6 +40,7 @@ def infer_volumes(
     formats: Sequence[str] = (),
     seg_type: SegKind = "labelmap",
     statistics: bool = False,
+    store: bool = False,
     reporter: Reporter,
 ) -> Result:
     """Label maps of every volume in `inputs`, in `max_memory` (such as 4GiB) above the loaded model.
@@ -47,10 +49,15 @@ def infer_volumes(
     DICOM series are meant. What else stands in `inputs` is told. `strict`: whether images that are unlike
     those of training fail. `formats`: of label maps, where not that of each image.
     `statistics`: whether statistics.json and statistics.csv are written too.
+
+    What is fetched from a DICOMweb server is stored there again with `store`, as DICOM segmentations, and at
+    another server where that is the `output`.
     """
     from medfuse.infer.formats import formats_of
+    from medfuse.verbs.storing import Storing
 
-    names = formats_of(formats)
+    storing = Storing.of(output, inputs, formats_of(formats), store=store)
+    names, output = storing.formats, storing.folder
     limit = parse_bytes(max_memory) if max_memory is not None else None
     if ending(output) and not output.is_dir():
         raise OutputError(f"{output}: is the name of an image; --output is the folder for the label maps")
@@ -67,12 +74,12 @@ def infer_volumes(
         seg_type=seg_type,
         statistics=statistics,
     )
-    return outcome_text(outcome, output)
+    return storing.finish(outcome_text(outcome, output), outcome, cases, reporter)
 
 
 def explain_volumes(
     weights: Sequence[Path],
-    inputs: Sequence[Path],
+    inputs: Sequence[str | Path],
     *,
     overrides: Iterable[str] = (),
     best: bool = False,
@@ -108,7 +115,7 @@ def explain_volumes(
 
 def _model_and_cases(
     weights: Sequence[Path],
-    inputs: Sequence[Path],
+    inputs: Sequence[str | Path],
     overrides: Iterable[str],
     best: bool,
     device: str,
@@ -118,12 +125,18 @@ def _model_and_cases(
 ) -> tuple[Trained, list[Case]]:
     from medfuse.infer.cases import find_inputs, left_out_of, refuse_missing
 
-    refuse_missing(inputs)
+    refuse_missing([Path(place) for place in inputs if not _is_address(place)])
     model = load_model(weights, overrides=overrides, best=best, device=device, trust=trust, reporter=reporter)
-    cases = find_inputs(inputs, model.plan.channels, scans)
-    for line in left_out_of(inputs, cases):
+    places = local(inputs, reporter)
+    cases = find_inputs(places, model.plan.channels, scans)
+    for line in left_out_of(places, cases):
         reporter.say(line)
     return model, cases
+
+
+def _is_address(place: str | Path) -> bool:
+    """Whether it is of a DICOMweb server. Raises DataError for one that is none."""
+    return is_remote(place) and bool(address_of(place))
 
 
 def outcome_text(outcome: Outcome, output: Path) -> Result:

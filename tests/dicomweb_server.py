@@ -96,7 +96,6 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 for said, _ in server.held.values()
                 if all(said.get(key) == value for key, value in wanted.items() if key in KEYS)
             }
-            rows = {key: said for key, said in rows.items()}
             made = [as_json(said) for said in list(rows.values())[offset : offset + 5]]
             return self.answer(200, json.dumps(made).encode(), "application/dicom+json")
 

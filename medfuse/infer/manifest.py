@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import medfuse
 from medfuse.api import Case
 from medfuse.core.engine import Engine
 from medfuse.core.errors import MedfuseError, OutputError
-from medfuse.core.files import write_json
+from medfuse.core.files import write_text
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.seal import Seal
 from medfuse.infer.feature_files import is_ours
@@ -54,6 +55,7 @@ class Manifest:
             self._listed |= entry.known()
         self._known = {name: k for name, k in before.files().items() if os.path.lexists(self._folder / name)}
         self._content = {"medfuse": medfuse.__version__, "started": now(), "finished": None, **facts}
+        self._spelled: dict[str, str] = {}
         self._failed: dict[str, str] = {}
         self._left: dict[str, str] = {}
 
@@ -150,14 +152,29 @@ class Manifest:
             for name, found in others.items()
             if found
         }
-        more: dict[str, Any] = {"cases": self._cases, "failed": self._failed, "left": self._left}
-        write_json(self.path, {**self._content, **more, "earlier": earlier})
+        more = {"failed": self._failed, "left": self._left, "earlier": earlier}
+        write_text(self.path, self._text(more))
+
+    def _text(self, more: Mapping[str, Any]) -> str:
+        """As JSON. Each case is spelled once, as a folder may hold thousands and this is written for each."""
+        for name in self._cases.keys() - self._spelled.keys():
+            self._spelled[name] = f"\n    {json.dumps(name)}: {_json(self._cases[name], indented=4)}"
+        cases = ",".join(self._spelled[name] for name in self._cases)
+        head, tail = _json({**self._content, "cases": {}}), _json(more)
+        if cases:
+            head = f"{head.removesuffix('{}' + chr(10) + '}')}{{{cases}\n  }}\n}}"
+        return f"{head.removesuffix(chr(10) + '}')},{tail.removeprefix('{')}\n"
 
     def _forget(self, case: Case) -> None:
         """Its entry; its files are still known."""
+        self._spelled.pop(case.name, None)
         for name in (self._cases.pop(case.name, None) or {}).get("files", ()):
             self._listed.pop(name, None)
         self._entries.pop(case.name, None)
+
+
+def _json(value: Any, indented: int = 0) -> str:
+    return json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n" + " " * indented)
 
 
 def engines_of(folder: Path, facts: Mapping[str, Any]) -> Sequence[Engine]:

@@ -140,33 +140,49 @@ def as_tokens(weights: Tensor, in_front: int, *, per_head: bool) -> Tensor:
 def attention_of(
     build: Callable[[], nn.Module], blocks: Sequence[FeatureInfo], image: ImageInfo, *, per_head: bool
 ) -> list[FeatureInfo]:
-    """The attention of each block as tokens that lie as the block's own do, found by a trial.
+    """The attention of each block as tokens that lie as the block's own do, found by a trial; or as maps, of
+    a network within another one.
 
     Raises ShapeError where a block attends to something else than all of its tokens, or not so that it can be
     seen.
     """
 
-    def look(network: nn.Module) -> dict[str, Tensor]:
+    def look(network: nn.Module) -> dict[str, int]:
+        if hasattr(network, "attend"):  # as of `within.Within`
+            return _handed_on(network, [block.name for block in blocks], image, per_head=per_head)
+        if maps := [block.name for block in blocks if block.tokens is None]:
+            raise ShapeError(
+                f"hands on {maps[0]} as a map, as networks with windows do, and attention is seen of tokens "
+                "alone; leave out `attention`"
+            )
         seen = Attended()
         for block in blocks:
             listen(seen, network, block.name)
         trial(network, image, training=False, within=lambda: Watch(seen))
-        return dict(seen.weights)
+        return {name: found.shape[1] if per_head else 1 for name, found in seen.weights.items()}
 
-    if maps := [block.name for block in blocks if block.tokens is None]:
-        raise ShapeError(
-            f"hands on {maps[0]} as a map, as networks with windows do, and `slices` and `view` around any, "
-            "and attention is seen of tokens alone; leave out `attention`"
-        )
-    weights = try_out(build, look)
-    missing = [block.name for block in blocks if block.name not in weights]
+    channels = try_out(build, look)
+    missing = [block.name for block in blocks if block.name not in channels]
     if missing:
         raise ShapeError(
             f"computes no attention in {missing[0]} of all its tokens to all of them, but in windows or in a "
             "way that cannot be seen; leave out `attention`"
         )
-    heads = {name: found.shape[1] if per_head else 1 for name, found in weights.items()}
-    return [replace(block.named(called(block.name)), channels=heads[block.name]) for block in blocks]
+    return [replace(block.named(called(block.name)), channels=channels[block.name]) for block in blocks]
+
+
+def _handed_on(network: Any, blocks: Sequence[str], image: ImageInfo, *, per_head: bool) -> dict[str, int]:
+    """Block → the channels of the map of its attention."""
+    made: dict[str, int] = {}
+
+    def keep(block: str, _: nn.Module, __: Any, output: Tensor) -> None:
+        made[block] = output.shape[1]
+
+    for block in blocks:
+        layer = network.get_submodule(network.attend(block, per_head=per_head))
+        layer.register_forward_hook(partial(keep, block))
+    trial(network, image, training=False)
+    return made
 
 
 def listen(seen: Attended, network: nn.Module, block: str) -> None:

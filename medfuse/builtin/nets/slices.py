@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medfuse.builtin.nets.taps import Hooked
-from medfuse.builtin.nets.view import place
+from medfuse.builtin.nets.within import Within, place
 from medfuse.core.features import FeatureInfo
 
 
-class Slices(nn.Module):
+class Slices(Within):
     """x (batch, channels, x, y, z) → {LAYER: Tensor (batch, c, x', y', z)}, also the outputs of these layers.
 
     Slices go through `network` as one batch of (batch · z, channels · (2 · neighbours + 1), x, y); at the
@@ -20,10 +19,8 @@ class Slices(nn.Module):
     """
 
     def __init__(self, network: nn.Module, features: Sequence[FeatureInfo], neighbours: int) -> None:
-        super().__init__()
-        self.inner = Hooked(network, features)
+        super().__init__(network, features)
         self._neighbours = neighbours
-        self._features = {f.name: f for f in features}
         for name in self._features:
             place(self, name)
 
@@ -35,7 +32,7 @@ class Slices(nn.Module):
         stacks = torch.stack([longer.narrow(1, first, depth) for first in range(2 * k + 1)], dim=3)
         flat = stacks.flatten(2, 3).flatten(0, 1)
         made = {}
-        for name, flat_maps in self.inner(flat).items():
+        for name, flat_maps in self._made(flat).items():
             maps = self._features[name].as_map(flat_maps, size).unflatten(0, (batch, depth))
             made[name] = self.get_submodule(name)(maps.movedim(1, -1).contiguous())
         return made

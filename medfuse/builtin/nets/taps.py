@@ -31,6 +31,12 @@ class Hooked(nn.Module):
         for path in dict.fromkeys(tap.path for tap in self.taps):
             backbone.get_submodule(path).register_forward_hook(partial(self._keep, path))
 
+    def add(self, feature: FeatureInfo) -> None:
+        """Tap one more layer."""
+        (tap,) = find_taps(self.backbone, [feature])
+        self.taps = (*self.taps, tap)
+        self.backbone.get_submodule(tap.path).register_forward_hook(partial(self._keep, tap.path))
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         self._open = True
         try:

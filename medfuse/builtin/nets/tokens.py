@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from medfuse.builtin.nets.attended import Attended, Watch, as_tokens, block_of, listen
 from medfuse.builtin.nets.observed import Observer
 from medfuse.builtin.nets.taps import Hooked, hook_as
+from medfuse.builtin.nets.within import Within
 from medfuse.core.errors import ShapeError
 from medfuse.core.features import FeatureInfo, ImageInfo
 from medfuse.core.text import listed
@@ -34,7 +35,8 @@ class TokenTaps(Hooked):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         if not self.attended:
-            return self._blocks(x)
+            made = self._blocks(x)
+            return {name: made[name] for name in self.order or made}
         try:
             with Watch(self.seen):
                 made = self._blocks(x)
@@ -77,21 +79,25 @@ def tap_blocks(
 ) -> TokenTaps:
     """Tap blocks by hooks, tried out on `image`, and the attention of some. Raises ShapeError."""
     order, attended = [tap.name for tap in taps], [tap for tap in taps if block_of(tap.name)]
-    taps = [tap for tap in taps if tap not in attended]
+    taps, names = [tap for tap in taps if tap not in attended], dict[str, str]()
+    if isinstance(backbone, Within):
+        names = {backbone.attend(block_of(tap.name), per_head=per_head): tap.name for tap in attended}
+        taps += [tap.named(layer) for tap, layer in zip(attended, names)]
+        attended = []
     paths = [path for path, _ in backbone.named_modules() if path]
     seen = Observer(backbone, paths, image, training=False)
     inner = {tap.name: _returned(tap, seen) for tap in taps}
     made = hook_as(TokenTaps, backbone, [tap.named(inner[tap.name]) for tap in taps], image)
-    made.names = {layer: name for name, layer in inner.items()}
+    made.names = {layer: names.get(name, name) for name, layer in inner.items()}
     made.norm, made.width = _final_norm(backbone, taps, seen) if norm else ("", 0)
     blocks = [tap for tap in taps if Address.of(tap.name).path.rpartition(".")[2].isdigit()]
     fitting = [tap for tap in blocks if made.norm and tap.channels % made.width == 0]
     made.normed = {inner[tap.name]: _channel_axis(tap) for tap in fitting}
     if norm and (plain := [tap.name for tap in blocks if tap not in fitting]):
         made.notes = [f"no norm stands behind its last block that fits {listed(plain)}: taken as made"]
+    made.order = order
     if attended:
         made.attend(attended, per_head)
-        made.order = order
     return made
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medfuse.builtin.nets.taps import Hooked
+from medfuse.builtin.nets.within import Within, place
 from medfuse.core.features import FeatureInfo
 
 
-class View(nn.Module):
+class View(Within):
     """x → {VIEW.LAYER: Tensor}; each of these is also the output of a layer of that path, for taps.
 
     The views go through `network` as one larger batch, so batch normalisation sees all of them together.
@@ -30,15 +30,20 @@ class View(nn.Module):
         joined: bool = False,
         mean: bool = False,
     ) -> None:
-        super().__init__()
-        self.inner = Hooked(network, features)
+        super().__init__(network, features)
         self._views = {name: list(channels) for name, channels in views.items()}
-        self._features = {f.name: f for f in features}
         self._crop = tuple(crop) if crop else None
         self._joined, self._mean = joined, mean
-        for view in [""] if joined else self._views:
-            for name in self._features:
-                place(self, f"{view}.{name}" if view else name)
+        for name in self._features:
+            for path in self._paths(name):
+                place(self, path)
+
+    def _paths(self, name: str) -> list[str]:
+        return [f"{view}.{name}" if view else name for view in ([""] if self._joined else self._views)]
+
+    def _inner_of(self, name: str) -> str:
+        view, _, rest = name.partition(".")
+        return rest if not self._joined and view in self._views else name
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         size = x.shape[2:]
@@ -48,7 +53,7 @@ class View(nn.Module):
         x = x.mean(dim=1, keepdim=True) if self._mean else x
         parts = [torch.cat([x[:, c : c + 1] for c in channels], dim=1) for channels in self._views.values()]
         made: dict[str, Tensor] = {}
-        for name, inner in self.inner(torch.cat(parts)).items():
+        for name, inner in self._made(torch.cat(parts)).items():
             feature = self._features[name]
             maps = feature.as_map(inner, x.shape[2:]).chunk(len(parts))
             views = [("", torch.cat(maps, dim=1))] if self._joined else zip(self._views, maps)
@@ -75,11 +80,3 @@ class View(nn.Module):
             before = starts[axis] // stride[axis]
             padding += [before, -(-size[axis] // stride[axis]) - before - x.shape[2 + axis]]
         return functional.pad(x, padding)
-
-
-def place(root: nn.Module, path: str) -> None:
-    """A layer at `path` that passes on what it is given."""
-    for name in path.split("."):
-        if name not in dict(root.named_children()):
-            root.add_module(name, nn.Identity())
-        root = root.get_submodule(name)

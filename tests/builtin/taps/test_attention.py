@@ -159,15 +159,120 @@ def test_without_attention_asked_for_nothing_is_watched():
     assert strategy.further([], lambda: Attention(4, 2, True), IMAGE) == ()
 
 
-def test_a_network_within_slices_is_refused_with_the_reason():
-    """What it hands on are maps of the volume, in which no block's tokens are left to see."""
-    inner = {"use": "module", "target": "vits:ViT", "parameters": {"channels": 3}}
+VIT = {"use": "module", "target": "vits:ViT"}
+VOLUME = ImageInfo(2, (32, 48, 3), (1.0, 1.0, 1.0))
+
+
+def within(of, attention, image=VOLUME, block="blocks.2", tapped=(2, 3)):
+    """A segmenter on a transformer within others, whose attention alone is fused; and the map's name."""
+    name = f"encoder.{block}[attention]"
     settings = {
-        "backbones": {"encoder": {"use": "slices", "of": inner}},
-        "taps": {"encoder": {"use": "tokens", "layers": [2, 3], "attention": "mean"}},
+        "backbones": {"encoder": of},
+        "taps": {"encoder": {"use": "tokens", "layers": [*tapped], "attention": attention}},
+        "fusion": {"all": {"use": "concat", "inputs": ["encoder.*", name], "channels": 4}},
+        "head": {"input": "all"},
+    }
+    plan = plan_graph(ModelSettings.model_validate(settings), image, 2)
+    verify(plan)
+    torch.manual_seed(0)
+    return build_segmenter(plan).eval(), name
+
+
+def vit_in(module: nn.Module) -> ViT:
+    return next(one for one in module.modules() if isinstance(one, ViT))
+
+
+def asked(network: ViT, x: torch.Tensor, attention: str) -> torch.Tensor:
+    found = weights_of(network, x, 2)[:, :, 0, 1:].unflatten(2, (4, 6))
+    return found if attention == "heads" else found.mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize("attention", ["mean", "heads"])
+@pytest.mark.parametrize("neighbours", [0, 1])
+def test_within_slices_it_is_that_of_each_slice(attention, neighbours):
+    inner = VIT | {"parameters": {"channels": 2 * (2 * neighbours + 1)}}
+    model, name = within({"use": "slices", "of": inner, "neighbours": neighbours}, attention)
+    x = torch.randn(2, 2, 32, 48, 3)
+    with torch.no_grad():
+        _, _, maps = model(x, (), (name,))
+        for z in range(3):
+            seen = [x[..., min(max(z + n, 0), 2)] for n in range(-neighbours, neighbours + 1)]
+            flat = torch.stack(seen, 2).flatten(1, 2)
+            torch.testing.assert_close(maps[name][..., z], asked(vit_in(model), flat, attention))
+
+
+@pytest.mark.parametrize("attention", ["mean", "heads"])
+def test_within_views_it_is_that_of_each(attention):
+    of = {"use": "view", "of": VIT, "channels": {"a": [0], "b": [1]}}
+    image = ImageInfo(2, (32, 48), (1.0, 1.0))
+    model, name = within(of, attention, image, "b.blocks.2", ["b.blocks.2", "a.blocks.3"])
+    x = torch.randn(2, 2, 32, 48)
+    with torch.no_grad():
+        _, _, maps = model(x, (), (name,))
+        torch.testing.assert_close(maps[name], asked(vit_in(model), x[:, 1:], attention))
+
+
+def test_of_each_channel_maps_lie_side_by_side():
+    of = {"use": "view", "of": VIT | {"parameters": {"channels": 3}}, "channels": "each", "sees": 3}
+    model, name = within(of, "mean", ImageInfo(2, (32, 48), (1.0, 1.0)))
+    x = torch.randn(1, 2, 32, 48)
+    with torch.no_grad():
+        _, _, maps = model(x, (), (name,))
+        each = [asked(vit_in(model), x[:, c : c + 1].expand(-1, 3, -1, -1), "mean") for c in (0, 1)]
+    torch.testing.assert_close(maps[name], torch.cat(each, 1))
+
+
+def test_a_crop_has_none_around_it():
+    of = {"use": "view", "of": VIT, "channels": [0], "crop": [16, 16]}
+    model, name = within(of, "mean", ImageInfo(1, (32, 48), (1.0, 1.0)))
+    with torch.no_grad():
+        _, _, maps = model(torch.randn(1, 1, 32, 48), (), (name,))
+    assert (maps[name] > 0).sum() == 4
+    assert maps[name].shape == (1, 1, 4, 6)
+
+
+@pytest.mark.parametrize("way", ["each", "repeat", "first"])
+def test_within_slices_of_one_channel_at_a_time(way):
+    of = {"use": "slices", "of": VIT | {"parameters": {"channels": 3}}, "channels": way}
+    model, name = within(of, "heads")
+    with torch.no_grad():
+        _, _, maps = model(torch.randn(1, 2, 32, 48, 3), (), (name,))
+    assert maps[name].shape == (1, 6 if way == "each" else 3, 4, 6, 3)
+
+
+def test_within_others_a_copy_and_a_pickle_see_their_own_and_the_report_may_show_it():
+    of = {"use": "slices", "of": VIT | {"parameters": {"channels": 6}}}
+    model, name = within(of, "mean")
+    x = torch.randn(1, 2, 32, 48, 3)
+    with torch.no_grad():
+        before = model(x, (), (name,))[2][name]
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(other(x, (), (name,))[2][name], before)
+            vit_in(other).blocks[2].attn.qkv.weight.zero_()
+            assert not torch.equal(other(x, (), (name,))[2][name], before)
+            assert torch.equal(model(x, (), (name,))[2][name], before)
+
+
+def test_its_weights_have_the_names_that_they_have_without():
+    of = {"use": "slices", "of": VIT | {"parameters": {"channels": 6}}}
+    with_it, without = within(of, "mean")[0], within_plain(of)
+    assert {n for n in with_it.state_dict() if "backbones" in n} == {
+        n for n in without.state_dict() if "backbones" in n
+    }
+
+
+def within_plain(of):
+    settings = {
+        "backbones": {"encoder": of},
+        "taps": {"encoder": {"use": "tokens", "layers": [2, 3]}},
         "fusion": {"all": {"use": "concat", "inputs": ["encoder.*"], "channels": 4}},
         "head": {"input": "all"},
     }
+    return build_segmenter(plan_graph(ModelSettings.model_validate(settings), VOLUME, 2))
+
+
+def test_attention_that_cannot_be_seen_within_slices_is_refused_with_the_reason():
+    of = {"use": "slices", "of": {"use": "module", "target": f"{__name__}:BlindViT"}, "neighbours": 0}
     with pytest.raises(PipelineError) as caught:
-        plan_graph(ModelSettings.model_validate(settings), ImageInfo(1, (32, 48, 2), (1.0, 1.0, 1.0)), 2)
-    assert any("hands on blocks.2 as a map" in p.message for p in caught.value.problems)
+        within(of, "mean", ImageInfo(1, (32, 48, 3), (1.0, 1.0, 1.0)))
+    assert any("computes no attention in blocks.2" in p.message for p in caught.value.problems)

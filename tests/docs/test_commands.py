@@ -192,6 +192,7 @@ def typed(prepared, tmp_path, monkeypatch, medfuse, plain_report):
         if command.verb == "init":
             words = [w for n, w in enumerate(words) if w != "--minutes" and words[n - 1] != "--minutes"]
             words += ["--minutes", "0.1", "--no-trials"]
+            Path("pipelines", f"{words[2]}.yaml").unlink(missing_ok=True)
         said = medfuse(*words[1:])
         assert said.code == 0 or (command.verb == "doctor" and said.code == 1), f"{command}\n{said.err}"
 
@@ -215,6 +216,7 @@ def test_what_is_told_to_type_does_what_it_should(block, typed):
 @pytest.mark.slow
 @pytest.mark.parametrize("block", [b for b in BLOCKS if slow(b)], ids=str)
 def test_what_trains_does_too(block, typed):
+    shutil.rmtree("runs/mine")  # which is trained here
     for command in slow(block):
         typed(command)
 

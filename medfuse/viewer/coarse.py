@@ -15,18 +15,20 @@ Factors = tuple[int, int, int]
 
 LONGEST = 2048
 """Voxels along an axis: browsers hold no longer 3-D textures."""
+_ALIKE = 1.05
 _MOST_COMPARED = 64  # voxels of a block whose most frequent value is looked for
 
 
 def factors(shape: Sequence[int], spacing_mm: Sequence[float], most_voxels: int) -> Factors:
-    """The least that leave at most `most_voxels`: the axis that is finest gives way first."""
+    """Those that leave at most `most_voxels`: the finest axes give way first, alike ones together."""
     found = [max(1, ceil(n / LONGEST)) for n in shape]
     while prod(sizes(shape, found)) > most_voxels:
         able = [axis for axis in range(3) if found[axis] < shape[axis]]
         if not able:
             break
-        axis = min(able, key=lambda a: (spacing_mm[a] * found[a], a))
-        found[axis] += 1
+        finest = min(spacing_mm[axis] * found[axis] for axis in able)
+        for axis in able:
+            found[axis] += spacing_mm[axis] * found[axis] <= _ALIKE * finest
     x, y, z = found
     return x, y, z
 

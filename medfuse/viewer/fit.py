@@ -10,7 +10,7 @@ from medfuse.core.reporter import Reporter
 from medfuse.viewer.packing import Packed, pack
 from medfuse.viewer.scene import Scene, draw
 
-MOST_VOXELS = 2**25
+MOST_VOXELS = 2**24
 """Of a case: what a browser without a graphics card opens in seconds."""
 _LEAST_BYTES = 1_000_000
 """Of a case, where there are many: smaller pictures would show little."""

@@ -110,15 +110,66 @@ void main() {
     return [1, 3, 5].map(at => parseInt(color.slice(at, at + 2), 16));
   }
 
-  function colors() {
+  // Scans and labels lie on one grid, along the axes of the textures that NiiVue draws. So their colours are looked
+  // up here and handed over; NiiVue's own way, which resamples each volume, takes seconds without a graphics card.
+
+  function colorsOfLabels() {
     const shown = isDifference() ? DIFFERENCE.map(([, color]) => color) : state.about.classes.map(c => c.color);
-    const before = 1 + Math.ceil(shown.length / 100);  // as NiiVue takes nothing of the first 128th of a table
-    const lut = new Uint8ClampedArray(4 * (before + 1 + shown.length));
+    const table = new Uint8Array(4 * (shown.length + 1)), alpha = state.labels ? Math.round(255 * state.opacity) : 0;
     shown.forEach((color, i) => {
       const seen = isDifference() || !state.hidden.has(state.about.classes[i].name);
-      lut.set([...rgb(color), state.labels && seen ? 255 : 0], 4 * (before + 1 + i));
+      table.set([...rgb(color), seen ? alpha : 0], 4 * (i + 1));
     });
-    return {lut, min: -before, max: shown.length};
+    return new Uint32Array(table.buffer);
+  }
+
+  function colorsOfScan(image) {  // of each stored number, from the least that its type holds
+    const {slope, inter} = state.about, {cal_min: low, cal_max: high} = image;
+    const signed = image.img instanceof Int16Array, count = signed ? 65536 : 256;
+    const table = new Uint8Array(4 * count);
+    for (let i = 0; i < count; i++) {
+      const stored = signed ? i << 16 >> 16 : i;
+      const grey = Math.round(255 * Math.min(1, Math.max(0, (stored * slope + inter - low) / (high - low))));
+      table.set([grey, grey, grey, Math.ceil(grey / 2)], 4 * i);  // the darkest is clear in 3-D
+    }
+    return new Uint32Array(table.buffer);
+  }
+
+  function paint(layer) {
+    const {gl} = nv, [nx, ny, nz] = state.about.shape;
+    const voxels = layer ? labelsShown() : nv.volumes[0].img;
+    const colors = layer ? colorsOfLabels() : colorsOfScan(nv.volumes[0]);
+    const mask = layer ? -1 : 65535, slices = Math.max(1, Math.floor(2 ** 20 / (nx * ny)));
+    const made = new Uint32Array(nx * ny * slices), bytes = new Uint8Array(made.buffer);
+    gl.activeTexture(layer ? gl.TEXTURE2 : gl.TEXTURE0);
+    gl.bindTexture(gl.TEXTURE_3D, layer ? nv.overlayTexture : nv.volumeTexture);
+    gl.pixelStorei(gl.UNPACK_ALIGNMENT, 4);
+    for (let z = 0; z < nz; z += slices) {
+      const here = Math.min(slices, nz - z), first = nx * ny * z, end = nx * ny * here;
+      for (let i = 0; i < end; i++) made[i] = colors[voxels[first + i] & mask];
+      gl.texSubImage3D(gl.TEXTURE_3D, 0, 0, 0, z, nx, ny, here, gl.RGBA, gl.UNSIGNED_BYTE, bytes);
+    }
+    nv.updateInterpolation(layer);
+  }
+
+  function ownColors() {
+    const refresh = nv.refreshLayers, prepared = new Set();
+    nv.refreshLayers = (image, layer) => {
+      if (!prepared.has(image)) refresh.call(nv, image, layer);  // which makes the textures
+      prepared.add(image);
+      if (nv.volumes[layer] === image) paint(layer);
+    };
+    for (const name of ["orientShaderU", "orientShaderI", "blurShader"]) {  // then next to nothing is drawn in them
+      const shader = nv[name];
+      nv[name] = Object.assign(Object.create(shader), {
+        use(gl) { shader.use(gl); gl.viewport(0, 0, 1, 1); },
+      });
+    }
+    niivue.NVImage.prototype.calMinMax = function () {
+      this.cal_min = this.robust_min = this.global_min = this.hdr.cal_min;
+      this.cal_max = this.robust_max = this.global_max = this.hdr.cal_max;
+      return [this.cal_min, this.cal_max, this.cal_min, this.cal_max];
+    };
   }
 
   const isDifference = () => state.layer === state.layers.length && state.layers.length > 1;
@@ -134,20 +185,22 @@ void main() {
     return made;
   }
 
-  function drawLabels() {
-    if (!nv || !state.about) return;
+  function labelsShown() {
     const overlay = nv.volumes[1];
     if (isDifference()) overlay.img = differing();
     else if (state.layers.length) overlay.img = state.layers[state.layer];
-    overlay.colormapLabel = colors();
-    overlay._opacity = state.opacity;
+    return overlay.img;
+  }
+
+  function drawLabels() {
+    if (!nv || !state.about) return;
     nv.overlayOutlineWidth = state.outline ? 1.5 * devicePixelRatio : 0;
-    nv.refreshLayers(overlay, 1);
+    paint(1);
     nv.drawScene();
   }
 
   function drawScan() {
-    nv.refreshLayers(nv.volumes[0], 0);
+    paint(0);
     nv.drawScene();
   }
 
@@ -159,19 +212,15 @@ void main() {
   }
 
   async function show(number) {
-    const turn = ++state.busy;
+    const turn = ++state.busy, {drawScene} = nv;
     $("stage").classList.add("busy");
     say("");
     try {
-      const loaded = await load(number);
+      const {about, image, overlay, layers} = await load(number);
       if (turn !== state.busy) return;
-      while (nv.volumes.length) nv.removeVolumeByIndex(nv.volumes.length - 1);
-      const {about, image, overlay, layers} = loaded;
+      nv.drawScene = () => {};  // once is enough
       const known = state.about ? state.layer : Math.max(0, layers.length - 1);
       Object.assign(state, {number, about, layers, layer: Math.min(known, Math.max(0, layers.length - 1))});
-      overlay.colormapLabel = colors();
-      if (layers.length) overlay.img = layers[state.layer];
-      overlay._opacity = state.opacity;
       nv.volumes = [image, overlay];
       nv.back = image;
       nv.overlays = [overlay];
@@ -182,9 +231,12 @@ void main() {
       look(number === 0 || about.view !== "all" ? about.view : state.view);
       fill();
       nv.createOnLocationChange();
+      nv.drawScene = drawScene;
+      nv.drawScene();
     } catch (error) {
       say(`This case cannot be shown: ${error.message}`);
     } finally {
+      nv.drawScene = drawScene;
       if (turn === state.busy) $("stage").classList.remove("busy");
     }
   }
@@ -209,6 +261,7 @@ void main() {
 
   function frame(low, high) {
     if (!(high > low)) return;
+    const known = nv.volumes[0].cal_min === low && nv.volumes[0].cal_max === high;
     [nv.volumes[0].cal_min, nv.volumes[0].cal_max] = [low, high];
     $("low").value = +low.toPrecision(5);
     $("high").value = +high.toPrecision(5);
@@ -216,7 +269,7 @@ void main() {
       const [l, h] = button.value.split(" ").map(Number);
       button.setAttribute("aria-pressed", l === low && h === high);
     }
-    soon(drawScan);
+    if (!known) soon(drawScan);
   }
 
   // --------------------------------------------------------------------------------------------- panel
@@ -412,6 +465,7 @@ void main() {
     };
     await nv.attachToCanvas($("canvas"));
     nv.setCustomSliceShader(SLICES);
+    ownColors();
     buttons($("views"), [["all", "planes and 3-D"], ["axial", "axial"], ["coronal", "coronal"],
       ["sagittal", "sagittal"], ["solid", "3-D"]], look);
     $("cases").replaceChildren(...page.cases.map((about, number) =>

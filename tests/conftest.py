@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,4 +95,23 @@ def plain_report(finished_run: Run) -> Iterator[None]:
     """Reports of this file's runs are a word: to draw one takes longer than the rest of a tiny run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("medfuse.report.html.page", lambda content: f"<html>{content.name}</html>")
+        patch.setattr("medfuse.runs.viewing.write_viewer", lambda run, evaluation: ({}, ""))
         yield
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium for all tests of a process."""
+    from chromium import BROWSER, chromium
+
+    if BROWSER is None:
+        pytest.skip("chromium is not installed (apt install chromium)")
+    with chromium() as tab:
+        yield tab
+
+
+@pytest.fixture
+def tab(browser) -> Any:
+    """A tab of the width of a small window."""
+    browser.size(1000, 700)
+    return browser

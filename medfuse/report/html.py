@@ -10,14 +10,17 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
-from medfuse.core.errors import DataError
 from medfuse.core.files import write_text
 from medfuse.core.text import number
-from medfuse.report.curves import Row, curve_svgs
+from medfuse.report.cards import MOST_PICTURED, card_ids, cards_html
+from medfuse.report.curves import Row as CurveRow
+from medfuse.report.curves import curve_svgs
+from medfuse.report.dots import Dot, Row, dots_html
 from medfuse.report.evaluate import EvaluatedCase, Evaluation
 from medfuse.report.feature_maps import Picture
 from medfuse.report.graph import GraphNode, graph_svg, graph_words
-from medfuse.report.overlays import OverlayCase, overlay_png
+from medfuse.report.overlays import OverlayCase, colors_of
+from medfuse.report.style import document, section
 from medfuse.report.summary import summarise
 
 
@@ -25,7 +28,8 @@ from medfuse.report.summary import summarise
 class ReportContent:
     """What a report tells. `date` is text; `images` maps case names to the image files under the overlays.
 
-    `pictures`, by case names too, show what is inside the network; only chosen cases' are drawn.
+    `views`: case → link to the viewer, with a note about those that have none. `pictures`, by case names too,
+    show what is inside the network; only chosen cases' are drawn.
     `repeat` maps headings ("command", "versions", "data hashes", "machine", …) to text. An empty part is
     left out of the page.
     """
@@ -34,7 +38,7 @@ class ReportContent:
     date: str
     evaluation: Evaluation
     graph: Sequence[GraphNode] = ()
-    rows: Sequence[Row] = ()
+    rows: Sequence[CurveRow] = ()
     images: Mapping[str, Path] = field(default_factory=dict)
     pictures: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
     ct: bool = False
@@ -42,6 +46,8 @@ class ReportContent:
     pipeline: str = ""
     repeat: Mapping[str, str] = field(default_factory=dict)
     colors: Mapping[str, str] = field(default_factory=dict)
+    views: Mapping[str, str] = field(default_factory=dict)
+    view_note: str = ""
 
 
 def write_report(path: Path, content: ReportContent) -> None:
@@ -53,24 +59,16 @@ def page(content: ReportContent) -> str:
     """The page's text. Nothing in it is loaded from elsewhere, and all text is escaped."""
     summary = summarise(content.evaluation)
     parts = [
-        _section("Result", _headline(content.evaluation, summary)),
-        _section("Model", _model(content.graph)) if content.graph else "",
-        _section("Training", _curves(content.rows)),
-        _section("Cases", _overlays(content) + _table(content.evaluation))
-        if content.evaluation.cases
-        else "",
-        _section("Inside the network", _pictures(content)),
-        _section("How to repeat it", _repeat(content)),
+        section("Result", _headline(content.evaluation, summary, content.colors)),
+        section("Cases", _cases(content)) if content.evaluation.cases else "",
+        section("All measures", _table(content.evaluation)) if content.evaluation.cases else "",
+        section("Training", _curves(content.rows)),
+        section("Model", _model(content.graph)) if content.graph else "",
+        section("Inside the network", _pictures(content)),
+        section("How to repeat it", _repeat(content)),
     ]
-    title = escape(f"{content.name}: segmentation report")
-    return (
-        "<!DOCTYPE html>\n"
-        f'<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}</style></head>\n<body>\n"
-        f"<header><h1>{escape(content.name)}</h1><p>{escape(readable(content.date))}</p></header>\n"
-        f"<main>{''.join(parts)}</main>\n<script>{SORT}</script>\n</body></html>\n"
-    )
+    header = f"<h1>{escape(content.name)}</h1><p>{escape(readable(content.date))}</p>"
+    return document(f"{content.name}: segmentation report", header, "".join(parts))
 
 
 def readable(date: str) -> str:
@@ -102,11 +100,7 @@ MEANS = (
 )  # fmt: skip
 
 
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>\n" if body else ""
-
-
-def _headline(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
+def _headline(evaluation: Evaluation, summary: Mapping[str, Any], colors: Mapping[str, str]) -> str:
     if not (evaluation.cases or evaluation.errors):
         return f'<p class="big">not judged</p>{_lines("note", evaluation.notes)}'
     mean, n = summary["foreground_mean"]["Dice"], summary["foreground_n"]["Dice"]
@@ -117,7 +111,7 @@ def _headline(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
     return (
         f'<p class="big">{number(mean, 3)} <span>mean foreground Dice: {n} label{"s" * (n != 1)}, '
         f"{cases} case{'s' * (cases != 1)}</span></p>"
-        f"{_lines('error', evaluation.errors)}{_lines('note', evaluation.notes)}"
+        f"{_lines('error', evaluation.errors)}{_lines('note', evaluation.notes)}{_dots(evaluation, colors)}"
         '<div class="wide"><table><caption>Means over n cases, or over as many as a mean says'
         f"</caption><thead><tr>{heads}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
@@ -159,7 +153,7 @@ def _model(graph: Sequence[GraphNode]) -> str:
     )
 
 
-def _curves(rows: Sequence[Row]) -> str:
+def _curves(rows: Sequence[CurveRow]) -> str:
     pictures = curve_svgs(rows)
     steps = int(rows[-1].get("step", 0)) if rows else 0
     figures = "".join(
@@ -169,45 +163,42 @@ def _curves(rows: Sequence[Row]) -> str:
     return f'<div class="curves">{figures}</div>' if figures else ""
 
 
-def _overlays(content: ReportContent) -> str:
-    chosen = chosen_cases(content.evaluation.cases)
-    figures = "".join(_overlay(words, case, content) for words, case in chosen)
-    words = (
-        "Slices go through the largest area of the labels. The patient's right is on the left of axial and "
-    )
-    return (
-        f"{figures}<p>{words}coronal slices, the front on the left of sagittal ones.</p>" if figures else ""
-    )
+def _cases(content: ReportContent) -> str:
+    """Every case as a card, worst first."""
+    evaluation = content.evaluation
+    overlays = {
+        case.name: OverlayCase(
+            case.name,
+            content.images[case.name],
+            case.pair.reference,
+            case.pair.prediction,
+            content.ct,
+            content.tolerance_mm,
+            content.colors,
+        )
+        for case in evaluation.cases
+        if case.name in content.images
+    }
+    words = [
+        "Worst first. Slices go through the largest area of the labels; the patient's right is on the left "
+        "of axial and coronal slices, the front on the left of sagittal ones."
+    ]
+    if len(overlays) > MOST_PICTURED:
+        words.append(f"The {MOST_PICTURED} worst have pictures.")
+    said = f'<p class="said">{escape(" ".join((*words, content.view_note)).strip())}</p>' if overlays else ""
+    return said + cards_html(evaluation.cases, overlays, evaluation.labels, content.views)
 
 
-def _overlay(words: str, case: EvaluatedCase, content: ReportContent) -> str:
-    image = content.images.get(case.name)
-    if image is None:
-        return ""
-    scores = ", ".join(
-        f"{name} {number(m.dice, 3)}" for name, m in case.metrics.items() if m.dice is not None
-    )
-    caption = (
-        f"{words.capitalize()} case, {case.name}: mean foreground Dice {number(case.dice, 3)} ({scores})"
-    )
-    files = OverlayCase(
-        case.name,
-        image,
-        case.pair.reference,
-        case.pair.prediction,
-        content.ct,
-        content.tolerance_mm,
-        content.colors,
-    )
-    try:
-        picture = overlay_png(files, content.evaluation.labels)
-    except DataError as error:
-        return _lines("error", error.lines)
-    alt = (
-        f"{case.name} in three planes, axial, coronal and sagittal: image, prediction filled, reference as a "
-        "line. The patient's right is on the left."
-    )
-    return f"<figure>{_image(picture, 'png', alt)}<figcaption>{escape(caption)}</figcaption></figure>"
+def _dots(evaluation: Evaluation, colors: Mapping[str, str]) -> str:
+    """A line of dots for each label: the Dice of each case."""
+    places = card_ids(evaluation.cases)
+    rows = []
+    for name, color in zip(evaluation.labels, colors_of(evaluation.labels, colors)):
+        found = [(c.name, d) for c in evaluation.cases if (d := c.metrics[name].dice) is not None]
+        dots = [Dot(dice, f"{case}: {dice:.3f}", places[case]) for case, dice in found]
+        mean = sum(dice for _, dice in found) / len(found) if found else None
+        rows.append(Row(name, f"Dice {number(mean, 3)}, n {len(found)}", dots, color, mean))
+    return dots_html(rows, (0.0, 1.0), (0, 0.25, 0.5, 0.75, 1), 2)
 
 
 def _pictures(content: ReportContent) -> str:
@@ -274,78 +265,3 @@ def _image(data: bytes, kind: Literal["png", "svg+xml"], alt: str) -> str:
 
 def _data(data: bytes, kind: Literal["png", "svg+xml"]) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-
-
-STYLE = """
-:root { --ink: #1f2933; --soft: #616e7c; --line: #e4e7eb; --page: #f5f7fa; --card: #fff; --accent: #0072b2 }
-@media (prefers-color-scheme: dark) {
-  :root { color-scheme: dark; --ink: #f5f7fa; --soft: #9aa5b1; --line: #3e4c59; --page: #1f2933;
-    --card: #29333e; --accent: #56b4e9 }
-}
-* { box-sizing: border-box }
-body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
-header, main { max-width: 1100px; margin: 0 auto; padding: 0 1rem }
-h1 { margin: 1.5rem 0 0; overflow-wrap: anywhere } header p { margin: 0; color: var(--soft) }
-h2 { margin: 0 0 .75rem; font-size: 1.2rem } h3 { margin: 1rem 0 .25rem; font-size: 1rem }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
-  margin: 1rem 0; padding: 1.25rem }
-.big { font-size: 2.4rem; font-weight: 700; margin: 0 0 .5rem; color: var(--accent) }
-.big span { font-size: 1rem; font-weight: 400; color: var(--soft); display: inline-block; line-height: 1.3 }
-figure { margin: 0 0 1rem; overflow-x: auto }
-figure img { max-width: 100%; border-radius: 4px; display: block }
-.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(21rem, 100%), 1fr)); gap: 0 1rem }
-.curves img { width: 100% }
-figcaption, caption { color: var(--soft); font-size: .9rem; text-align: left; padding: .25rem 0 }
-.wide { overflow-x: auto } .tall { max-height: 40rem; overflow-y: auto }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
-th:first-child, .sortable td:nth-child(2), .sortable th:nth-child(2),
-.sortable td:last-child { text-align: left }
-thead th { color: var(--soft); font-weight: 600; background: var(--card); position: sticky; top: 0;
-  white-space: normal }
-tbody th { font-weight: 500 }
-button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer }
-button::after { content: " \\2195"; opacity: .5 }
-[aria-sort=ascending] button::after { content: " \\2191"; opacity: 1 }
-[aria-sort=descending] button::after { content: " \\2193"; opacity: 1 }
-.bar { display: inline-block; height: .7em; margin-right: .5em;
-  background: var(--accent); border-radius: 2px }
-.error li { color: #d55e00 } .note li { color: var(--soft) }
-dt { font-weight: 600 } dd { margin: 0 0 .4rem 1rem } summary { cursor: pointer; margin-top: .75rem }
-pre { background: var(--page); padding: .75rem; border-radius: 4px; overflow-x: auto; font-size: .85rem }
-@media (max-width: 640px) {
-  header, main { padding: 0 .5rem } section { padding: .75rem }
-  .wide thead { display: none } .tall { max-height: none }
-  .wide tr { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1rem; padding: .5rem 0;
-    border-bottom: 1px solid var(--line) }
-  .wide tbody th { grid-column: 1 / -1; font-weight: 700; white-space: normal; overflow-wrap: anywhere }
-  .wide th, .wide td { border: 0; padding: .1rem 0; white-space: normal }
-  .wide td { display: flex; justify-content: space-between; gap: .5rem }
-  .wide td::before { content: attr(data-head); color: var(--soft); font-size: .85rem; text-align: left }
-  .bar { display: none } dd { margin-left: 0 }
-}
-@media print {
-  :root { --ink: #000; --soft: #444; --line: #ccc; --page: #fff; --card: #fff; --accent: #0072b2 }
-  section { border: 0; padding: 0; break-inside: auto }
-  .tall { max-height: none } figure, tr { break-inside: avoid } button::after { content: "" }
-}
-"""
-
-SORT = """
-for (const table of document.querySelectorAll("table.sortable")) {
-  const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
-  const key = (row, i) => row.cells[i].textContent;
-  heads.forEach((head, i) => head.firstChild.addEventListener("click", () => {
-    const up = head.getAttribute("aria-sort") !== "ascending";
-    heads.forEach(h => h.removeAttribute("aria-sort"));
-    head.setAttribute("aria-sort", up ? "ascending" : "descending");
-    const order = (a, b) => {
-      const x = key(a, i), y = key(b, i), m = parseFloat(x), n = parseFloat(y);
-      if ((x === "\\u2013") !== (y === "\\u2013")) return x === "\\u2013" ? 1 : -1;
-      const d = i > 1 && !isNaN(m) && !isNaN(n) ? m - n : x.localeCompare(y, undefined, {numeric: true});
-      return up ? d : -d;
-    };
-    body.append(...[...body.rows].sort(order));
-  }));
-}
-"""

@@ -19,6 +19,7 @@ from medfuse.core.errors import DataError
 from medfuse.core.label_table import LabelSays, entries_of
 from medfuse.core.labels import LabelValue, mask_of, members
 from medfuse.report.figures import INK, PALETTE, SOFT, colour, encode, literal, new_figure, save
+from medfuse.viewer.packing import SOFT_TISSUE_HU, window_of
 from medfuse.volumes.read import read_labels, read_volume
 from medfuse.volumes.volume import Volume
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 PLANES = (("axial", 2, "RLAP"), ("coronal", 1, "RLSI"), ("sagittal", 0, "APSI"))
 """Name, the RAS+ axis that is sliced, and the letters at left, right, top and bottom."""
 
-SOFT_TISSUE_HU = (-160.0, 240.0)
 MOST_IN_LEGEND = 12
 WIDTH_IN, TOP_IN, BOTTOM_IN = 10.0, 0.35, 0.55
 
@@ -78,9 +78,9 @@ def overlay_png(case: OverlayCase, labels: Mapping[str, LabelValue]) -> bytes:
 
 def overlay_figure(case: OverlayCase, labels: Mapping[str, LabelValue]) -> Figure:
     """Three planes through the largest area of the labels, side by side in one scale, with a legend."""
-    image, reference, prediction = _read(case)
+    image, reference, prediction = read_overlay(case)
     planes = cut(image, reference, prediction, labels)
-    low, high = SOFT_TISSUE_HU if case.ct else _window(image.array)
+    low, high = grey_window(image.array, case.ct)
     width_mm = sum(p.size_mm[1] for p in planes)
     height_in = WIDTH_IN * max(p.size_mm[0] for p in planes) / width_mm
     figure = new_figure(WIDTH_IN, height_in + TOP_IN + BOTTOM_IN)
@@ -102,15 +102,15 @@ def cut(
     """The three planes through the reference's largest areas (the prediction's, where there is none)."""
     turn = image.geometry.turn
     spacing = image.geometry.ras_spacing_mm
-    known = [number for _, value in _foreground(labels) for number in members(value)]
+    known = [number for _, value in foreground(labels) for number in members(value)]
     grey, truth, ours = (turn.apply(v.array) for v in (image, reference, prediction))
-    foreground = np.isin(truth, known)
-    if not foreground.any():
-        foreground = np.isin(ours, known)
+    marked = np.isin(truth, known)
+    if not marked.any():
+        marked = np.isin(ours, known)
     planes = []
     for name, axis, letters in PLANES:
         rest = tuple(a for a in range(3) if a != axis)
-        areas = foreground.sum(axis=rest)
+        areas = marked.sum(axis=rest)
         index = int(areas.argmax()) if areas.any() else grey.shape[axis] // 2
         seen = [_as_seen(np.take(v, index, axis=axis)) for v in (grey, truth, ours)]
         pixel_mm = (spacing[rest[1]], spacing[rest[0]])
@@ -123,7 +123,7 @@ def _as_seen(plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return plane.T[::-1, ::-1]
 
 
-def _read(case: OverlayCase) -> tuple[Volume, Volume, Volume]:
+def read_overlay(case: OverlayCase) -> tuple[Volume, Volume, Volume]:
     """Image (one channel), reference and prediction on one grid. Raises DataError where they differ."""
     image = read_volume(case.image)
     array = image.array[..., 0] if image.array.ndim == 4 else image.array
@@ -140,13 +140,9 @@ def _read(case: OverlayCase) -> tuple[Volume, Volume, Volume]:
     return image, maps[0], maps[1]
 
 
-def _window(array: npt.NDArray[Any]) -> tuple[float, float]:
-    """Percentiles 1 and 99 of what is not exactly 0, the usual fill around a scan."""
-    finite = array[np.isfinite(array) & (array != 0)]
-    if not finite.size:
-        return 0.0, 1.0
-    low, high = (float(v) for v in np.percentile(finite, (1, 99)))
-    return (low, high) if high > low else (low, low + 1)
+def grey_window(array: npt.NDArray[Any], ct: bool) -> tuple[float, float]:
+    """From black to white: of CT soft tissue, else what most voxels have."""
+    return SOFT_TISSUE_HU if ct else window_of(array)
 
 
 def colors_of(labels: Mapping[str, LabelValue], given: Mapping[str, str]) -> list[str]:
@@ -154,7 +150,7 @@ def colors_of(labels: Mapping[str, LabelValue], given: Mapping[str, str]) -> lis
 
     Where labels are more than there are of those, it is that of the table of labels.
     """
-    names = [name for name, _ in _foreground(labels)]
+    names = [name for name, _ in foreground(labels)]
     few = {name: colour(index) for index, name in enumerate(names)}
     if len(names) > len(PALETTE):
         table = entries_of(labels, {name: LabelSays(color=color) for name, color in given.items()})
@@ -176,10 +172,10 @@ def _draw(
     columns = (np.arange(plane.image.shape[1]) + 0.5) * plane.pixel_mm[1]
     rows = (np.arange(plane.image.shape[0]) + 0.5) * plane.pixel_mm[0]
     fill = np.zeros((*plane.image.shape, 4))
-    for index, (_, value) in enumerate(_foreground(labels)):
+    for index, (_, value) in enumerate(foreground(labels)):
         fill[mask_of(plane.prediction, value)] = to_rgba(colors[index], 0.5)
     axes.imshow(fill, extent=extent, interpolation="nearest")
-    for index, (_, value) in enumerate(_foreground(labels)):
+    for index, (_, value) in enumerate(foreground(labels)):
         mask = mask_of(plane.reference, value)
         if mask.any() and not mask.all() and min(mask.shape) > 1:
             line = axes.contour(columns, rows, mask, levels=[0.5], colors=[colors[index]], linewidths=1.2)
@@ -204,7 +200,7 @@ def _legend(
     from matplotlib.patches import Patch
 
     seen = {int(v) for p in planes for array in (p.reference, p.prediction) for v in np.unique(array)}
-    shown = [(i, n) for i, (n, v) in enumerate(_foreground(labels)) if seen & {*members(v)}]
+    shown = [(i, n) for i, (n, v) in enumerate(foreground(labels)) if seen & {*members(v)}]
     handles: list[Any] = [
         Patch(facecolor=SOFT, alpha=0.5, label="filled: prediction"),
         Line2D([], [], color=SOFT, label="line: reference"),
@@ -226,5 +222,5 @@ def _legend(
     figure.text(0.005, 1 - 0.1 / figure.get_figheight(), title, va="top", fontsize=9, color=INK)
 
 
-def _foreground(labels: Mapping[str, LabelValue]) -> list[tuple[str, LabelValue]]:
+def foreground(labels: Mapping[str, LabelValue]) -> list[tuple[str, LabelValue]]:
     return [(name, value) for name, value in labels.items() if value != 0]

@@ -6,8 +6,11 @@ from medfuse.core.section import Section
 
 
 class ReportSettings(Section):
-    """Pictures of what is inside the network, for the best, the median and the worst held-out case."""
+    """What a report shows beside results; pictures are of the best, the median and the worst case."""
 
+    viewer: bool = Field(
+        True, description="whether held-out cases can be opened in three planes and in 3-D from the report"
+    )
     maps: tuple[str, ...] = Field(
         (), description="taps or nodes whose channels are drawn; BACKBONE.* means every tap of it"
     )

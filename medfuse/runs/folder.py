@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from medfuse.core.errors import MedfuseError
@@ -16,7 +17,8 @@ FOLD_ALL = "fold_all"
 PROBE = ".probe-"
 """How the name of a folder begins that is gone when `medfuse probe` ends."""
 WEIGHTS = "weights_last.safetensors"
-JUDGED = ("summary.json", "report.html", "postprocess.json")
+VIEW = "view"
+JUDGED = ("summary.json", "report.html", "postprocess.json", "view.html", VIEW)
 """What says how good the weights are, and so is of no use once they change."""
 
 STATES = ("training_state.pt", "training_state.previous.pt")
@@ -52,20 +54,22 @@ def clear(folder: Path) -> None:
 
     Label maps in `predictions` are replaced as everywhere: those that medfuse wrote and nobody changed.
     """
+    _remove(folder, _OF_ONE_TRAINING)
+
+
+def forget_judgement(folder: Path) -> None:
+    """Remove what was said of weights that are about to change, or are gone."""
+    _remove(folder, JUDGED)
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
     with reported(folder):
-        for name in _OF_ONE_TRAINING:
+        for name in names:
             path = folder / name
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-
-
-def forget_judgement(folder: Path) -> None:
-    """Remove what was said of weights that are about to change, or are gone."""
-    with reported(folder):
-        for name in JUDGED:
-            (folder / name).unlink(missing_ok=True)
 
 
 def fold_folders(folder: Path) -> list[Path]:

@@ -162,6 +162,7 @@ def write_run_report(
     run: Run, graph: GraphPlan, evaluation: Evaluation, pictures: Mapping[str, Sequence[Picture]]
 ) -> None:
     from medfuse.report.html import ReportContent, write_report
+    from medfuse.runs.viewing import write_viewer
     from medfuse.train.log import read_rows
 
     locked = read_record(Lock, run.folder / LOCK).model_dump(mode="json")
@@ -173,6 +174,7 @@ def write_run_report(
     if pretrained := recorded_weights(run.folder / TRANSFER):
         repeat["weights that it started from"] = "\n".join(pretrained)
     repeat["data (SHA-256)"] = "\n".join(f"{digest}  {file}" for file, digest in locked["data"].items())
+    views, view_note = write_viewer(run, evaluation)
     content = ReportContent(
         name=run.pipeline.name,
         date=locked["started"],
@@ -186,6 +188,8 @@ def write_run_report(
         pipeline=read_text(run.folder / RESOLVED, raises=CheckpointError),
         repeat=repeat,
         colors={name: says.color for name, says in run.info.label_table.items() if says.color},
+        views=views,
+        view_note=view_note,
     )
     with run.reporter.track("writing the report", 1) as advance:
         write_report(run.folder / "report.html", content)

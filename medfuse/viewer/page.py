@@ -12,7 +12,7 @@ from pathlib import Path
 
 import medfuse
 from medfuse.core.errors import OutputError
-from medfuse.core.files import atomic
+from medfuse.core.files import atomic, make_folder, reported, write_text
 from medfuse.viewer.packing import Packed
 
 NIIVUE = "niivue/niivue.umd.js"
@@ -93,6 +93,35 @@ def refuse_others(path: Path, *, overwrite: bool) -> None:
             f"{path}: is not what medfuse wrote, or was changed since, and stays; choose another --output, "
             "or give --overwrite"
         )
+
+
+FOLDER_PAGE = "index.html"
+
+
+class Folder:
+    """A viewer as a folder: its page, and a file for each case, which the page loads when it is shown.
+
+    As scripts, since a page from disk may read no other file. Made anew; what stands in it is replaced.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raises OutputError."""
+        self._folder = make_folder(folder)
+        self._cases: list[dict[str, object]] = []
+        with reported(folder):
+            for old in (folder / FOLDER_PAGE, *folder.glob("case_*.js")):
+                old.unlink(missing_ok=True)
+
+    def add(self, case: Packed) -> None:
+        """Write the file of a case. Raises OutputError."""
+        number = len(self._cases)
+        name = f"case_{number + 1:04}.js"
+        write_text(self._folder / name, f"medfuse.take({number}, {json.dumps(case.parts)});\n")
+        self._cases.append({**case.about, "file": name})
+
+    def finish(self, title: str) -> None:
+        """Write the page. Raises OutputError."""
+        write_text(self._folder / FOLDER_PAGE, _sealed(_html(title, self._cases, (), " 'self' file:")))
 
 
 def write_page(path: Path, title: str, cases: Sequence[Packed]) -> None:

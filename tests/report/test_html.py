@@ -1,17 +1,11 @@
 import base64
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
-import nibabel
-import numpy as np
 import pytest
 
-from medfuse.report.evaluate import EvaluatedCase, Evaluation
-from medfuse.report.graph import GraphNode
+from medfuse.report.evaluate import Evaluation
 from medfuse.report.html import ReportContent, chosen_cases, page, readable, write_report
-from medfuse.report.metrics import case_metrics
-from medfuse.report.pairs import Pair
 
 EVIL = "<script>alert(1)</script>"
 VOID = {"meta", "img", "br", "source"}
@@ -44,33 +38,6 @@ class Walk(HTMLParser):
         return [value for _, attrs in self.tags for key, value in attrs.items() if key == name and value]
 
 
-def judged(name: str, overlap: int, image: Path) -> EvaluatedCase:
-    reference, prediction = np.zeros((2, 6, 6, 6), np.uint8)
-    reference[1:5, 1:5, 1:5] = 1
-    prediction[5 - overlap : 5, 1:5, 1:5] = 1
-    metrics = case_metrics(prediction, reference, {EVIL: 1, "absent": 2}, (1, 1, 1))
-    return EvaluatedCase(Pair(name, image, image), metrics)
-
-
-@pytest.fixture(scope="module")
-def content(tmp_path_factory) -> ReportContent:
-    array = np.zeros((6, 6, 6), np.uint8)
-    array[1:5, 1:5, 1:5] = 1
-    image = tmp_path_factory.mktemp("report") / "image.nii"
-    nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), image)
-    cases = tuple(judged(f"{EVIL} {n}", n, image) for n in (4, 2, 1))
-    return ReportContent(
-        name=f"run {EVIL}",
-        date="2030-01-02",
-        evaluation=Evaluation(cases, {EVIL: 1, "absent": 2}, 2.0, errors=(f"{EVIL}: broken",)),
-        graph=[GraphNode("image", "image"), GraphNode(EVIL, "head", EVIL, ("image",))],
-        rows=[{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5, f"dice/{EVIL}": 0.1, "dice": 0.1}],
-        images={case.name: image for case in cases},
-        pipeline=f"name: {EVIL}",
-        repeat={"command": EVIL, EVIL: "x"},
-    )
-
-
 @pytest.fixture(scope="module")
 def text(content) -> str:
     return page(content)
@@ -88,13 +55,13 @@ def test_names_are_escaped(text):
 def test_nothing_is_loaded_from_elsewhere(text):
     walk = Walk(text)
     assert all(source.startswith("data:image/") for source in walk.attributes("src"))
-    assert not walk.attributes("href")
+    assert all(re.fullmatch(r"#case-\d", place) for place in walk.attributes("href"))
     assert not re.search(r"https?://|url\(|@import", text)
 
 
 def test_every_picture_has_words(text):
     pictures = [attrs for tag, attrs in Walk(text).tags if tag == "img"]
-    assert len(pictures) == 6  # graph, two curves, three cases
+    assert len(pictures) == 12  # graph, two curves, three planes of three cases
     assert all(len(attrs["alt"] or "") > 20 for attrs in pictures)
 
 

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -6,21 +6,7 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 import pytest
-from chromium import BROWSER, Tab, chromium
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Tab]:
-    if BROWSER is None:
-        pytest.skip("chromium is not installed (apt install chromium)")
-    with chromium() as tab:
-        yield tab
-
-
-@pytest.fixture
-def tab(browser) -> Tab:
-    browser.size(1000, 700)
-    return browser
+from chromium import Tab
 
 
 @dataclass

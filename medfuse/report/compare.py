@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from medfuse.core.text import aligned, number
-from medfuse.report.figures import GRID, INK, SOFT, colour, encode, literal, new_figure
 from medfuse.report.intervals import interval
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MEAN = "mean foreground Dice"
 """The mean of the labels' means over cases, as `summary.json` and every other place has it."""
@@ -138,6 +133,11 @@ def compare(candidates: Sequence[Candidate]) -> Comparison:
 
 
 def differences_of(baseline: Candidate, other: Candidate, label: str) -> npt.NDArray[np.float64]:
+    """The values of `by_case`."""
+    return np.array([*by_case(baseline, other, label).values()])
+
+
+def by_case(baseline: Candidate, other: Candidate, label: str) -> dict[str, float]:
     """What each case that both have adds to the difference, which is the mean of this.
 
     Where not every case has every label, a case's part in MEAN, the mean of the labels' means, is
@@ -150,7 +150,7 @@ def differences_of(baseline: Candidate, other: Candidate, label: str) -> npt.NDA
     parts = np.zeros(len(cases))
     for found in of.values():
         parts += [found.get(case, 0.0) * len(cases) / len(found) / len(of) for case in cases]
-    return np.where(abs(parts) > _ROUNDING, parts, 0.0)
+    return dict(zip(cases, np.where(abs(parts) > _ROUNDING, parts, 0.0).tolist()))
 
 
 def _paired(ours: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]]) -> dict[str, float]:
@@ -197,11 +197,11 @@ def holm(p: Sequence[float]) -> list[float]:
 
 def table(comparison: Comparison) -> str:
     """Means and costs, then differences, as aligned text, and what could not have been found."""
-    tables = [aligned(rows) for rows in (_means(comparison), _verdicts(comparison)) if len(rows) > 1]
-    return "\n\n".join([*tables, *_too_few(comparison)])
+    tables = [aligned(rows) for rows in (means_rows(comparison), verdict_rows(comparison)) if len(rows) > 1]
+    return "\n\n".join([*tables, *too_few(comparison)])
 
 
-def _means(comparison: Comparison) -> list[list[str]]:
+def means_rows(comparison: Comparison) -> list[list[str]]:
     dice = [head for label in comparison.labels for head in (label, "cases")]
     rows = [["model", *dice, "trainings", "parameters", "GFLOP/patch", "steps", "minutes"]]
     for c in comparison.candidates:
@@ -213,7 +213,7 @@ def _means(comparison: Comparison) -> list[list[str]]:
     return rows
 
 
-def _verdicts(comparison: Comparison) -> list[list[str]]:
+def verdict_rows(comparison: Comparison) -> list[list[str]]:
     baseline = comparison.candidates[0].name
     rows = [[f"against {baseline}", "label", "difference", "95 % interval", "cases", "p (Holm)", "verdict"]]
     for d in comparison.differences:
@@ -225,7 +225,7 @@ def _verdicts(comparison: Comparison) -> list[list[str]]:
     return rows
 
 
-def _too_few(comparison: Comparison) -> list[str]:
+def too_few(comparison: Comparison) -> list[str]:
     """One line, where there are differences that could not be significant, whatever they were."""
     rows = comparison.differences
     few = [d for d in rows if d.verdict == "too few cases to tell"]
@@ -243,43 +243,6 @@ def _too_few(comparison: Comparison) -> list[str]:
     ]
 
 
-def picture(comparison: Comparison) -> Figure:
-    """Differences with their intervals, one row each; what is not significant is pale."""
-    rows = comparison.differences
-    figure = new_figure(7.5, 1.1 + 0.32 * len(rows))
-    axes = figure.subplots()
-    labels = list(comparison.labels)
-    for place, d in enumerate(reversed(rows)):
-        shade = colour(labels.index(d.label))
-        alpha = 1.0 if d.verdict in ("better", "worse") else 0.35
-        axes.plot([d.low, d.high], [place, place], color=shade, alpha=alpha, linewidth=2.5)
-        axes.plot([d.difference], [place], "o", color=shade, alpha=alpha)
-    axes.axvline(0, color=INK, linewidth=1)
-    axes.set_yticks(
-        range(len(rows)), [literal(f"{d.candidate}, {d.label}") for d in reversed(rows)], fontsize=8
-    )
-    axes.set_xlabel(literal(f"Dice minus that of {comparison.candidates[0].name}"), color=SOFT, fontsize=8)
-    axes.grid(axis="x", color=GRID)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    figure.tight_layout()
-    return figure
-
-
-def page(comparison: Comparison, notes: Sequence[str] = ()) -> str:
-    """A self-contained HTML page: tables, picture, and how to read them."""
-    parts = [_html(_means(comparison))]
-    if comparison.differences:
-        svg = encode(picture(comparison), "svg").decode()
-        parts += [svg[svg.index("<svg") :], _html(_verdicts(comparison))]
-    parts += [f"<p>{escape(line)}</p>" for line in (*_too_few(comparison), *READING, *notes)]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>medfuse: comparison</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1>Comparison</h1>\n{''.join(parts)}\n</body></html>\n"
-    )
-
-
 READING = (
     "A label's column is its mean Dice over so many cases; mean foreground Dice is the mean of these means.",
     "Dice per case is averaged over trainings first, then compared case by case with the first model's.",
@@ -288,22 +251,3 @@ READING = (
     "and the interval leaves out 0. Where no p could be so low, the cases are too few to tell; everything "
     "else is no significant difference, whichever mean is higher.",
 )
-
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;color:#1f2933;max-width:70rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse;margin:1rem 0}td,th{padding:.3rem .7rem;border-bottom:1px solid #e4e7eb;"
-    "text-align:left;font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}"
-)
-
-
-def _html(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = rows
-    return f"<table><tr>{''.join(_cells(head, 'th'))}</tr>{''.join(map(_row, body))}</table>"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"<tr>{''.join(_cells(cells, 'td'))}</tr>"
-
-
-def _cells(cells: Sequence[str], tag: str) -> Iterator[str]:
-    return (f"<{tag}>{escape(cell)}</{tag}>" for cell in cells)

@@ -52,6 +52,7 @@ def compare_pipelines(
     Raises MedfuseError where there is nothing to compare, and PipelineError for every faulty file at once.
     """
     from medfuse.report import compare as report
+    from medfuse.report.comparison import page as comparison_page
 
     if output:
         _refuse_others(output, overwrite=overwrite)  # before hours of training
@@ -83,7 +84,7 @@ def compare_pipelines(
     _refuse_others(folder, overwrite=overwrite)
     make_folder(folder)
     notes = [f"{name}: {', '.join(map(str, folders))}" for name, folders in runs_of.items()]
-    page = report.page(comparison, notes)
+    page = comparison_page(comparison, notes)
     table = {**comparison.to_json(), "page_sha256": hashlib.sha256(page.encode()).hexdigest()}
     write_own_json(folder / "comparison.json", table)
     write_text(folder / "comparison.html", page)

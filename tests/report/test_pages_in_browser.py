@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from medfuse.report.compare import Candidate, compare
-from medfuse.report.compare import page as comparison_page
+from medfuse.report.comparison import page as comparison_page
 from medfuse.report.html import write_report
 
 WIDTHS = (400, 1280)
@@ -25,7 +25,7 @@ def pages(tmp_path_factory, content) -> dict[str, Path]:
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["report"])
+@pytest.mark.parametrize("name", ["report", "comparison"])
 def test_a_page_fits_asks_for_nothing_and_has_no_fault(pages, tab, name, width, dark):
     tab.size(width, 900, dark=dark, phone=width < 640)
     tab.open(pages[name])
@@ -39,7 +39,7 @@ def test_a_page_fits_asks_for_nothing_and_has_no_fault(pages, tab, name, width, 
 
 
 def test_a_picture_is_enlarged_and_put_back(pages, tab):
-    tab.open(pages["report"])
+    tab.open(pages["report", "comparison"])
     tab.ask("document.querySelector('.planes').click()")
     assert tab.ask("document.querySelector('dialog').open")
     tab.ask("document.querySelector('dialog').click()")
@@ -48,7 +48,7 @@ def test_a_picture_is_enlarged_and_put_back(pages, tab):
 
 
 def test_a_dot_leads_to_its_case(pages, tab):
-    tab.open(pages["report"])
+    tab.open(pages["report", "comparison"])
     tab.ask("document.querySelector('a.dot').click()")
     assert tab.ask("document.querySelector('.card:target h3').textContent").endswith((" 1", " 2", " 4"))
 

@@ -39,7 +39,7 @@ def test_a_page_fits_asks_for_nothing_and_has_no_fault(pages, tab, name, width, 
 
 
 def test_a_picture_is_enlarged_and_put_back(pages, tab):
-    tab.open(pages["report", "comparison"])
+    tab.open(pages["report"])
     tab.ask("document.querySelector('.planes').click()")
     assert tab.ask("document.querySelector('dialog').open")
     tab.ask("document.querySelector('dialog').click()")
@@ -48,7 +48,7 @@ def test_a_picture_is_enlarged_and_put_back(pages, tab):
 
 
 def test_a_dot_leads_to_its_case(pages, tab):
-    tab.open(pages["report", "comparison"])
+    tab.open(pages["report"])
     tab.ask("document.querySelector('a.dot').click()")
     assert tab.ask("document.querySelector('.card:target h3').textContent").endswith((" 1", " 2", " 4"))
 

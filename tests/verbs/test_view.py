@@ -117,14 +117,14 @@ def test_a_page_keeps_to_its_size(medfuse, scan):
 
 def test_cases_for_which_no_room_is_left_are_named(medfuse, scan, label):
     noise = np.random.default_rng(3).integers(-1000, 3000, (110, 100, 80)).astype(np.int16)
-    for name in "abc":
+    for name in "abcdef":
         write(scan.with_name(f"{name}.nii.gz"), noise)
         write(label.with_name(f"{name}.nii.gz"), np.zeros(noise.shape, np.uint8))
     said = medfuse("view", scan.parent, label.parent, "--max-size", "4MB", "-q")
     assert said.code == 0
     assert "not in the page" in said.out
     shown = [case["name"] for case in about(label.parent / "view.html")]
-    assert 0 < len(shown) < 3
+    assert 0 < len(shown) < 6
 
 
 def test_a_page_of_ones_own_is_written_again_and_no_other_file(medfuse, scan):

@@ -20,15 +20,16 @@ _MOST_COMPARED = 64  # voxels of a block whose most frequent value is looked for
 
 
 def factors(shape: Sequence[int], spacing_mm: Sequence[float], most_voxels: int) -> Factors:
-    """Those that leave at most `most_voxels`: the finest axes give way first, alike ones together."""
+    """Those that leave at most `most_voxels`: the finest axes give way first, two alike ones together."""
     found = [max(1, ceil(n / LONGEST)) for n in shape]
     while prod(sizes(shape, found)) > most_voxels:
         able = [axis for axis in range(3) if found[axis] < shape[axis]]
         if not able:
             break
         finest = min(spacing_mm[axis] * found[axis] for axis in able)
-        for axis in able:
-            found[axis] += spacing_mm[axis] * found[axis] <= _ALIKE * finest
+        alike = [axis for axis in able if spacing_mm[axis] * found[axis] <= _ALIKE * finest]
+        for axis in alike[-1:] if len(alike) == 3 else alike:
+            found[axis] += 1
     x, y, z = found
     return x, y, z
 

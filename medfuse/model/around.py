@@ -15,6 +15,9 @@ from medfuse.registry import BackboneField
 if TYPE_CHECKING:
     from torch import Tensor
 
+WITHIN = "inner.backbone"
+"""Where the other network stands in one that hands its features on, as those of `slices` and `view` do."""
+
 Way = Literal["each", "repeat", "first"]
 """How an image of any number of channels is seen by a network of another number; see the backbone `view`."""
 

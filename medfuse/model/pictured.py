@@ -11,10 +11,14 @@ from torch import Tensor, nn
 from medfuse.core.errors import ShapeError
 from medfuse.model.pictures import Normalization
 
+POOLED = "pooled"
+"""The layer that makes what a network says of the whole image."""
+
 
 class Pictured(nn.Module):
     """x (batch, 1 or channels, *spatial) in [0, 1] → what `network` makes of it as it was trained to see it.
 
+    What it says of the whole image, (batch, channels), is also the output of the layer `pooled`, for taps.
     Raises ShapeError where mean and std are of another number of channels.
     """
 
@@ -29,6 +33,7 @@ class Pictured(nn.Module):
                     f"mean and std have {len(numbers)} numbers, and the network {channels} channels"
                 )
         self.network = network
+        self.pooled = nn.Identity()
         self._channels = channels
         mean, std = normalization or (None, None)
         self.register_buffer("mean", _per_channel(mean))
@@ -41,7 +46,8 @@ class Pictured(nn.Module):
         return x if self.mean is None or self.std is None else (x - self.mean) / self.std
 
     def forward(self, x: Tensor) -> Any:
-        return self.network(self.seen(x))
+        made = self.network(self.seen(x))
+        return self.pooled(made) if isinstance(made, Tensor) and made.ndim == 2 else made
 
 
 def _per_channel(numbers: Sequence[float] | None) -> Tensor | None:

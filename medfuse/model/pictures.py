@@ -56,6 +56,18 @@ def normalization(
     return None if said == NEITHER else said
 
 
+class OtherChannels(ShapeError):
+    """The network sees another number of channels than it is given."""
+
+    def __init__(self, sees: int, given: int, because: str = "") -> None:
+        self.sees = sees
+        super().__init__(
+            f"the network sees {sees} channels, and is given {given}{because}; say how, by `channels: each` "
+            f"(one after the other, their maps side by side), `channels: repeat` (their mean) or `channels: "
+            f"first` (the first {sees})"
+        )
+
+
 def refuse_unlike(image: ImageInfo, channels: int, use: str) -> None:
     """Raises ShapeError where a network of so many channels, of the plugin `use`, cannot see the image."""
     if image.dims != 2:
@@ -64,11 +76,7 @@ def refuse_unlike(image: ImageInfo, channels: int, use: str) -> None:
             f"{{use: slices, of: {{use: {use}, …}}}}"
         )
     if image.channels not in (1, channels):
-        raise ShapeError(
-            f"the network sees {channels} channels, and is given {image.channels}; say how, by "
-            "`channels: each` (one after the other, their maps side by side), `channels: repeat` (their "
-            f"mean) or `channels: first` (the first {channels})"
-        )
+        raise OtherChannels(channels, image.channels)
 
 
 def refuse_rest(image: ImageInfo, unit: tuple[int, ...] | None) -> None:

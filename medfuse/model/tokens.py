@@ -55,6 +55,11 @@ def tokens_in_front(network: nn.Module) -> int:
     return max(classes, default=0) + sum(counts.values())
 
 
+def has_class_token(network: nn.Module) -> bool:
+    """Whether the first token is of the whole image and no place, as the network's parameters tell."""
+    return any(name in _ONE_IN_FRONT for name, _ in _tensors(network))
+
+
 def patch_sizes(network: nn.Module, dims: int) -> list[Size]:
     """What it calls the size of its patches, in its modules and its configuration."""
     found: dict[Size, None] = {}

@@ -93,12 +93,22 @@ def _of_medfuse(path: Path) -> Start:
 
 def _whole_stride(backbones: Mapping[str, Backbone], image: ImageInfo) -> tuple[int, ...]:
     """Of which a patch's sides are multiples, for the coarsest map of all."""
-    strides = [feature.stride for backbone in backbones.values() for feature in backbone.features(image)]
+    maps = [f for backbone in backbones.values() for f in backbone.features(image) if not f.image_level]
+    strides = [feature.stride for feature in maps]
     return tuple(max(sides) for sides in zip(*strides))
 
 
 def _of_hub(name: str, revision: str | None) -> Start:
     """A network of transformers, in a folder or on the hub: it sees slices, and stays as it is."""
+    try:
+        return _of_network(name, revision)
+    except CheckpointError as error:  # which tells of the parameter that a pipeline would have
+        raise CheckpointError(
+            *(line.replace("that folder as `name`", "that folder to --from") for line in error.lines)
+        ) from error
+
+
+def _of_network(name: str, revision: str | None) -> Start:
     if "huggingface" not in {entry.name for entry in registry.entries(Backbone.group)}:
         raise CheckpointError(
             f"{name}: is a network of transformers; install the package medfuse-huggingface, which has them"
@@ -131,7 +141,8 @@ def _features(backbone: Backbone, name: str) -> Any:
     """What it offers on an image of a size that fits most."""
     for side in (224, 256, 512, 384, 448):
         try:
-            return backbone.features(ImageInfo(3, (side, side), (1.0, 1.0)))
+            offered = backbone.features(ImageInfo(3, (side, side), (1.0, 1.0)))
+            return [feature for feature in offered if not feature.image_level]
         except MedfuseError as error:
             fault = error
     raise CheckpointError(f"{name}: cannot be used ({fault.lines[0]})")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from medfuse.api import ImageInfo
 from medfuse.core.errors import DataError, MedfuseError, PipelineError, Problem, did_you_mean
 from medfuse.core.result import Result
 from medfuse.core.text import aligned, by
+from medfuse.model.around import WITHIN
 from medfuse.model.blame import placed
 from medfuse.model.graph import plan_graph
 from medfuse.model.plan import BackbonePlan
@@ -68,7 +71,7 @@ def _part(pipeline: Pipeline, name: str, image: ImageInfo, plan: BackbonePlan | 
         known = strategy.known_tokens() if strategy else None
         network, *found = find_layers(lambda: plugin.build(image), image, partial=True, known=known)
     tapped = {tap.name for tap in plan.taps} if plan else set()
-    layers = [layer for layer in found if _is_shown(layer, tapped)]
+    layers, inside = _handed_on([layer for layer in found if _is_shown(layer, tapped)])
     how = registry.name_of(strategy) if strategy else "forward_hook"
     heading = (
         f"{name}: {registry.name_of(plugin)} on a patch of {by(image.patch_size)}, {len(tapped)} of "
@@ -79,6 +82,8 @@ def _part(pipeline: Pipeline, name: str, image: ImageInfo, plan: BackbonePlan | 
         f"{network.parameters:,} parameters; {network.flops / 1e9:.3g} GFLOP a patch, in convolutions and "
         "linear layers"
     )
+    if inside:
+        facts += f"; {inside} layers inside see slices or parts of the image, and cannot be tapped themselves"
     values = {
         "name": name,
         "plugin": registry.name_of(plugin),
@@ -108,6 +113,38 @@ def _layer(layer: Layer, notes: str, tapped: bool) -> dict[str, Any]:
 def _is_shown(layer: Layer, tapped: Collection[str]) -> bool:
     """All but single calls and further paths, as those that nobody taps only repeat a layer."""
     return layer.name in tapped or not (layer.same_as or "#" in layer.name)
+
+
+def _handed_on(layers: Sequence[Layer]) -> tuple[list[Layer], int]:
+    """Of a network within another one, as in `slices` and `view`, the layers that are handed on, each with
+    what the layer inside is and costs; and how many others there are inside.
+    """
+    if not any(layer.name == WITHIN for layer in layers):
+        return list(layers), 0
+    root = WITHIN.partition(".")[0]
+    inside = {layer.name: layer for layer in layers if re.match(rf"{root}\b", layer.name)}
+    shown, known = [], set()
+    for layer in layers:
+        if layer.name in inside:
+            continue
+        own = _inside(layer.name, inside)
+        if own:
+            known.add(own.name)
+            layer = replace(layer, kind=own.kind, parameters=own.parameters, flops=own.flops)
+        shown.append(layer)
+    return shown, len(inside) - len(known)
+
+
+def _inside(name: str, inside: Mapping[str, Layer]) -> Layer | None:
+    """The layer that one is handed on from: at its path, or below the name of a view."""
+    depth = WITHIN
+    while depth in inside:
+        for path in (name, name.partition(".")[2]):
+            found = inside.get(f"{depth}.{path}") if path else None
+            if found and not inside.get(f"{depth}.{WITHIN}"):
+                return found
+        depth = f"{depth}.{WITHIN}"
+    return None
 
 
 def _notes(layer: Layer, layers: Sequence[Layer], tapped: Collection[str]) -> str:

@@ -172,3 +172,21 @@ def test_a_patch_is_a_multiple_within_memory_and_minutes(shape, minutes):
     assert patch.bytes <= 2**27
     smallest = [min(-(-32 // s) * s, n) for n, s in zip(patch.size, (8, 8, 4))]
     assert minutes is None or patch.seconds <= 60 * minutes / 100 or list(patch.size) == smallest
+
+
+def test_without_a_network_it_says_what_to_give_to_from(medfuse, tmp_path, monkeypatch):
+    from medfuse.core.errors import CheckpointError
+    from medfuse.model.repository import Repository
+    from medfuse.planning import sources
+
+    line = f"a/b: is not in the hub's cache; {Repository('a/b', None, True).elsewhere()}"
+
+    def refused(name, revision):
+        raise CheckpointError(line)
+
+    assert "that folder as `name`" in line
+    monkeypatch.setattr(sources, "_of_network", refused)
+    said = medfuse("init", tmp_path, "--from", "a/b")
+    assert said.code == 2
+    assert "give that folder to --from" in said.err
+    assert "`name`" not in said.err

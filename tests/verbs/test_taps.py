@@ -62,3 +62,29 @@ def test_a_mistyped_layer_still_shows_which_there_are(medfuse, pipeline):
     assert said.code == 0
     assert row(said.out, "stages.2")[1] == "Sequential"
     assert "no layer 'stages.7'; did you mean 'stages." in said.out
+
+
+WITHIN = {
+    "slices": "{use: slices, of: {use: resnet, depth: 10}}",
+    "view": "{use: view, of: {use: resnet, depth: 10}, channels: {a: [0], b: [0]}}",
+    "both": "{use: slices, channels: each, of: {use: resnet, depth: 10}}",
+}
+
+
+@pytest.mark.parametrize("way", WITHIN)
+def test_of_a_network_within_another_one_the_layers_that_can_be_named_are_listed(way, medfuse, tmp_path):
+    file = write_pipeline(tmp_path / "cubes.yaml", write_dataset(tmp_path / "cubes"))
+    text = file.read_text()
+    encoder = "{use: unet_encoder, base_channels: 4, stages: 3}"
+    assert encoder in text
+    file.write_text(text.replace(encoder, WITHIN[way]))
+    said = medfuse("taps", file)
+    assert said.code == 0
+    assert "inner" not in said.out
+    ends = ["a.layer1", "b.layer1"] if way == "view" else ["layer1"]
+    for end in ends:
+        cells = row(said.out, end)
+        assert cells[1] == "Sequential"
+        assert int(cells[5].replace(",", "")) > 10_000
+        assert cells[-1] == "tapped"
+    assert "layers inside see slices or parts of the image" in said.out

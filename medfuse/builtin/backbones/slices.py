@@ -10,6 +10,7 @@ from pydantic import Field
 from medfuse import Backbone, FeatureInfo, ImageInfo, ShapeError
 from medfuse.core.errors import above, below
 from medfuse.model.around import Around, Way, seen_by
+from medfuse.model.pictures import OtherChannels
 from medfuse.registry import BackboneField
 
 if TYPE_CHECKING:
@@ -42,8 +43,11 @@ class Slices(Around):
             with above("of"):
                 return self._by_channel(self.channels).features(image)
         flat = self._slice(image)
-        with below("of"):
-            inner = self.of.features(flat)
+        try:
+            with below("of"):
+                inner = self.of.features(flat)
+        except OtherChannels as error:  # which counts neighbours as channels
+            raise self._in_words_of(image, error) from error
         strides = [flat.patch_size if f.image_level else f.stride for f in inner]  # of a slice: its one voxel
         return [FeatureInfo(f.name, f.channels, (*stride, 1)) for f, stride in zip(inner, strides)]
 
@@ -68,6 +72,17 @@ class Slices(Around):
     def _by_channel(self, way: Way) -> Backbone:
         """The same, seeing images of one channel."""
         return seen_by(self.model_copy(update={"channels": None}), way, channels=1)
+
+    def _in_words_of(self, image: ImageInfo, error: OtherChannels) -> ShapeError:
+        number = 2 * self.neighbours + 1
+        given = f": {image.channels} of the image, each of {number} slices" if number > 1 else ""
+        if image.channels > 1:
+            return OtherChannels(error.sees, number * image.channels, given)
+        fitting = (error.sees - 1) // 2
+        return ShapeError(
+            f"the network sees {error.sees} channels, and is given {number} slices; set `neighbours` to "
+            f"{fitting}, or to 0, and it sees one slice {error.sees} times"
+        )
 
     def _slice(self, image: ImageInfo) -> ImageInfo:
         """What the 2-D backbone is given. Raises ShapeError."""

@@ -18,6 +18,7 @@ from medfuse.core.json_text import shortened
 from medfuse.core.offline import import_offline
 from medfuse.model.pictured import Pictured
 from medfuse.model.pictures import Normalization
+from medfuse.model.tokens import has_class_token
 from medfuse_huggingface.configs import made, quiet, transformers
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ _STEM = "stem"
 class Network(Pictured):
     """x (batch, 1 or channels, *spatial) in [0, 1] → what the network makes, by name.
 
-    Its stages, where it has any, are also the outputs of the layers stage1, stage2, …
+    Its stages, where it has any, are also the outputs of the layers stage1, stage2, … What it says of the
+    whole image is that of the layer `pooled`: its pooled output, or the class token as it is in the end.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Network(Pictured):
     ) -> None:
         super().__init__(network, channels, normalization)
         self._stages = tuple(stages)
+        self._has_class = not stages and has_class_token(network)
         for stage in stages:
             self.add_module(stage, nn.Identity())
 
@@ -48,7 +51,11 @@ class Network(Pictured):
         if self._stages:
             maps = zip(self._stages, made.feature_maps, strict=True)
             return {stage: self.get_submodule(stage)(map_) for stage, map_ in maps}
-        return {name: tensor for name, tensor in made.items() if isinstance(tensor, Tensor)}
+        whole = made.get("pooler_output")
+        if whole is None and self._has_class:
+            whole = made.last_hidden_state[:, 0]
+        more = {"pooled": self.pooled(whole)} if whole is not None and whole.ndim == 2 else {}
+        return {name: tensor for name, tensor in made.items() if isinstance(tensor, Tensor)} | more
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the hooks by which transformers collects maps, which do not pickle: it hooks in anew."""

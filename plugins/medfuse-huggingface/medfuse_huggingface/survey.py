@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from medfuse import FeatureInfo, ImageInfo, KnownTokens, ShapeError
 from medfuse.model.blocks import blocks_of, declared, in_order, last_by_stride
 from medfuse.model.layers import find_layers
+from medfuse.model.pictured import POOLED
 from medfuse.model.pictures import Normalization, refuse_rest
 from medfuse.model.tokens import tokens_in_front
 from medfuse.model.trial import try_out
@@ -53,7 +54,8 @@ def _found(said: str, normalization: Normalization | None, image: ImageInfo) -> 
         features = last_by_stride(offered)
     _refuse_tokens_behind(features, try_out(network, tokens_in_front))
     asked = [one for one in ran if one.name in stages] or ran
-    return declared(features, whose=f"a {config.model_type}", asked=asked)
+    whole = [feature for feature in offered if feature.name == POOLED and feature.image_level]
+    return declared([*features, *whole] if features else [], whose=f"a {config.model_type}", asked=asked)
 
 
 def _name_own_size(

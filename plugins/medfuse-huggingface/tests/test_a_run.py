@@ -178,3 +178,18 @@ def test_the_pipeline_that_comes_with_it_passes_its_own_check(medfuse, tmp_path)
     code, said = medfuse("check", ROOT / "pipelines/dinov2.yaml", "--set", named)
     assert code == 0, said
     assert "every declared shape agrees with the real one" in said
+
+
+def test_its_class_token_is_fused_slice_by_slice_where_it_is_named(medfuse, tmp_path):
+    network, data = write_network(tmp_path / "dino"), write_cases(tmp_path / "cubes")
+    encoder = {"use": "slices", "of": {"use": "huggingface", "name": str(network)}}
+    file = write_pipeline(tmp_path, data, encoder)
+    said = yaml.safe_load(file.read_text())
+    node = next(iter(said["model"]["fusion"].values()))
+    node["inputs"] = [*node["inputs"], "encoder.pooled"]
+    said["model"]["taps"]["encoder"]["layers"] = ["quarter", "pooled"]
+    file.write_text(yaml.safe_dump(said))
+    code, text = medfuse("check", file)
+    assert code == 0, text
+    (line,) = (line for line in text.splitlines() if line.startswith("encoder.pooled"))
+    assert f" {TINY['hidden_size']} " in line

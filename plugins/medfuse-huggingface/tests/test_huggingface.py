@@ -59,6 +59,11 @@ FLAT = ImageInfo(3, (64, 64), (1.0, 1.0))
 WIDE = ImageInfo(3, (96, 64), (1.0, 1.0))  # rows and columns of unlike size, and of unlike pretraining
 
 
+def maps_of(plugin, image):
+    """What it offers but for what it says of the whole image."""
+    return [feature for feature in plugin.features(image) if not feature.image_level]
+
+
 def made(name: str, **changes):
     with quiet():
         return getattr(transformers, name)(**{**FAMILIES[name], **changes})
@@ -146,7 +151,7 @@ def test_of_a_network_with_weights_as_well(folder, tmp_path):
 @pytest.mark.parametrize("image", [FLAT, WIDE])
 def test_blocks_are_tokens_on_the_patch_grid(name, image, folder):
     plugin = HuggingFace(name=str(folder(name)))
-    features = plugin.features(image)
+    features = maps_of(plugin, image)
     assert len(features) == 4
     assert {(f.channels, f.stride) for f in features} == {(16, (8, 8))}
     config = made(name)
@@ -161,7 +166,7 @@ def test_blocks_are_tokens_on_the_patch_grid(name, image, folder):
 def test_blocks_through_the_last_norm_are_what_auto_backbone_makes(name, image, folder):
     plugin = HuggingFace(name=str(folder(name)))
     network, x = with_weights(plugin, image), image_of(image)
-    features = plugin.features(image)
+    features = maps_of(plugin, image)
     blocks = tapped(network, [f.name for f in features], x)
     last = getattr(network.network, "layernorm", None) or getattr(network.network, "norm", None)
     theirs = backbone_of(folder(name), [f"stage{i}" for i in range(1, 5)])
@@ -185,7 +190,7 @@ def backbone_of(path: Path, stages: list[str]) -> torch.nn.Module:
 @pytest.mark.parametrize("image", [FLAT, WIDE])
 def test_stages_are_what_auto_backbone_makes(name, image, folder):
     plugin = HuggingFace(name=str(folder(name)))
-    features = plugin.features(image)
+    features = maps_of(plugin, image)
     assert [f.name for f in features] == ["stage1", "stage2", "stage3", "stage4"]
     if name == "HieraConfig" and image is not FLAT:
         return  # AutoBackbone takes no other size than that of its configuration
@@ -233,7 +238,7 @@ def test_of_images_and_texts_the_part_for_images_is_taken(tmp_path):
         whole = transformers.CLIPModel(both)
         whole.save_pretrained(tmp_path)
     plugin = HuggingFace(name=str(tmp_path))
-    assert [(f.channels, f.stride, f.tokens.prefix) for f in plugin.features(FLAT)] == [(16, (8, 8), 1)] * 4
+    assert [(f.channels, f.stride, f.tokens.prefix) for f in maps_of(plugin, FLAT)] == [(16, (8, 8), 1)] * 4
     own = whole.vision_model.state_dict()
     found = {name.removeprefix("network."): tensor for name, tensor in plugin.weights(FLAT).items()}
     assert {name.removeprefix("vision_model.") for name in found} == {*own}
@@ -300,7 +305,7 @@ def test_four_channels_are_seen_in_the_way_that_is_said(way, name, folder):
     four = ImageInfo(4, (64, 64), (1.0, 1.0))
     plugin = HuggingFace(name=str(folder(name)), channels=way)
     alone = HuggingFace(name=str(folder(name)))
-    features, inner = plugin.features(four), alone.features(FLAT)
+    features, inner = maps_of(plugin, four), maps_of(alone, FLAT)
     network, x = with_weights(plugin, four), image_of(four)
     made = tapped(network, [f.name for f in features], x)
     seen = {
@@ -591,3 +596,18 @@ def test_a_size_too_small_for_any_network_of_its_kind_names_no_other():
     with pytest.raises(ShapeError, match="the next size that fits") as raised:
         network.features(ImageInfo(3, (30, 32), (1.0, 1.0)))
     assert "was made for" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_what_it_says_of_the_whole_image_is_its_class_token_and_can_be_tapped(name):
+    network = network_of(name)
+    plugin, own = HuggingFace(config=plain(name)), ImageInfo(3, (32, 32), (1.0, 1.0))
+    built = plugin.build(own).eval()
+    assert not built.network.load_state_dict(network.state_dict(), strict=False).missing_keys
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad(), quiet():
+        made = built(x)
+        theirs = network(pixel_values=x)
+    torch.testing.assert_close(made["pooled"], theirs.last_hidden_state[:, 0])
+    (feature,) = [feature for feature in plugin.features(FLAT) if feature.image_level]
+    assert (feature.name, feature.channels) == ("pooled", 16)

@@ -12,6 +12,7 @@ from torch import nn
 from medfuse import FeatureInfo, ImageInfo, KnownTokens
 from medfuse.model.blocks import blocks_of, declared, in_order, last_by_stride
 from medfuse.model.layers import find_layers
+from medfuse.model.pictured import POOLED
 from medfuse.model.pictures import Normalization, refuse_rest
 from medfuse.model.trial import try_out
 from medfuse_timm.net import build
@@ -41,7 +42,12 @@ def _found(
     offered = [feature for one in ran if (feature := one.feature())]
     features = [feature for feature in offered if feature.name in listed]
     features = features or blocks_of(offered) or last_by_stride(offered)
-    return declared(features, whose=f"timm's {name}", asked=[one for one in ran if one.name in listed])
+    whole = [feature for feature in offered if feature.name == POOLED and feature.image_level]
+    return declared(
+        [*features, *whole] if features else [],
+        whose=f"timm's {name}",
+        asked=[one for one in ran if one.name in listed],
+    )
 
 
 def _listed(network: Any) -> set[str]:

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from medfuse import registry
-from medfuse.api import Backbone, ImageInfo, TapStrategy
+from medfuse.api import Backbone, FeatureInfo, ImageInfo, TapStrategy
 from medfuse.core.errors import PluginError, ShapeError, lacks
 from medfuse.core.named import NamedCode
+from medfuse.model.pictures import refuse_unlike
 from medfuse.model.trial import trial
 from medfuse.testing import check_backbone
 
@@ -462,3 +463,31 @@ def test_an_efficientnet_of_an_even_image_is_monais():
 def test_swin_needs_channels_that_its_heads_part():
     with pytest.raises(ShapeError, match="cannot be parted into 3 heads"):
         backbone("swin_unetr", channels=10).build(FLAT)
+
+
+class Coloured(Backbone):
+    """A network of three channels that says so as those of transformers and timm do."""
+
+    def features(self, image):
+        refuse_unlike(image, 3, "coloured")
+        return [FeatureInfo("layer", 4, (1, 1))]
+
+
+@pytest.mark.parametrize(
+    ("channels", "neighbours", "words"),
+    [
+        (
+            4,
+            1,
+            "sees 3 channels, and is given 12: 4 of the image, each of 3 slices; say how, by `channels:",
+        ),
+        (4, 0, "sees 3 channels, and is given 4; say how, by `channels: each`"),
+        (1, 2, "sees 3 channels, and is given 5 slices; set `neighbours` to 1, or to 0"),
+    ],
+)
+def test_slices_say_what_channels_they_are_that_a_network_does_not_see(channels, neighbours, words):
+    plugin = backbone("slices", of="unet_encoder", neighbours=neighbours)
+    plugin = plugin.model_copy(update={"of": Coloured()})
+    with pytest.raises(ShapeError, match=re.escape(words)) as caught:
+        plugin.features(ImageInfo(channels, (16, 16, 4), (1.0, 1.0, 1.0)))
+    assert caught.value.at == ()

@@ -30,7 +30,8 @@ bench: $(VENV)/dev.stamp
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/python docs/make_reference.py
-	@[ -f runs/liver/summary.json ] && $(BIN)/python docs/make_images.py || echo "pictures stay: no finished run"
+	@if [ -f runs/liver/summary.json ]; then $(BIN)/python docs/make_images.py; \
+		else echo "docs/images stay as they are: \`make run\` makes the run that they show"; fi
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
 	@echo "build/site/index.html"
 

@@ -168,6 +168,7 @@ def _planned(path: Path, facts: Facts, state: Mapping[str, Tensor], trust: Trust
 
 
 def _from_weights(path: Path, where: torch.device, maps: Sequence[str], trust: Trust) -> _Loaded:
+    from medfuse.core.merged import merge
     from medfuse.model.bounded import Bounded
     from medfuse.model.segmenter import build_segmenter
     from medfuse.model.selection import tap_further
@@ -184,6 +185,7 @@ def _from_weights(path: Path, where: torch.device, maps: Sequence[str], trust: T
             "need; choose layers up to the deepest that the run tapped"
         )
     load_into(network, state, path)
+    merge(network)
     return _Loaded(network.to(where).eval(), graph, facts.plan, facts.settings, facts.name)
 
 

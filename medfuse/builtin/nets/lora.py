@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from medfuse.core.errors import MedfuseError, ShapeError, did_you_mean
 from medfuse.core.features import ImageInfo
@@ -50,6 +52,14 @@ class LowRank(nn.Module):
         change: Tensor = self.up(self.down(x)) * self.scale
         return change
 
+    def put_into(self, layer: nn.Module) -> None:
+        """W + scale · B A, of the layer that it changes (core.merged)."""
+        assert isinstance(layer, nn.Linear | _ConvNd)
+        with torch.no_grad():
+            up, down = (self.get_parameter(f"{part}.weight").double() for part in ("up", "down"))
+            change = torch.einsum("or,r...->o...", up.flatten(1), down)
+            layer.weight.copy_((layer.weight.double() + self.scale * change).to(layer.weight.dtype))
+
 
 def adapted(network: nn.Module, globs: Sequence[str], rank: int, scale: float) -> nn.Module:
     """`network`, frozen, with a change beside each layer that a glob names. Raises ShapeError."""
@@ -62,6 +72,8 @@ def adapted(network: nn.Module, globs: Sequence[str], rank: int, scale: float) -
 
 
 def _changed(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
+    if not hasattr(layer, CHANGE):  # it is in the weights (core.merged)
+        return output
     change: Tensor = getattr(layer, CHANGE)(args[0] if args else kwargs["input"])
     return output + change
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 from medfuse.api import ImageInfo
 from medfuse.builtin.nets.lora import LowRank, adapted
 from medfuse.core.errors import PipelineError, ShapeError
+from medfuse.core.merged import merge
 from medfuse.model.graph import plan_graph
 from medfuse.model.segmenter import Segmenter, build_segmenter
 from medfuse.model.settings import ModelSettings, TransferSettings
@@ -196,3 +197,67 @@ def test_the_laws_of_backbones_hold(dims):
         {"backbones": {"a": lora()}, "head": {"input": "a.stages.0"}}
     ).backbones.values()
     check_backbone(plugin, ImageInfo(1, (16,) * dims, (1.0,) * dims))
+
+
+LAYERS = {
+    "linear": (lambda: nn.Linear(5, 7), (3, 5)),
+    "linear on tokens": (lambda: nn.Linear(5, 7, bias=False), (2, 6, 5)),
+    "1-D": (lambda: nn.Conv1d(3, 4, 3, stride=2, padding=1), (2, 3, 9)),
+    "2-D": (lambda: nn.Conv2d(3, 4, (3, 1), padding=(1, 0), padding_mode="circular"), (2, 3, 8, 6)),
+    "3-D": (lambda: nn.Conv3d(2, 4, 3, dilation=2, padding=2), (1, 2, 6, 7, 8)),
+}
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25, 3.0])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_merged_into_the_weights_it_answers_the_same_up_to_rounding(kind, scale):
+    make, shape = LAYERS[kind]
+    torch.manual_seed(0)
+    network = shaken(adapted(nn.Sequential(make(), nn.ReLU()), ["0"], 2, scale)).double()
+    x = torch.randn(shape, dtype=torch.float64)
+    with torch.no_grad():
+        before, plain = network(x), make().double()
+        merge(network)
+        torch.testing.assert_close(network(x), before, rtol=1e-12, atol=1e-12)
+    assert {*network[0].state_dict()} == {*plain.state_dict()}
+    assert not any(isinstance(module, LowRank) for module in network.modules())
+
+
+def test_without_changes_merging_changes_nothing():
+    network = segmenter(lora())
+    with torch.no_grad():
+        x = torch.randn(2, 1, 16, 16)
+        before = network.eval()(x)
+        merge(network)
+        assert torch.equal(network(x), before)
+
+
+def test_a_change_that_is_tapped_stays():
+    network = shaken(adapted(nn.Sequential(nn.Linear(5, 7)), ["0"], 2, 1.0))
+    network[0].lora.up.register_forward_hook(lambda *_: None)
+    merge(network)
+    assert isinstance(network[0].lora, LowRank)
+
+
+def test_loaded_for_inference_nothing_of_it_is_left_and_logits_are_the_same(tmp_path, monkeypatch):
+    from phantoms import write_dataset, write_pipeline
+
+    from medfuse.core.reporter import Reporter
+    from medfuse.trained.loading import load_trained
+    from medfuse.verbs.run import run_pipeline
+
+    file = write_pipeline(tmp_path / "cubes.yaml", write_dataset(tmp_path / "cubes"))
+    encoder = "{use: unet_encoder, base_channels: 4, stages: 3}"
+    assert encoder in file.read_text()
+    file.write_text(file.read_text().replace(encoder, f"{{use: lora, of: {encoder}, on: [conv], rank: 2}}"))
+    result = run_pipeline(file, runs=tmp_path / "runs", reporter=Reporter(quiet=True))
+    weights = [result.folder / "weights_last.safetensors"]
+    (merged,) = load_trained(weights, device="cpu").networks
+    monkeypatch.setattr("medfuse.core.merged.merge", lambda network: None)
+    (apart,) = load_trained(weights, device="cpu").networks
+    changes = [module for module in apart.modules() if isinstance(module, LowRank)]
+    assert any(change.up.weight.any() for change in changes)
+    assert not any(isinstance(module, LowRank) for module in merged.modules())
+    x = torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(merged(x), apart(x), rtol=1e-4, atol=1e-4)

@@ -19,6 +19,7 @@ from medfuse.cli.networks import (
     import_nnunet,
     infer,
     info,
+    push,
     series,
     view,
 )
@@ -51,6 +52,7 @@ for verb in (
     import_bundle,
     info,
     export,
+    push,
     features,
     evaluate,
     view,

@@ -31,7 +31,8 @@ def infer(
     weights: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN_OR_WEIGHTS", help="run folders, weights or exported files; several are averaged"
+            metavar="RUN_OR_WEIGHTS",
+            help="run folders, weights, exported files, hub:OWNER/NAME; several are averaged",
         ),
     ],
     inputs: Images,
@@ -206,7 +207,7 @@ def info(
 def export(
     weights: Weights,
     kind: Annotated[
-        Literal["onnx", "openvino", "torch", "bundle"],
+        Literal["onnx", "openvino", "torch", "bundle", "huggingface", "mhub", "slicer", "docker"],
         typer.Option(
             "--format",
             help="a network as a file: onnx, openvino, torch (.pt2); a model as a folder: the others",
@@ -224,12 +225,40 @@ def export(
 ) -> Result:
     """Write a model for other engines and people.
 
-    `medfuse infer` runs each of them, too. `bundle` is MONAI's, with all that goes with a model.
+    bundle: MONAI's; huggingface: what `medfuse push` sends; mhub, docker: containers; slicer: for 3D Slicer.
     """
     from medfuse.verbs.export import export_model
 
     how: dict[str, Any] = {"license": license, "trust": trust or (), "overwrite": overwrite}
     return export_model(weights, output, kind=kind, best=best, **how)
+
+
+def push(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="run folder, weights, or folder that export wrote")
+    ],
+    target: Annotated[str, typer.Argument(metavar="hub:OWNER/NAME", help="repository of huggingface.co")],
+    license: Annotated[
+        str, typer.Option(metavar="SPDX", help="licence of the model, such as CC-BY-4.0; none if not given")
+    ] = "",
+    public: Annotated[
+        bool, typer.Option("--public", help="let everybody read it; private if not given")
+    ] = False,
+    revision: Annotated[
+        str, typer.Option(metavar="BRANCH", help="write this branch, made if need be; main if not given")
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be sent")] = False,
+    best: Best = False,
+    trust: Trusted = None,
+) -> Result:
+    """Send a model to huggingface.co, with its card.
+
+    The token is that of `hf auth login` or HF_TOKEN. `medfuse infer hub:OWNER/NAME` runs what is there.
+    """
+    from medfuse.verbs.push import push_model
+
+    how: dict[str, Any] = {"license": license, "public": public, "revision": revision, "dry_run": dry_run}
+    return push_model(model, target, **how, best=best, trust=trust or ())
 
 
 def features(

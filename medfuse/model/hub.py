@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 
 from medfuse.core.errors import CheckpointError
 from medfuse.core.files import atomic, file_hash
+from medfuse.core.json_text import shortened
 from medfuse.core.remembered import cache_folder, recall, remember
 from medfuse.model.hugging import COMMIT, HUB, Wanted, fetch_file
 from medfuse.model.repository import Repository
@@ -92,6 +93,33 @@ def _hold(name: str, loaded: Loaded) -> None:
         )
     if not earlier:
         remember(_HELD, name, loaded.name)
+
+
+PREFIX = "hub:"
+SHARED_WEIGHTS, DESCRIPTION = "model.safetensors", "medfuse.json"
+_SHARED = re.compile(r"hub:(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[^\s@]+))?")
+
+
+def shared_repository(name: str) -> Repository:
+    """The repository of `hub:OWNER/NAME[@REVISION]`, as `medfuse push` makes them. Raises CheckpointError."""
+    found = _SHARED.fullmatch(name)
+    if not found:
+        raise CheckpointError(
+            f"{shortened(name)}: is no model of the hub; write hub:OWNER/NAME, or hub:OWNER/NAME@REVISION"
+        )
+    return Repository(found["name"], found["revision"])
+
+
+def fetch_shared(name: str, file: str = SHARED_WEIGHTS) -> Path:
+    """A file of `hub:OWNER/NAME[@REVISION]` on this disk. Nothing of it is run. Raises CheckpointError."""
+    repository = shared_repository(name)
+    path = repository.find(file)
+    if path is None:
+        raise CheckpointError(
+            f"{name}: has no {file}, as `medfuse push` writes it; `medfuse init DATA --from "
+            f"{repository.name}` may start from it, where it is a network of transformers"
+        )
+    return path
 
 
 def fetch_by_hash(name: str, *, cache: Path | None = None, opener: Opener | None = None) -> Path:

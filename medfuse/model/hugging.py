@@ -112,15 +112,17 @@ def _why(error: Exception, errors: Any, wanted: Wanted, asked_as: str, elsewhere
                 f"{absent} HF_HUB_OFFLINE or `local_files_only` asks for no more; leave that out once, or "
                 f"{elsewhere}"
             )
-        return f"{absent} huggingface.co does not answer ({_first(error)}); {elsewhere}"
+        return f"{absent} huggingface.co does not answer ({first_reason(error)}); {elsewhere}"
     if getattr(getattr(error, "response", None), "status_code", 0) in (401, 403):
-        return f"the hub refuses your token ({_first(error)}); log in by `hf auth login`, or mend HF_TOKEN"
+        return (
+            f"the hub refuses your token ({first_reason(error)}); log in by `hf auth login`, or mend HF_TOKEN"
+        )
     if "Consistency check" in str(error) or "peer closed" in str(error):
-        return f"{its_file}was cut off while it was fetched ({_first(error)}); run this again"
-    return f"{its_file}cannot be fetched ({_first(error)}); try again, or {elsewhere}"
+        return f"{its_file}was cut off while it was fetched ({first_reason(error)}); run this again"
+    return f"{its_file}cannot be fetched ({first_reason(error)}); try again, or {elsewhere}"
 
 
-def _first(error: Exception) -> str:
+def first_reason(error: Exception) -> str:
     """What is at the bottom of it, in a few words."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__

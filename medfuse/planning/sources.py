@@ -14,6 +14,7 @@ from medfuse.core.errors import CheckpointError, MedfuseError
 from medfuse.data.settings import scaling
 from medfuse.imports.nnssl import is_nnssls, read_nnssl
 from medfuse.imports.start import Start
+from medfuse.model.hub import DESCRIPTION, PREFIX, SHARED_WEIGHTS, fetch_shared, shared_repository
 
 HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[^\s@]+))?")
 TAKEN = (
@@ -25,6 +26,8 @@ _WEIGHTS = "weights_last.safetensors"
 
 def read_start(source: str) -> Start:
     """What `source` says of itself. Raises CheckpointError for what says nothing."""
+    if source.startswith(PREFIX):
+        return _of_shared(source)
     path = Path(source).expanduser()
     if path.is_dir():
         return _of_folder(path)
@@ -38,6 +41,8 @@ def read_start(source: str) -> Start:
 
 
 def _of_folder(path: Path) -> Start:
+    if (path / SHARED_WEIGHTS).is_file() and (path / DESCRIPTION).is_file():
+        return _of_medfuse(path / SHARED_WEIGHTS)
     if (path / "config.json").is_file():
         return replace(_of_hub(str(path.resolve()), None), what=str(path))
     if (path / "configs").is_dir():
@@ -68,8 +73,16 @@ def _of_file(path: Path) -> Start:
     )
 
 
-def _of_medfuse(path: Path) -> Start:
-    """A run's weights: the whole model, each part of which starts from them."""
+def _of_shared(name: str) -> Start:
+    """A model of the hub that medfuse trained, at the commit that it has now."""
+    path = fetch_shared(name)
+    repository = shared_repository(name)
+    from_hub = f"{repository.name}/{SHARED_WEIGHTS}@{repository.commit()}"
+    return _of_medfuse(path, {"hub": from_hub})
+
+
+def _of_medfuse(path: Path, weights: Mapping[str, Any] | None = None) -> Start:
+    """A run's weights: the whole model, each part of which starts from them, or from what `weights` says."""
     from medfuse.model.weights import load_weights
     from medfuse.trained.facts import read_facts
     from medfuse.trained.trust import Trust
@@ -78,11 +91,12 @@ def _of_medfuse(path: Path) -> Start:
     facts = read_facts(path, said)
     Trust.of().check(path, facts.model, facts.said)
     parts = dict.fromkeys(name.split(".")[1] for name in state if name.startswith(("backbones.", "fusion.")))
+    given = dict(weights or {"weights": str(path)})
     model = {key: value for key, value in facts.said.items() if value and key != "transfer"}
     return Start(
         what=f"{facts.name or path.name} that medfuse trained",
         backbone={},
-        whole={**model, "transfer": {name: {"weights": str(path)} for name in parts}},
+        whole={**model, "transfer": {name: {**given} for name in parts}},
         spacing_mm=facts.plan.spacing_mm,
         patch_size=facts.plan.patch_size,
         multiple=_whole_stride(facts.model.backbones, facts.plan.image),

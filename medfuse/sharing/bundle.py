@@ -16,7 +16,7 @@ from medfuse.infer.settings import PostprocessSettings
 from medfuse.model.bundled import FACTS, MODEL, facts_of_bundle
 from medfuse.sharing.description import Description
 from medfuse.sharing.model import SharedModel, write_json
-from medfuse.sharing.network_source import CONSTANTS, NetworkSource, network_source
+from medfuse.sharing.network_source import CONSTANTS, NetworkSource, made_of, network_source
 
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -58,7 +58,7 @@ def write(folder: Path, model: SharedModel) -> None:
         _write(folder / "scripts" / name, text)
     _write(folder / "scripts" / "network.py", source.text)
     with torch.inference_mode():
-        fault = disagreement(network(window), _made(source)(window))
+        fault = disagreement(network(window), made_of(source)(window))
     if fault:
         raise MedfuseError(f"{model.weights}: as a bundle's {fault}; export it to another format")
     (folder / "models").mkdir()
@@ -79,15 +79,6 @@ def scripts() -> dict[str, str]:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-
-
-def _made(source: NetworkSource) -> torch.nn.Module:
-    """The network as the bundle's file makes it."""
-    names: dict[str, Any] = {}
-    exec(compile(source.text, "network.py", "exec"), names)  # our own text, of our own network
-    made: torch.nn.Module = names["Network"]()
-    made.load_state_dict(dict(source.state))
-    return made.eval()
 
 
 def _save(path: Path, source: NetworkSource) -> None:
@@ -124,7 +115,6 @@ def bundle_metadata(model: SharedModel) -> dict[str, Any]:
         "pytorch_version": torch.__version__.partition("+")[0],
         "numpy_version": metadata.version("numpy"),
         "required_packages_version": _packages(model),
-        "optional_packages_version": {"pytorch-ignite": "0.4.11"},
         "supported_apps": {},
         "name": said.name,
         "task": f"segmentation of {names} in {modality}"[:200],

@@ -18,11 +18,16 @@ def cleaned(facts: Mapping[str, Any]) -> dict[str, Any]:
     """
     made = dict(facts)
     model = dict(made.get("model", {}))
-    places = sorted({*_places(facts)}, key=len, reverse=True)
     if model.get("transfer"):
         model["transfer"] = {}
     made["model"] = model
+    places = sorted({*_places(facts)}, key=len, reverse=True)
     return {key: _without(value, places) for key, value in made.items()}
+
+
+def cleaned_text(value: Any) -> Any:
+    """Plain data without where files lie, of which the names alone stay."""
+    return _without(value, sorted({*_places(value)}, key=len, reverse=True))
 
 
 def _places(value: Any) -> Iterator[str]:

@@ -18,6 +18,7 @@ from medfuse.core.files import file_hash, no_file
 from medfuse.core.json_text import parse_json, read_json, shortened, validated
 from medfuse.data.plan import DataPlan, is_ct
 from medfuse.data.plan_facts import NormalizationFacts, SeenFacts
+from medfuse.model.hub import PREFIX, fetch_shared
 from medfuse.runs.folder import FOLD_ALL, WEIGHTS, fold_folders
 from medfuse.sharing.description import FILE, Channel, Description, Label, Training, Windows
 from medfuse.sharing.records import score_of, sources_of, steps_in, training_of, versions_of
@@ -39,6 +40,8 @@ _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".tar")
 
 def describe(path: Path) -> Description:
     """What `path` is a model of. Raises CheckpointError, in a line, for what is none."""
+    if str(path).startswith(PREFIX):
+        return _read(fetch_shared(path.as_posix(), FILE))
     if kind := no_file(path):
         raise CheckpointError(f"{path}: is {kind}, and no model; {TAKEN}")
     try:

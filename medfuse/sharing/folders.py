@@ -78,6 +78,19 @@ def write_sums(folder: Path) -> None:
     (folder / SUMS).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def refuse_changed(folder: Path) -> None:
+    """Raises OutputError where files of a shared model are others than its SHA256SUMS say, or more."""
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        said = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    except (OSError, ValueError):
+        raise OutputError(f"{folder}: has no {SUMS} that can be read; export the model again") from None
+    found = {path.relative_to(folder).as_posix(): file_hash(path) for path in files_of(folder)}
+    if other := [name for name in sorted({*said, *found}) if said.get(name) != found.get(name)]:
+        shown = ", ".join(other[:3]) + (", …" if len(other) > 3 else "")
+        raise OutputError(f"{folder}: {shown} is another than when it was exported; export the model again")
+
+
 def files_of(folder: Path) -> list[Path]:
     """All files below a folder but its SHA256SUMS, in the order of their names."""
     found = [path for path in folder.rglob("*") if path.is_file() and path != folder / SUMS]

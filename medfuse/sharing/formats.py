@@ -14,7 +14,7 @@ from medfuse.sharing.text import source_text
 if TYPE_CHECKING:
     from medfuse.sharing.model import SharedModel
 
-SharedKind = Literal["bundle"]
+SharedKind = Literal["bundle", "huggingface", "mhub", "slicer", "docker"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Format:
 
 FORMATS: dict[SharedKind, Format] = {
     "bundle": Format("bundle", "run it as docs/README.md in it says, or by `medfuse infer {path} -i … -o …`"),
+    "huggingface": Format("huggingface", "send it by `medfuse push {path} hub:OWNER/NAME`"),
+    "mhub": Format("mhub", "README.md in it says how it becomes a model of MHub"),
+    "slicer": Format("slicer", "README.md in it says where Slicer looks for it", zipped=True),
+    "docker": Format("docker", "docker build {path}"),
 }
 
 

@@ -23,8 +23,11 @@ class NetworkSource:
     state: Mapping[str, Tensor]
 
 
-def network_source(network: nn.Module, window: Tensor) -> NetworkSource:
-    """The network as it computes in evaluation, for windows of this size, any number of them."""
+def network_source(network: nn.Module, window: Tensor, *, flat: bool = False) -> NetworkSource:
+    """The network as it computes in evaluation, for windows of this size, any number of them.
+
+    flat: whether all tensors are its own, by names like `tensor_7`, and it has no modules inside.
+    """
     network.eval()
     two = window.new_zeros((2, *window.shape[1:]))  # of one window, one would become the only number
     with torch.no_grad(), warnings.catch_warnings():
@@ -32,12 +35,16 @@ def network_source(network: nn.Module, window: Tensor) -> NetworkSource:
         program = torch.export.export(network, (two,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
         module = program.module(check_guards=False)
     own = network.state_dict()
-    state: dict[str, Tensor] = dict(own)
+    state: dict[str, Tensor] = {} if flat else dict(own)
+    known: dict[str, str] = {}
     for node in module.graph.nodes:
         if node.op != "get_attr":
             continue
         name = str(node.target)
-        if name not in own:
+        if flat:
+            node.target = known.setdefault(name, f"tensor_{len(known)}")
+            state[node.target] = _at(module, name).detach()
+        elif name not in own:
             node.target = f"{CONSTANTS}.{name.replace('.', '_')}"
             state[node.target] = _at(module, name).detach()
     output = module.graph.output_node()
@@ -48,6 +55,15 @@ def network_source(network: nn.Module, window: Tensor) -> NetworkSource:
     code = module.graph.python_code("self")
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     return NetworkSource(_text(code.src, state), state)
+
+
+def made_of(source: NetworkSource) -> nn.Module:
+    """The network as whoever reads the file makes it."""
+    names: dict[str, Any] = {}
+    exec(compile(source.text, "network.py", "exec"), names)  # our own text, of our own network
+    made: nn.Module = names["Network"]()
+    made.load_state_dict(dict(source.state))
+    return made.eval()
 
 
 def _at(module: nn.Module, name: str) -> Tensor:

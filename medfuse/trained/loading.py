@@ -17,6 +17,7 @@ from medfuse.core.files import file_hash, no_file
 from medfuse.core.json_text import shortened
 from medfuse.infer.settings import InferSettings
 from medfuse.model.graph import plan_graph
+from medfuse.model.hub import PREFIX, SHARED_WEIGHTS, fetch_shared
 from medfuse.model.plan import GraphPlan
 from medfuse.model.settings import ModelSettings
 from medfuse.pipeline import Pipeline, problems_of, resolved, watched_maps
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 _LAST = "weights_last.safetensors"
 
-SHARED = ("models/model.pt",)
+SHARED = ("models/model.pt", SHARED_WEIGHTS)
 """Where the weights lie in folders that `medfuse export` writes."""
 
 EXPORTED = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
@@ -284,7 +285,12 @@ def _run_in(folder: Path) -> Path:
 
 
 def weights_file(path: Path, *, best: bool) -> Path:
-    """The weights that a run folder or a path stands for; a folder around one run alone stands for that."""
+    """The weights that a run folder or a path stands for; a folder around one run alone stands for that.
+
+    `hub:OWNER/NAME` stands for those of a repository of huggingface.co, which are fetched.
+    """
+    if str(path).startswith(PREFIX):
+        return fetch_shared(path.as_posix())
     if path.is_dir():
         if shared := [inner for name in SHARED if (inner := path / name).is_file()]:
             return shared[0]

@@ -26,6 +26,9 @@ def shared(request, weights, tmp_path_factory):
     return request.param, place(request.param, weights, tmp_path_factory.mktemp("shared"), license="MIT")
 
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*", "ignore::FutureWarning:torch.*")
+
+
 def place(kind: str, weights: Path, around: Path, **how) -> Path:
     path = around / ("small.zip" if FORMATS[kind].zipped else "small")
     share(weights, path, kind=kind, **how)
@@ -104,6 +107,8 @@ def test_a_failure_leaves_nothing_and_what_was_there(tmp_path):
 
 def test_nothing_tells_of_the_cases_and_the_machine(shared, finished_run, tmp_path):
     kind, _ = shared
+    if kind == "slicer":
+        pytest.skip("the run is scaled by zscore, which that extension cannot do")
     folder = unpacked(place(kind, finished_run.folder / "weights_last.safetensors", tmp_path), tmp_path)
     names = {path.name.partition(".")[0] for path in (finished_run.data / "imagesTr").iterdir()}
     places = {str(finished_run.data), str(finished_run.folder.parent), str(tmp_path), str(Path.home())}

@@ -1,0 +1,53 @@
+"""A folder that `docker build` makes an image of: the weights and `medfuse infer`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import medfuse
+from medfuse.model.hub import SHARED_WEIGHTS
+from medfuse.sharing.entry import write_entry
+from medfuse.sharing.model import SharedModel
+
+MODEL = "model"
+DOCKERFILE = """# {name}: docker build --tag {tag} .
+# BASE is an image of medfuse, which the Dockerfile in its repository makes.
+ARG BASE=medfuse:{version}
+FROM ${{BASE}}
+LABEL org.opencontainers.image.title="{name}"{license}
+COPY {model} /opt/{model}
+ENTRYPOINT ["/opt/{model}/segment.sh"]
+CMD ["/input", "/output"]
+"""
+
+
+def write(folder: Path, model: SharedModel) -> None:
+    """Dockerfile, weights and what goes with them."""
+    said, tag = model.description, slug(model.name)
+    (folder / MODEL).mkdir()
+    model.write_weights(folder / MODEL / SHARED_WEIGHTS)
+    write_entry(folder / MODEL / "segment.sh", SHARED_WEIGHTS)
+    license = f' \\\n      org.opencontainers.image.licenses="{said.license}"' if said.license else ""
+    name = re.sub(r'["\\$\s]+', " ", model.name)
+    text = DOCKERFILE.format(name=name, tag=tag, version=medfuse.__version__, license=license, model=MODEL)
+    (folder / "Dockerfile").write_text(text, encoding="utf-8")
+    (folder / ".dockerignore").write_text(f"*\n!{MODEL}\n", encoding="utf-8")
+    model.write_about(folder, _how(tag))
+
+
+def slug(name: str, between: str = "-") -> str:
+    """A name of small letters and digits."""
+    return re.sub(r"[^a-z0-9]+", between, name.lower()).strip(between) or "model"
+
+
+def _how(tag: str) -> list[str]:
+    return [
+        f"```\ndocker build --tag {tag} .\ndocker run --rm --network none --gpus all "
+        f"--volume /path/to/scans:/input:ro --volume /path/to/labels:/output {tag}\n```",
+        "The base is an image of medfuse, which the Dockerfile in its repository makes; `--build-arg "
+        "BASE=…` names "
+        "another. Leave out `--gpus all` where there is none. What follows `/input /output` are options of "
+        "`medfuse infer`, such as `/input /output --format dicom_seg`.",
+        f"Without a container: `sh {MODEL}/segment.sh SCANS LABELS`, where medfuse is installed.",
+    ]

@@ -11,9 +11,10 @@ from torch import Tensor
 from medfuse.core.errors import CheckpointError
 from medfuse.core.json_text import read_json
 from medfuse.model.checkpoints import read_plain
+from medfuse.model.hub import BUNDLED, BUNDLED_FACTS
 from medfuse.model.weights import content_hash
 
-MODEL, FACTS = "models/model.pt", "configs/medfuse_model.json"
+MODEL, FACTS = BUNDLED, BUNDLED_FACTS
 _HASH, _CONSTANTS = "sha256", "constants"
 _REMEDY = "export the bundle again"
 

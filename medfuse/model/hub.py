@@ -97,6 +97,8 @@ def _hold(name: str, loaded: Loaded) -> None:
 
 PREFIX = "hub:"
 SHARED_WEIGHTS, DESCRIPTION = "model.safetensors", "medfuse.json"
+BUNDLED, BUNDLED_FACTS = "models/model.pt", "configs/medfuse_model.json"
+"""What there is in a folder that was exported: in a repository of the hub, and in a MONAI bundle."""
 _SHARED = re.compile(r"hub:(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[^\s@]+))?")
 
 

@@ -14,7 +14,8 @@ from medfuse.core.errors import CheckpointError, MedfuseError
 from medfuse.data.settings import scaling
 from medfuse.imports.nnssl import is_nnssls, read_nnssl
 from medfuse.imports.start import Start
-from medfuse.model.hub import DESCRIPTION, PREFIX, SHARED_WEIGHTS, fetch_shared, shared_repository
+from medfuse.model.hub import PREFIX, SHARED_WEIGHTS, fetch_shared, shared_repository
+from medfuse.trained.loading import read_weights, shared_weights
 
 HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[^\s@]+))?")
 TAKEN = (
@@ -41,8 +42,8 @@ def read_start(source: str) -> Start:
 
 
 def _of_folder(path: Path) -> Start:
-    if (path / SHARED_WEIGHTS).is_file() and (path / DESCRIPTION).is_file():
-        return _of_medfuse(path / SHARED_WEIGHTS)
+    if shared := shared_weights(path):
+        return _of_medfuse(shared)
     if (path / "config.json").is_file():
         return replace(_of_hub(str(path.resolve()), None), what=str(path))
     if (path / "configs").is_dir():
@@ -83,11 +84,10 @@ def _of_shared(name: str) -> Start:
 
 def _of_medfuse(path: Path, weights: Mapping[str, Any] | None = None) -> Start:
     """A run's weights: the whole model, each part of which starts from them, or from what `weights` says."""
-    from medfuse.model.weights import load_weights
     from medfuse.trained.facts import read_facts
     from medfuse.trained.trust import Trust
 
-    state, said = load_weights(path)
+    state, said = read_weights(path)
     facts = read_facts(path, said)
     Trust.of().check(path, facts.model, facts.said)
     parts = dict.fromkeys(name.split(".")[1] for name in state if name.startswith(("backbones.", "fusion.")))

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import medfuse
-from medfuse.core.errors import CheckpointError
+from medfuse.core.errors import CheckpointError, OutputError
 from medfuse.core.files import file_hash, no_file
 from medfuse.core.json_text import parse_json, read_json, shortened, validated
+from medfuse.core.text import listed
 from medfuse.data.plan import DataPlan, is_ct
 from medfuse.data.plan_facts import NormalizationFacts, SeenFacts
 from medfuse.model.hub import PREFIX, fetch_shared
 from medfuse.runs.folder import FOLD_ALL, WEIGHTS, fold_folders
 from medfuse.sharing.description import FILE, Channel, Description, Label, Training, Windows
+from medfuse.sharing.folders import SUMS, changed
 from medfuse.sharing.records import score_of, sources_of, steps_in, training_of, versions_of
 from medfuse.trained.facts import plan_of, read_said
 from medfuse.trained.loading import EXPORTED
@@ -58,7 +60,7 @@ def describe(path: Path) -> Description:
 
 def _of_folder(path: Path) -> Description:
     if (path / FILE).is_file():
-        return _read(path / FILE)
+        return _with_changes(path, _read(path / FILE))
     own = sorted(path.glob("weights_*.safetensors"))
     if own:
         return describe_run(path, own[-1] if path / WEIGHTS not in own else path / WEIGHTS)
@@ -75,6 +77,18 @@ def _of_folder(path: Path) -> Description:
             "of that run"
         )
     raise CheckpointError(f"{path}: holds no model that medfuse knows; {TAKEN}")
+
+
+def _with_changes(path: Path, said: Description) -> Description:
+    """The description of a shared model, with a note where its files are no longer what they were."""
+    try:
+        other = changed(path)
+    except OutputError as error:
+        return said.model_copy(update={"notes": (*said.notes, error.lines[0])})
+    if not other:
+        return said
+    more = f"{listed(other, 3)}: not as it was when the model was exported (see {SUMS})"
+    return said.model_copy(update={"notes": (*said.notes, more)})
 
 
 def _of_file(path: Path) -> Description:

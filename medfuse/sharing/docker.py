@@ -8,6 +8,7 @@ from pathlib import Path
 import medfuse
 from medfuse.model.hub import SHARED_WEIGHTS
 from medfuse.sharing.entry import write_entry
+from medfuse.sharing.formats import slug
 from medfuse.sharing.model import SharedModel
 
 MODEL = "model"
@@ -34,11 +35,6 @@ def write(folder: Path, model: SharedModel) -> None:
     (folder / "Dockerfile").write_text(text, encoding="utf-8")
     (folder / ".dockerignore").write_text(f"*\n!{MODEL}\n", encoding="utf-8")
     model.write_about(folder, _how(tag))
-
-
-def slug(name: str, between: str = "-") -> str:
-    """A name of small letters and digits."""
-    return re.sub(r"[^a-z0-9]+", between, name.lower()).strip(between) or "model"
 
 
 def _how(tag: str) -> list[str]:

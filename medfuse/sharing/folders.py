@@ -48,12 +48,21 @@ def refuse_to_replace(output: Path, *, overwrite: bool) -> None:
         return
     if output.is_dir() and not any(output.iterdir()):
         return
-    ours = (output / FILE).is_file() if output.is_dir() else output.suffix == ".zip"
+    ours = (output / FILE).is_file() if output.is_dir() else _holds_a_model(output)
     if not ours:
         kind = "a folder of other things" if output.is_dir() else "a file"
         raise OutputError(f"{output}: is {kind}, and stays; choose another --output")
     if not overwrite:
         raise OutputError(f"{output}: is there already; choose another --output, or give --overwrite")
+
+
+def _holds_a_model(path: Path) -> bool:
+    """Whether a zip file is one of a shared model."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return FILE in archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
 
 
 @contextmanager
@@ -78,15 +87,20 @@ def write_sums(folder: Path) -> None:
     (folder / SUMS).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def refuse_changed(folder: Path) -> None:
-    """Raises OutputError where files of a shared model are others than its SHA256SUMS say, or more."""
+def changed(folder: Path) -> list[str]:
+    """The files of a shared model that its SHA256SUMS say otherwise, or not at all. Raises OutputError."""
     try:
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
         said = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     except (OSError, ValueError):
         raise OutputError(f"{folder}: has no {SUMS} that can be read; export the model again") from None
     found = {path.relative_to(folder).as_posix(): file_hash(path) for path in files_of(folder)}
-    if other := [name for name in sorted({*said, *found}) if said.get(name) != found.get(name)]:
+    return [name for name in sorted({*said, *found}) if said.get(name) != found.get(name)]
+
+
+def refuse_changed(folder: Path) -> None:
+    """Raises OutputError where a shared model is no longer as it was written."""
+    if other := changed(folder):
         shown = ", ".join(other[:3]) + (", …" if len(other) > 3 else "")
         raise OutputError(f"{folder}: {shown} is another than when it was exported; export the model again")
 

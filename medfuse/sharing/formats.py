@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from medfuse.core.result import Result
 from medfuse.sharing.text import source_text
@@ -14,13 +15,18 @@ from medfuse.sharing.text import source_text
 if TYPE_CHECKING:
     from medfuse.sharing.model import SharedModel
 
+VERSION = "1.0.0"
+"""Of a model in formats that want one; medfuse knows of none."""
+
 SharedKind = Literal["bundle", "huggingface", "mhub", "slicer", "docker"]
 
 
 @dataclass(frozen=True)
 class Format:
-    """writer: the module that fills a folder. next: what to do with it. zipped: whether it is always a zip
-    file."""
+    """writer: the module that fills a folder. next: what to do with it.
+
+    zipped: whether it is always a zip file, NAME-v1.0.0.zip in a folder.
+    """
 
     writer: str
     next: str
@@ -52,11 +58,14 @@ def write_model(
 
     Raises MedfuseError where the format cannot hold it, OutputError where something is there already.
     """
+    from medfuse.sharing.described import describe
     from medfuse.sharing.folders import refuse_to_replace, write_shared
     from medfuse.sharing.licenses import spdx
     from medfuse.sharing.model import shared_model
 
     how = FORMATS[kind]
+    if how.zipped and output.suffix != ".zip":
+        output = output / f"{slug(describe(weights).name)}-v{VERSION}.zip"
     named = spdx(license) if license else ""
     refuse_to_replace(output, overwrite=overwrite)
     model = shared_model(weights, license=named, trust=trust)
@@ -73,5 +82,6 @@ def write_model(
     return Result("\n".join(lines), {**values, "notes": lines[1:]})
 
 
-def kinds() -> tuple[str, ...]:
-    return get_args(SharedKind)
+def slug(name: str, between: str = "-") -> str:
+    """A name of small letters and digits."""
+    return re.sub(r"[^a-z0-9]+", between, name.lower()).strip(between) or "model"

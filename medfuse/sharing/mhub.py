@@ -13,8 +13,8 @@ from medfuse.core.errors import MedfuseError
 from medfuse.core.text import yaml_text
 from medfuse.model.hub import SHARED_WEIGHTS
 from medfuse.sharing.description import Description
-from medfuse.sharing.docker import slug
 from medfuse.sharing.entry import write_entry
+from medfuse.sharing.formats import slug
 from medfuse.sharing.model import SharedModel, write_json
 from medfuse.sharing.text import score_lines, training_text
 

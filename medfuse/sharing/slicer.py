@@ -21,11 +21,11 @@ from medfuse.core.device import disagreement
 from medfuse.core.errors import MedfuseError
 from medfuse.data.plan import Normalization
 from medfuse.sharing.description import Description
+from medfuse.sharing.formats import VERSION, slug
 from medfuse.sharing.label_table import label_table
 from medfuse.sharing.model import SharedModel, write_json
 from medfuse.sharing.network_source import made_of, network_source
 
-VERSION = "1.0.0"
 MOST_CHANNELS, MOST_LABELS = 4, 255
 NORMALIZE = {"none": "none", "nonzero_zscore": "mri"}
 """What the extension does to intensities, for what medfuse does; fixed numbers are in the network."""
@@ -188,8 +188,6 @@ def entry(said: Description) -> dict[str, Any]:
 
 
 def _id(said: Description) -> str:
-    from medfuse.sharing.docker import slug
-
     return f"{slug(said.name)}-v{VERSION}"
 
 

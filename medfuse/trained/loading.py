@@ -17,7 +17,14 @@ from medfuse.core.files import file_hash, no_file
 from medfuse.core.json_text import shortened
 from medfuse.infer.settings import InferSettings
 from medfuse.model.graph import plan_graph
-from medfuse.model.hub import PREFIX, SHARED_WEIGHTS, fetch_shared
+from medfuse.model.hub import (
+    BUNDLED,
+    BUNDLED_FACTS,
+    DESCRIPTION,
+    PREFIX,
+    SHARED_WEIGHTS,
+    fetch_shared,
+)
 from medfuse.model.plan import GraphPlan
 from medfuse.model.settings import ModelSettings
 from medfuse.pipeline import Pipeline, problems_of, resolved, watched_maps
@@ -34,8 +41,8 @@ if TYPE_CHECKING:
 
 _LAST = "weights_last.safetensors"
 
-SHARED = ("models/model.pt", SHARED_WEIGHTS)
-"""Where the weights lie in folders that `medfuse export` writes."""
+SHARED_INSIDE = ("model", "weights")
+"""Where the weights lie in folders that `medfuse export` writes for containers."""
 
 EXPORTED = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """The ending of what `medfuse export` writes, by format."""
@@ -284,6 +291,17 @@ def _run_in(folder: Path) -> Path:
     return runs[0]
 
 
+def shared_weights(folder: Path) -> Path | None:
+    """Where the weights lie in a folder that `medfuse export` wrote, or a copy of one; None for any other."""
+    beside = {BUNDLED: BUNDLED_FACTS, SHARED_WEIGHTS: DESCRIPTION}
+    beside |= {f"{inner}/{SHARED_WEIGHTS}": DESCRIPTION for inner in SHARED_INSIDE}
+    return next((folder / name for name, mark in beside.items() if _are_files(folder, name, mark)), None)
+
+
+def _are_files(folder: Path, *names: str) -> bool:
+    return all((folder / name).is_file() for name in names)
+
+
 def weights_file(path: Path, *, best: bool) -> Path:
     """The weights that a run folder or a path stands for; a folder around one run alone stands for that.
 
@@ -292,8 +310,14 @@ def weights_file(path: Path, *, best: bool) -> Path:
     if str(path).startswith(PREFIX):
         return fetch_shared(path.as_posix())
     if path.is_dir():
-        if shared := [inner for name in SHARED if (inner := path / name).is_file()]:
-            return shared[0]
+        if shared := shared_weights(path):
+            return shared
+        if (path / "configs" / "metadata.json").is_file():
+            raise CheckpointError(
+                f"{path}: is a MONAI bundle of others; run `medfuse import-bundle {path} -o runs/NAME` "
+                "first, and "
+                "give that run"
+            )
         path = _run_in(path) / f"weights_{'best' if best else 'last'}.safetensors"
     if kind := no_file(path):
         raise CheckpointError(f"{path}: is {kind}, no file of weights; name the file itself")

@@ -47,7 +47,7 @@ NOT_RUN = (
         r"\bgated\b|gated\.yaml|residual_encoder|segresnet|huggingface|\btimm\b|dinov2",
         "needs a package of one's own",
     ),
-    (r"^medfuse push\b", "asks a hub: tests/sharing has one of its own"),
+    (r"^medfuse push\b|\bhub:", "asks a hub: tests/verbs/test_push.py has one of its own"),
     (r"dicomweb:", "needs a server: tests have one of their own"),
     (r"track=mlflow", "needs an extra: tests/builtin/trackers"),
     (r"\bgroups\.csv\b", "needs a table of one's own"),

@@ -210,6 +210,26 @@ def test_its_configuration_has_every_part_that_monai_names(bundle):
             inner = inner.get(key, {})
 
 
+def test_a_bundle_of_others_is_to_be_imported(tmp_path, medfuse):
+    from imports.test_bundle import write_bundle
+
+    write_bundle(tmp_path / "bundle")
+    told = medfuse("infer", tmp_path / "bundle", "-i", tmp_path, "-o", tmp_path / "out", "-q")
+    assert told.code == 2
+    assert "medfuse import-bundle" in told.err
+
+
+def test_a_bundle_of_others_says_what_it_is(tmp_path, medfuse):
+    from imports.test_bundle import write_bundle
+
+    write_bundle(tmp_path / "bundle")
+    told = medfuse("info", tmp_path / "bundle", "--json")
+    assert told.code == 0, told.err
+    said = json.loads(told.out)
+    assert said["kind"] == "a MONAI bundle of others"
+    assert said["spacing_mm"] == [1.5, 1.5, 2.0]
+
+
 def test_a_damaged_model_is_told(bundle, tmp_path, medfuse):
     import shutil
 

@@ -2,10 +2,11 @@
 
 import hashlib
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
-from sharing.models import write_model
+from sharing.models import write_model, write_scans
 
 from medfuse.core.errors import OutputError
 from medfuse.sharing.folders import write_shared
@@ -90,6 +91,38 @@ def test_a_folder_of_others_stays_whatever_is_asked(kind, weights, tmp_path):
     with pytest.raises(OutputError, match="stays"):
         share(weights, path, kind=kind, overwrite=True)
     assert (path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_zip_file_of_others_stays_whatever_is_asked(kind, weights, tmp_path):
+    path = tmp_path / "small.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("thesis.tex", "years of work")
+    with pytest.raises(OutputError, match="stays"):
+        share(weights, path, kind=kind, overwrite=True)
+    assert zipfile.ZipFile(path).namelist() == ["thesis.tex"]
+
+
+def test_a_zip_file_in_a_folder_has_the_name_of_the_model(weights, tmp_path):
+    share(weights, tmp_path / "models", kind="slicer")
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["small-v1.0.0.zip"]
+
+
+def test_info_tells_which_files_were_changed_since(weights, tmp_path, medfuse):
+    path = place("docker", weights, tmp_path)
+    assert "not as it was" not in medfuse("info", path).out
+    (path / "Dockerfile").write_text("FROM scratch")
+    assert "Dockerfile: not as it was" in medfuse("info", path).out
+
+
+@pytest.mark.parametrize("kind", ["bundle", "huggingface", "docker", "mhub"])
+def test_infer_and_init_read_every_folder(kind, weights, tmp_path, medfuse):
+    from medfuse.planning.sources import read_start
+
+    path = place(kind, weights, tmp_path)
+    scans = write_scans(tmp_path / "scans")
+    assert medfuse("infer", path, "-i", scans / "plain.nii.gz", "-o", tmp_path / "out", "-q").code == 0
+    assert {*read_start(str(path)).whole["transfer"]} == {"encoder", "decoded"}
 
 
 def test_a_failure_leaves_nothing_and_what_was_there(tmp_path):

@@ -1,7 +1,16 @@
-"""Draws the README's pictures from the finished run of pipelines/liver.yaml."""
+"""Draws the pictures of the pages from the finished run of pipelines/liver.yaml.
+
+Those of pages for a browser are taken by Chromium, and stay as they are where there is none.
+"""
 
 import json
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
+
+from PIL import Image
 
 from medfuse.model.graph import plan_graph
 from medfuse.pipeline import load_pipeline
@@ -36,6 +45,21 @@ def main() -> None:
         ct=True,
     )
     draw_overlay(IMAGES / "overlay.png", shown, summary["labels"])
+    if browser := shutil.which("chromium") or shutil.which("chromium-browser"):
+        take(browser, RUN / "report.html", IMAGES / "report.png", 1100)
+        with tempfile.TemporaryDirectory() as folder:
+            page = Path(folder, "view.html")
+            command = [sys.executable, "-m", "medfuse", "view", str(RUN), "-o", str(page), "--quiet"]
+            subprocess.run(command, check=True)
+            take(browser, page, IMAGES / "view.png", 760)
+
+
+def take(browser: str, page: Path, picture: Path, height: int) -> None:
+    """What a page looks like, in few colours."""
+    options = ["--headless", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    options += ["--hide-scrollbars", f"--window-size=1200,{height}", "--virtual-time-budget=20000"]
+    subprocess.run([browser, *options, f"--screenshot={picture}", page.resolve().as_uri()], check=True)
+    Image.open(picture).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(picture, optimize=True)
 
 
 if __name__ == "__main__":

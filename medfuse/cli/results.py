@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
@@ -54,6 +55,6 @@ def printed(verb: Callable[..., Result | None]) -> Callable[..., None]:
 
 
 def print_problems(lines: Iterable[str], code: int, values: Mapping[str, Any] | None = None) -> None:
-    """What is wrong as a JSON document on stdout, where --json is given."""
-    if wants_json():
+    """What is wrong as a JSON document on stdout, where --json is given; the first process speaks for all."""
+    if wants_json() and os.environ.get("RANK", "0") == "0":
         print(problems(lines, code, values))

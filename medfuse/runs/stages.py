@@ -54,7 +54,7 @@ def do_stages(run: Run) -> Judged:
     planned = run.together.first(lambda: prepare(run))
     run, plan = replace(run, split=planned.split), planned.plan
     graph = plan_network(run.pipeline, plan.image, len(plan.classes))
-    with filled_store(run, planned) as store, tracked(run) as trackers:
+    with filled_store(run, planned) as store, tracked(run, planned.standing.step) as trackers:
         train(run, planned, graph, store, trackers)
         if not run.together.is_first:
             raise SystemExit(0)  # this process was there for training

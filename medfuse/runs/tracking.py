@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 TRACKED = "tracked.json"
 """By which key trackers know this run, for as long as it is carried on."""
 SECONDS = 60.0
-"""How long the end of a run waits for a tracker."""
+"""How long the end of a run waits for a tracker; one that is stopped early waits a tenth of that."""
 _MEASURES = ("Dice", "HD95", "NSD")
 
 Task = Callable[[Tracking], None]
 
 
 class Trackers:
-    """Those of a run; of several processes the first tells them."""
+    """Those of a run that stands at `step`; of several processes the first tells them."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, run: Run, step: int) -> None:
+        self._run, self._step = run, step
         self._tellers: list[_Teller] | None = None
 
-    def begin(self, step: int) -> None:
+    def begin(self) -> None:
         """Each begins a run, or goes on with its own; rows that were logged without it are told first."""
         run = self._run
         if self._tellers is not None or not run.pipeline.track or not run.together.is_first:
@@ -46,7 +46,7 @@ class Trackers:
             key=key,
             folder=run.folder,
             shared=run.store_folder.parents[1],
-            step=step,
+            step=self._step,
             parameters=flat(resolved(run.pipeline)),
         )
         self._tellers = [_Teller(tracker, told, run.reporter.say) for tracker in run.pipeline.track]
@@ -64,26 +64,26 @@ class Trackers:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """The end of the run: what summary.json says, and the report."""
-        self.begin(0)
+        self.begin()
         files = [path for path in (self._run.folder / "report.html",) if path.is_file()]
-        self._close(lambda tracking: tracking.finish(numbers_of(summary), files))
+        self._close(lambda tracking: tracking.finish(numbers_of(summary), files), SECONDS)
 
     def stop(self) -> None:
         """The process ends before that, or has come to it already."""
-        self._close(lambda tracking: tracking.stop())
+        self._close(lambda tracking: tracking.stop(), SECONDS / 10)
 
-    def _close(self, last: Task) -> None:
+    def _close(self, last: Task, seconds: float) -> None:
         tellers, self._tellers = self._tellers or [], []
         for teller in tellers:
             teller.put(last)
         for teller in tellers:
-            teller.end(SECONDS)
+            teller.end(seconds)
 
 
 @contextmanager
-def tracked(run: Run) -> Iterator[Trackers]:
-    """The trackers of a run, which are told to stop where the block ends early."""
-    trackers = Trackers(run)
+def tracked(run: Run, step: int) -> Iterator[Trackers]:
+    """The trackers of a run that stands at `step`, which are told to stop where the block ends early."""
+    trackers = Trackers(run, step)
     try:
         yield trackers
     finally:

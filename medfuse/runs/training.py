@@ -146,7 +146,7 @@ def train(run: Run, planned: Planned, graph: GraphPlan, store: Store, trackers: 
         run.together.first(lambda: write_records(run, planned, graph, begun.found))
     elif not finished:
         run.together.first(lambda: note_stretch(run, planned, begun.found))
-    trackers.begin(standing.step)
+    trackers.begin()
 
     def save(kind: str, network: nn.Module, facts: Mapping[str, float]) -> None:
         path = run.folder / f"weights_{kind}.safetensors"

@@ -116,7 +116,7 @@ def probe_pipeline(
                     batches=begun.batches,
                     depths=begun.depths,
                 )
-                train(run, planned, graph, store, Trackers(run))
+                train(run, planned, graph, store, Trackers(run, 0))
                 rows = read_rows(run.folder / "metrics.jsonl")
     losses = tuple(row["loss"] for row in rows if "loss" in row)
     dices = tuple(row["dice"] for row in rows if "dice" in row)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
-from medfuse.api import DatasetInfo, Split
+from medfuse.api import Case, DatasetInfo, Split
 from medfuse.core.labels import members
 from medfuse.core.text import listed
 from medfuse.data.fingerprint import CaseFacts
@@ -38,6 +38,19 @@ def unjudged_doubts(split: Split, given: Sequence[Split]) -> Iterator[str]:
         yield (
             f"warning: {len(aside)} labelled {train} in no fold of the splits: {listed(aside)}; take "
             f"{'its label' if len(aside) == 1 else 'their labels'} out of the dataset if kept aside by intent"
+        )
+
+
+def unlabelled_doubts(
+    unlabelled: Sequence[Case], patient_of: Mapping[str, str], split: Split
+) -> Iterator[str]:
+    """Cases that pseudo-labels are made for, of patients who are held out. patient_of: of labelled cases."""
+    held = {patient_of[name] for name in split.validation if name in patient_of}
+    if seen := [case.name for case in unlabelled if case.patient in held]:
+        are = "case" if len(seen) == 1 else "cases"
+        yield (
+            f"warning: pseudo-labels learn from {len(seen)} {are} of held-out patients ({listed(seen, 6)}), "
+            "so that Dice tells of patients whose scans were seen; take them out of the dataset"
         )
 
 

@@ -26,14 +26,16 @@ def doubts(run: Run, fingerprint: Fingerprint, plan: DataPlan, data: TrainedOn) 
         plane_doubts,
         split_doubts,
         unjudged_doubts,
+        unlabelled_doubts,
     )
-    from medfuse.data.split import given_splits
+    from medfuse.data.split import given_splits, patients
     from medfuse.data.suspicions import suspicions
     from medfuse.train.budget import Budget, too_few
 
     yield from run.info.notes
     yield from unjudged_doubts(run.split, given_splits(run.info, run.pipeline.split))
     yield from split_doubts(run.info, run.split)
+    yield from unlabelled_doubts(run.unlabelled(), patients(run.info.cases, run.pipeline.split), run.split)
     yield from _seen_doubts(run, data)
     yield from label_doubts(run.info, fingerprint.cases, run.split)
     for suspicion in suspicions(

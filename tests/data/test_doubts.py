@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from medfuse.api import Case, DatasetInfo, Split
-from medfuse.data.doubts import label_doubts, patch_doubts, plane_doubts, split_doubts
+from medfuse.data.doubts import label_doubts, patch_doubts, plane_doubts, split_doubts, unlabelled_doubts
 from medfuse.data.fingerprint import CaseFacts
 
 SPLIT = Split(("a", "b"), ("c",))
@@ -105,3 +105,11 @@ def test_slices_that_a_network_of_two_axes_sees_as_lines_are_said(shape, patch, 
     assert all(said in line for line in lines)
     volume = CaseFacts("d", (40, 40, 40), (1.0, 1.0, 1.0), {}, {})
     assert list(plane_doubts(patch, [*slices, volume])) == []
+
+
+def test_scans_of_held_out_patients_that_pseudo_labels_learn_from_are_told():
+    split = Split(("a",), ("b",))
+    bare = [Case(name, (Path(name),), None, who) for name, who in (("x", "P1"), ("y", "P2"), ("z", None))]
+    (line,) = unlabelled_doubts(bare, {"a": "P1", "b": "P2"}, split)
+    assert "pseudo-labels learn from 1 case of held-out patients (y)" in line
+    assert not [*unlabelled_doubts(bare, {"a": "P1", "b": "b"}, split)]

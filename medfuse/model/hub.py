@@ -116,6 +116,8 @@ def fetch_shared(name: str, file: str = SHARED_WEIGHTS) -> Path:
     """A file of `hub:OWNER/NAME[@REVISION]` on this disk. Nothing of it is run. Raises CheckpointError."""
     repository = shared_repository(name)
     path = repository.find(file)
+    if path and file == SHARED_WEIGHTS:
+        repository.find(DESCRIPTION)  # beside it, for whoever asks what the weights are
     if path is None:
         raise CheckpointError(
             f"{name}: has no {file}, as `medfuse push` writes it; `medfuse init DATA --from "

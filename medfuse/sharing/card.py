@@ -25,7 +25,7 @@ def page(said: Description, run: Sequence[str]) -> str:
         f"# {said.name}",
         f"Segments {_few([label.name for label in said.labels])} in {_few(said.modalities)} "
         f"{'slices' if said.dims == 2 else 'volumes'}; trained by "
-        "[medfuse](https://pypi.org/project/medfuse), on which this page is what its records say.",
+        "medfuse. This page is what its records say.",
         "It is for research. It is no medical device, and nobody has approved it for the care of patients.",
         "## How to run it",
         *run,

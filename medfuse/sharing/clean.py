@@ -25,9 +25,9 @@ def cleaned(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _without(value, places) for key, value in made.items()}
 
 
-def cleaned_text(value: Any) -> Any:
-    """Plain data without where files lie, of which the names alone stay."""
-    return _without(value, sorted({*_places(value)}, key=len, reverse=True))
+def cleaned_text(value: Any, *, instead: str) -> Any:
+    """Plain data without where files lie, and what they are called."""
+    return _without(value, sorted({*_places(value)}, key=len, reverse=True), instead)
 
 
 def _places(value: Any) -> Iterator[str]:
@@ -43,15 +43,17 @@ def _places(value: Any) -> Iterator[str]:
         yield value
 
 
-def _without(value: Any, places: list[str]) -> Any:
+def _without(value: Any, places: list[str], instead: str = "") -> Any:
     if isinstance(value, Mapping):
-        return {_without(key, places): _without(inner, places) for key, inner in value.items()}
+        return {
+            _without(key, places, instead): _without(inner, places, instead) for key, inner in value.items()
+        }
     if isinstance(value, list):
-        return [_without(inner, places) for inner in value]
+        return [_without(inner, places, instead) for inner in value]
     if isinstance(value, tuple):
-        return tuple(_without(inner, places) for inner in value)
+        return tuple(_without(inner, places, instead) for inner in value)
     if not isinstance(value, str):
         return value
     for place in places:
-        value = value.replace(place, PureWindowsPath(place).name)
-    return _INSIDE.sub(lambda found: PureWindowsPath(found[0]).name, value)
+        value = value.replace(place, instead or PureWindowsPath(place).name)
+    return _INSIDE.sub(lambda found: instead or PureWindowsPath(found[0]).name, value)

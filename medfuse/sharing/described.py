@@ -25,7 +25,7 @@ from medfuse.sharing.description import FILE, Channel, Description, Label, Train
 from medfuse.sharing.folders import SUMS, changed
 from medfuse.sharing.records import score_of, sources_of, steps_in, training_of, versions_of
 from medfuse.trained.facts import plan_of, read_said
-from medfuse.trained.loading import EXPORTED
+from medfuse.trained.loading import EXPORTED, shared_weights
 
 ABOUT = "about"
 """In the facts of a weights file or of an exported one: its description."""
@@ -103,6 +103,8 @@ def _of_file(path: Path) -> Description:
     if path.suffix == ".bin" and path.with_suffix(".xml").is_file():
         return _of_export(path.with_suffix(".xml"))
     if path.suffix in _PICKLES:
+        if beside := _beside(path):
+            return beside
         raise CheckpointError(
             f"{path}: is a checkpoint of other tools, which says nothing of its model that can be read "
             "without running it; turn it into a run by `medfuse import-nnunet` or `import-bundle`, or see "
@@ -162,9 +164,19 @@ def _of_folds(path: Path, folds: Sequence[Path]) -> Description:
 
 
 def _of_weights(path: Path) -> Description:
+    if beside := _beside(path):
+        return beside
     if path.parent.joinpath("lock.json").is_file() and path.name.startswith("weights_"):
         return describe_run(path.parent, path)
     return _said_by(path)[0]
+
+
+def _beside(path: Path) -> Description | None:
+    """The description of the shared model that a file is the weights of; None where it is of none."""
+    for folder in (path.parent, path.parent.parent):
+        if (folder / FILE).is_file() and shared_weights(folder) == path:
+            return _with_changes(folder, _read(folder / FILE))
+    return None
 
 
 def _said_by(path: Path) -> tuple[Description, dict[str, Any]]:

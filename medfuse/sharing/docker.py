@@ -18,7 +18,7 @@ ARG BASE=medfuse:{version}
 FROM ${{BASE}}
 LABEL org.opencontainers.image.title="{name}"{license}
 COPY {model} /opt/{model}
-ENTRYPOINT ["/opt/{model}/segment.sh"]
+ENTRYPOINT ["sh", "/opt/{model}/segment.sh"]
 CMD ["/input", "/output"]
 """
 

@@ -38,8 +38,12 @@ def write_shared(output: Path, fill: Callable[[Path], None], *, overwrite: bool 
             before = made.with_name(f"{made.name}-before")
             if output.exists():
                 output.rename(before)
-            made.rename(output)
-            shutil.rmtree(before, ignore_errors=True)
+            try:
+                made.rename(output)
+            except OSError:
+                if before.exists():
+                    before.rename(output)
+                raise
 
 
 def refuse_to_replace(output: Path, *, overwrite: bool) -> None:
@@ -116,6 +120,6 @@ def pack(folder: Path, target: Path) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted([*files_of(folder), folder / SUMS]):
             about = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _LONG_AGO)
-            about.external_attr = 0o644 << 16
+            about.external_attr = (0o755 if os.access(path, os.X_OK) else 0o644) << 16
             about.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(about, path.read_bytes())

@@ -76,9 +76,14 @@ def write_model(
     told: Callable[[SharedModel], Sequence[str]] = getattr(module, "differences", lambda model: ())
     lines += told(model)
     lines += [f"it started from weights of others: {source_text(one)}" for one in model.description.sources]
-    if not named:
+    if not model.description.license:
         lines.append("it has no licence, so that nobody else may use it: give one by --license")
-    values = {"folder": output, "format": kind, "license": named, "weights": model.description.weights}
+    values = {
+        "folder": output,
+        "format": kind,
+        "license": model.description.license,
+        "weights": model.description.weights,
+    }
     return Result("\n".join(lines), {**values, "notes": lines[1:]})
 
 

@@ -15,7 +15,7 @@ from medfuse.sharing.model import SharedModel, write_json
 
 CONFIG = "config.json"
 PIPELINE = "pipeline.yaml"
-_PRIVATE = ("data", "report", "name")
+_PRIVATE = ("data", "report", "name", "split", "track")
 KNOWN_LICENSES = frozenset(
     (
         *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "cc0-1.0", "cc-by-2.0"),
@@ -78,7 +78,7 @@ def _pipeline(model: SharedModel) -> str:
     data = said.get("data", {})
     kept = {"name": said.get("name"), "data": {"use": data.get("use"), "root": "DATA"}, **kept}
     note = "# The pipeline that made the weights, without where its data lie: set data.root and the like.\n"
-    return note + yaml_text(cleaned_text(kept))
+    return note + yaml_text(cleaned_text(kept, instead="FILE"))
 
 
 def _how() -> list[str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from medfuse.sharing.clean import cleaned
+from medfuse.sharing.clean import cleaned, cleaned_text
 
 FACTS = {
     "name": "liver",
@@ -46,3 +46,13 @@ def test_what_is_no_place_stays(text):
 
 def test_a_place_within_a_text_is_shortened():
     assert cleaned({"why": "read from /data/Doe/scan.nii.gz, as"})["why"] == "read from scan.nii.gz, as"
+
+
+def test_a_pipeline_names_no_file_at_all():
+    said = {
+        "train": {"pseudo_labels": {"images": "/data/Hospital X/new"}},
+        "name": "liver",
+        "why": "of /data/Hospital X/new",
+    }
+    made = cleaned_text(said, instead="FILE")
+    assert made == {"train": {"pseudo_labels": {"images": "FILE"}}, "name": "liver", "why": "of FILE"}

@@ -54,7 +54,7 @@ def test_a_dockerfile_names_files_that_are_there(docker):
     (copied,) = re.findall(r"^COPY (\S+) (\S+)$", text, re.MULTILINE)
     assert (docker / copied[0]).is_dir()
     entry = json.loads(re.search(r"^ENTRYPOINT (.*)$", text, re.MULTILINE)[1])
-    assert (docker / copied[0] / Path(entry[0]).relative_to(copied[1])).is_file()
+    assert (docker / copied[0] / Path(entry[-1]).relative_to(copied[1])).is_file()
     kept = (docker / ".dockerignore").read_text().splitlines()
     assert kept == ["*", f"!{copied[0]}"]
     assert 'licenses="MIT"' in text
@@ -68,7 +68,7 @@ def test_its_entry_writes_the_labels_of_the_run(docker, weights, tmp_path, medfu
     )
     scans = write_scans(tmp_path / "scans")
     given = {"/input": scans, "/output": tmp_path / "theirs"}
-    done = run(docker / "model" / Path(entry[0]).name, *[given[word] for word in words], path=tmp_path)
+    done = run(docker / "model" / Path(entry[-1]).name, *[given[word] for word in words], path=tmp_path)
     assert done.returncode == 0, done.stderr
     assert medfuse("infer", weights, "-i", scans, "-o", tmp_path / "ours", "-q").code == 0
     for file in (tmp_path / "ours").glob("*.nii.gz"):

@@ -1,6 +1,7 @@
 """A shared model is whole or absent, replaces nothing of others, and tells of nobody."""
 
 import hashlib
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -123,6 +124,34 @@ def test_infer_and_init_read_every_folder(kind, weights, tmp_path, medfuse):
     scans = write_scans(tmp_path / "scans")
     assert medfuse("infer", path, "-i", scans / "plain.nii.gz", "-o", tmp_path / "out", "-q").code == 0
     assert {*read_start(str(path)).whole["transfer"]} == {"encoder", "decoded"}
+
+
+@pytest.mark.parametrize("kind", ["bundle", "huggingface", "docker"])
+def test_what_is_shared_again_says_the_same(kind, finished_run, tmp_path, medfuse):
+    first, second = tmp_path / "first", tmp_path / "second"
+    how = ("-o", first, "--license", "MIT")
+    assert medfuse("export", finished_run.folder, "--format", kind, *how).code == 0
+    assert medfuse("export", first, "--format", "huggingface", "-o", second).code == 0
+    again, once = (json.loads((folder / "medfuse.json").read_text()) for folder in (second, first))
+    assert again == once
+    assert again["license"] == "MIT"
+    assert again["score"]["overall"]["cases"] == 1
+
+
+def test_what_was_there_comes_back_where_the_new_cannot_be_put_there(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "medfuse.json").write_text("{}")
+    rename = Path.rename
+
+    def refuse(self, target):
+        if self.name == "out" and self.parent != tmp_path:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OutputError, match="full"):
+        write_shared(tmp_path / "out", lambda folder: None, overwrite=True)
+    assert (tmp_path / "out" / "medfuse.json").read_text() == "{}"
 
 
 def test_a_failure_leaves_nothing_and_what_was_there(tmp_path):

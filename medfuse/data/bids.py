@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ NATIVE = ("orig", "individual", "native", "scanner", "subject")
 """Values of `space-` that mean the image's own."""
 _LABELS = re.compile(r"(dseg|mask|msk|seg|label|lesion|truth|roi|gt)s?", re.IGNORECASE)
 _DEEPEST = 12
+_LOOKED_AT = 20  # subjects, to tell whether it is BIDS
 _USUAL = ("T1w", "FLAIR", "T2w")
 
 
@@ -102,7 +104,8 @@ def is_bids(root: Path) -> bool:
     """Whether a folder has folders or files of subjects, somewhere that is soon found."""
     if (root / "dataset_description.json").is_file():
         return True
-    return any(path.is_dir() and any(path.rglob("sub-*_*")) for path in root.glob("sub-*"))
+    subjects = (path for level in ("sub-*", "*/sub-*", "*/*/sub-*") for path in sorted(root.glob(level)))
+    return any(path.is_dir() and any(path.rglob("sub-*_*")) for path in islice(subjects, _LOOKED_AT))
 
 
 def belongs(label: Name, image: Name, pattern: Name) -> bool:
@@ -114,9 +117,10 @@ def belongs(label: Name, image: Name, pattern: Name) -> bool:
     return said.items() <= image.entities.items()
 
 
-def likeness(label: Name, image: Name) -> int:
-    """How much both say alike, to choose among several that belong."""
-    return len(label.entities.items() & image.entities.items()) + len({*label.words} & {*image.words})
+def likeness(label: Name, image: Name) -> tuple[int, int]:
+    """How much both say alike, and how little more is said, to choose among several that belong."""
+    alike = len(label.entities.items() & image.entities.items()) + len({*label.words} & {*image.words})
+    return alike, -len(label.entities.keys() - image.entities.keys())
 
 
 def read_tsv(path: Path) -> tuple[tuple[str, ...], list[tuple[int, dict[str, str]]]]:
@@ -141,7 +145,7 @@ def guess(root: Path) -> dict[str, Any] | None:
     found = Counter(str(_label_pattern(file, volumes)) for file in volumes if file.is_label)
     if not found:
         return None
-    labels = min(found, key=lambda text: (_rank(text), -found[text], text))
+    labels = min(found, key=lambda text: (_rank(text), -found[text], len(Name.of(text).entities), text))
     pattern = Name.of(labels)
     labelled = [file for file in volumes if file.is_label and pattern.within(file.name)]
     scans = {file.scan for file in labelled}

@@ -5,6 +5,8 @@ import inspect
 import json
 import math
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -210,3 +212,14 @@ def test_a_line_is_told_by_its_parts(line, file, place):
     found = problem(line)
     assert (found["file"], (found["line"], found["column"])) == (file, place)
     assert line.endswith(found["message"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("steps", "code"), [(2, 0), ("nan", 2)])
+def test_processes_that_train_together_print_one_document(steps, code, finished_run, tmp_path):
+    words = ["run", finished_run.pipeline, "--devices", "2", "--runs", tmp_path, "--json"]
+    command = [sys.executable, "-m", "medfuse", *map(str, words), "--set", f"train.steps={steps}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    found = strictly(done.stdout)
+    assert found["cases"] == 1 if code == 0 else found["exit_code"] == 2

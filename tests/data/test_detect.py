@@ -300,3 +300,9 @@ def test_a_series_says_its_modality_whatever_its_voxels_hold(tmp_path):
         slices = dicom_case(tmp_path / f"c{n}", n, modality="MR")
         label_beside(tmp_path / f"c{n}" / "label", slices, n, "nifti")
     assert detect(tmp_path).info.channels == ("channel_0",)
+
+
+def test_subjects_below_other_folders_are_bids_too(tmp_path):
+    bids(tmp_path / "training" / "R001", "sub-1", "sub-2")
+    (tmp_path / "training" / "R001" / "dataset_description.json").unlink()
+    assert [case.name for case in detect(tmp_path).info.cases] == ["sub-1", "sub-2"]

@@ -266,7 +266,7 @@ def _alike(
     """The one of `found` that is named most like `image`, or is made of it; adds a line where two are."""
     if len(found) < 2:
         return found[0] if found else None
-    likes = [(likeness(file.name, image.name) + 100 * _is_made_of(file, image)) for file in found]
+    likes = [(_is_made_of(file, image), *likeness(file.name, image.name)) for file in found]
     best = [file for file, like in zip(found, likes) if like == max(likes)]
     if len(best) == 1:
         return best[0]

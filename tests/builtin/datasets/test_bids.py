@@ -233,3 +233,9 @@ def test_source_data_and_loops_of_links_are_not_walked(bids):
     assert len(plugin.read().cases) == 1
     shutil.rmtree(plugin.root / "sub-1")
     assert "no volume" in faults(plugin)
+
+
+def test_of_several_the_one_that_says_no_more_than_the_pattern_is_meant(bids):
+    names = (*anat("1", "T1w"), *made("1", "desc-aseg_dseg", "dseg", "desc-aparcaseg_dseg"))
+    assert bids(*names).read().cases[0].label.name == "sub-1_dseg.nii.gz"
+    assert bids(*names, labels="desc-aseg_dseg").read().cases[0].label.name == "sub-1_desc-aseg_dseg.nii.gz"

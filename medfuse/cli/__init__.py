@@ -21,7 +21,9 @@ from medfuse.cli.networks import (
     info,
     push,
     series,
+    status,
     view,
+    work,
 )
 from medfuse.cli.pipelines import cache, check, compare, doctor, init, probe, run, schema, taps
 from medfuse.cli.plugins import plugins_app
@@ -46,6 +48,8 @@ for verb in (
     probe,
     taps,
     infer,
+    work,
+    status,
     serve,
     import_nnunet,
     import_nnssl,

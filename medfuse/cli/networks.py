@@ -81,6 +81,9 @@ def infer(
             help="also write volume, intensities, components and place of each class: statistics.csv, .json",
         ),
     ] = False,
+    workers: Annotated[
+        int, whole_number(1, 1000, "processes that share the cases, each with its part of the cores")
+    ] = 1,
     overrides: InferOverrides = None,
     best: Best = False,
     device: Device = "auto",
@@ -100,8 +103,34 @@ def infer(
         return explain_volumes(weights, inputs, **how)
     if output is None:
         raise typer.BadParameter("name a folder for the label maps", param_hint="--output")
-    how |= {"overwrite": overwrite, "statistics": statistics, "store": store}
+    how |= {"overwrite": overwrite, "statistics": statistics, "workers": workers, "store": store}
     return infer_volumes(weights, inputs, output, **how)
+
+
+def work(
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="output folder of a fleet that is at work")
+    ],
+    beside: Annotated[
+        int, typer.Option("--with", metavar="PID", help="end when this process, which started it, does")
+    ] = 0,
+    trust: Trusted = None,
+    quiet: Quiet = False,
+) -> Result:
+    """Join the fleet that `medfuse infer --workers` started on an output folder, from any machine."""
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.work import work_on
+
+    return work_on(output, beside=beside, trust=trust or (), reporter=Reporter(quiet=quiet))
+
+
+def status(
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="output folder of infer")],
+) -> Result:
+    """Say where the work on an output folder stands."""
+    from medfuse.verbs.status import status_of
+
+    return status_of(output)
 
 
 def import_nnunet(

@@ -15,8 +15,9 @@ from medfuse.core.errors import DataError, OutputError
 from medfuse.core.files import make_folder
 from medfuse.core.lock import locked
 from medfuse.core.prepared import Prepared
+from medfuse.infer.fleet import Fleet, Share, SharedLedger
 from medfuse.infer.ledger import Ledger, Outcome, Progress
-from medfuse.infer.line import Line, failures_of
+from medfuse.infer.line import Line, Listed, failures_of
 from medfuse.infer.manifest import files_now
 from medfuse.infer.plan import Way
 from medfuse.infer.probabilities import check_format
@@ -41,6 +42,8 @@ def infer_cases(
     progress: Callable[[Progress], None] = lambda _: None,
     overwrite: bool = False,
     strict: bool = False,
+    share: Share | None = None,
+    fleet: Fleet | None = None,
 ) -> Outcome:
     """Write a label map for every case into `output`, with the geometry of its image, and manifest.json.
 
@@ -60,17 +63,30 @@ def infer_cases(
     raises stops all. A case that a GPU's memory does not hold is tried once more in a smaller way, and the
     log says so.
     `progress` is called by any of the threads, by one at a time.
+    `fleet`: workers that do it instead of this process. `share`: what this process takes as a worker of one;
+    the outcome is then told by whoever leads.
     """
     flip_combinations(recipe.settings.mirror, len(recipe.patch_size))
     check_format(recipe.probabilities)
     recipe.label_files.check()
+    if share is not None:
+        share.check(recipe.facts())
+        shared = SharedLedger(share, recipe.files, overwrite=overwrite)
+        share.prepare = lambda case: share.ways.update(plan([case]))
+        with share.board.joined():
+            Line(prepare, networks, recipe, output, device, share.ways, shared).run(share)
+        return shared.outcome
     refuse_to_replace_images(cases, lambda case: [output / name for name in recipe.files(case)])
     with locked(make_folder(output)):
         ledger = Ledger(
             cases, recipe.facts(), output, progress, recipe.files, recipe.former, overwrite=overwrite
         )
         cases = [case for case in ledger.unfinished(strict=strict) if _can_be_written(case, recipe, ledger)]
-        Line(prepare, networks, recipe, output, device, plan(cases), ledger).run(cases)
+        if fleet is not None:
+            plan(cases)  # which tells, and refuses, before any work
+            fleet.lead(cases, ledger, output, recipe.facts())
+        else:
+            Line(prepare, networks, recipe, output, device, plan(cases), ledger).run(Listed(cases))
         return ledger.finish()
 
 

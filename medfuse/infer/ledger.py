@@ -23,6 +23,7 @@ from medfuse.core.json_text import shortened
 from medfuse.core.seal import Seal, seal
 from medfuse.core.section import MOST_BYTES_OF_A_NAME
 from medfuse.core.text import listed
+from medfuse.infer.fleet_files import gather, seals_in
 from medfuse.infer.manifest import NAME, InTheWay, Manifest
 
 log = logging.getLogger(__name__)
@@ -73,8 +74,11 @@ class Ledger:
         former: Callable[[Case], Mapping[str, str]],
         *,
         overwrite: bool = False,
+        manifest: Manifest | None = None,
     ) -> None:
-        self._manifest = Manifest(output / NAME, facts)
+        self._manifest = manifest or Manifest(output / NAME, facts)
+        if manifest is None:
+            gather(self._manifest, output)
         remove_leftovers(output)
         self._output, self._place = output, _place(output)
         self._files, self._former, self._overwrite = files, former, overwrite
@@ -137,7 +141,7 @@ class Ledger:
                 with self._lock:
                     self._refuse_to_wander()
                     self._manifest.refuse_to_replace([*seals], overwrite=self._overwrite)
-                    self._manifest.announce(seals)
+                    self._manifest.announce(case, seals)
                 for name in seals:
                     _move(staging / name, self._output / name, staging)
                 self._seals[case.name] = {name: s.at(self._output / name) for name, s in seals.items()}
@@ -161,13 +165,46 @@ class Ledger:
                 self._manifest.note_left(case, str(error))
                 self._tell(case, state="left", reason=str(error))
                 return
-            self._manifest.note_failure(case, reason := _reason(case, error))
+            self._manifest.note_failure(case, reason := reason_of(case, error))
             self._tell(case, state="failed", reason=reason)
+
+    def take_in(self, case: Case, record: Mapping[str, Any]) -> None:
+        """What a worker of a fleet says became of a case; it is in the manifest once `gather` is called."""
+        with self._lock:
+            if record["state"] == "done":
+                entry, seals = record["entry"], seals_in(record)
+                self._tell_of_another_engine(entry.get("engines", ()))
+                self._manifest.take(case.name, seals, entry)
+                self._tell(case, state="done", windows_done=entry["windows"], windows=entry["windows"])
+            elif record["state"] == "failed":
+                self._manifest.take_failure(case.name, record["reason"])
+                self._tell(case, state="failed", reason=record["reason"])
+            else:
+                self._manifest.note_left(case, record["reason"])
+                self._tell(case, state="left", reason=record["reason"])
+
+    def follow(self, name: str, done: int, of: int) -> None:
+        """How far a worker of a fleet is with a case."""
+        with self._lock:
+            last = self._last[name]
+            if last.state == "predicting" and (last.windows_done, last.windows) != (done, of):
+                self._last[name] = replace(last, windows_done=done, windows=of)
+                self._progress(self._last[name])
+
+    def gather(self) -> None:
+        """What a fleet has settled is in the manifest, and its own files are gone."""
+        gather(self._manifest, self._output)
+        remove_leftovers(self._output)
 
     def finish(self) -> Outcome:
         """What became of the cases. Label maps of earlier calls that others stand for now are gone then."""
         self._clear()
         self._manifest.finish()
+        return self.outcome
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the cases so far."""
         last = self._last.values()
         return Outcome(
             done=tuple(p.case for p in last if p.state == "done"),
@@ -255,7 +292,8 @@ def _move(source: Path, target: Path, aside: Path) -> None:
         source.replace(target)
 
 
-def _reason(case: Case, error: Exception) -> str:
+def reason_of(case: Case, error: Exception) -> str:
+    """Why a case has failed, in a line; what nobody foresaw is in the log, too."""
     if isinstance(error, MedfuseError):
         return "; ".join(error.lines)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,28 @@ class _Job:
         return replace(self, again=True, count=WindowCount(), feed=Feed(FEED_BYTES))
 
 
+class Source(Protocol):
+    """Cases that are to be done, one after another."""
+
+    def take(self) -> Case | None:
+        """The next one; None where there are none any more. It may wait for one."""
+
+    def take_ahead(self) -> Case | None:
+        """The next one while another is worked on; None where there is none yet."""
+
+
+class Listed:
+    """Cases that are known from the start."""
+
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self._cases = iter(cases)
+
+    def take(self) -> Case | None:
+        return next(self._cases, None)
+
+    take_ahead = take
+
+
 class Line:
     """Three stages, a thread each: reading, the network (the thread that calls), and writing."""
 
@@ -94,30 +116,39 @@ class Line:
         self._writes: list[tuple[Case, Future[None]]] = []
         self._feed: Feed[Brick] = Feed(FEED_BYTES)
 
-    def run(self, cases: Sequence[Case]) -> None:
+    def run(self, cases: Source) -> None:
         """All cases. Raises OutputError, and what stops the whole program, with no thread left behind.
 
         What is stopped on the way leaves nothing; a case whose logits are complete is still written.
         """
+        upcoming: list[tuple[Case, Future[_Job]]] = []
         with ThreadPoolExecutor(1, "reading") as reading, ThreadPoolExecutor(1, "writing") as writing:
             try:
-                upcoming = [reading.submit(self._read, case) for case in cases[:1]]
-                for case, following in zip(cases, [*cases[1:], None]):
+                while True:
+                    if not upcoming:
+                        self._begin(cases.take(), reading, upcoming)
+                    if not upcoming:
+                        break
+                    case, *read = upcoming.pop()
                     self._ledger.windows(case)
                     began = time.perf_counter()
-                    wait(upcoming)
-                    read, upcoming = upcoming, []
-                    if following is not None:
-                        upcoming.append(reading.submit(self._read, following))
+                    wait(read)
+                    self._begin(cases.take_ahead(), reading, upcoming)
                     with failures_of(case, self._ledger):
                         self._predict(_taken(read.pop(), began), writing)
                     self._settle(1)
                 self._settle(0)
             except BaseException:
                 self._feed.abandon()
-                for future in upcoming:
+                for _, future in upcoming:
                     future.cancel()
                 raise
+
+    def _begin(
+        self, case: Case | None, reading: ThreadPoolExecutor, upcoming: list[tuple[Case, Future[_Job]]]
+    ) -> None:
+        if case is not None:
+            upcoming.append((case, reading.submit(self._read, case)))
 
     def _read(self, case: Case) -> _Job:
         began, inputs = time.perf_counter(), files_now(case.images)

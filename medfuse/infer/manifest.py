@@ -54,6 +54,7 @@ class Manifest:
         for entry in self._entries.values():
             self._listed |= entry.known()
         self._known = {name: k for name, k in before.files().items() if os.path.lexists(self._folder / name)}
+        self.facts = facts
         self._content = {"medfuse": medfuse.__version__, "started": now(), "finished": None, **facts}
         self._spelled: dict[str, str] = {}
         self._failed: dict[str, str] = {}
@@ -115,24 +116,36 @@ class Manifest:
         """A file that an earlier call wrote is no longer there."""
         self._known.pop(name, None)
 
-    def announce(self, seals: Mapping[str, Seal]) -> None:
+    def announce(self, case: Case, seals: Mapping[str, Seal]) -> None:
         """What will be put in its place now: a process that is killed before `note` has still told of it."""
-        self._known |= {name: (*self._known.get(name, ()), found) for name, found in seals.items()}
+        self.know(seals)
         self.write()
+
+    def know(self, seals: Mapping[str, Seal]) -> None:
+        """Files that medfuse has written, or was about to, whatever became of them."""
+        self._known |= {name: (*self._known.get(name, ()), found) for name, found in seals.items()}
 
     def note(self, case: Case, seals: Mapping[str, Seal], entry: Mapping[str, Any]) -> None:
         """The case's files are whole, and in their places; `entry` is what else there is to say of it."""
-        self._forget(case)
+        self.take(case.name, seals, {**entry, "written": now()})
+        self.write()
+
+    def take(self, name: str, seals: Mapping[str, Seal], entry: Mapping[str, Any]) -> None:
+        """The same, to be written with the next."""
+        self._forget(name)
         self._known |= {name: (found,) for name, found in seals.items()}
         self._listed |= seals
         files = {name: asdict(found) for name, found in seals.items()}
-        self._cases[case.name] = {"file": next(iter(files)), "files": files, **entry, "written": now()}
-        self.write()
+        self._cases[name] = {"file": next(iter(files)), "files": files, **entry}
 
     def note_failure(self, case: Case, reason: str) -> None:
-        self._forget(case)
-        self._failed[case.name] = reason
+        self.take_failure(case.name, reason)
         self.write()
+
+    def take_failure(self, name: str, reason: str) -> None:
+        """The same, to be written with the next."""
+        self._forget(name)
+        self._failed[name] = reason
 
     def note_left(self, case: Case, reason: str) -> None:
         """Written with the next case, or at the end."""
@@ -165,12 +178,12 @@ class Manifest:
             head = f"{head.removesuffix('{}' + chr(10) + '}')}{{{cases}\n  }}\n}}"
         return f"{head.removesuffix(chr(10) + '}')},{tail.removeprefix('{')}\n"
 
-    def _forget(self, case: Case) -> None:
+    def _forget(self, case: str) -> None:
         """Its entry; its files are still known."""
-        self._spelled.pop(case.name, None)
-        for name in (self._cases.pop(case.name, None) or {}).get("files", ()):
+        self._spelled.pop(case, None)
+        for name in (self._cases.pop(case, None) or {}).get("files", ()):
             self._listed.pop(name, None)
-        self._entries.pop(case.name, None)
+        self._entries.pop(case, None)
 
 
 def _json(value: Any, indented: int = 0) -> str:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from medfuse.core.prepared import Prepared as PreparedCase
     from medfuse.data.plan import DataPlan
     from medfuse.data.prepare import Preprocessor
+    from medfuse.infer.fleet import Fleet, Share
     from medfuse.infer.ledger import Outcome, Progress
     from medfuse.infer.plan import Plans, Way, WindowCost
     from medfuse.infer.probabilities import ProbabilityFormat
@@ -80,6 +81,8 @@ class Trained:
         formats: Sequence[str] = (),
         seg_type: SegKind = "labelmap",
         statistics: bool = False,
+        share: Share | None = None,
+        fleet: Fleet | None = None,
     ) -> Outcome:
         """Label maps of `cases` into `output`, probabilities too where wanted, and what became of each.
 
@@ -99,7 +102,12 @@ class Trained:
         if self.before is not None and max_memory is not None:
             raise MedfuseError("--max-memory: is not planned for the two stages of a cascade; leave it out")
         recipe = self._recipe(probabilities=probabilities, formats=formats, seg_type=seg_type)
-        runners = self._as_before(engines_of(output, recipe.facts()))
+        if share is not None:
+            runners = self._as_before(share.engines(lambda: self._engines_for(share.cases)))
+        elif fleet is not None:
+            runners, fleet = (), replace(fleet, engines=engines_of(output, recipe.facts()))
+        else:
+            runners = self._as_before(engines_of(output, recipe.facts()))
         ways: dict[str, Way] = {}
         told: Counter[str] = Counter()
 
@@ -139,8 +147,10 @@ class Trained:
                 progress=case_progress(reporter, advance),
                 overwrite=overwrite,
                 strict=strict,
+                share=share,
+                fleet=fleet,
             )
-        if statistics:
+        if statistics and share is None:
             write_statistics(output, self.plan, overwrite=overwrite)
         return outcome
 
@@ -299,6 +309,14 @@ class Trained:
             if told[kind] <= most:
                 more = "; manifest.json tells of others" if told[kind] == most > 1 else ""
                 log.warning("%s%s", line, more)
+
+    def _engines_for(self, cases: Sequence[Case]) -> list[Engine]:
+        """What runs the networks, tried out on the last case that can be read; none if none can."""
+        for case in reversed(cases):
+            with suppress(DataError):
+                self._window_cost(case, self.runners)
+                return [run.engine for run in self.runners]
+        return []
 
     def _window_cost(self, case: Case, runners: Sequence[Callable[[Tensor], Tensor]]) -> WindowCost:
         import numpy as np

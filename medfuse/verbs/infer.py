@@ -13,6 +13,7 @@ from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
 from medfuse.runs.models import load_model
 from medfuse.trained.trained import Trained
+from medfuse.verbs.work import How, local_fleet
 from medfuse.volumes.dicom.series import ALL, Scans
 from medfuse.volumes.dicom.web import address_of, is_remote, local
 from medfuse.volumes.endings import ending
@@ -41,6 +42,7 @@ def infer_volumes(
     seg_type: SegKind = "labelmap",
     statistics: bool = False,
     store: bool = False,
+    workers: int = 1,
     reporter: Reporter,
 ) -> Result:
     """Label maps of every volume in `inputs`, in `max_memory` (such as 4GiB) above the loaded model.
@@ -48,7 +50,8 @@ def infer_volumes(
     What medfuse did not write into `output`, or somebody changed, stays unless `overwrite`. `scans`: which
     DICOM series are meant. What else stands in `inputs` is told. `strict`: whether images that are unlike
     those of training fail. `formats`: of label maps, where not that of each image.
-    `statistics`: whether statistics.json and statistics.csv are written too.
+    `statistics`: whether statistics.json and statistics.csv are written too. `workers`: processes on this
+    machine that share the cases, each with its part of the cores and of `max_memory`.
 
     What is fetched from a DICOMweb server is stored there again with `store`, as DICOM segmentations, and at
     another server where that is the `output`.
@@ -62,6 +65,18 @@ def infer_volumes(
     if ending(output) and not output.is_dir():
         raise OutputError(f"{output}: is the name of an image; --output is the folder for the label maps")
     model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, scans, reporter)
+    how = How(
+        weights=tuple(weights),
+        overrides=tuple(overrides),
+        best=best,
+        device=device,
+        max_memory=limit,
+        probabilities=probabilities,
+        formats=tuple(names),
+        seg_type=seg_type,
+        strict=strict,
+        overwrite=overwrite,
+    )
     outcome = model.infer(
         cases,
         output,
@@ -73,6 +88,7 @@ def infer_volumes(
         formats=names,
         seg_type=seg_type,
         statistics=statistics,
+        fleet=local_fleet(output, how, trust, workers) if workers > 1 else None,
     )
     return storing.finish(outcome_text(outcome, output), outcome, cases, reporter)
 

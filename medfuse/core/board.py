@@ -1,0 +1,296 @@
+"""A folder in which processes of any machines agree who works on which case, by files alone.
+
+    claims/7.1     case 7 is claimed for the first time: made exclusively, and never removed; says by whom
+    over/7.1       why that attempt has ended without a result
+    records/7.json what became of case 7: written once it is whole; the case is settled
+    workers/ID     a worker; its time is its heartbeat, its content where it is
+
+An attempt whose worker is dead gives way to the next one, `claims/7.2`, which again only one can make. What
+dies three times is set aside with the reasons. Times are those of the disk alone, so clocks may differ.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medfuse.core.errors import OutputError
+from medfuse.core.files import atomic, reported, write_json
+from medfuse.core.json_text import read_json
+
+ATTEMPTS = 3
+BEAT_S = 2.0
+"""Seconds between two heartbeats."""
+DEAD_S = 60.0
+"""Seconds without a heartbeat after which a worker counts as dead."""
+_FOLDERS = ("claims", "over", "records", "workers")
+_REMEDY = "remove the folder, and run the same command again"
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker as its file tells. `quiet_s`: since its last heartbeat, by the disk's own time."""
+
+    id: str
+    host: str
+    pid: int
+    quiet_s: float
+    doing: Mapping[str, Any]
+
+    @property
+    def is_alive(self) -> bool:
+        if self.quiet_s > DEAD_S:
+            return False
+        return self.host != socket.gethostname() or _runs(self.pid)
+
+
+class Board:
+    """The board in `folder`, for cases 0 … `cases` - 1, which are taken in this order.
+
+    `make`: whether its folders are made, which whoever only looks leaves alone.
+    """
+
+    def __init__(self, folder: Path, cases: int, *, make: bool = True) -> None:
+        self.folder, self.cases = folder, cases
+        self._id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._mine: dict[int, int] = {}
+        self._next = 0
+        self._doing: dict[str, Any] = {}
+        self._turn = threading.Lock()
+        for name in _FOLDERS if make else ():
+            with reported(folder / name):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+
+    # ---- a worker
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """This process is a worker: its heart beats until the block ends."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(BEAT_S):
+                with suppress(OSError):  # a disk may be away for a while
+                    self._beat()
+
+        self._beat()
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            with suppress(OSError):
+                self._place.unlink()
+
+    def take(self) -> int | None:
+        """A case that nobody works on, for this worker; None where there is none now (see `left`)."""
+        while self._next < self.cases:
+            number, self._next = self._next, self._next + 1
+            if self._claim(number, 1):
+                return number
+        return next((number for number in self._open() if self._take_over(number)), None)
+
+    @property
+    def left(self) -> bool:
+        """Whether there is a case that is not settled."""
+        return next(self._open(), None) is not None
+
+    @property
+    def untouched(self) -> int:
+        """How many cases nobody has claimed yet, or more."""
+        return self.cases - self._next
+
+    def holds(self, number: int) -> bool:
+        """Whether the newest claim on a case is this worker's."""
+        mine = self._mine.get(number)
+        return mine is not None and not self._claim_path(number, mine + 1).exists()
+
+    def attempt(self, number: int) -> int:
+        """Which attempt at a case is this worker's."""
+        return self._mine[number]
+
+    def settle(self, number: int, record: Mapping[str, Any]) -> None:
+        """What became of a case. A worker that was taken for dead may tell once more; one record stays."""
+        write_json(self.folder / "records" / f"{number}.json", {**record, "attempt": self._mine.get(number)})
+
+    def give_up(self, number: int, reason: str) -> None:
+        """This attempt has failed for a reason that may pass. The last one settles the case."""
+        attempt = self._mine.pop(number)
+        self._note_over(number, attempt, reason)
+        if attempt >= ATTEMPTS:
+            self._set_aside(number)
+
+    def doing(self, **now: Any) -> None:
+        """Where this worker is, for whoever looks; told with the next heartbeat."""
+        with self._turn:
+            self._doing = now
+
+    # ---- whoever looks
+
+    def records(self, known: Mapping[int, Any] = {}) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Cases that are settled, and how, but those in `known`."""
+        for entry in _entries(self.folder / "records"):
+            name, _, end = entry.name.partition(".")
+            if end == "json" and name.isdecimal() and int(name) not in known:
+                yield int(name), read_json(Path(entry.path), raises=OutputError, remedy=_REMEDY)
+
+    def workers(self) -> list[Worker]:
+        entries = _entries(self.folder / "workers")
+        found, now = [], self._disk_time() if entries else 0.0
+        for entry in entries:
+            with suppress(OSError, ValueError, KeyError):  # one that has just ended
+                said = json.loads(Path(entry.path).read_text(encoding="utf-8"))
+                quiet = max(0.0, now - entry.stat().st_mtime)
+                found.append(Worker(entry.name, said["host"], said["pid"], quiet, said.get("doing", {})))
+        return found
+
+    def bury(self, pid: int, reason: str) -> None:
+        """A worker of this machine has ended without a word; others need not wait for its heart to stop."""
+        for worker in self.workers():
+            if (worker.host, worker.pid) == (socket.gethostname(), pid):
+                for number, attempt, by in self._claims_in_force():
+                    if by == worker.id:
+                        self._note_over(number, attempt, reason)
+                with suppress(OSError):
+                    (self.folder / "workers" / worker.id).unlink()
+
+    def tries(self, number: int) -> list[str]:
+        """Why earlier attempts at a case have ended."""
+        found = []
+        for attempt in range(1, ATTEMPTS + 1):
+            with suppress(OSError):
+                found.append(self._over_path(number, attempt).read_text(encoding="utf-8"))
+        return found
+
+    # ---- claims
+
+    def _open(self) -> Iterator[int]:
+        settled = {
+            int(entry.name.partition(".")[0])
+            for entry in _entries(self.folder / "records")
+            if entry.name.partition(".")[0].isdecimal()
+        }
+        return (number for number in range(self.cases) if number not in settled)
+
+    def _take_over(self, number: int) -> bool:
+        """Whether a case whose newest attempt has ended, or lost its worker, is this worker's now."""
+        attempt = self._newest(number)
+        if attempt and self._over_path(number, attempt).exists():
+            pass
+        elif attempt and (reason := self._lost(number, attempt)):
+            self._note_over(number, attempt, reason)
+        elif attempt:
+            return False
+        if attempt >= ATTEMPTS:
+            self._set_aside(number)
+            return False
+        return self._claim(number, attempt + 1)
+
+    def _claim(self, number: int, attempt: int) -> bool:
+        path = self._claim_path(number, attempt)
+        with reported(path):
+            try:
+                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            except FileExistsError:
+                return False
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(self._id)
+        if self._record_path(number).exists():
+            return False
+        self._mine[number] = attempt
+        return True
+
+    def _newest(self, number: int) -> int:
+        return max((a for a in range(1, ATTEMPTS + 1) if self._claim_path(number, a).exists()), default=0)
+
+    def _lost(self, number: int, attempt: int) -> str:
+        """Why a claim is nobody's any more; "" where its worker lives."""
+        path = self._claim_path(number, attempt)
+        by = path.read_text(encoding="utf-8")
+        if not by:  # made, and not yet signed; or its worker died just then
+            return "its worker ended" if self._disk_time() - path.stat().st_mtime > DEAD_S else ""
+        if by == self._id:
+            return "" if number in self._mine else "its worker gave it up"
+        worker = next((one for one in self.workers() if one.id == by), None)
+        if worker is None:
+            return "its worker ended"
+        return "" if worker.is_alive else f"its worker on {worker.host} was not heard of any more"
+
+    def _claims_in_force(self) -> Iterator[tuple[int, int, str]]:
+        for entry in _entries(self.folder / "claims"):
+            number, attempt = map(int, entry.name.split("."))
+            if attempt == self._newest(number) and not self._record_path(number).exists():
+                with suppress(OSError):
+                    yield number, attempt, Path(entry.path).read_text(encoding="utf-8")
+
+    def _note_over(self, number: int, attempt: int, reason: str) -> None:
+        path = self._over_path(number, attempt)
+        if not path.exists():
+            with atomic(path) as temporary:
+                temporary.write_text(reason, encoding="utf-8")
+
+    def _set_aside(self, number: int) -> None:
+        reasons = "; ".join(dict.fromkeys(self.tries(number)))
+        line = f"set aside after {ATTEMPTS} attempts: {reasons}"
+        self.settle(number, {"state": "failed", "reason": line})
+
+    def _claim_path(self, number: int, attempt: int) -> Path:
+        return self.folder / "claims" / f"{number}.{attempt}"
+
+    def _over_path(self, number: int, attempt: int) -> Path:
+        return self.folder / "over" / f"{number}.{attempt}"
+
+    def _record_path(self, number: int) -> Path:
+        return self.folder / "records" / f"{number}.json"
+
+    # ---- time
+
+    @property
+    def _place(self) -> Path:
+        return self.folder / "workers" / self._id
+
+    def _beat(self) -> None:
+        with self._turn:
+            doing = dict(self._doing)
+        write_json(self._place, {"host": socket.gethostname(), "pid": os.getpid(), "doing": doing})
+
+    def _disk_time(self) -> float:
+        """The time as the disk has it, by which heartbeats are judged."""
+        probe = self.folder / f"time-{secrets.token_hex(4)}"
+        with reported(probe):
+            probe.touch()
+            seconds = probe.stat().st_mtime
+            probe.unlink(missing_ok=True)
+        return seconds
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, if it is there."""
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except FileNotFoundError:
+        return []
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    try:  # a process that ended, and that nobody has asked about yet
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True

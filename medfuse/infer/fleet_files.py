@@ -1,0 +1,137 @@
+"""What a fleet leaves in `OUTPUT/.fleet`: what there was to do (`work.json`), and what became of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from medfuse.api import Case
+from medfuse.core.board import ATTEMPTS, Board
+from medfuse.core.errors import OutputError
+from medfuse.core.files import atomic, reported
+from medfuse.core.json_text import read_json, validated
+from medfuse.core.seal import Seal
+from medfuse.infer.manifest import Manifest
+
+FOLDER = ".fleet"
+POLL_S = 0.2
+REMEDY = "remove the folder, and run the same command again"
+ENDING_S = 600.0
+"""For workers of an earlier call to end with their case."""
+_WORK, _ENDED = "work.json", "ended.json"
+_MOST_BYTES = 2**30
+
+
+class Listed(BaseModel):
+    """A case of a fleet."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    images: tuple[Path, ...]
+
+    @property
+    def case(self) -> Case:
+        return Case(self.name, self.images)
+
+
+class Work(BaseModel):
+    """What a fleet does. facts: of the recipe, which each worker's must equal. how: a worker's options."""
+
+    model_config = ConfigDict(frozen=True)
+
+    medfuse: str
+    facts: dict[str, Any]
+    how: dict[str, Any]
+    cases: tuple[Listed, ...]
+    began: str
+    workers: int
+
+
+def has_work(output: Path) -> bool:
+    return (output / FOLDER / _WORK).is_file()
+
+
+def read_work(output: Path) -> Work:
+    """What the fleet of a folder does. Raises OutputError where none works there."""
+    if not has_work(output):
+        raise OutputError(
+            f"{output}: no fleet works there; `medfuse infer … --workers 2 --output {output}` starts one"
+        )
+    return _read(output / FOLDER / _WORK)
+
+
+def _read(path: Path) -> Work:
+    content = read_json(path, raises=OutputError, remedy=REMEDY, most_bytes=_MOST_BYTES)
+    return validated(Work, content, str(path), raises=OutputError, remedy=REMEDY)
+
+
+def write_work(output: Path, work: Work) -> None:
+    """From now on workers know what there is to do."""
+    path = output / FOLDER / _WORK
+    with atomic(path) as temporary:
+        temporary.write_text(work.model_dump_json(), encoding="utf-8")
+
+
+def end_work(output: Path) -> None:
+    """Workers take no further case."""
+    if has_work(output):
+        with reported(output):
+            (output / FOLDER / _WORK).replace(output / FOLDER / _ENDED)
+
+
+def announced(board: Board, number: int) -> Iterator[dict[str, Seal]]:
+    """The files that each attempt at a case was about to put in their places."""
+    for attempt in range(1, ATTEMPTS + 1):
+        path = board.folder / "announced" / f"{number}.{attempt}.json"
+        if path.exists():
+            said = read_json(path, raises=OutputError, remedy=REMEDY)
+            yield {name: Seal(**seal) for name, seal in said.items()}
+
+
+def seals_in(record: Mapping[str, Any]) -> dict[str, Seal]:
+    return {file: Seal(**seal) for file, seal in record.get("files", {}).items()}
+
+
+def gather(manifest: Manifest, output: Path) -> None:
+    """Take in what a fleet has settled, once its last workers have ended, and clear it away.
+
+    Raises OutputError where some go on working.
+    """
+    folder = output / FOLDER
+    if not folder.exists():
+        return
+    end_work(output)
+    if not (folder / _ENDED).is_file():  # it had not begun
+        rmtree(folder, ignore_errors=True)
+        return
+    work = _read(folder / _ENDED)
+    board = Board(folder, len(work.cases), make=False)
+    _wait_for(board, output)
+    same = all(manifest.facts.get(key) == value for key, value in work.facts.items())
+    for number in range(len(work.cases)):
+        for seals in announced(board, number):
+            manifest.know(seals)
+    for number, record in board.records():
+        name, seals = work.cases[number].name, seals_in(record)
+        if record["state"] == "done" and same:
+            manifest.take(name, seals, record["entry"])
+        manifest.know(seals)
+    manifest.write()
+    rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(board: Board, output: Path) -> None:
+    until = time.monotonic() + ENDING_S
+    while alive := [worker for worker in board.workers() if worker.is_alive]:
+        if time.monotonic() > until:
+            raise OutputError(
+                f"{output}: {len(alive)} workers of an earlier call go on there, such as process "
+                f"{alive[0].pid} on {alive[0].host}; end them, or wait until they have"
+            )
+        time.sleep(POLL_S)

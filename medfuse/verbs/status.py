@@ -1,0 +1,78 @@
+"""`medfuse status`: where the work on an output folder stands, asked from any machine that sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from medfuse.core.board import Board, Worker
+from medfuse.core.errors import OutputError
+from medfuse.core.result import Result
+from medfuse.core.text import listed
+from medfuse.infer.fleet_files import FOLDER, has_work, read_work
+from medfuse.infer.manifest import NAME, read_manifest
+
+_FEW = 20
+
+
+def status_of(output: Path) -> Result:
+    """Cases that are done, worked on, failed and left to do. Raises OutputError where nothing was done."""
+    if not output.is_dir():
+        raise OutputError(f"{output}: no such folder; give the output folder of `medfuse infer`")
+    _, content = read_manifest(output / NAME)
+    if not content and not has_work(output):
+        raise OutputError(f"{output}: holds no {NAME}; give the output folder of `medfuse infer`")
+    done, failed = set(content.get("cases", {})), dict(content.get("failed", {}))
+    values: dict[str, Any] = {"output": output, "finished": content.get("finished"), "workers": []}
+    lines = []
+    if has_work(output):
+        work = read_work(output)
+        board = Board(output / FOLDER, len(work.cases), make=False)
+        settled = dict(board.records())
+        for number, record in settled.items():
+            name = work.cases[number].name
+            if record["state"] == "done":
+                done.add(name)
+            else:
+                failed[name] = record.get("reason", "")
+        workers = [worker for worker in board.workers() if worker.is_alive]
+        running = [str(worker.doing["case"]) for worker in workers if worker.doing]
+        left = len(work.cases) - len(settled)
+        values |= {
+            "left": left,
+            "running": running,
+            "minutes_left": _minutes_left(work.began, len(settled), left),
+        }
+        values["workers"] = [{"host": w.host, "pid": w.pid, **w.doing} for w in workers]
+        lines.append(f"{left} to do, by {_counted(workers)}{_eta(values['minutes_left'])}")
+        lines += [f"  {w.host} {w.pid}: {_where(w.doing)}" for w in workers]
+    elif content.get("finished"):
+        lines.append(f"finished at {content['finished']}")
+    else:
+        lines.append("not finished; run the same command again to carry on, if nobody works there")
+    values |= {"done": len(done), "failed": failed}
+    lines.insert(0, f"{output}: {len(done)} done, {len(failed)} failed")
+    lines += [f"  {name}: {reason}" for name, reason in [*failed.items()][:_FEW]]
+    if len(failed) > _FEW:
+        lines.append(f"  and {len(failed) - _FEW} more: {listed([*failed][_FEW:], 10)}")
+    return Result("\n".join(lines), values)
+
+
+def _minutes_left(began: str, settled: int, left: int) -> float | None:
+    """At the pace so far; None while nothing is settled."""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(began)).total_seconds()
+    return round(seconds / settled * left / 60, 1) if settled else None
+
+
+def _counted(workers: Sequence[Worker]) -> str:
+    return f"{len(workers)} worker{'s' if len(workers) != 1 else ''}"
+
+
+def _eta(minutes: float | None) -> str:
+    return "" if minutes is None else f", about {minutes:g} minutes more"
+
+
+def _where(doing: Any) -> str:
+    return f"{doing['case']}, window {doing['done']} of {doing['of']}" if doing else "begins"

@@ -1,0 +1,168 @@
+"""On a board every case is taken by one living worker at a time, and is settled once, whoever dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from medfuse.core import board as boards
+from medfuse.core.board import ATTEMPTS, Board
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "board"
+
+
+def settled(board: Board) -> dict[int, dict]:
+    return dict(board.records())
+
+
+def test_every_case_is_taken_once_in_order(folder):
+    first, second = Board(folder, 4), Board(folder, 4)
+    assert [first.take(), second.take(), second.take(), first.take()] == [0, 1, 2, 3]
+    with first.joined(), second.joined():
+        assert first.take() is None
+        assert second.take() is None
+        assert first.left
+
+
+def test_many_at_once_take_each_case_once(folder):
+    taken: list[int] = []
+
+    def work():
+        board = Board(folder, 60)
+        with board.joined():
+            while (number := board.take()) is not None:
+                board.settle(number, {"state": "done"})
+                taken.append(number)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == list(range(60))
+    assert sorted(settled(Board(folder, 60))) == list(range(60))
+
+
+def test_what_is_settled_is_not_taken_again(folder):
+    first = Board(folder, 2)
+    first.settle(first.take(), {"state": "failed", "reason": "why"})
+    later = Board(folder, 2)
+    assert later.take() == 1
+    later.settle(1, {"state": "done"})
+    assert not later.left
+    assert settled(later)[0] == {"state": "failed", "reason": "why", "attempt": 1}
+
+
+def test_a_reason_that_may_pass_gives_another_attempt_and_the_last_sets_the_case_aside(folder):
+    one, other = Board(folder, 1), Board(folder, 1)
+    with one.joined(), other.joined():
+        for attempt, worker in enumerate([one, other, one], 1):
+            number = worker.take()
+            assert (number, worker.attempt(0)) == (0, attempt)
+            worker.give_up(0, f"reason {attempt}")
+        assert one.take() is None
+    assert settled(one)[0]["state"] == "failed"
+    assert settled(one)[0]["reason"] == f"set aside after {ATTEMPTS} attempts: reason 1; reason 2; reason 3"
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from medfuse.core.board import Board
+board = Board(Path(sys.argv[1]), 2)
+with board.joined():
+    print(board.take(), flush=True)
+    time.sleep(60)
+"""
+
+
+def holder(folder):
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline().strip() == "0"
+    return process
+
+
+def test_a_killed_worker_gives_way_and_a_living_one_does_not(folder):
+    other = Board(folder, 2)
+    with other.joined(), holder(folder) as process:
+        assert other.take() == 1
+        assert other.take() is None
+        process.kill()
+        process.wait()
+        assert other.take() == 0
+        assert other.attempt(0) == 2
+        assert other.tries(0)
+
+
+def test_one_that_does_not_answer_gives_way_and_no_longer_holds_its_case(folder, monkeypatch):
+    slow, other = Board(folder, 1), Board(folder, 1)
+    with slow.joined():
+        assert slow.take() == 0
+        assert slow.holds(0)
+        worker = next(iter(folder.glob("workers/*")))
+        long_ago = time.time() - 10 * boards.DEAD_S
+        monkeypatch.setattr(slow, "_beat", lambda: None)
+        os.utime(worker, (long_ago, long_ago))
+        assert other.take() == 0
+        assert not slow.holds(0)
+        assert other.holds(0)
+
+
+def test_a_clock_that_is_off_kills_nobody(folder, monkeypatch):
+    slow, other = Board(folder, 1), Board(folder, 1)
+    with slow.joined(), other.joined():
+        assert slow.take() == 0
+        monkeypatch.setattr(time, "time", lambda: 1e12)
+        assert other.take() is None
+
+
+def test_a_stopped_worker_of_this_machine_is_alive_while_it_is_heard_of(folder):
+    with holder(folder) as process:
+        process.send_signal(signal.SIGSTOP)
+        assert [worker.is_alive for worker in Board(folder, 2).workers()] == [True]
+        process.kill()
+
+
+def test_who_is_buried_is_named_with_the_reason(folder):
+    other = Board(folder, 2)
+    with holder(folder) as process:
+        process.kill()
+        process.wait()
+        other.bury(process.pid, "killed by signal 9")
+        assert other.workers() == []
+        assert other.take() == 1
+        assert other.take() == 0
+        assert other.tries(0) == ["killed by signal 9"]
+
+
+def test_a_claim_that_nobody_signed_gives_way_after_a_while(folder):
+    board = Board(folder, 1)
+    claim = folder / "claims" / "0.1"
+    claim.touch()
+    with board.joined():
+        assert board.take() is None
+        long_ago = time.time() - 10 * boards.DEAD_S
+        os.utime(claim, (long_ago, long_ago))
+        assert board.take() == 0
+
+
+def test_workers_say_where_they_are(folder, monkeypatch):
+    monkeypatch.setattr(boards, "BEAT_S", 0.01)
+    board = Board(folder, 1)
+    with board.joined():
+        board.doing(case="a", done=3, of=9)
+        until = time.monotonic() + 5
+        while not (told := [w.doing for w in Board(folder, 1).workers() if w.doing]):
+            assert time.monotonic() < until
+        assert told == [{"case": "a", "done": 3, "of": 9}]
+        assert json.loads(next(iter(folder.glob("workers/*"))).read_text())["pid"] == os.getpid()
+    assert Board(folder, 1).workers() == []

@@ -1,0 +1,177 @@
+"""Workers that share the cases of a folder make what one makes, whoever of them is killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from phantoms import write_case
+
+from medfuse.core.board import Board
+from medfuse.core.errors import MedfuseError, OutputError
+from medfuse.core.files import file_hash, write_json
+from medfuse.core.reporter import Reporter
+from medfuse.infer.fleet_files import FOLDER, Listed, Work, gather, write_work
+from medfuse.infer.manifest import NAME, Manifest
+from medfuse.verbs.work import work_on
+
+QUIET = Reporter(quiet=True)
+
+
+def hashes(output: Path) -> dict[str, str]:
+    return {path.name: file_hash(path) for path in output.glob("*.nii.gz") if not path.name.startswith(".")}
+
+
+def cases_of(output: Path) -> dict[str, dict]:
+    return json.loads((output / NAME).read_text())["cases"]
+
+
+def infer(run, images, output, *more):
+    command = [sys.executable, "-m", "medfuse", "infer", run.folder, "-i", images, "-o", output, "-q", *more]
+    return [str(word) for word in command]
+
+
+def test_two_workers_make_what_one_makes_and_leave_nothing_else(finished_run, medfuse, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    images = finished_run.data / "imagesTr"
+    one, two = tmp_path / "one", tmp_path / "two"
+    subprocess.run(infer(finished_run, images, one), check=True, timeout=300)
+    said = medfuse("infer", finished_run.folder, "-i", images, "-o", two, "--workers", 2, "-q")
+    assert said.code == 0, said.err
+    assert hashes(two) == hashes(one)
+    assert {p.name for p in two.iterdir()} == {p.name for p in one.iterdir()}
+    assert cases_of(two).keys() == cases_of(one).keys()
+    assert {name: case["volumes_ml"] for name, case in cases_of(two).items()} == {
+        name: case["volumes_ml"] for name, case in cases_of(one).items()
+    }
+    again = medfuse("infer", finished_run.folder, "-i", images, "-o", two, "--workers", 2)
+    assert "0 written, 4 were finished already" in again.out
+
+
+def test_a_case_that_cannot_be_read_fails_by_name_and_the_rest_go_on(finished_run, medfuse, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in (finished_run.data / "imagesTr").glob("*.nii.gz"):
+        (images / path.name).write_bytes(path.read_bytes())
+    broken = images / "cube_99.nii.gz"
+    broken.write_bytes(broken.with_name("cube_00.nii.gz").read_bytes()[:-200])
+    said = medfuse("infer", finished_run.folder, "-i", images, "-o", tmp_path / "out", "--workers", 2, "-q")
+    assert said.code == 2
+    assert "4 written" in said.out
+    assert "cube_99" in said.out
+    assert not (tmp_path / "out" / FOLDER).exists()
+
+
+def work(output: Path, **changed) -> Work:
+    import medfuse
+
+    given = {
+        "medfuse": medfuse.__version__,
+        "facts": {"weights": ["a"]},
+        "how": {},
+        "cases": (Listed(name="a", images=(Path("a.nii.gz"),)), Listed(name="b", images=(Path("b.nii.gz"),))),
+        "began": "now",
+        "workers": 2,
+    }
+    made = Work(**{**given, **changed})
+    (output / FOLDER).mkdir(parents=True)
+    write_work(output, made)
+    return made
+
+
+def test_who_joins_must_have_the_same_version_and_weights(finished_run, tmp_path):
+    how = {"weights": [str(finished_run.folder)]}
+    with pytest.raises(OutputError, match="no fleet works there"):
+        work_on(tmp_path, reporter=QUIET)
+    work(tmp_path / "old", how=how, medfuse="0.0.1")
+    with pytest.raises(OutputError, match=r"a fleet of medfuse 0\.0\.1 works there"):
+        work_on(tmp_path / "old", reporter=QUIET)
+    work(tmp_path / "other", how=how)
+    with pytest.raises(OutputError, match=r"works with other .*weights"):
+        work_on(tmp_path / "other", reporter=QUIET)
+    work(tmp_path / "odd", how={"weights": 3})
+    with pytest.raises(MedfuseError, match="start the fleet anew"):
+        work_on(tmp_path / "odd", reporter=QUIET)
+
+
+def test_what_a_fleet_settled_before_its_leader_died_is_taken_in(tmp_path):
+    work(tmp_path)
+    board = Board(tmp_path / FOLDER, 2)
+    (tmp_path / "a.nii.gz").write_bytes(b"labels")
+    from dataclasses import asdict
+
+    from medfuse.core.seal import seal
+
+    files = {"a.nii.gz": asdict(seal(tmp_path / "a.nii.gz"))}
+    board.settle(board.take(), {"state": "done", "files": files, "entry": {"windows": 1}})
+    announced = {"b.nii.gz": asdict(seal(tmp_path / "a.nii.gz"))}
+    write_json(tmp_path / FOLDER / "announced" / "1.1.json", announced)
+    (tmp_path / "b.nii.gz").write_bytes(b"labels")  # its worker died between the file and its record
+    manifest = Manifest(tmp_path / NAME, {"weights": ["a"]})
+    gather(manifest, tmp_path)
+    assert not (tmp_path / FOLDER).exists()
+    assert cases_of(tmp_path).keys() == {"a"}
+    manifest.refuse_to_replace(["a.nii.gz", "b.nii.gz"], overwrite=False)  # both are medfuse's own
+    other = tmp_path / "other"
+    work(other)
+    board = Board(other / FOLDER, 2)
+    board.settle(board.take(), {"state": "done", "files": files, "entry": {"windows": 1}})
+    gather(Manifest(other / NAME, {"weights": ["b"]}), other)
+    assert cases_of(other) == {}  # of other weights
+
+
+def test_two_fleets_into_one_folder_are_told_apart(finished_run, medfuse, tmp_path):
+    from medfuse.core.lock import locked
+
+    (tmp_path / "out").mkdir()
+    images = finished_run.data / "imagesTr"
+    with locked(tmp_path / "out"):
+        said = medfuse("infer", finished_run.folder, "-i", images, "-o", tmp_path / "out", "--workers", 2)
+    assert said.code == 2
+    assert "is in use by process" in said.err
+
+
+def at_work(output: Path) -> list[int]:
+    """Processes of workers that have a case."""
+    if not (output / FOLDER / "work.json").exists():
+        return []
+    board = Board(output / FOLDER, CASES, make=False)
+    return [worker.pid for worker in board.workers() if worker.is_alive and worker.doing]
+
+
+CASES, WORKERS, KILLS = 200, 4, 30
+
+
+@pytest.mark.slow
+def test_whoever_is_killed_nothing_is_lost_or_doubled(finished_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for number in range(CASES):
+        write_case(tmp_path, f"cube_{number:03d}", seed=number, label=False)
+    images, one, many = tmp_path / "imagesTr", tmp_path / "one", tmp_path / "many"
+    subprocess.run(infer(finished_run, images, one), check=True, timeout=1200)
+    chance = random.Random(1)
+    command = infer(finished_run, images, many, "--workers", WORKERS)
+    leader, killed = subprocess.Popen(command), {"leader": 0, "worker": 0}
+    while leader.poll() is None and sum(killed.values()) < KILLS:
+        time.sleep(chance.uniform(0.5, 3))
+        alive = at_work(many)
+        if not alive:
+            continue
+        if chance.random() < 0.2:
+            leader.kill()
+            leader.wait()
+            killed["leader"] += 1
+            leader = subprocess.Popen(command)
+        else:
+            os.kill(chance.choice(alive), signal.SIGKILL)
+            killed["worker"] += 1
+    assert leader.wait(timeout=1200) == 0, killed
+    assert min(killed.values()) > 2, killed
+    assert hashes(many) == hashes(one)
+    assert len(cases_of(many)) == CASES
+    assert {p.name for p in many.iterdir()} == {p.name for p in one.iterdir()}

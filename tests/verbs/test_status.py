@@ -1,0 +1,62 @@
+"""`medfuse status` says where an output folder stands, and changes nothing there."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import medfuse as installed
+from medfuse.core.board import Board
+from medfuse.core.files import write_json
+from medfuse.infer.fleet_files import FOLDER, Listed, Work, write_work
+
+
+@pytest.fixture
+def output(tmp_path) -> Path:
+    """Ten cases that a fleet has worked on for a minute: two are done, and one is set aside."""
+    (tmp_path / FOLDER).mkdir()
+    began = (datetime.now(UTC) - timedelta(seconds=60)).isoformat(timespec="seconds")
+    cases = tuple(Listed(name=f"c{n}", images=(Path(f"c{n}.nii.gz"),)) for n in range(10))
+    write_work(
+        tmp_path,
+        Work(medfuse=installed.__version__, facts={}, how={}, cases=cases, began=began, workers=2),
+    )
+    board = Board(tmp_path / FOLDER, 10)
+    for state in ("done", "done", "failed"):
+        more = {"reason": "set aside"} if state == "failed" else {}
+        board.settle(board.take(), {"state": state, **more})
+    return tmp_path
+
+
+def test_a_fleet_at_work(output, medfuse):
+    board = Board(output / FOLDER, 10)
+    board.doing(case="c4", done=1, of=8)
+    before = {str(path) for path in output.rglob("*")}
+    with board.joined():
+        said = json.loads(medfuse("status", output, "--json").out)
+        text = medfuse("status", output).out
+    assert {str(path) for path in output.rglob("*")} == before
+    assert (said["done"], said["left"], said["failed"]) == (2, 7, {"c2": "set aside"})
+    assert said["running"] == ["c4"]
+    assert said["minutes_left"] == pytest.approx(7 / 3, rel=0.2)
+    assert "2 done, 1 failed" in text
+    assert "7 to do, by 1 worker," in text
+    assert "c4, window 1 of 8" in text
+
+
+def test_a_folder_that_is_finished_and_one_that_is_not(tmp_path, medfuse):
+    about = {"medfuse": "0.1.0", "cases": {"a": {"file": "a.nii.gz"}}, "failed": {"b": "why"}}
+    write_json(tmp_path / "manifest.json", {**about, "finished": "2026-01-01T00:00:00+00:00"})
+    said = medfuse("status", tmp_path)
+    assert (said.code, "1 done, 1 failed" in said.out, "b: why" in said.out) == (0, True, True)
+    assert "finished at 2026-01-01" in said.out
+    write_json(tmp_path / "manifest.json", {**about, "finished": None})
+    assert "run the same command again" in medfuse("status", tmp_path).out
+
+
+def test_what_is_no_output_folder_is_a_line(tmp_path, medfuse):
+    for place in (tmp_path, tmp_path / "none"):
+        said = medfuse("status", place)
+        assert said.code == 2
+        assert "output folder of `medfuse infer`" in said.err

@@ -117,7 +117,7 @@ def work(
     trust: Trusted = None,
     quiet: Quiet = False,
 ) -> Result:
-    """Join the fleet that `medfuse infer --workers` started on an output folder, from any machine."""
+    """Take part in what `medfuse infer --workers` does."""
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.work import work_on
 

@@ -41,6 +41,7 @@ FIRST |= {"podman", "unzip", "zip", "ls", "cat", "export", "ssh", "apptainer", "
 NOT_RUN = (
     (r"^medfuse serve\b", "serves until it is stopped: tests/service starts it"),
     (r"--devices\b|--nodes\b", "starts processes: tests/train/test_together.py does"),
+    (r"^medfuse work\b|--workers\b", "starts processes, or joins them: tests/infer/test_fleet.py does"),
     (r"^medfuse import-", "needs another tool's model: tests/imports make small ones"),
     (r"--from\b", "needs weights, or a hub: tests/verbs/test_init_from.py has small ones"),
     (

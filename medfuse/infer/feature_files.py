@@ -10,14 +10,16 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 import medfuse
 from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import UNFINISHED, atomic, claimed, reported
-from medfuse.infer.features import FeatureMap
+
+if TYPE_CHECKING:
+    from medfuse.infer.features import FeatureMap
 
 Format = Literal["npz", "zarr", "nifti"]
 FORMATS: tuple[Format, ...] = ("npz", "zarr", "nifti")

@@ -13,7 +13,6 @@ from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
 from medfuse.runs.models import load_model
 from medfuse.trained.trained import Trained
-from medfuse.verbs.work import How, local_fleet
 from medfuse.volumes.dicom.series import ALL, Scans
 from medfuse.volumes.dicom.web import address_of, is_remote, local
 from medfuse.volumes.endings import ending
@@ -65,6 +64,8 @@ def infer_volumes(
     if ending(output) and not output.is_dir():
         raise OutputError(f"{output}: is the name of an image; --output is the folder for the label maps")
     model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, scans, reporter)
+    from medfuse.verbs.work import How, local_fleet
+
     how = How(
         weights=tuple(weights),
         overrides=tuple(overrides),

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,8 +15,10 @@ from medfuse.core.errors import OutputError
 from medfuse.core.json_text import validated
 from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
-from medfuse.infer.fleet import Fleet, Share
-from medfuse.runs.models import load_model
+from medfuse.infer.fleet_files import read_work
+
+if TYPE_CHECKING:
+    from medfuse.infer.fleet import Fleet
 
 
 class How(BaseModel):
@@ -38,6 +40,8 @@ class How(BaseModel):
 
 def local_fleet(output: Path, how: How, trust: str | Iterable[str], workers: int) -> Fleet:
     """So many processes of `medfuse work` on this machine, which end with this one."""
+    from medfuse.infer.fleet import Fleet
+
     trusted = [word for name in ([trust] if isinstance(trust, str) else trust) for word in ("--trust", name)]
     command = ["work", str(output.resolve()), "--quiet", "--with", str(os.getpid()), *trusted]
     parts = {
@@ -64,6 +68,10 @@ def work_on(output: Path, *, beside: int = 0, trust: str | Iterable[str] = (), r
     `beside`: a process without which this one is not to go on. Raises OutputError where no fleet works there,
     or one of another version, or with other weights.
     """
+    read_work(output)  # before anything heavy is imported
+    from medfuse.infer.fleet import Share
+    from medfuse.runs.models import load_model
+
     share = Share(output, is_wanted=lambda: not beside or os.getppid() == beside)
     how = validated(How, share.work.how, str(output), raises=OutputError, remedy="start the fleet anew")
     model = load_model(

@@ -124,6 +124,8 @@ def test_a_shell_completes_verbs_and_plugins(typed, completed):
         ("import-nnssl", "{missing}", "-o", "{missing}"),
         ("init", "{here}", "--from", "{missing}"),
         ("evaluate", "{missing}", "{missing}"),
+        ("status", "{missing}"),
+        ("work", "{missing}"),
     ],
 )
 def test_a_mistyped_path_is_told_before_torch_is_imported(arguments, tmp_path):

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from medfuse.core.errors import CheckpointError, DataError
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.label_table import LabelSays, entries_of
-from medfuse.core.labels import LabelValue, from_json
+from medfuse.core.labels import LabelValue, from_json, map_values
 from medfuse.data.plan import is_ct
 from medfuse.infer.cases import find_inputs
 from medfuse.infer.manifest import NAME as MANIFEST
@@ -24,16 +24,15 @@ from medfuse.volumes.dicom.index import as_volume_file, modality_of
 from medfuse.volumes.endings import NRRD, ending, stem
 from medfuse.volumes.folders import listed, named
 from medfuse.volumes.label_maps import (
+    Fitted,
     as_label_path,
     fitted,
     is_label_object,
     label_stem,
-    segment_numbers,
     segment_values,
 )
 from medfuse.volumes.nrrd import segments_of
 from medfuse.volumes.read import read_labels
-from medfuse.volumes.volume import values_of
 
 REFERENCE, PREDICTION, ALONE = "reference", "prediction", "labels"
 _REMEDY = "write it anew with `medfuse run`"
@@ -252,8 +251,6 @@ def _with_labels(scene: Scene, names: Mapping[str, LabelValue] | None) -> tuple[
     layers = {layer: as_label_path(path) for layer, path in scene.layers.items()}
     objects = {layer: path for layer, path in layers.items() if ending(path) is None}
     given: dict[str, LabelSays] = {}
-    if names is None and objects and len(objects) == len(layers):
-        names = segment_values(objects.values())
     if names is None:
         for path in reversed(layers.values()):
             said = _said_of(path)
@@ -261,23 +258,35 @@ def _with_labels(scene: Scene, names: Mapping[str, LabelValue] | None) -> tuple[
             given |= said.colors
     names = {name: value for name, value in (names or {}).items() if value != 0}
     notes: list[str] = []
+    if objects and not names:
+        names = segment_values(objects.values())
     if objects:
-        made = fitted(
-            {layer: (path, scene.image) for layer, path in objects.items()}, names or _numbers(layers)
-        )
-        if made.faults:
-            raise DataError(*(line for lines in made.faults.values() for line in lines))
+        made = _fitted(scene, objects, names)
         layers |= made.files
         notes += made.notes
     ct = scene.ct if scene.ct is not None else (modality_of(scene.image) == "CT" or None)
     return replace(scene, layers=layers, entries=entries_of(names, given), ct=ct), notes
 
 
-def _numbers(layers: Mapping[str, Path]) -> dict[str, LabelValue]:
-    """The values of label maps, and the numbers of segments, as their own names."""
-    values = {v for path in layers.values() if ending(path) for v in values_of(read_labels(path).array)}
-    values |= segment_numbers(path for path in layers.values() if ending(path) is None)
-    return {str(value): value for value in sorted(values - {0})}
+def _fitted(scene: Scene, objects: Mapping[str, Path], names: Mapping[str, LabelValue]) -> Fitted:
+    """SEG and RTSTRUCT as label maps on the grid of the scan. Raises DataError.
+
+    Where segments overlap, later ones are drawn over earlier ones, and that is told.
+    """
+    wanted = {layer: (path, scene.image) for layer, path in objects.items()}
+    made = fitted(wanted, names)
+    if made.faults:
+        raise DataError(*(line for lines in made.faults.values() for line in lines))
+    try:
+        for path in made.files.values():
+            read_labels(path)
+    except DataError as error:
+        ordered = fitted(wanted, names, map_values(names.values()))
+        for path in ordered.files.values():
+            read_labels(path)  # what is wrong with it in other ways
+        told = str(error).partition(", and a voxel has one value")[0]
+        return replace(ordered, notes=(*made.notes, f"{told}: later ones are drawn over earlier ones"))
+    return made
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from medfuse.core.errors import DataError
+from medfuse.core.geometry import Geometry
 from medfuse.core.label_table import LabelEntry, palette_color
 from medfuse.core.text import by as times
 from medfuse.viewer.coarse import Factors, coarse_affine, factors, means, most_frequent
+from medfuse.volumes.dicom.origins import place_of
 from medfuse.volumes.endings import is_picture
 from medfuse.volumes.read import read_geometry, read_labels, read_volume
 from medfuse.volumes.volume import Volume, slabs_of, smallest_integer, values_of
@@ -89,7 +91,7 @@ def draw(scene: Scene, most_voxels: int) -> Drawn:
         scene,
         scan,
         tuple(places),
-        coarse_affine(_ras_affine(geometry.affine, geometry), by),
+        coarse_affine(as_ras(geometry).affine, by),
         _classes(scene, values, read, places, geometry.voxel_ml),
         (*scene.notes, *notes),
     )
@@ -123,13 +125,27 @@ class _Layer:
 
 
 def _layer(scene: Scene, path: Path, by: Factors) -> _Layer:
-    """A label map as drawn, with the number of voxels of each value in the file. Raises DataError."""
+    """A label map as drawn, with the number of voxels of each value in the file. Raises DataError.
+
+    Its axes may be stored in another order or direction than those of the scan.
+    """
     grid, own = read_geometry(scene.image), read_geometry(path)
-    if unlike := grid.differences(own, scene.tolerance_mm):
+    if as_ras(grid).differences(as_ras(own), scene.tolerance_mm):
+        unlike = "; ".join(grid.differences(own, scene.tolerance_mm))
         remedy = grid.remedy(own, "give labels on the grid of the scan, or resample one to the other")
-        raise DataError(f"{path}: {'; '.join(unlike)} in {scene.image}; {remedy}")
+        raise DataError(f"{place_of(path)}: {unlike} in {place_of(scene.image)}; {remedy}")
     array = read_labels(path).array
-    return _Layer(most_frequent(grid.turn.apply(array), by), _counts(array))
+    return _Layer(most_frequent(own.turn.apply(array), by), _counts(array))
+
+
+def as_ras(geometry: Geometry) -> Geometry:
+    """The same voxels with the axes (x, y, z) that those of the file are turned to."""
+    turned = np.zeros((4, 4))
+    turned[3, 3] = 1
+    for axis, (own, flipped) in enumerate(zip(geometry.turn.axes, geometry.turn.flipped)):
+        turned[own, axis] = -1 if flipped else 1
+        turned[own, 3] = geometry.shape[own] - 1 if flipped else 0
+    return Geometry(geometry.ras_shape, geometry.affine @ turned, geometry.spaced)
 
 
 def _counts(array: npt.NDArray[Any]) -> dict[int, int]:
@@ -205,16 +221,6 @@ def _middles(places: list[npt.NDArray[Any]], count: int) -> dict[int, tuple[int,
                 x, y = inside[((inside - inside.mean(axis=0)) ** 2).sum(axis=1).argmin()]
                 found[place] = int(x), int(y), z
     return found
-
-
-def _ras_affine(affine: npt.NDArray[np.float64], geometry: Any) -> npt.NDArray[np.float64]:
-    """Of the axes (x, y, z) that the file's are turned to."""
-    turned = np.zeros((4, 4))
-    turned[3, 3] = 1
-    for axis, (own, flipped) in enumerate(zip(geometry.turn.axes, geometry.turn.flipped)):
-        turned[own, axis] = -1 if flipped else 1
-        turned[own, 3] = geometry.shape[own] - 1 if flipped else 0
-    return affine @ turned
 
 
 def _coarse_note(shape: tuple[int, ...], spacing_mm: tuple[float, ...], by: Factors) -> str:

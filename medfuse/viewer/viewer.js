@@ -20,7 +20,6 @@ precision highp float;
 precision highp int;
 uniform highp sampler3D volume;
 uniform highp sampler3D overlay;
-uniform float opacity;
 uniform float overlayOutlineWidth;
 in vec3 texPos;
 out vec4 color;
@@ -34,7 +33,7 @@ void main() {
       max(distance(texture(overlay, texPos + up), label), distance(texture(overlay, texPos - up), label)));
     shown = unlike > 0.01 ? 1.0 : 0.3 * label.a;
   }
-  color = vec4(mix(scan.rgb, label.rgb, shown), opacity);
+  color = vec4(mix(scan.rgb, label.rgb, shown), 1.0);
 }`;  // how NiiVue's slices are drawn here: a voxel alone is as bright as one among others, outlines are thin
 
   const state = {
@@ -232,7 +231,7 @@ void main() {
       fill();
       nv.createOnLocationChange();
       nv.drawScene = drawScene;
-      nv.drawScene();
+      drawSolid();
     } catch (error) {
       say(`This case cannot be shown: ${error.message}`);
     } finally {
@@ -245,8 +244,16 @@ void main() {
     return about.classes.filter(c => c.at).reduce((a, b) => Math.max(...b.ml) > Math.max(...a.ml) ? b : a);
   }
 
+  function drawSolid() {  // whether the scan is seen around the labels in 3-D
+    const {gl, renderShader} = nv;
+    renderShader.use(gl);
+    gl.uniform1f(renderShader.uniforms.backOpacity, $("body").checked ? 1 : 0);
+    nv.drawScene();
+  }
+
   function look(view) {
     state.view = view;
+    nv.opts.crosshairWidth = (innerWidth < 800 ? 2 : 1) * (view === "all" ? 0.3 : 0.12);
     nv.setSliceType(VIEWS[view]);
     for (const button of $("views").children) button.setAttribute("aria-pressed", button.value === view);
   }
@@ -401,6 +408,7 @@ void main() {
     d: () => state.layers.length > 1 && choose(isDifference() ? 0 : state.layers.length),
     h: () => { state.labels = !state.labels; drawLabels(); },
     o: () => { $("outline").click(); },
+    s: () => { $("body").click(); },
     "[": () => fade(-0.1), "]": () => fade(0.1),
     n: () => step(1), p: () => step(-1),
     a: () => every(state.hidden.size > 0),
@@ -446,7 +454,7 @@ void main() {
     }
     nv = new niivue.Niivue({
       logLevel: "error", dragAndDropEnabled: false, isRadiologicalConvention: true, sagittalNoseLeft: true,
-      show3Dcrosshair: true, crosshairColor: [1, 1, 1, 0.8], crosshairWidth: 0.15,
+      show3Dcrosshair: true, crosshairColor: [1, 1, 1, 0.8], crosshairWidth: 0.3,
       crosshairWidthUnit: "percent", crosshairGap: 12,
       fontColor: [0.85, 0.85, 0.85, 1], fontSizeScaling: 0.3, fontMinPx: 12, clipPlaneHotKey: "", viewModeHotKey: "", cycleClipPlaneHotKey: "",
       multiplanarShowRender: niivue.SHOW_RENDER.ALWAYS, multiplanarLayout: niivue.MULTIPLANAR_TYPE.AUTO,
@@ -477,6 +485,7 @@ void main() {
     $("after").onclick = () => step(1);
     $("opacity").oninput = () => { state.opacity = +$("opacity").value; soon(drawLabels); };
     $("outline").onchange = () => { state.outline = $("outline").checked; soon(drawLabels); };
+    $("body").onchange = drawSolid;
     $("low").onchange = $("high").onchange = () => frame(+$("low").value, +$("high").value);
     $("find").oninput = list;
     $("everything").onclick = () => every(true);

@@ -93,6 +93,21 @@ def test_labels_that_cannot_be_shown_are_refused(files, write, told):
     assert told in str(refused.value)
 
 
+@pytest.mark.parametrize("flips", [(0,), (1,), (2,), (0, 1, 2)])
+def test_labels_that_are_stored_the_other_way_round_are_where_they_are(files, flips):
+    import nibabel
+
+    image = nibabel.load(files.labels())
+    back = np.eye(4)
+    for axis in flips:
+        back[axis, axis], back[axis, 3] = -1, image.shape[axis] - 1
+    turned = np.flip(np.asarray(image.dataobj), flips).transpose(1, 0, 2)
+    swapped = image.affine @ back @ np.eye(4)[[1, 0, 2, 3]]
+    other = files.write("turned.nii", turned, swapped)
+    ours, theirs = (draw(Scene("c", files.scan(), {"l": path}), ALL) for path in (files.labels(), other))
+    np.testing.assert_array_equal(ours.layers[0], theirs.layers[0])
+
+
 def test_of_several_channels_one_is_drawn(files):
     array = np.stack([np.zeros((5, 4, 3)), np.full((5, 4, 3), 7)], axis=3).astype(np.int16)
     scan = files.write("s.nii", array)

@@ -15,20 +15,19 @@ import nibabel
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from medfuse.core.memory import bytes_text
+from medfuse.core.reporter import Reporter
+from medfuse.verbs.view import view
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-
-from chromium import chromium  # noqa: E402  beside the tests, which are no package
-
-from medfuse.core.memory import bytes_text  # noqa: E402
-from medfuse.core.reporter import Reporter  # noqa: E402
-from medfuse.verbs.view import view  # noqa: E402
-
 SHAPE, CLASSES = (512, 512, 400), 60
 AFFINE = np.diag([-0.75, 0.75, 1.25, 1.0])
 
 
 def main() -> None:
+    sys.path.insert(0, str(ROOT / "tests"))  # which are no package
+    from chromium import chromium
+
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
     scan, labels = folder / "scan.nii.gz", folder / "labels.nii.gz"
     if not labels.exists():

@@ -65,6 +65,8 @@ def _of_folder(path: Path) -> Description:
     if own:
         return describe_run(path, own[-1] if path / WEIGHTS not in own else path / WEIGHTS)
     folds = [fold for fold in fold_folders(path) if (fold / WEIGHTS).is_file()]
+    if len(folds) == 1:
+        return describe_run(folds[0], folds[0] / WEIGHTS)
     if folds:
         return _of_folds(path, folds)
     if (path / FOLD_ALL / WEIGHTS).is_file():
@@ -72,11 +74,15 @@ def _of_folder(path: Path) -> Description:
     if (path / "configs" / "metadata.json").is_file():
         return _of_bundle(path)
     if (path / "plans.json").is_file():
-        raise CheckpointError(
-            f"{path}: is a model of nnU-Net; run `medfuse import-nnunet {path} -o runs/NAME` first, and ask "
-            "of that run"
-        )
+        raise _of_nnunet(path)
     raise CheckpointError(f"{path}: holds no model that medfuse knows; {TAKEN}")
+
+
+def _of_nnunet(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: is a model of nnU-Net; run `medfuse import-nnunet {path} -o runs/NAME` first, and ask of "
+        "that run"
+    )
 
 
 def _with_changes(path: Path, said: Description) -> Description:
@@ -294,6 +300,8 @@ def _of_zip(path: Path) -> Description:
         with zipfile.ZipFile(path) as archive:
             found = [info for info in archive.infolist() if info.filename.rpartition("/")[2] == FILE]
             found.sort(key=lambda info: info.filename.count("/"))
+            if not found and any(name.endswith("plans.json") for name in archive.namelist()):
+                raise _of_nnunet(path)
             if found:
                 if found[0].file_size > MOST_BYTES:
                     raise CheckpointError(f"{path}: its {FILE} is too large to be right; {_REMEDY}")

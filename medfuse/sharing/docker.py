@@ -42,8 +42,7 @@ def _how(tag: str) -> list[str]:
         f"```\ndocker build --tag {tag} .\ndocker run --rm --network none --gpus all "
         f"--volume /path/to/scans:/input:ro --volume /path/to/labels:/output {tag}\n```",
         "The base is an image of medfuse, which the Dockerfile in its repository makes; `--build-arg "
-        "BASE=…` names "
-        "another. Leave out `--gpus all` where there is none. What follows `/input /output` are options of "
-        "`medfuse infer`, such as `/input /output --format dicom_seg`.",
+        "BASE=…` names another. Leave out `--gpus all` where there is none. What follows `/input /output` "
+        "are options of `medfuse infer`, such as `/input /output --format dicom_seg`.",
         f"Without a container: `sh {MODEL}/segment.sh SCANS LABELS`, where medfuse is installed.",
     ]

@@ -73,9 +73,8 @@ def write(folder: Path, model: SharedModel) -> None:
     if len(said.channels) > 1:
         names = ", ".join(channel.name for channel in said.channels)
         raise MedfuseError(
-            f"{model.weights}: takes {len(said.channels)} channels ({names}), and an MHub model one DICOM "
-            "series; "
-            "export it as docker or huggingface"
+            f"{model.weights}: takes {len(said.channels)} channels ({names}), and an MHub model one "
+            "DICOM series; export it as docker or huggingface"
         )
     (folder / WEIGHTS).mkdir()
     model.write_weights(folder / WEIGHTS / SHARED_WEIGHTS)
@@ -173,8 +172,7 @@ def meta(said: Description, name: str) -> dict[str, Any]:
         "info": {
             "use": {
                 "title": "Intended use",
-                "text": "Research. It is no medical device, and nobody has approved it for the care of "
-                "patients.",
+                "text": "Research. It is no medical device, and nobody approved it for the care of patients.",
             },
             "analyses": {"title": "Quantitative analyses", "text": "\n".join(score_lines(said))},
             "evaluation": {
@@ -195,16 +193,14 @@ def _thickness(said: Description) -> str:
 
 def _how(name: str) -> Sequence[str]:
     return [
-        f"Put this folder into a fork of MHub's models as `models/{name}` (its weights by Git LFS, or "
-        "fetched by a line "
-        "of the Dockerfile), and build it as MHub's documentation says:",
-        "```\ndocker build --build-arg MHUB_MODELS_REPO=https://github.com/YOU/models.git::main --tag "
-        f"{name} "
-        "dockerfiles\ndocker run --rm --gpus all --volume /path/to/dicom:/app/data/input_data:ro "
+        f"Put this folder into a fork of MHub's models as `models/{name}`, its weights by Git LFS or fetched "
+        "by a line of the Dockerfile, and build it as MHub's documentation says:",
+        "```\ndocker build --build-arg MHUB_MODELS_REPO=https://github.com/YOU/models.git::main "
+        f"--tag {name} dockerfiles\ndocker run --rm --gpus all "
+        "--volume /path/to/dicom:/app/data/input_data:ro "
         f"--volume /path/to/out:/app/data/output_data {name}\n```",
         "What only its owner knows is for its owner to write: in `meta.json` whatever is `not said`, "
-        "contrast, body "
-        "part, publications; and `mhub.toml`, which names test data at Zenodo.",
-        f"Without a container: `sh {WEIGHTS}/segment.sh DICOM OUT --format dicom_seg`, where medfuse is "
-        "installed.",
+        "contrast, body part, publications; and `mhub.toml`, which names test data at Zenodo.",
+        f"Without a container, where medfuse is installed: `sh {WEIGHTS}/segment.sh DICOM OUT --format "
+        "dicom_seg`.",
     ]

@@ -61,9 +61,8 @@ def write(folder: Path, model: SharedModel) -> None:
     plan = model.trained.plan
     if faults := list(refusals(model)):
         raise MedfuseError(
-            f"{model.weights}: Slicer's MONAIAuto3DSeg cannot run it: {'; '.join(faults)}; use `medfuse "
-            "serve`, "
-            "which Slicer's MONAILabel asks, or export a bundle"
+            f"{model.weights}: Slicer's MONAIAuto3DSeg cannot run it: {'; '.join(faults)}; use "
+            "`medfuse serve`, which Slicer's MONAILabel asks, or export a bundle"
         )
     window = torch.randn(
         (1, len(plan.channels), *plan.patch_size), generator=torch.Generator().manual_seed(0)
@@ -102,12 +101,6 @@ def refusals(model: SharedModel) -> Sequence[str]:
         found.append(f"it has {len(plan.values)} labels, of at most {MOST_LABELS}")
     if other := sorted(kinds - able):
         found.append(f"its images are scaled by {', '.join(other)}")
-    if (
-        "nonzero_zscore" in kinds
-        and kinds != {"nonzero_zscore"}
-        and plan.normalization[0].kind != "nonzero_zscore"
-    ):
-        found.append("its first channel is scaled otherwise than by nonzero_zscore, and another is")
     return found
 
 
@@ -195,10 +188,8 @@ def _how(said: Description) -> Sequence[str]:
     return [
         "For the extension MONAIAuto3DSeg of [3D Slicer](https://slicer.org). Unzip it into "
         f"`.MONAIAuto3DSeg/models/{_id(said)}` in your home folder, and add the entry of `Models.json` to "
-        "that of the "
-        "extension (`Resources/Models.json`), with the address of the zip file where it is to be fetched.",
+        "that of the extension (`Resources/Models.json`), with the address of the zip file.",
         "The extension prepares images by MONAI's own resampling and windows, and turns labels back by the "
-        "nearest "
-        "voxel: its labels are near those of `medfuse infer`, and not equal. Where they must be equal, "
+        "nearest voxel: its labels are near those of `medfuse infer`, and not equal. Where they must be, "
         "`medfuse serve` works with Slicer's module MONAILabel.",
     ]

@@ -100,6 +100,57 @@ def test_a_final_model_says_that_no_case_judges_it(finished_run, tmp_path):
     assert "no case judges it" in "\n".join(lines(said))
 
 
+def test_a_final_model_has_the_score_of_its_cross_validation(finished_run, folds):
+    final = folds / "fold_all"
+    shutil.copytree(finished_run.folder, final)
+    summary = json.loads((folds / "summary.json").read_text())
+    told = {"between_folds": {"foreground_mean": {"std": None}}}
+    (folds / "summary.json").write_text(json.dumps({**summary, **told}))
+    assert describe(final).score == describe(folds).score
+    pipeline = json.loads((final / "pipeline.json").read_text())
+    pipeline["model"]["head"]["upsample"] = "nearest"
+    (final / "pipeline.json").write_text(json.dumps(pipeline))
+    assert describe(final).score is None  # that of another model says nothing of it
+
+
+def test_one_fold_alone_is_a_run(finished_run, tmp_path):
+    shutil.copytree(finished_run.folder, tmp_path / "runs" / "fold_3")
+    assert describe(tmp_path / "runs").kind == "a run of medfuse"
+
+
+def test_weights_that_it_started_from_are_told_with_their_licence(finished_run, tmp_path, medfuse):
+    run = shutil.copytree(finished_run.folder, tmp_path / "run")
+    given = {
+        "encoder": {
+            "brought": {
+                "source": "facebook/dinov2-small@1a2b", "license": "apache-2.0", "sha256": "c" * 64,
+                "tensors": 3, "of": 4, "share_of_parameters": 0.75,
+            }
+        },
+        "decoded": {"file": "/home/ann/Doe/net.pth", "share_of_parameters": 0.5, "tensors": []},
+    }  # fmt: skip
+    (run / "transfer.json").write_text(json.dumps(given))
+    said = describe(run)
+    assert [(one.part, one.source, one.license) for one in said.sources] == [
+        ("encoder", "facebook/dinov2-small@1a2b", "apache-2.0"),
+        ("decoded", "net.pth", ""),
+    ]
+    done = medfuse("export", run, "--format", "docker", "-o", tmp_path / "out", "--license", "MIT")
+    assert "apache-2.0" in done.out
+    assert "apache-2.0" in (tmp_path / "out" / "LICENSE").read_text()
+    assert "Doe" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_model_of_nnunet_is_to_be_imported(tmp_path, medfuse):
+    zipped(tmp_path / "model.zip", **{"nnUNetTrainer__x/plans.json": "{}"})
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "plans.json").write_text("{}")
+    for name in ("model.zip", "folder"):
+        said = medfuse("info", tmp_path / name)
+        assert said.code == 2
+        assert "medfuse import-nnunet" in said.err
+
+
 def test_every_description_survives_json(finished_run, folds):
     for path in (finished_run.folder, folds):
         said = describe(path)

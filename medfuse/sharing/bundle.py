@@ -16,7 +16,7 @@ from medfuse.infer.settings import PostprocessSettings
 from medfuse.model.bundled import FACTS, MODEL, facts_of_bundle
 from medfuse.sharing.description import Description
 from medfuse.sharing.model import SharedModel, write_json
-from medfuse.sharing.network_source import CONSTANTS, NetworkSource, made_of, network_source
+from medfuse.sharing.network_source import CONSTANTS, NetworkSource, made_of, network_source, said_of
 
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -53,14 +53,14 @@ def write(folder: Path, model: SharedModel) -> None:
     image = trained.plan.image
     window = torch.randn((1, image.channels, *image.patch_size), generator=torch.Generator().manual_seed(0))
     network = trained.segmenter()
-    source = network_source(network, window)
+    with said_of(model.weights):
+        source = network_source(network, window)
+        with torch.inference_mode():
+            if fault := disagreement(network(window), made_of(source)(window)):
+                raise MedfuseError(f"as a bundle's {fault}; export it to another format")
     for name, text in scripts().items():
         _write(folder / "scripts" / name, text)
     _write(folder / "scripts" / "network.py", source.text)
-    with torch.inference_mode():
-        fault = disagreement(network(window), made_of(source)(window))
-    if fault:
-        raise MedfuseError(f"{model.weights}: as a bundle's {fault}; export it to another format")
     (folder / "models").mkdir()
     _save(folder / MODEL, source)
     write_json(folder / FACTS, facts_of_bundle(source.state, model.facts, CONSTANTS))

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from medfuse.core.errors import MedfuseError, reason
+from medfuse.core.json_text import shortened
 
 CONSTANTS = "constants"
 """Below it lie tensors that the network computes with and that are not in its state."""
@@ -26,8 +31,19 @@ class NetworkSource:
 def network_source(network: nn.Module, window: Tensor, *, flat: bool = False) -> NetworkSource:
     """The network as it computes in evaluation, for windows of this size, any number of them.
 
-    flat: whether all tensors are its own, by names like `tensor_7`, and it has no modules inside.
+    flat: whether all tensors are its own, by names like `tensor_7`, and it has no modules inside. Raises
+    MedfuseError for a network that torch cannot take down.
     """
+    try:
+        return _source(network, window, flat=flat)
+    except Exception as error:  # of torch's exporter, and of whoever wrote the network
+        raise MedfuseError(
+            f"its network cannot be written as plain calls of torch ({shortened(reason(error), 200)}); "
+            "export it as huggingface or docker, where medfuse runs it"
+        ) from error
+
+
+def _source(network: nn.Module, window: Tensor, *, flat: bool) -> NetworkSource:
     network.eval()
     two = window.new_zeros((2, *window.shape[1:]))  # of one window, one would become the only number
     with torch.no_grad(), warnings.catch_warnings():
@@ -55,6 +71,20 @@ def network_source(network: nn.Module, window: Tensor, *, flat: bool = False) ->
     code = module.graph.python_code("self")
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     return NetworkSource(_text(code.src, state), state)
+
+
+@contextmanager
+def said_of(weights: Path) -> Iterator[None]:
+    """What goes wrong with a network is said of its weights, in one line."""
+    try:
+        yield
+    except MedfuseError as error:
+        raise MedfuseError(f"{weights}: {error.lines[0]}") from error
+    except Exception as error:  # of a network that computes otherwise as a program
+        said = shortened(reason(error), 200)
+        raise MedfuseError(
+            f"{weights}: its network fails as plain calls of torch ({said}); export it as docker"
+        ) from error
 
 
 def made_of(source: NetworkSource) -> nn.Module:

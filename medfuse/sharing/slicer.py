@@ -24,7 +24,7 @@ from medfuse.sharing.description import Description
 from medfuse.sharing.formats import VERSION, slug
 from medfuse.sharing.label_table import label_table
 from medfuse.sharing.model import SharedModel, write_json
-from medfuse.sharing.network_source import made_of, network_source
+from medfuse.sharing.network_source import made_of, network_source, said_of
 
 MOST_CHANNELS, MOST_LABELS = 4, 255
 NORMALIZE = {"none": "none", "nonzero_zscore": "mri"}
@@ -70,13 +70,14 @@ def write(folder: Path, model: SharedModel) -> None:
     inputs = [(n, one) for n, how in enumerate(plan.normalization) for one in how.inputs]
     image = plan.image
     example = torch.zeros((1, image.channels, *image.patch_size))
-    network = made_of(network_source(model.trained.segmenter(), example, flat=True))
-    whole = Scaled(network, inputs, image.dims).eval()
-    checkpoint = {"config": configuration(model, program_of(whole, window)), "state_dict": _plain(whole)}
-    with (folder / "model.pt").open("wb") as file:  # given a path, torch would name what is inside after it
-        torch.save(checkpoint, file)
-    if fault := disagreement(whole(window), load(folder / "model.pt")(window)):
-        raise MedfuseError(f"{model.weights}: as TorchScript {fault}; export it to another format")
+    with said_of(model.weights):
+        network = made_of(network_source(model.trained.segmenter(), example, flat=True))
+        whole = Scaled(network, inputs, image.dims).eval()
+        checkpoint = {"config": configuration(model, program_of(whole, window)), "state_dict": _plain(whole)}
+        with (folder / "model.pt").open("wb") as file:  # a path would give its name to what is inside
+            torch.save(checkpoint, file)
+        if fault := disagreement(whole(window), load(folder / "model.pt")(window)):
+            raise MedfuseError(f"as TorchScript {fault}; export it to another format")
     said = model.description
     model.write_about(folder, _how(said))
     numbers = {value: number for number, value in enumerate(plan.values)}

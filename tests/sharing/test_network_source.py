@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from medfuse.core.errors import MedfuseError
 from medfuse.core.features import ImageInfo
 from medfuse.model.graph import plan_graph
 from medfuse.model.segmenter import build_segmenter
@@ -37,3 +38,32 @@ def test_it_tells_of_no_file_of_this_machine():
     text = network_source(network, torch.zeros((1, 1, 8, 8, 8))).text
     assert str(Path(torch.__file__).parent) not in text
     assert str(Path.home()) not in text
+
+
+class Deciding(torch.nn.Module):
+    """Computes by what it sees, which no program of plain calls does."""
+
+    def forward(self, windows):
+        return windows * 2 if windows.sum() > 0 else windows
+
+
+def test_a_network_that_is_no_program_is_a_line():
+    with pytest.raises(MedfuseError, match="docker") as told:
+        network_source(Deciding(), torch.zeros((1, 1, 8, 8, 8)))
+    assert len(told.value.lines) == 1
+
+
+@pytest.mark.parametrize("kind", ["bundle", "slicer"])
+def test_nothing_is_left_of_a_model_whose_network_is_none(kind, tmp_path, monkeypatch):
+    from sharing.models import write_model
+
+    from medfuse.model.segmenter import Segmenter
+    from medfuse.sharing.formats import write_model as share
+
+    weights = write_model(tmp_path / "small.safetensors")
+    monkeypatch.setattr(
+        Segmenter, "forward", lambda self, windows, *_: Deciding()(windows).repeat(1, 3, 1, 1, 1)
+    )
+    with pytest.raises(MedfuseError, match=r"small\.safetensors: its network"):
+        share(weights, tmp_path / "out.zip", kind=kind)
+    assert [path.name for path in tmp_path.iterdir()] == ["small.safetensors"]

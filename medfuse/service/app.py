@@ -121,7 +121,7 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 
 async def _fault(request: Request, error: Exception) -> Response:
-    log.error("%s %s failed unexpectedly", request.method, request.url.path, exc_info=error)
+    log.error("%s %r failed unexpectedly", request.method, request.url.path, exc_info=error)
     return _answer(500, f"{type(error).__name__} (please report it)")
 
 

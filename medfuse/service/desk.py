@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -25,6 +26,7 @@ from medfuse.service.refusals import Refusal
 log = logging.getLogger(__name__)
 
 _LINES = 1000
+_LATELY_S = 10.0  # that long a listing of the data folder is used again
 
 
 @dataclass
@@ -54,6 +56,8 @@ class Desk:
         self.data, self.labels, self.token = data, labels, token
         self.tally = Tally()
         self._turn = threading.Lock()
+        self._looking = threading.Lock()
+        self._seen: tuple[float, dict[str, Case]] = (0.0, {})
         self._held: dict[Job, ExitStack] = {}
         devices = max(len(model.trained) for model in models.values())
         self.queues = Queues(
@@ -112,14 +116,22 @@ class Desk:
         log.info("%s", line)
 
     def images(self) -> dict[str, Case]:
-        """What lies in the data folder, by the names of its cases. Raises DataError."""
+        """What lies in the data folder, by the names of its cases; as it was lately. Raises DataError."""
         if self.data is None:
             return {}
+        with self._looking:
+            seen, found = self._seen
+            if not found or time.monotonic() - seen > _LATELY_S:
+                found = self._look(self.data)
+                self._seen = time.monotonic(), found
+            return found
+
+    def _look(self, data: Path) -> dict[str, Case]:
         channels = {model.trained[0].plan.channels for model in self.models.values()}
         found: dict[str, Case] = {}
         for names in channels:
             try:
-                found |= {case.name: case for case in find_inputs([self.data], names)}
+                found |= {case.name: case for case in find_inputs([data], names)}
             except DataError as error:
                 if len(channels) == 1 and "no volumes here" not in str(error):
                     raise

@@ -220,12 +220,12 @@ async def _of_json(request: Request, desk: Desk) -> Job:
         raise Refusal(422, "path: name what lies in the data folder, or send files as a form")
     order = _order(desk, wish)
     path = await run_in_threadpool(desk.inside, wish.path)
-    kept = desk.store.add("job")
+    kept = await run_in_threadpool(desk.store.add, "job")
     return _submitted(desk, Order(**{**order, "inputs": (path,)}), kept)
 
 
 async def _of_form(request: Request, desk: Desk) -> Job:
-    kept = desk.store.add("job")
+    kept = await run_in_threadpool(desk.store.add, "job")
     try:
         with desk.store.held(kept):
             upload = await receive(request, kept.folder, desk.limits, ("file",))

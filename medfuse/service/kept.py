@@ -74,8 +74,8 @@ class Store:
         self._kept: dict[tuple[Kind, str], Kept] = {}
         self._turn = threading.RLock()
 
-    def add(self, kind: Kind, id: str = "", *, keep_s: float | None = None) -> Kept:
-        """A new folder; one of the same `id` is replaced. Raises Refusal where the disk has no room."""
+    def add(self, kind: Kind, *, keep_s: float | None = None) -> Kept:
+        """A new folder, under a name that is not to be guessed. Raises Refusal where the disk has no room."""
         self.sweep()
         if (taken := self.bytes) >= self._limits.disk:
             raise Refusal(
@@ -87,20 +87,26 @@ class Store:
         with reported(self._folder):
             (self._folder / name).mkdir(mode=0o700)
         longest = self._limits.keep_s
-        made = Kept(kind, id or name, self._folder / name, min(keep_s or longest, longest))
+        made = Kept(kind, name, self._folder / name, min(keep_s or longest, longest))
         with self._turn:
-            before = self._kept.pop((kind, made.id), None)
-            self._kept[kind, made.id] = made
+            self._kept[kind, name] = made
+        return made
+
+    def rename(self, kept: Kept, id: str) -> None:
+        """It is found under another name, in place of what was."""
+        with self._turn:
+            self._kept.pop((kept.kind, kept.id), None)
+            before = self._kept.pop((kept.kind, id), None)
+            kept.id = id
+            self._kept[kept.kind, id] = kept
         if before:
             self._delete(before)
-        return made
 
     def get(self, kind: Kind, id: str) -> Kept:
         """Raises Refusal where there is none, or it has gone."""
-        self.sweep()
         with self._turn:
             found = self._kept.get((kind, id))
-            if found is None:
+            if found is None or (not found.busy and found.left_s <= 0):
                 raise Refusal(404, f"there is no {kind} of this name; it may have gone meanwhile")
             found.used = time.monotonic()
             return found

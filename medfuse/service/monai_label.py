@@ -2,55 +2,29 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 import time
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 import medfuse
-from medfuse.api import Case
-from medfuse.core.errors import DataError
-from medfuse.core.files import atomic, reported
 from medfuse.infer.formats import FORMATS
+from medfuse.service import datastore
 from medfuse.service.answers import Then, file_answer, form_answer
+from medfuse.service.datastore import Owner, case_of, form, kept_upload, sent_image
 from medfuse.service.desk import Desk
 from medfuse.service.jobs import Job, Order
 from medfuse.service.kept import Kept
 from medfuse.service.models import Model, chosen
 from medfuse.service.refusals import Refusal, answers
-from medfuse.service.uploads import Upload, disk_name, fields_of, inputs_of, receive
+from medfuse.service.uploads import Upload, fields_of, inputs_of, receive
 from medfuse.service.waiting import until_over
-from medfuse.volumes.endings import SERIES, ending
 
 Answer = Literal["image", "json", "all", "dicom_seg"]
-
-_FORMS = {
-    "file": {"type": "string", "format": "binary"},
-    "files": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1},
-    "params": {"type": "string", "default": "{}", "description": "an object in JSON"},
-    "label": {"type": "string", "format": "binary"},
-}
-_LABEL_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
-_SEPARATORS = r"[/\\:]"
-_TAG = "[A-Za-z0-9_-]{1,40}"
-Tag = Annotated[str, Query(pattern=f"^{_TAG}$")]
-
-
-def form(*fields: str, needed: Sequence[str] = ()) -> dict[str, Any]:
-    """How an operation's form is described."""
-    schema = {"type": "object", "properties": {name: _FORMS[name] for name in fields}}
-    if needed:
-        schema["required"] = list(needed)
-    return {"requestBody": {"content": {"multipart/form-data": {"schema": schema}}, "required": bool(needed)}}
 
 
 def routes(desk: Desk) -> APIRouter:
@@ -58,14 +32,14 @@ def routes(desk: Desk) -> APIRouter:
     _about(router, desk)
     _sessions(router, desk)
     _infer(router, desk)
-    _datastore(router, desk)
+    datastore.add_routes(router, desk)
     _not_offered(router, desk)
     return router
 
 
 def _about(router: APIRouter, desk: Desk) -> None:
     @router.get("/info/", summary="What the service offers", responses=answers())
-    def info() -> dict[str, Any]:
+    def info(request: Request) -> dict[str, Any]:
         labels = dict.fromkeys(name for model in desk.models.values() for name in model.labels)
         return {
             "name": "medfuse",
@@ -77,7 +51,7 @@ def _about(router: APIRouter, desk: Desk) -> None:
             "strategies": {},
             "scoring": {},
             "train_stats": {},
-            "datastore": _stats(desk),
+            "datastore": datastore.stats(desk, request),
         }
 
     @router.get(
@@ -140,12 +114,11 @@ def _sessions(router: APIRouter, desk: Desk) -> None:
     @router.put(
         "/session/",
         summary="Send an image, to be labelled by several requests",
-        responses=answers(413, 415, 507),
+        responses=answers(413, 415, 429, 507),
         openapi_extra=form("files", needed=["files"]),
     )
     async def create(request: Request, uncompress: bool = False, expiry: int = 0) -> dict[str, Any]:
-        kept = desk.store.add("session", keep_s=expiry if expiry > 0 else None)
-        await _sent(request, desk, kept, "files")
+        kept, _ = await kept_upload(request, desk, "session", "files", keep_s=expiry if expiry > 0 else None)
         return {"session_id": kept.id, "session_info": _session(kept)}
 
     @router.get("/session/{session_id}", summary="What a session has", responses=answers(404))
@@ -176,20 +149,6 @@ def _session(kept: Kept) -> dict[str, Any]:
         "last_access_ts": int(now),
         "expiry": int(kept.keep_s),
     }
-
-
-async def _sent(request: Request, desk: Desk, kept: Kept, *fields: str) -> Upload:
-    """A form whose first kind of files is an image; what came of it is deleted where it is none."""
-    try:
-        with desk.store.held(kept):
-            upload = await receive(request, kept.folder, desk.limits, fields)
-            if not (files := upload.files.get(fields[0])):
-                raise Refusal(422, f"send the image as {fields[0]!r}")
-            kept.said["inputs"] = await run_in_threadpool(inputs_of, files, desk.limits)
-            return upload
-    except BaseException:
-        desk.store.remove(kept)
-        raise
 
 
 def _infer(router: APIRouter, desk: Desk) -> None:
@@ -231,7 +190,7 @@ def _infer(router: APIRouter, desk: Desk) -> None:
 async def _ordered(
     request: Request, desk: Desk, model: Model, image: str, session_id: str, output: Answer
 ) -> Job:
-    kept = desk.store.add("job")
+    kept = await run_in_threadpool(desk.store.add, "job")
     try:
         upload = Upload(kept.folder)
         if request.headers.get("content-type"):
@@ -241,7 +200,8 @@ async def _ordered(
         params = upload.params()
         formats = ("dicom_seg",) if output == "dicom_seg" else _formats(params.get("result_extension"))
         order = Order(model.name, formats=formats, one=True)
-        order, holds = await _with_image(order, desk, upload, image, session_id)
+        owner = Owner.of(request, params)
+        order, holds = await _with_image(order, desk, upload, owner, image, session_id)
         return desk.submit(order, kept, *holds)
     except BaseException:
         desk.store.remove(kept)
@@ -257,7 +217,7 @@ def _formats(given: Any) -> tuple[str, ...]:
 
 
 async def _with_image(
-    order: Order, desk: Desk, upload: Upload, image: str, session_id: str
+    order: Order, desk: Desk, upload: Upload, owner: Owner, image: str, session_id: str
 ) -> tuple[Order, tuple[Kept, ...]]:
     """An order of an image that is in a session, was sent with it, or is named, and what holds the image."""
     if session_id:
@@ -268,17 +228,9 @@ async def _with_image(
         return replace(order, inputs=inputs, sent=upload.folder), ()
     if not image:
         raise Refusal(422, "say which image: send it as 'file', or name it by ?image= or ?session_id=")
-    with suppress(Refusal):
-        kept = desk.store.get("image", image)
-        return replace(order, inputs=kept.said["inputs"], sent=kept.folder), (kept,)
-    return replace(order, cases=(await run_in_threadpool(_case, desk, image),)), ()
-
-
-def _case(desk: Desk, image: str) -> Case:
-    found = desk.images()
-    if image not in found:
-        raise Refusal(404, f"no image named {image[:80]!r}; /datastore/?output=all lists what there is")
-    return found[image]
+    if found := sent_image(desk, owner, image):
+        return replace(order, inputs=found.said["inputs"], sent=found.folder), (found,)
+    return replace(order, cases=(await run_in_threadpool(case_of, desk, image),)), ()
 
 
 def _answer(job: Job, model: Model, output: Answer) -> Response:
@@ -306,171 +258,6 @@ def _label_map(job: Job) -> Path:
     endings = {known.ending for known in FORMATS.values()}
     found = [path for path in job.files if any(path.name.endswith(end) for end in endings)]
     return (found or list(job.files))[0]
-
-
-def _datastore(router: APIRouter, desk: Desk) -> None:
-    @router.get("/datastore/", summary="Which images there are", responses=answers())
-    def listed(output: Literal["all", "train", "stats"] = "stats") -> Any:
-        if output == "train":
-            return []
-        return _all(desk) if output == "all" else _stats(desk)
-
-    for path, shown in (("/datastore/", False), ("/datastore/image", True)):
-
-        @router.put(
-            path,
-            summary="Send an image, to be named in /infer",
-            responses=answers(413, 415, 507),
-            openapi_extra=form("file", "params", needed=["file"]),
-            include_in_schema=shown,
-            operation_id=f"send_image_{'a' if shown else 'b'}",
-        )
-        async def send(request: Request, image: str = "") -> dict[str, str]:
-            kept = desk.store.add("image", image[:200])
-            await _sent(request, desk, kept, "file")
-            return {"image": kept.id}
-
-    @router.get("/datastore/image", summary="An image", responses=answers(404), response_class=Response)
-    def image(image: str) -> Response:
-        return file_answer(_file_of(desk, image))
-
-    @router.head(
-        "/datastore/image",
-        summary="Whether there is an image",
-        responses=answers(404),
-        response_class=Response,
-    )
-    def image_is_there(image: str) -> Response:
-        _file_of(desk, image)
-        return Response()
-
-    @router.get("/datastore/image/info", summary="What is known of an image", responses=answers(404))
-    def image_info(image: str) -> dict[str, Any]:
-        return {"name": _file_of(desk, image, only=False).name}
-
-    @router.delete("/datastore/image", summary="Delete an image that was sent", responses=answers(404))
-    def delete(id: str) -> dict[str, Any]:
-        desk.store.remove(desk.store.get("image", id))
-        return {}
-
-    @router.put(
-        "/datastore/label",
-        summary="Send a label map that somebody has corrected",
-        responses=answers(404, 413, 415, 507),
-        openapi_extra=form("label", "params", needed=["label"]),
-    )
-    async def save(request: Request, image: str, tag: Tag = "final") -> dict[str, Any]:
-        if desk.labels is None:
-            raise Refusal(
-                403, "this service keeps no label maps; start it with --labels FOLDER, or save in the viewer"
-            )
-        kept = desk.store.add("job")
-        try:
-            upload = await receive(request, kept.folder, desk.limits, ("label",))
-            if len(files := upload.files.get("label", [])) != 1:
-                raise Refusal(422, "send one label map, as 'label'")
-            name = await run_in_threadpool(_save, desk.labels, image, tag, files[0])
-        finally:
-            desk.store.remove(kept)
-        return {"image": image, "label": name}
-
-    @router.get(
-        "/datastore/label",
-        summary="A label map that was sent",
-        responses=answers(404),
-        response_class=Response,
-    )
-    def label(label: str, tag: Tag = "final") -> Response:
-        return file_answer(_saved(desk, label, tag))
-
-    @router.head(
-        "/datastore/label",
-        summary="Whether there is a label map",
-        responses=answers(404),
-        response_class=Response,
-    )
-    def label_is_there(image: str, tag: Tag = "final") -> Response:
-        _saved(desk, image, tag)
-        return Response()
-
-
-def _file_of(desk: Desk, image: str, *, only: bool = True) -> Path:
-    """The file of an image; with `only` it is refused where there are several."""
-    with suppress(Refusal):
-        path: Path = desk.store.get("image", image).said["inputs"][0]
-        if path.is_file() or not only:
-            return path
-    case = _case(desk, image)
-    if only and (len(case.images) > 1 or ending(case.images[0]) == SERIES):
-        raise Refusal(404, f"{image[:80]!r} has several files, which are not sent")
-    return case.images[0]
-
-
-def _stats(desk: Desk) -> dict[str, Any]:
-    return {"total": len(_all(desk)["objects"]), "completed": 0, "label_tags": {}}
-
-
-def _all(desk: Desk) -> dict[str, Any]:
-    """What there is, as MONAI Label lists it."""
-    found: dict[str, str] = {}
-    with suppress(DataError):  # of a folder that cannot be read as a whole /infer tells
-        found = {name: ending(case.images[0]) or "" for name, case in desk.images().items()}
-    found |= {kept.id: ending(kept.said["inputs"][0]) or "" for kept in desk.store.all("image") if kept.said}
-    labels = {name: _tags(desk, name) for name in found}
-    objects = {
-        name: {"image": {"ext": end, "info": {"name": f"{name}{end}"}}, "labels": labels[name]}
-        for name, end in found.items()
-    }
-    return {
-        "name": "medfuse",
-        "description": "",
-        "images_dir": ".",
-        "labels_dir": "labels",
-        "objects": objects,
-    }
-
-
-def _tags(desk: Desk, name: str) -> dict[str, Any]:
-    if desk.labels is None or not desk.labels.is_dir():
-        return {}
-    folders = [
-        path for path in sorted(desk.labels.iterdir()) if path.is_dir() and re.fullmatch(_TAG, path.name)
-    ]
-    found = {
-        folder.name: [e for e in _LABEL_ENDINGS if _place(desk.labels, name, folder.name, e).is_file()]
-        for folder in folders
-    }
-    return {tag: {"ext": ends[0], "info": {}} for tag, ends in found.items() if ends}
-
-
-def _save(labels: Path, image: str, tag: str, sent: Path) -> str:
-    """Put a label map in its place. One that stands there is kept beside it, with the time of this."""
-    end = ending(sent)
-    if end not in _LABEL_ENDINGS:
-        raise Refusal(422, f"{sent.name}: is no label map; send one of {', '.join(_LABEL_ENDINGS)}")
-    path = _place(labels, image, tag, end)
-    with reported(labels):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            path.rename(
-                path.with_name(f"{path.name[: -len(end)]}.before-{datetime.now():%Y%m%d-%H%M%S-%f}{end}")
-            )
-    with atomic(path) as temporary:
-        shutil.copyfile(sent, temporary)
-    return image
-
-
-def _saved(desk: Desk, image: str, tag: str) -> Path:
-    if desk.labels is not None:
-        for end in _LABEL_ENDINGS:
-            if (path := _place(desk.labels, image, tag, end)).is_file():
-                return path
-    raise Refusal(404, f"no label map of {image[:80]!r} with the tag {tag[:40]!r}")
-
-
-def _place(labels: Path, image: str, tag: str, end: str) -> Path:
-    """Where the label map of an image lies; of its name signs that paths are made of are left out."""
-    return labels / tag / f"{disk_name(re.sub(_SEPARATORS, '_', image))}{end}"
 
 
 def _not_offered(router: APIRouter, desk: Desk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,6 +106,7 @@ class _Form:
         self.upload, self.pending, self.ended = upload, list[tuple[IO[bytes], bytes]](), False
         self._limits, self._wanted = limits, wanted
         self._open: list[IO[bytes]] = []
+        self._taken: Counter[Path] = Counter()
         self._count = 0
         self._begin()
 
@@ -170,11 +172,17 @@ class _Form:
         folder = self.upload.folder / self._name
         with reported(folder):
             folder.mkdir(exist_ok=True)
-            path = _free(folder, safe_name(_text(options[b"filename"])))
+            path = self._place(folder, safe_name(_text(options[b"filename"])))
             file = open(path, "xb")  # noqa: SIM115  # closed by `write` and `close`
         self._file = file
         self._open.append(file)
         self.upload.files.setdefault(self._name, []).append(path)
+
+    def _place(self, folder: Path, name: str) -> Path:
+        """A path that no other file of the form has."""
+        wanted = folder / name.lower()  # on some disks names of other capitals are one
+        self._taken[wanted] += 1
+        return _free(folder, name, self._taken[wanted])
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._file is not None:
@@ -219,11 +227,11 @@ def _half(character: str) -> bool:
     return 0xD800 <= ord(character) <= 0xDFFF
 
 
-def _free(folder: Path, name: str) -> Path:
-    """A path in a folder that is not taken."""
+def _free(folder: Path, name: str, number: int = 1) -> Path:
+    """A path in a folder that is not taken, with a `number` of its own, or one above it, from 2 on."""
     end = ending(Path(name)) or Path(name).suffix
-    stem, number = name[: len(name) - len(end)], 1
-    path = folder / name
+    stem = name[: len(name) - len(end)]
+    path = folder / (name if number == 1 else f"{stem}-{number}{end}")
     while path.exists():
         number += 1
         path = folder / f"{stem}-{number}{end}"

@@ -28,6 +28,7 @@ def test_what_nobody_asks_for_goes(store, tmp_path):
     time.sleep(0.06)
     with pytest.raises(Refusal, match="no session"):
         store.get("session", kept.id)
+    store.sweep()
     assert not any(tmp_path.iterdir())
 
 
@@ -49,7 +50,9 @@ def test_what_is_in_use_stays_and_goes_afterwards(store, tmp_path):
 
 
 def test_an_image_of_the_same_name_is_replaced(store, tmp_path):
-    first, second = store.add("image", "x"), store.add("image", "x")
+    first, second = store.add("image"), store.add("image")
+    store.rename(first, "x")
+    store.rename(second, "x")
     assert store.get("image", "x") is second
     assert not first.folder.exists()
 

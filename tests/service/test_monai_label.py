@@ -234,3 +234,32 @@ def test_the_client_of_monai_label_runs_unchanged(running, image, inferred, tmp_
         np.testing.assert_array_equal(voxels(Path(path)), voxels(inferred / "cube_00.nii.gz"))
     assert all(params["label_names"] == {"cube": 1} for params in said["params"])
     assert sys.version_info >= (3, 11)
+
+
+def test_two_people_whose_scans_have_one_name_get_labels_of_their_own(
+    service, finished_run, inferred, tmp_path
+):
+    names = {"anna": "cube_00.nii.gz", "bert": "cube_01.nii.gz"}
+    for who, name in names.items():
+        image = finished_run.data / "imagesTr" / name
+        sent = as_the_client_does({"params": json.dumps({"client_id": who})}, {"file": image})
+        service.client.put("/datastore/?image=CT+Chest", **sent)
+    for who, name in names.items():
+        sent = as_the_client_does({"params": json.dumps({"client_id": who})}, {})
+        answer = service.client.post("/infer/cubes?image=CT+Chest&output=image", **sent)
+        assert answer.content == (inferred / name).read_bytes(), who
+
+
+def test_an_image_that_does_not_come_leaves_the_one_that_is_there(service, image, inferred):
+    sent = as_the_client_does({"params": "{}"}, {"file": image})
+    service.client.put("/datastore/?image=x", **sent)
+    broken = {**sent, "content": sent["content"][:100]}
+    assert service.client.put("/datastore/?image=x", **broken).status_code == 400
+    assert service.client.get("/datastore/image?image=x").content == image.read_bytes()
+
+
+def test_an_image_that_was_sent_is_deleted(service, image):
+    service.client.put("/datastore/?image=x", files=attached(image))
+    assert service.client.delete("/datastore/image?id=x").status_code == 200
+    assert service.client.delete("/datastore/image?id=x").status_code == 404
+    assert service.is_empty

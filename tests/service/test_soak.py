@@ -52,7 +52,7 @@ class Clients:
         self.compare("infer", answer, image)
 
     def session(self, client: httpx.Client, image: Path) -> None:
-        made = client.put("/session/", files=attached(image, "files")).json()["session_id"]
+        made = self.send(client, "PUT", "/session/", files=attached(image, "files")).json()["session_id"]
         answer = self.send(client, "POST", f"/infer/cubes?session_id={made}&output=image")
         self.compare("session", answer, image)
         client.delete(f"/session/{made}")

@@ -190,3 +190,29 @@ def test_params_that_are_no_object_are_a_line(service, image):
         assert answer.status_code == 422
         assert "params" in answer.json()["detail"]
     assert service.is_empty
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        (
+            "x.mhd",
+            b"NDims = 3\nDimSize = 4 4 4\nElementType = MET_UCHAR\nElementDataFile = {}\n",
+        ),
+        ("x.nhdr", b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 4 4\nencoding: raw\ndata file: {}\n"),
+    ],
+)
+@pytest.mark.parametrize("where", ["/etc/passwd", "../../../../etc/passwd", "LIST\n/etc/passwd"])
+def test_a_header_names_no_file_of_this_machine(service, name, header, where):
+    content = header.replace(b"{}", where.encode())
+    answer = service.client.post("/infer/cubes", files={"file": (name, content)})
+    assert answer.status_code == 422
+    assert "root:" not in answer.text
+    assert service.is_empty
+
+
+def test_thousands_of_files_of_one_name_take_no_time(service):
+    sent = [("files", ("IM1", b"x"))] * 2000
+    made = service.client.put("/session/", files=sent)
+    kept = service.desk.store.get("session", made.json()["session_id"])
+    assert len(list(kept.said["inputs"][0].iterdir())) == 2000

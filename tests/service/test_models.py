@@ -25,11 +25,13 @@ def test_two_runs_of_one_name_are_two_models(finished_run):
     assert list(models) == ["cubes", "cubes-2"]
 
 
-def test_an_exported_file_is_a_model(finished_run, image, inferred, tmp_path):
+def test_an_exported_file_is_a_model(finished_run, image, tmp_path):
     from medfuse.verbs.export import export_network
+    from medfuse.verbs.infer import infer_volumes
 
     path = tmp_path / "model.pt2"
     export_network(finished_run.folder, path, kind="torch")
+    infer_volumes([path], [image], tmp_path / "out", device="cpu", reporter=QUIET)
     models = load_models([path], devices=["cpu"], reporter=QUIET)
     (name,) = models
     kept = tmp_path / "kept"
@@ -38,7 +40,9 @@ def test_an_exported_file_is_a_model(finished_run, image, inferred, tmp_path):
     with TestClient(make_app(desk, Rules())) as client:
         answer = client.post(f"/infer/{name}", files=attached(image))
         found, content = parts(answer)["image"]
-        np.testing.assert_array_equal(labels(content, found, tmp_path), voxels(inferred / "cube_00.nii.gz"))
+        np.testing.assert_array_equal(
+            labels(content, found, tmp_path), voxels(tmp_path / "out" / "cube_00.nii.gz")
+        )
     assert desk.queues.close(20)
 
 

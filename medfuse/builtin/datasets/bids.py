@@ -2,12 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from medfuse.api import Case, Dataset, DatasetInfo
 from medfuse.core.errors import DataError
@@ -74,6 +74,16 @@ class Bids(Dataset):
                 )
         return given
 
+    @model_validator(mode="after")
+    def _channels_fit(self) -> "Bids":
+        if len({*self.images}) < len(self.images):
+            raise ValueError("images name one pattern twice; name each channel once")
+        if self.channels and len(self.images) not in (1, len(self.channels)):
+            raise ValueError(
+                f"{len(self.images)} images and {len(self.channels)} channels; give as many of each"
+            )
+        return self
+
     def read(self) -> DatasetInfo:
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder; set `data.root` to the dataset's folder")
@@ -83,9 +93,8 @@ class Bids(Dataset):
         images = [self._images(number, patterns, volumes, faults) for number in range(len(patterns))]
         labels = self._labels(volumes, {file.path for found in images for file in found})
         cases, label_of = self._cases(images, patterns, labels, faults)
-        given = parse_labels(self._classes([*label_of.values()], tables, faults), "data.classes", faults)
-        if self.classes:
-            given = parse_labels(self.classes, "data.classes", faults, self.regions_class_order)
+        classes = self.classes or self._named([*label_of.values()], tables, faults)
+        given = parse_labels(classes, "data.classes", faults, self.regions_class_order)
         check_cases(cases, faults)
         folds, notes = self._participants(cases, faults)
         if faults:
@@ -93,7 +102,7 @@ class Bids(Dataset):
         return DatasetInfo(
             cases,
             given.labels,
-            self.channels or tuple(self._channel(*pair, faults) for pair in zip(self.images, images)),
+            self.channels or tuple(map(_channel, self.images, images)),
             splits_from_folds(folds),
             region_order=given.region_order,
             ignore=given.ignore,
@@ -140,7 +149,7 @@ class Bids(Dataset):
         """A case for each image of the first pattern, and the label maps that were found, by its name."""
         cases, label_of = [], dict[str, BidsFile]()
         of_scan: dict[Scan, list[BidsFile]] = {}
-        for file in images[0] if images else ():
+        for file in images[0]:
             of_scan.setdefault(file.scan, []).append(file)
         for scan, firsts in of_scan.items():
             for first in firsts:
@@ -151,29 +160,35 @@ class Bids(Dataset):
                         files.append(other.path)
                     elif others and not here:
                         faults.append(f"{self.root}: case {name} has no image sub-…_{pattern}; add it")
-                fit = [
-                    label
-                    for label in labels.get(scan, ())
-                    if belongs(label.name, first.name, Name.of(self.labels))
-                ]
+                meant = Name.of(self.labels)
+                fit = [label for label in labels.get(scan, ()) if belongs(label.name, first.name, meant)]
                 if (label := _alike(first, fit, "label map", self.root, faults)) is not None:
                     label_of[name] = label
-                cases.append(
-                    Case(name, tuple(files), label.path if label else None, first.name.entities.get("sub"))
-                )
+                path = label.path if label else None
+                cases.append(Case(name, tuple(files), path, first.name.entities.get("sub")))
+        self._check_labels(labels, label_of, of_scan, faults)
+        return tuple(sorted(cases, key=lambda case: case.name)), label_of
+
+    def _check_labels(
+        self,
+        labels: Mapping[Scan, Sequence[BidsFile]],
+        label_of: Mapping[str, BidsFile],
+        imaged: Container[Scan],
+        faults: list[str],
+    ) -> None:
+        """Add a line for each label map of no image, and of several, and where there is none at all."""
         used = Counter(label.path for label in label_of.values())
-        for found in labels.values():
-            for label in found:
-                if used[label.path] > 1:
-                    whose = ", ".join(name for name, own in label_of.items() if own == label)
-                    faults.append(
-                        f"{label.path}: may be of {whose}; say which images are meant, as in "
-                        f"`images: acq-…_{self.images[0]}`, or name the file after its image"
-                    )
-                elif label.scan not in of_scan:
-                    faults.append(
-                        f"{label.path}: has no image sub-…_{self.images[0]}; add it, or remove the label map"
-                    )
+        for label in (label for found in labels.values() for label in found):
+            if used[label.path] > 1:
+                whose = ", ".join(name for name, own in label_of.items() if own == label)
+                faults.append(
+                    f"{label.path}: may be of {whose}; say which images are meant, as in "
+                    f"`images: acq-…_{self.images[0]}`, or name the file after its image"
+                )
+            elif label.scan not in imaged:
+                faults.append(
+                    f"{label.path}: has no image sub-…_{self.images[0]}; add it, or remove the label map"
+                )
         if labels and not label_of and not faults:
             some = next(iter(labels.values()))[0]
             faults.append(
@@ -185,14 +200,11 @@ class Bids(Dataset):
                 f"{self.root}: no label map sub-…_{self.labels} below it or its `derivatives`; mend "
                 "`data.labels`, such as dseg, label-lesion_mask or seg-manual"
             )
-        return tuple(sorted(cases, key=lambda case: case.name)), label_of
 
-    def _classes(
+    def _named(
         self, labels: Sequence[BidsFile], tables: Sequence[BidsFile], faults: list[str]
     ) -> dict[str, ClassSettings]:
         """Names of labels by the tables that hold for label maps, or by what masks are called."""
-        if self.classes:
-            return {"label": ClassSettings(value=1)}
         found: dict[str, ClassSettings] = {}
         whose: dict[str, str] = {}
         fit = [table for table in tables if any(_holds_for(table, label) for label in labels)]
@@ -214,13 +226,6 @@ class Bids(Dataset):
             "add the table with columns index and name"
         )
         return {"label": ClassSettings(value=1)}
-
-    def _channel(self, pattern: str, files: Sequence[BidsFile], faults: list[str]) -> str:
-        """CT where the suffix or the sidecar says so, else the pattern."""
-        beside = files[0].path.with_name(f"{stem(files[0].path)}.json")
-        says = read_json(beside) if beside.is_file() else {}
-        is_ct = Name.of(pattern).words[-1:] in (("ct",), ("CT",))
-        return "CT" if is_ct or (isinstance(says, dict) and says.get("Modality") == "CT") else pattern
 
     def _participants(self, cases: Sequence[Case], faults: list[str]) -> tuple[dict[str, int], list[str]]:
         """Folds of labelled cases by the column `fold`, and who is listed without a case."""
@@ -251,6 +256,14 @@ class Bids(Dataset):
                 f"{path}: {named(bare, 'labelled case')} without a `fold`; give each participant one"
             )
         return folds, notes
+
+
+def _channel(pattern: str, files: Sequence[BidsFile]) -> str:
+    """CT where the suffix or the sidecar says so, else the pattern."""
+    beside = files[0].path.with_name(f"{stem(files[0].path)}.json")
+    says = read_json(beside) if beside.is_file() else {}
+    is_ct = Name.of(pattern).words[-1:] in (("ct",), ("CT",))
+    return "CT" if is_ct or (isinstance(says, dict) and says.get("Modality") == "CT") else pattern
 
 
 def _case_name(file: BidsFile, siblings: Sequence[BidsFile]) -> str:

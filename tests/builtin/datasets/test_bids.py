@@ -211,6 +211,18 @@ def test_what_is_no_end_of_a_name_is_refused(bids, field):
         bids(*anat("1", "T1w"), **field)
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"images": ["T1w", "T1w"]}, "one pattern twice"),
+        ({"images": ["T1w", "T2w"], "channels": ["a"]}, "2 images and 1 channels"),
+    ],
+)
+def test_channels_that_do_not_fit_are_refused(bids, fields, said):
+    with pytest.raises(ValueError, match=said):
+        bids(*anat("1", "T1w"), **fields)
+
+
 def test_nothing_that_fits_says_what_there_is(bids):
     said = faults(bids(*anat("1", "T2w"), *made("1", "dseg")))
     assert "no volume sub-…_T1w below it; mend `data.images`; names there end in T2w" in said

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import medfuse
 from medfuse.model.hub import SHARED_WEIGHTS
 from medfuse.sharing.entry import write_entry
 from medfuse.sharing.formats import slug
@@ -13,11 +12,12 @@ from medfuse.sharing.model import SharedModel
 
 MODEL = "model"
 DOCKERFILE = """# {name}: docker build --tag {tag} .
-# BASE is an image of medfuse, which the Dockerfile in its repository makes.
-ARG BASE=medfuse:{version}
+# BASE is an image of medfuse, which the Dockerfile in its repository makes: docker build --tag medfuse .
+ARG BASE=medfuse
 FROM ${{BASE}}
 LABEL org.opencontainers.image.title="{name}"{license}
 COPY {model} /opt/{model}
+HEALTHCHECK NONE
 ENTRYPOINT ["sh", "/opt/{model}/segment.sh"]
 CMD ["/input", "/output"]
 """
@@ -31,7 +31,7 @@ def write(folder: Path, model: SharedModel) -> None:
     write_entry(folder / MODEL / "segment.sh", SHARED_WEIGHTS)
     license = f' \\\n      org.opencontainers.image.licenses="{said.license}"' if said.license else ""
     name = re.sub(r'["\\$\s]+', " ", model.name)
-    text = DOCKERFILE.format(name=name, tag=tag, version=medfuse.__version__, license=license, model=MODEL)
+    text = DOCKERFILE.format(name=name, tag=tag, license=license, model=MODEL)
     (folder / "Dockerfile").write_text(text, encoding="utf-8")
     (folder / ".dockerignore").write_text(f"*\n!{MODEL}\n", encoding="utf-8")
     model.write_about(folder, _how(tag))
@@ -39,10 +39,11 @@ def write(folder: Path, model: SharedModel) -> None:
 
 def _how(tag: str) -> list[str]:
     return [
-        f"```\ndocker build --tag {tag} .\ndocker run --rm --network none --gpus all "
+        f"```\ndocker build --tag {tag} .\ndocker run --rm --network none "
         f"--volume /path/to/scans:/input:ro --volume /path/to/labels:/output {tag}\n```",
-        "The base is an image of medfuse, which the Dockerfile in its repository makes; `--build-arg "
-        "BASE=…` names another. Leave out `--gpus all` where there is none. What follows `/input /output` "
-        "are options of `medfuse infer`, such as `/input /output --format dicom_seg`.",
+        "The base is the image `medfuse`, which the Dockerfile in medfuse's repository makes, and which "
+        "computes on the CPU; `--build-arg BASE=…` names another, such as one with CUDA, for "
+        "`docker run --gpus all`. What follows `/input /output` are options of `medfuse infer`, such as "
+        "`--format dicom_seg`.",
         f"Without a container: `sh {MODEL}/segment.sh SCANS LABELS`, where medfuse is installed.",
     ]

@@ -45,6 +45,7 @@ from mhubio.core import IO, Instance, InstanceData, Module
 
 SEGMENT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "{weights}", "segment.sh")
 
+
 class {runner}(Module):
     @IO.Instance()
     @IO.Input("in_data", "dicom:mod={modality}", the="the scan")

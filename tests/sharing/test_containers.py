@@ -58,6 +58,7 @@ def test_a_dockerfile_names_files_that_are_there(docker):
     kept = (docker / ".dockerignore").read_text().splitlines()
     assert kept == ["*", f"!{copied[0]}"]
     assert 'licenses="MIT"' in text
+    assert "HEALTHCHECK NONE" in text  # that of the base asks a service
 
 
 @pytest.mark.slow  # a process of its own imports torch

@@ -17,12 +17,10 @@ from medfuse.report.compare import (
     too_few,
     verdict_rows,
 )
-from medfuse.report.dots import Dot, Row, dots_html
+from medfuse.report.dots import MOST_LINES, Dot, Row, dots_html, folded_dots
 from medfuse.report.figures import colour
 from medfuse.report.style import document, section
 
-_OPEN = 12
-"""Labels whose lines are seen at once; those of more are a click away."""
 _STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -94,16 +92,15 @@ def _differences(comparison: Comparison) -> str:
     )
     ticks = (-end, -end / 2, 0, end / 2, end)
     digits = 3 if end < 0.1 else 2
-    seen = dots_html(rows[:_OPEN], (-end, end), ticks, digits)
-    more = dots_html(rows[_OPEN:], (-end, end), ticks, digits)
-    return (f'<p class="said">{escape(words)}</p>' if seen else "") + seen + _folded(more, len(rows) - _OPEN)
+    lines = folded_dots(rows, (-end, end), ticks, "more", digits)
+    return f'<p class="said">{escape(words)}</p>{lines}' if lines else ""
 
 
 def _dice(comparison: Comparison) -> str:
     """For each label: the Dice of each case, a line for each model."""
     parts = [_dice_of(comparison.candidates, label) for label in comparison.labels if label != MEAN]
     parts = [part for part in parts if part]
-    few = _OPEN // max(2, len(comparison.candidates))
+    few = MOST_LINES // max(2, len(comparison.candidates))
     return "".join(parts[:few]) + _folded("".join(parts[few:]), len(parts) - few)
 
 

@@ -30,6 +30,20 @@ class Row:
     pale: bool = False
 
 
+MOST_LINES = 12
+"""Those that are seen at once; of more the others are a click away."""
+
+
+def folded_dots(
+    rows: Sequence[Row], limits: tuple[float, float], ticks: Sequence[float], others: str, digits: int = 2
+) -> str:
+    """`dots_html`, the first of many rows above the others, which are called `others`."""
+    seen = dots_html(rows[:MOST_LINES], limits, ticks, digits)
+    more = dots_html(rows[MOST_LINES:], limits, ticks, digits)
+    summary = f"{len(rows) - MOST_LINES} {escape(others)}"
+    return seen + (f"<details><summary>{summary}</summary>{more}</details>" if more else "")
+
+
 def dots_html(
     rows: Sequence[Row], limits: tuple[float, float], ticks: Sequence[float], digits: int = 2
 ) -> str:

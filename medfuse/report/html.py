@@ -15,7 +15,7 @@ from medfuse.core.text import number
 from medfuse.report.cards import MOST_PICTURED, card_ids, cards_html
 from medfuse.report.curves import Row as CurveRow
 from medfuse.report.curves import curve_svgs
-from medfuse.report.dots import Dot, Row, dots_html
+from medfuse.report.dots import MOST_LINES, Dot, Row, folded_dots
 from medfuse.report.evaluate import EvaluatedCase, Evaluation
 from medfuse.report.feature_maps import Picture
 from medfuse.report.graph import GraphNode, graph_svg, graph_words
@@ -107,12 +107,13 @@ def _headline(evaluation: Evaluation, summary: Mapping[str, Any], colors: Mappin
     rows = "".join(_label_row(name, str(value), summary) for name, value in evaluation.labels.items())
     cases = summary["cases"]
     heads = "".join(f'<th scope="col">{head}</th>' for head in MEANS)
+    kind = "wide tall" if len(evaluation.labels) > MOST_LINES else "wide"
     words = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in summary["definitions"].items())
     return (
         f'<p class="big">{number(mean, 3)} <span>mean foreground Dice: {n} label{"s" * (n != 1)}, '
         f"{cases} case{'s' * (cases != 1)}</span></p>"
         f"{_lines('error', evaluation.errors)}{_lines('note', evaluation.notes)}{_dots(evaluation, colors)}"
-        '<div class="wide"><table><caption>Means over n cases, or over as many as a mean says'
+        f'<div class="{kind}"><table><caption>Means over n cases, or over as many as a mean says'
         f"</caption><thead><tr>{heads}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
         f"<details><summary>What these words mean</summary><dl>{words}</dl></details>"
@@ -190,7 +191,7 @@ def _cases(content: ReportContent) -> str:
 
 
 def _dots(evaluation: Evaluation, colors: Mapping[str, str]) -> str:
-    """A line of dots for each label: the Dice of each case."""
+    """A line of dots for each label, the Dice of each case; of many labels those with the least first."""
     places = card_ids(evaluation.cases)
     rows = []
     for name, color in zip(evaluation.labels, colors_of(evaluation.labels, colors)):
@@ -198,7 +199,9 @@ def _dots(evaluation: Evaluation, colors: Mapping[str, str]) -> str:
         dots = [Dot(dice, f"{case}: {dice:.3f}", places[case]) for case, dice in found]
         mean = sum(dice for _, dice in found) / len(found) if found else None
         rows.append(Row(name, f"Dice {number(mean, 3)}, n {len(found)}", dots, color, mean))
-    return dots_html(rows, (0.0, 1.0), (0, 0.25, 0.5, 0.75, 1), 2)
+    if len(rows) > MOST_LINES:
+        rows.sort(key=lambda row: (row.mean is None, row.mean or 0.0))
+    return folded_dots(rows, (0.0, 1.0), (0, 0.25, 0.5, 0.75, 1), "better labels")
 
 
 def _pictures(content: ReportContent) -> str:

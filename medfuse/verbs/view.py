@@ -79,7 +79,8 @@ def view(
 def _target_and_title(image: Path, label_maps: Sequence[Path]) -> tuple[Path, str]:
     """Where the page goes if nobody says it, and what it is called."""
     name = image.resolve().name if image.is_dir() else stem(image)
-    if image.is_dir() and not label_maps and not holds_dicom_alone(image):
+    ours = image.is_dir() and (is_run(image) or (image / MANIFEST).is_file())
+    if ours and not label_maps:
         return image / PAGE, name
     if len(label_maps) and label_maps[-1].is_dir() and not holds_dicom_alone(label_maps[-1]):
         return label_maps[-1] / PAGE, label_maps[-1].resolve().name

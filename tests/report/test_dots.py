@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from medfuse.report.dots import Dot, Row, dots_html
+from medfuse.report.dots import MOST_LINES, Dot, Row, dots_html, folded_dots
 
 
 def places(html: str, kind: str) -> list[float]:
@@ -37,3 +37,11 @@ def test_words_are_escaped():
     assert not re.search(r"<b>|<i>[^<]*</small>", html)
     assert "&lt;b&gt;" in html
     assert "&quot;&#x27;&lt;" in html
+
+
+@pytest.mark.parametrize("count", [1, MOST_LINES, MOST_LINES + 5])
+def test_every_line_is_there_and_those_of_many_are_folded(count):
+    rows = [Row(f"label {n}", "", [Dot(0.5, "x")]) for n in range(count)]
+    seen, _, folded = folded_dots(rows, (0, 1), (0, 1), "others").partition("<details>")
+    assert seen.count('class="track"') == min(count, MOST_LINES)
+    assert folded.count('class="track"') == max(0, count - MOST_LINES)

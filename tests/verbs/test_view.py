@@ -106,6 +106,22 @@ def test_what_infer_wrote_is_shown_with_its_scans(medfuse, finished_run, tmp_pat
     assert [case["name"] for case in about(out / "view.html")] == [cases[1]["name"]]
 
 
+def test_dicom_segmentations_that_infer_wrote_are_shown_with_their_series(medfuse, finished_run, tmp_path):
+    pytest.importorskip("highdicom", reason="highdicom comes with the dicom extra")
+    from scanner import voxels
+    from scanner import write as write_series
+
+    write_series(tmp_path / "scan", voxels((20, 20, 20)))
+    out = tmp_path / "out"
+    words = ("infer", finished_run.folder, "-i", tmp_path / "scan", "-o", out, "--format", "dicom_seg", "-q")
+    assert medfuse(*words).code == 0
+    said = medfuse("view", out, "-q")
+    assert said.code == 0, said.err
+    (case,) = about(out / "view.html")
+    assert case["layers"] == ["prediction"]
+    assert "Nobody" not in (out / "view.html").read_text()
+
+
 def test_a_page_keeps_to_its_size(medfuse, scan):
     noise = np.random.default_rng(3).integers(-1000, 3000, (160, 150, 90)).astype(np.int16)
     write(scan, noise)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
-from io import BytesIO
+from io import SEEK_CUR, BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -19,6 +19,7 @@ from medfuse.core.text import listed
 from medfuse.volumes.dicom.index import FrameRecord, Index, PlaneRecord, Source, members, read_index
 from medfuse.volumes.dicom.instances import UNCOMPRESSED
 from medfuse.volumes.dicom.quiet import quietly
+from medfuse.volumes.dicom.streams import check_streams
 from medfuse.volumes.faults import broken, last_line
 from medfuse.volumes.inflate import Damaged
 from medfuse.volumes.volume import Slab, SlabReader, checked_geometry, rows_per_slab
@@ -35,6 +36,7 @@ _NEEDED = (
     *("PixelRepresentation", "ModalityLUTSequence"),
 )
 """Tags by which pixels are made values."""
+_PIXEL_DATA = b"\xe0\x7f\x10\x00"
 _EXTRA = 'pip install "medfuse[dicom]"'
 
 
@@ -197,6 +199,7 @@ def check_unchanged(source: Source) -> None:
 def _stored(opened: Path | BytesIO, frames: Sequence[FrameRecord], index: Index) -> Iterator[Pixels]:
     """Frames (row, column) of a file as values, one after the other."""
     from pydicom import dcmread
+    from pydicom.encaps import generate_frames
     from pydicom.pixels.utils import iter_pixels
 
     numbers = [frame.number for frame in frames]
@@ -208,6 +211,10 @@ def _stored(opened: Path | BytesIO, frames: Sequence[FrameRecord], index: Index)
             for frame, stored in zip(frames, _standing(file, said, kind, numbers)):
                 yield _valued(stored, said, frame, index)
             return
+        if named and said.file_meta.TransferSyntaxUID.is_encapsulated and file.read(4) == _PIXEL_DATA:
+            file.seek(8, SEEK_CUR)  # its kind and its length
+            count = int(said.get("NumberOfFrames") or 1)
+            check_streams(generate_frames(file, number_of_frames=count), int(said.Rows), int(said.Columns))
         file.seek(0)
         if named and said.file_meta.TransferSyntaxUID.is_compressed and (len(numbers) > 1 or numbers[0]):
             for frame, stored in zip(frames, iter_pixels(file, indices=numbers)):

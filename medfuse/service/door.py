@@ -81,9 +81,10 @@ class Door:
                 message["headers"] = [*message.get("headers", ()), *_ALWAYS, *closing]
             await send(message)
 
-        body = _Body(receive, self._limits)
+        headers = Headers(scope=scope)
+        body = _Body(receive, self._limits, comes="transfer-encoding" in headers or _length(headers) != "0")
         try:
-            self._check(scope, Headers(scope=scope))
+            self._check(scope, headers)
             await self._app(scope, body, heard)
         except Refusal as refusal:  # of a body that came while the app was reading it, too
             if status == 0:
@@ -106,7 +107,7 @@ class Door:
             raise Refusal(
                 415, "send the content as it is, without Content-Encoding; files may be .gz or .zip"
             )
-        length = headers.get("content-length", "0")
+        length = _length(headers)
         if not (length.isascii() and length.isdigit()):
             raise Refusal(400, "Content-Length is no number")
         if len(length) > 18 or int(length) > self._limits.request:
@@ -122,12 +123,12 @@ _CLOSING = ((b"connection", b"close"),)
 
 
 class _Body:
-    """The content of a request as it comes, within its limits."""
+    """The content of a request as it comes, within its limits; `comes`: whether there is any."""
 
-    def __init__(self, receive: Receive, limits: Limits) -> None:
+    def __init__(self, receive: Receive, limits: Limits, *, comes: bool) -> None:
         self._receive, self._limits = receive, limits
         self._count, self._began = 0, time.monotonic()
-        self.ended = False
+        self.ended = not comes
 
     async def __call__(self) -> Message:
         if self.ended:  # what comes now is that the client has gone
@@ -151,6 +152,10 @@ class _Body:
 
 def _too_large(limits: Limits) -> str:
     return f"a request may have {bytes_text(limits.request)}; send fewer or smaller files"
+
+
+def _length(headers: Headers) -> str:
+    return headers.get("content-length", "0")
 
 
 def _is_let_in(token: str, headers: Headers) -> bool:

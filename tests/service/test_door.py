@@ -98,6 +98,16 @@ def test_a_request_that_does_not_say_its_size_is_counted(make_service, image):
     assert service.is_empty
 
 
+def test_a_connection_is_kept_where_nothing_is_left_to_read(service, image):
+    for answer in (
+        service.client.get("/info/"),
+        service.client.get("/jobs/nix"),
+        service.client.post("/infer/cubes", files=attached(image)),
+        service.client.post("/train/cubes"),
+    ):
+        assert answer.headers.get("connection") != "close"
+
+
 def test_packed_content_is_not_unpacked(service):
     for packing in ("gzip", "br", "deflate, gzip"):
         answer = service.client.post("/jobs", content=b"x", headers={"content-encoding": packing})

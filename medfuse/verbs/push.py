@@ -14,7 +14,7 @@ from medfuse.model.hub import SHARED_WEIGHTS
 from medfuse.model.pushing import Target, push
 from medfuse.sharing.described import describe
 from medfuse.sharing.description import FILE
-from medfuse.sharing.folders import files_of, refuse_changed
+from medfuse.sharing.folders import SUMS, files_of, refuse_changed
 from medfuse.sharing.formats import write_model
 from medfuse.trained.loading import weights_file
 
@@ -48,7 +48,7 @@ def push_model(
 
 
 def _sent(folder: Path, to: Target, dry_run: bool) -> Result:
-    said, files = describe(folder), files_of(folder)
+    said, files = describe(folder), [*files_of(folder), folder / SUMS]
     size = bytes_text(sum(path.stat().st_size for path in files))
     lines = (
         [] if said.license else ["it has no licence, so that nobody else may use it: give one by --license"]

@@ -78,7 +78,8 @@ def test_a_branch_is_made_and_written(hub, weights, medfuse):
 def test_a_dry_run_lists_all_and_asks_nothing(hub, weights, medfuse):
     said = medfuse("push", weights, "hub:ann/liver", "--dry-run")
     assert said.code == 0
-    assert "model.safetensors" in said.out
+    for name in ("model.safetensors", "README.md", "SHA256SUMS"):
+        assert name in said.out
     assert "you alone can read" in said.out
     assert hub.asked == []
 

@@ -112,7 +112,8 @@ def work(
         Path, typer.Argument(metavar="OUTPUT", help="output folder of a fleet that is at work")
     ],
     beside: Annotated[
-        int, typer.Option("--with", metavar="PID", help="end when this process, which started it, does")
+        int,
+        whole_number(0, 2**31 - 1, "end when this process, which started it, does", "--with", metavar="PID"),
     ] = 0,
     trust: Trusted = None,
     quiet: Quiet = False,

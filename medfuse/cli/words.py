@@ -62,9 +62,9 @@ class Verbs(TyperGroup):
         return f"; did you mean `{ctx.command_path} {elsewhere.get(near[0], near[0])}`?" if near else ""
 
 
-def whole_number(least: int, most: int, help: str) -> Any:
-    """An option that is a whole number."""
-    return typer.Option(metavar="N", parser=_number(least, most, whole=True), help=help)
+def whole_number(least: int, most: int, help: str, *names: str, metavar: str = "N") -> Any:
+    """An option that is a whole number; called as its parameter is, or by `names`."""
+    return typer.Option(*names, metavar=metavar, parser=_number(least, most, whole=True), help=help)
 
 
 def decimal_number(least: float, most: float, help: str) -> Any:

@@ -10,7 +10,7 @@ from medfuse.cli import app, plugins_app
 WORDS = {"infer": ["run", "-i", "in", "-o", "out"]}
 ODD = ("nan", "inf", "-inf", "1e999", "9" * 400, "1e3", "0", "-0", "-1", "٣", "１２", "²", "1_0", "0x10")
 ODD = (*ODD, "", " ", "1,5", "5\n5", "x")
-MEANT = {("port", "0")}  # which takes one that is free
+MEANT = {("--port", "0"), ("--with", "0")}  # one that is free; none
 AMOUNTS = ("budget", "max_memory", "max_size")
 
 
@@ -18,9 +18,12 @@ def _options() -> Iterator[tuple[str, str]]:
     """Every option of every verb that holds a number, or an amount of memory."""
     for command in (*app.registered_commands, *plugins_app.registered_commands):
         verb = command.name or command.callback.__name__
+        said = get_type_hints(command.callback, include_extras=True)
         for name, kind in get_type_hints(command.callback).items():
             if {int, float} & {kind, *get_args(kind)} or name in AMOUNTS:
-                yield verb, name
+                said_of = [more for more in get_args(said[name])[1:] if hasattr(more, "param_decls")]
+                names = [word for more in said_of for word in (more.default, *(more.param_decls or ()))]
+                yield verb, next((n for n in names if str(n).startswith("--")), f"--{name.replace('_', '-')}")
 
 
 @pytest.mark.parametrize(
@@ -29,7 +32,7 @@ def _options() -> Iterator[tuple[str, str]]:
 )
 def test_an_odd_number_is_refused_in_one_line(verb, name, odd, medfuse, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    said = medfuse(verb, *WORDS.get(verb, ["nothing"]), f"--{name.replace('_', '-')}={odd}")
+    said = medfuse(verb, *WORDS.get(verb, ["nothing"]), f"{name}={odd}")
     assert said.code == 2
     assert said.err.count("\n") == 1
     assert "amount of memory" in said.err or "write a" in said.err
@@ -37,7 +40,8 @@ def test_an_odd_number_is_refused_in_one_line(verb, name, odd, medfuse, tmp_path
 
 
 def test_every_number_is_among_them():
-    assert {name for _, name in _options()} >= {*AMOUNTS, "devices", "nodes", "minutes", "steps", "seeds"}
+    wanted = {*AMOUNTS, "devices", "nodes", "minutes", "steps", "seeds"}
+    assert {name for _, name in _options()} >= {f"--{name.replace('_', '-')}" for name in wanted}
 
 
 @pytest.mark.parametrize(

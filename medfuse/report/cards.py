@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -14,8 +15,8 @@ from medfuse.report.metrics import CaseMetrics
 from medfuse.report.overlays import OverlayCase, colors_of, foreground
 from medfuse.report.thumbnails import Thumbnail, thumbnails
 
-MOST_PICTURED = 120
-"""Cases with pictures, the worst: each takes some 50 kB of the page."""
+MOST_PICTURED, MOST_SECONDS = 120, 180.0
+"""Cases with pictures, the worst, each of which takes some 50 kB of the page; and how long they are drawn."""
 _MOST_NAMED = 6
 
 
@@ -34,15 +35,19 @@ def cards_html(
     overlays: Mapping[str, OverlayCase],
     labels: Mapping[str, LabelValue],
     views: Mapping[str, str],
-) -> str:
-    """Every case, worst first; pictures of those in `overlays`, links to those in `views`."""
+) -> tuple[str, int]:
+    """Every case, worst first, and how many have pictures, at most: those in `overlays`, as long as there is
+    time. Links lead to those in `views`.
+    """
     ranked, places = worst_first(cases), card_ids(cases)
     colors = dict(zip((name for name, _ in foreground(labels)), _colors(overlays, labels)))
-    made = []
-    for n, case in enumerate(ranked):
-        files = overlays.get(case.name) if n < MOST_PICTURED else None
+    made, pictured, end = [], 0, time.monotonic() + MOST_SECONDS
+    for case in ranked:
+        room = pictured < MOST_PICTURED and time.monotonic() < end
+        files = overlays.get(case.name) if room else None
+        pictured += files is not None
         made.append(_card(case, places[case.name], files, labels, colors, views.get(case.name, "")))
-    return f'{_legend(colors)}<div class="cards">{"".join(made)}</div>'
+    return f'{_legend(colors)}<div class="cards">{"".join(made)}</div>', pictured
 
 
 def _colors(overlays: Mapping[str, OverlayCase], labels: Mapping[str, LabelValue]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from medfuse.core.files import write_text
 from medfuse.core.text import number
-from medfuse.report.cards import MOST_PICTURED, card_ids, cards_html
+from medfuse.report.cards import card_ids, cards_html
 from medfuse.report.curves import Row as CurveRow
 from medfuse.report.curves import curve_svgs
 from medfuse.report.dots import MOST_LINES, Dot, Row, folded_dots
@@ -184,10 +184,11 @@ def _cases(content: ReportContent) -> str:
         "Worst first. Slices go through the largest area of the labels; the patient's right is on the left "
         "of axial and coronal slices, the front on the left of sagittal ones."
     ]
-    if len(overlays) > MOST_PICTURED:
-        words.append(f"The {MOST_PICTURED} worst have pictures.")
+    cards, pictured = cards_html(evaluation.cases, overlays, evaluation.labels, content.views)
+    if pictured < len(overlays):
+        words.append(f"Pictures are of the worst {pictured}.")
     said = f'<p class="said">{escape(" ".join((*words, content.view_note)).strip())}</p>' if overlays else ""
-    return said + cards_html(evaluation.cases, overlays, evaluation.labels, content.views)
+    return said + cards
 
 
 def _dots(evaluation: Evaluation, colors: Mapping[str, str]) -> str:

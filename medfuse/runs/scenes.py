@@ -87,8 +87,7 @@ def _of_run(run: Path, channel: int) -> Scenes:
         )
     summary = validated(_Summary, read_json(path, remedy=_REMEDY), str(path), remedy=_REMEDY)
     made = _manifest(run / "predictions")[0]
-    names = {str(list(v) if isinstance(v, tuple) else v): name for name, v in plan.labels.items()}
-    names |= {str(v): name for name, v in plan.labels.items()}
+    names = {str(value): name for name, value in plan.labels.items()}
     scenes, notes = [], []
     for case in summary.metric_per_case:
         dice = {names[v]: row.get("Dice") for v, row in case.metrics.items() if v in names}

@@ -217,6 +217,10 @@ void main() {
     try {
       const {about, image, overlay, layers} = await load(number);
       if (turn !== state.busy) return;
+      const most = nv.gl.getParameter(nv.gl.MAX_3D_TEXTURE_SIZE);
+      if (Math.max(...about.shape) > most) {
+        throw new Error(`this browser draws ${most} voxels a side; make the page again with less --max-size`);
+      }
       nv.drawScene = () => {};  // once is enough
       const known = state.about ? state.layer : Math.max(0, layers.length - 1);
       Object.assign(state, {number, about, layers, layer: Math.min(known, Math.max(0, layers.length - 1))});

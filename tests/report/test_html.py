@@ -134,3 +134,11 @@ def test_a_cell_says_what_it_is_where_a_row_is_a_card(text):
     rows = re.findall(r"<tbody>(.*?)</tbody>", text)
     assert rows
     assert all(cell.startswith(" data-head=") for row in rows for cell in row.split("<td")[1:])
+
+
+def test_cases_beyond_what_there_is_time_for_are_cards_without_pictures(content, monkeypatch):
+    monkeypatch.setattr("medfuse.report.cards.MOST_PICTURED", 1)
+    text = page(content)
+    assert len(re.findall(r'<article class="card"', text)) == 3
+    assert len(re.findall(r'<div class="planes"', text)) == 1
+    assert "Pictures are of the worst 1." in text

@@ -31,6 +31,7 @@ from medfuse.pipeline import Pipeline, problems_of, resolved, watched_maps
 from medfuse.trained.facts import REMEDY, Facts, read_facts
 from medfuse.trained.trained import Prepared, Trained
 from medfuse.trained.trust import Trust
+from medfuse.trained.zipped import unzipped
 
 if TYPE_CHECKING:
     import openvino
@@ -43,6 +44,12 @@ _LAST = "weights_last.safetensors"
 
 SHARED_INSIDE = ("model", "weights")
 """Where the weights lie in folders that `medfuse export` writes for containers."""
+
+_SHARED = (
+    (BUNDLED, BUNDLED_FACTS),
+    (SHARED_WEIGHTS, DESCRIPTION),
+    *((f"{inner}/{SHARED_WEIGHTS}", DESCRIPTION) for inner in SHARED_INSIDE),
+)
 
 EXPORTED = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """The ending of what `medfuse export` writes, by format."""
@@ -293,9 +300,7 @@ def _run_in(folder: Path) -> Path:
 
 def shared_weights(folder: Path) -> Path | None:
     """Where the weights lie in a folder that `medfuse export` wrote, or a copy of one; None for any other."""
-    beside = {BUNDLED: BUNDLED_FACTS, SHARED_WEIGHTS: DESCRIPTION}
-    beside |= {f"{inner}/{SHARED_WEIGHTS}": DESCRIPTION for inner in SHARED_INSIDE}
-    return next((folder / name for name, mark in beside.items() if _are_files(folder, name, mark)), None)
+    return next((folder / name for name, mark in _SHARED if _are_files(folder, name, mark)), None)
 
 
 def _are_files(folder: Path, *names: str) -> bool:
@@ -309,6 +314,8 @@ def weights_file(path: Path, *, best: bool) -> Path:
     """
     if str(path).startswith(PREFIX):
         return fetch_shared(path.as_posix())
+    if path.suffix.lower() == ".zip" and path.is_file():
+        path = unzipped(path, _SHARED)
     if path.is_dir():
         if shared := shared_weights(path):
             return shared

@@ -1,6 +1,8 @@
 """Numbers, tables and plain data as the text that people read."""
 
+import shlex
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -13,6 +15,11 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     """`a, b, c`, and how many there are beyond the first `most`."""
     more = f", … {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def typed(path: Path) -> str:
+    """A path as it is typed in a shell, for commands to copy."""
+    return shlex.quote(str(path))
 
 
 def number(value: float | None, digits: int = 4, *, sign: bool = False) -> str:

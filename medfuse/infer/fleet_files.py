@@ -16,6 +16,7 @@ from medfuse.core.errors import OutputError
 from medfuse.core.files import atomic, reported
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.seal import Seal
+from medfuse.core.text import typed
 from medfuse.infer.manifest import Manifest
 
 FOLDER = ".fleet"
@@ -61,7 +62,8 @@ def read_work(output: Path) -> Work:
     """What the fleet of a folder does. Raises OutputError where none works there."""
     if not has_work(output):
         raise OutputError(
-            f"{output}: no fleet works there; `medfuse infer … --workers 2 --output {output}` starts one"
+            f"{output}: no fleet works there; `medfuse infer … --workers 2 --output {typed(output)}` "
+            "starts one"
         )
     return _read(output / FOLDER / _WORK)
 

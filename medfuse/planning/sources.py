@@ -11,6 +11,7 @@ from typing import Any
 from medfuse import registry
 from medfuse.api import Backbone, ImageInfo
 from medfuse.core.errors import CheckpointError, MedfuseError
+from medfuse.core.text import typed
 from medfuse.data.settings import scaling
 from medfuse.imports.nnssl import is_nnssls, read_nnssl
 from medfuse.imports.start import Start
@@ -54,8 +55,8 @@ def _of_folder(path: Path) -> Start:
         return _of_file(weights_file(path, best=False))
     if (path / "plans.json").is_file():
         raise CheckpointError(
-            f"{path}: is a model of nnU-Net; run `medfuse import-nnunet {path} -o runs/NAME` first, and give "
-            "that run"
+            f"{path}: is a model of nnU-Net; run `medfuse import-nnunet {typed(path)} -o runs/NAME` first, "
+            "and give that run"
         )
     raise CheckpointError(f"{path}: holds nothing that says which network it is of; {TAKEN}")
 

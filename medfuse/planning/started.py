@@ -8,13 +8,12 @@ from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from medfuse.api import ImageInfo
 from medfuse.core.errors import MedfuseError
 from medfuse.core.memory import bytes_text
-from medfuse.core.text import by, duration
+from medfuse.core.text import by, duration, typed
 from medfuse.imports.start import Start
 from medfuse.planning.bench import SLICES
 from medfuse.planning.lines import comment, data_lines, entry, flow, printable, section
@@ -175,7 +174,7 @@ class StartedText:
         return "\n".join(parts)
 
     def _head(self) -> str:
-        plan, file = self.plan, printable(quote(str(self.output)))
+        plan, file = self.plan, printable(typed(self.output))
         outputs = plan.classes if plan.regions else plan.classes[1:]
         what = f"{', '.join(outputs)} in {', '.join(plan.channels)}"
         lines = comment(
@@ -263,7 +262,7 @@ def learning(start: Start) -> list[tuple[str, Any, str]]:
 
 def template(start: Start, output: Path, line: str) -> str:
     """A file whose `data` its user has to name."""
-    file = printable(quote(str(output)))
+    file = printable(typed(output))
     patch = list(start.patch_size) if start.patch_size else "auto"
     head = comment(
         f"{output.stem}: {start.what}. Name your dataset below; `medfuse init DATA` tells its layout."

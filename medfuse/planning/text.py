@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from medfuse.core.memory import bytes_text
-from medfuse.core.text import by, duration
+from medfuse.core.text import by, duration, typed
 from medfuse.planning.bench import MOST_CHANNELS, SLICES
 from medfuse.planning.lines import comment, data_lines, entry, flow, printable, section
 
@@ -76,7 +75,7 @@ class Text:
             f"{self.output.stem}: {what}; planned by `medfuse init` for {of} cases of about "
             f"{by(shape)} voxels, {bytes_text(self.budget)} of memory a step{within}."
         )
-        file = printable(quote(str(self.output)))
+        file = printable(typed(self.output))
         lines += ["#", f"#   medfuse check {file}", f"#   medfuse run {file}", "#"]
         lines += [
             *self._tried(),

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from medfuse.core.errors import DataError
 from medfuse.core.files import reported
 from medfuse.core.label_table import entries_of
+from medfuse.core.text import typed
 from medfuse.runs.folder import VIEW
 from medfuse.runs.scenes import PREDICTION, REFERENCE
 from medfuse.viewer.fit import pack_within
@@ -54,7 +55,7 @@ def write_viewer(run: Run, evaluation: Evaluation) -> tuple[dict[str, str], str]
     left = len(ranked) - len(links)
     note = (
         f"{left} of the cases cannot be opened in 3-D from here, which would take more disk or time; "
-        f"`medfuse view {run.folder} --case NAME` shows them."
+        f"`medfuse view {typed(run.folder)} --case NAME` shows them."
     )
     return links, note if left else ""
 

@@ -16,7 +16,7 @@ import medfuse
 from medfuse.core.errors import CheckpointError, OutputError
 from medfuse.core.files import file_hash, no_file
 from medfuse.core.json_text import parse_json, read_json, shortened, validated
-from medfuse.core.text import listed
+from medfuse.core.text import listed, typed
 from medfuse.data.plan import DataPlan, is_ct
 from medfuse.data.plan_facts import NormalizationFacts, SeenFacts
 from medfuse.model.hub import PREFIX, fetch_shared
@@ -80,8 +80,8 @@ def _of_folder(path: Path) -> Description:
 
 def _of_nnunet(path: Path) -> CheckpointError:
     return CheckpointError(
-        f"{path}: is a model of nnU-Net; run `medfuse import-nnunet {path} -o runs/NAME` first, and ask of "
-        "that run"
+        f"{path}: is a model of nnU-Net; run `medfuse import-nnunet {typed(path)} -o runs/NAME` first, and "
+        "ask of that run"
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medfuse.core.result import Result
+from medfuse.core.text import typed
 from medfuse.sharing.text import source_text
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def write_model(
     module = how.load()
     write: Callable[[Path, SharedModel], None] = module.write
     write_shared(output, lambda folder: write(folder, model), overwrite=overwrite)
-    lines = [f"{output}: {how.next.format(path=output)}"]
+    lines = [f"{output}: {how.next.format(path=typed(output))}"]
     told: Callable[[SharedModel], Sequence[str]] = getattr(module, "differences", lambda model: ())
     lines += told(model)
     lines += [f"it started from weights of others: {source_text(one)}" for one in model.description.sources]

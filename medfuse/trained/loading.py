@@ -15,6 +15,7 @@ from medfuse.core.engine import Engine, Running
 from medfuse.core.errors import CheckpointError, MedfuseError, PipelineError, reason
 from medfuse.core.files import file_hash, no_file
 from medfuse.core.json_text import shortened
+from medfuse.core.text import typed
 from medfuse.infer.settings import InferSettings
 from medfuse.model.graph import plan_graph
 from medfuse.model.hub import (
@@ -321,9 +322,8 @@ def weights_file(path: Path, *, best: bool) -> Path:
             return shared
         if (path / "configs" / "metadata.json").is_file():
             raise CheckpointError(
-                f"{path}: is a MONAI bundle of others; run `medfuse import-bundle {path} -o runs/NAME` "
-                "first, and "
-                "give that run"
+                f"{path}: is a MONAI bundle of others; run `medfuse import-bundle {typed(path)} "
+                "-o runs/NAME` first, and give that run"
             )
         path = _run_in(path) / f"weights_{'best' if best else 'last'}.safetensors"
     if kind := no_file(path):

@@ -135,7 +135,9 @@ class Trained:
 
         if statistics:
             refuse_other_statistics(output, overwrite=overwrite)
-        with reporter.track(f"predicting {len(cases)} case{'s' * (len(cases) != 1)}", 100 * len(cases)) as advance:
+        with reporter.track(
+            f"predicting {len(cases)} case{'s' * (len(cases) != 1)}", 100 * len(cases)
+        ) as advance:
             outcome = infer_cases(
                 cases,
                 prepare=prepare,

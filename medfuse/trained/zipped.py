@@ -12,6 +12,7 @@ from medfuse.core.errors import CheckpointError, MedfuseError
 from medfuse.core.files import file_hash, make_folder, reported
 from medfuse.core.json_text import shortened
 from medfuse.core.remembered import cache_folder
+from medfuse.core.text import typed
 
 _MOST_FILES, _MOST_BYTES = 10_000, 1 << 38
 
@@ -46,8 +47,8 @@ def _folder_inside(path: Path, wanted: tuple[tuple[str, str], ...]) -> str:
             names = {name_of(member).as_posix() for member in archive.infolist()}
     except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, EOFError) as error:
         raise CheckpointError(
-            f"{path}: cannot be read as a zip file ({shortened(str(error), 120)}); copy it again, or unzip it "
-            "and give the folder"
+            f"{path}: cannot be read as a zip file ({shortened(str(error), 120)}); copy it again, or unzip "
+            "it and give the folder"
         ) from error
     tops = ["", *sorted({name.partition("/")[0] + "/" for name in names if "/" in name})]
     for top in tops:
@@ -55,8 +56,8 @@ def _folder_inside(path: Path, wanted: tuple[tuple[str, str], ...]) -> str:
             return top
     if any(name.rpartition("/")[2] == "metadata.json" for name in names):
         raise CheckpointError(
-            f"{path}: is a MONAI bundle of others; run `medfuse import-bundle {path} -o runs/NAME` first, and "
-            "give that run"
+            f"{path}: is a MONAI bundle of others; run `medfuse import-bundle {typed(path)} -o runs/NAME` "
+            "first, and give that run"
         )
     raise CheckpointError(
         f"{path}: holds no weights that medfuse runs; give the run that it was made of, or a zip file or "

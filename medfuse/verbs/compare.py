@@ -116,7 +116,7 @@ def _names(files: Sequence[Path], overrides: Iterable[str]) -> dict[Path, str]:
             pipeline, document = load_pipeline(path, overrides)
             if pipeline.split.fold == "all":
                 raise document.located(PipelineError([Problem(("split", "fold"), _NOTHING_HELD_OUT)]))
-            found[path] = pipeline.name
+            found[path] = re.sub(r"[^\w.-]+", "_", pipeline.name)  # a file may be called anything
         except PipelineError as error:
             faults += error.lines
     if faults:

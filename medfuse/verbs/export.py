@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import UNFINISHED, claimed, make_folder, remove_leftovers, reported
 from medfuse.core.result import Result
+from medfuse.core.text import typed
 from medfuse.sharing.clean import cleaned
 from medfuse.sharing.described import ABOUT, describe
 from medfuse.sharing.formats import FORMATS, SharedKind, write_model
@@ -84,7 +85,7 @@ def export_network(
         with reported(path):
             for part in reversed(_parts(made, kind)):  # the .xml last, as it needs its .bin
                 part.replace(path.with_suffix(part.suffix))
-    said = f"{path}: run it with `medfuse infer {path} --input … --output …`"
+    said = f"{path}: run it with `medfuse infer {typed(path)} --input … --output …`"
     return Result(said, {"files": _parts(path, kind), "format": kind, "weights": facts["weights"]})
 
 

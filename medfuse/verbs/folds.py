@@ -13,7 +13,7 @@ from medfuse.core.files import make_folder, write_json
 from medfuse.core.lock import locked
 from medfuse.core.processes import processes
 from medfuse.core.reporter import Reporter
-from medfuse.core.text import number
+from medfuse.core.text import number, typed
 from medfuse.pipeline import load_pipeline
 from medfuse.runs.folder import forget_judgement, refuse_single_run
 from medfuse.runs.folds import choose_together, summarise_folds
@@ -50,8 +50,9 @@ class CrossValidated:
             *summary["notes"],
             f"summary:     {self.folder / 'summary.json'}",
             f"folds:       {', '.join(str(self.folder / f'fold_{fold}') for fold in folds)}",
-            f"new scans:   medfuse infer {self.folder} --input FOLDER --output FOLDER",
-            f"one network: medfuse run {self.file} --fold all trains it on all cases; this Dice tells of it",
+            f"new scans:   medfuse infer {typed(self.folder)} --input FOLDER --output FOLDER",
+            f"one network: medfuse run {typed(self.file)} --fold all trains it on all cases; "
+            "this Dice tells of it",
         ]
         return "\n".join(lines)
 

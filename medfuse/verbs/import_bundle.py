@@ -14,6 +14,7 @@ from medfuse.core.json_text import shortened
 from medfuse.core.lock import locked
 from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
+from medfuse.core.text import typed
 from medfuse.imports.archives import opened
 from medfuse.imports.bundle import Bundle, is_of_bundle, last_layers, read_bundle, tensors_of
 from medfuse.verbs.import_nnunet import WEIGHTS
@@ -85,7 +86,7 @@ def _written(name: str, plan: DataPlan, target: Path, output: Path, notes: Seque
     outputs = plan.classes if plan.regions else plan.classes[1:]
     lines = [
         f"{name}: {shortened(', '.join(outputs), 200)} in {', '.join(plan.channels)}: {target}",
-        f"new scans: medfuse infer {output} --input FOLDER --output FOLDER",
+        f"new scans: medfuse infer {typed(output)} --input FOLDER --output FOLDER",
     ]
     values = {"model": name, "runs": [output], "labels": outputs, "channels": plan.channels, "notes": notes}
     return Result("\n".join(lines), values)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from shlex import quote
 
 from medfuse.core.errors import CheckpointError, MedfuseError, OutputError
 from medfuse.core.files import write_text
 from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
+from medfuse.core.text import typed
 from medfuse.imports.nnssl import read_nnssl
 from medfuse.imports.start import Start
 from medfuse.planning.started import template
@@ -34,10 +34,10 @@ def import_nnssl(file: Path, output: Path | None, *, reporter: Reporter) -> Resu
     write_schema_beside(output)
     write_text(output, template(start, output, LINE))
     reporter.say(f"  {start.what}: {taken}")
-    written = quote(str(output))
+    written = typed(output)
     text = (
         f"wrote {written}: name your dataset in its `data`, then `medfuse check {written}`; or "
-        f"`medfuse init DATA --from {quote(str(file))}` plans it for a dataset"
+        f"`medfuse init DATA --from {typed(file)}` plans it for a dataset"
     )
     return Result(text, {"file": output, "starts_from": start.what, "taken": taken})
 

@@ -13,6 +13,7 @@ from medfuse.core.json_text import shortened
 from medfuse.core.lock import locked
 from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
+from medfuse.core.text import typed
 from medfuse.imports.archives import opened
 
 WEIGHTS = "weights_last.safetensors"
@@ -63,7 +64,7 @@ def import_nnunet(
     runs = " ".join(map(str, targets))
     lines = [
         f"{count} of {name}: {runs}",
-        f"new scans:    medfuse infer {runs} --input FOLDER --output FOLDER",
+        f"new scans:    medfuse infer {' '.join(map(typed, targets))} --input FOLDER --output FOLDER",
         f"start from it: model.transfer: {{encoder: {{weights: {targets[0] / WEIGHTS}}}}}; decoded likewise",
         "nnU-Net resamples images by cubic splines, medfuse linearly, so results differ slightly",
     ]

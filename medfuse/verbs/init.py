@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal
 
 from medfuse.api import DatasetInfo, Split
@@ -17,7 +16,7 @@ from medfuse.core.files import make_folder, write_text
 from medfuse.core.memory import bytes_text, total_memory
 from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
-from medfuse.core.text import by, duration
+from medfuse.core.text import by, duration, typed
 from medfuse.planning.bench import Dimensions
 from medfuse.planning.candidates import Candidate, scaling
 from medfuse.planning.planner import PLANNING_SHARE, Clock, Planner, table
@@ -257,13 +256,13 @@ def _next(files: Sequence[Path], wanted: int, minutes: float | None) -> list[str
     if len(files) == 1:
         only = "there is only one plan that is worth a thought here" if minutes else ONLY_NNUNETS
         few = [only] if wanted > 1 else []
-        file = quote(str(files[0]))
+        file = typed(files[0])
         return [
             *few,
             f"wrote {file}: read it, change what you like, then `medfuse check {file}` and "
             f"`medfuse run {file}`",
         ]
-    names = " ".join(quote(str(file)) for file in files)
+    names = " ".join(typed(file) for file in files)
     return [f"wrote {names}, from the best on: read them, then `medfuse compare {names}`"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfuse.core.reporter import Reporter
-from medfuse.core.text import number
+from medfuse.core.text import number, typed
 from medfuse.pipeline import Pipeline, load_pipeline
 from medfuse.runs.run import located, open_run, read_dataset, refuse_soon, run_folder
 from medfuse.runs.stages import do_stages
@@ -37,7 +37,7 @@ class RunResult:
                 f"report:      {self.folder / 'report.html'}",
                 f"weights:     {self.folder / 'weights_last.safetensors'}",
                 *([f"predictions: {self.folder / 'predictions'}"] if judged else []),
-                f"new scans:   medfuse infer {self.folder} --input FOLDER --output FOLDER",
+                f"new scans:   medfuse infer {typed(self.folder)} --input FOLDER --output FOLDER",
             ]
         )
 

@@ -1,8 +1,12 @@
 """Numbers and tables as text."""
 
+import shlex
+from pathlib import Path
+
+import pytest
 import yaml
 
-from medfuse.core.text import aligned, by, number, yaml_text
+from medfuse.core.text import aligned, by, number, typed, yaml_text
 
 
 def test_sizes_are_joined():
@@ -23,3 +27,8 @@ def test_columns_start_below_each_other_and_lines_end_without_blanks():
 def test_plain_data_reads_back_in_its_order():
     value = {"b": [1, 2], "a": {"ä": None}}
     assert list(yaml.safe_load(yaml_text(value)).items()) == list(value.items())
+
+
+@pytest.mark.parametrize("name", ["plain", "two words", "it's", 'a "b"', "ü <i>&x", "$HOME `ls`", "-o"])
+def test_a_path_is_one_word_of_a_shell(name):
+    assert shlex.split(f"infer {typed(Path(name))} -i x") == ["infer", name, "-i", "x"]

@@ -28,6 +28,14 @@ def test_files_are_trained_with_every_seed_and_held_against_a_finished_run(finis
     assert 'class="dot"' in (made.values["folder"] / "comparison.html").read_text()
 
 
+def test_a_file_may_be_called_anything(finished_run, tmp_path):
+    odd = write_pipeline(tmp_path / "it's <b>ü & two words.yaml", finished_run.data)
+    odd.write_text(odd.read_text().replace("name: cubes\n", ""))
+    made = compare(finished_run.folder, odd, overrides=["train.steps=2"], runs=tmp_path / "runs")
+    found = json.loads((made.values["folder"] / "comparison.json").read_text())
+    assert found["candidates"][1]["name"] == "it_s_b_ü_two_words"
+
+
 def test_one_model_alone_is_nothing_to_compare(finished_run):
     with pytest.raises(MedfuseError, match="name two or more"):
         compare(finished_run.folder)

@@ -3,8 +3,11 @@
 import io
 import json
 import os
+import shlex
 import shutil
 import stat
+from dataclasses import replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -65,6 +68,12 @@ def test_validation_has_a_bar_of_its_own_after_each_epoch(finished_run, tmp_path
 def test_the_last_lines_name_dice_report_weights_and_predictions(finished_run):
     for word in ("Dice cube:", "n = 1", "report.html", "weights_last.safetensors", "predictions"):
         assert word in finished_run.text
+
+
+def test_the_command_for_new_scans_can_be_copied_whatever_the_folder_is_called(finished_run):
+    odd = replace(again(finished_run), folder=Path("runs/it's <two> words"))
+    (line,) = [line for line in odd.text().splitlines() if line.startswith("new scans:")]
+    assert shlex.split(line.partition(":")[2])[:3] == ["medfuse", "infer", str(odd.folder)]
 
 
 def test_what_more_training_would_bring_is_said_in_summary_and_report(finished_run):

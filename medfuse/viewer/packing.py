@@ -71,18 +71,15 @@ def _stored(
 ) -> tuple[npt.NDArray[Any], float, float, tuple[float, float], bool]:
     """Voxels as integers, by which numbers they become values again, the window, and whether it is CT."""
     scan = drawn.scan
-    sample = scan[
-        tuple(slice(None, None, max(1, round((scan.size / _SAMPLED) ** (1 / 3)))) for _ in range(3))
-    ]
-    sample = sample[np.isfinite(sample)].astype(np.float64)
-    with np.errstate(all="ignore"):
-        finite = scan if scan.dtype.kind != "f" else np.where(np.isfinite(scan), scan, np.nan)
-        low = float(np.nanmin(finite)) if sample.size else 0.0
-        high = float(np.nanmax(finite)) if sample.size else 0.0
+    step = max(1, round((scan.size / _SAMPLED) ** (1 / 3)))
+    sample = scan[::step, ::step, ::step]
+    sample = sample[np.isfinite(sample)] if np.isfinite(sample).any() else scan[np.isfinite(scan)]
+    finite = scan if scan.dtype.kind != "f" else np.where(np.isfinite(scan), scan, np.nan)
+    low, high = (float(np.nanmin(finite)), float(np.nanmax(finite))) if sample.size else (0.0, 0.0)
     ct = drawn.scene.ct
     if ct is None:
         ct = -4096 <= low <= _AIR_HU and 100 <= high <= _DENSEST_HU
-    window = SOFT_TISSUE_HU if ct else window_of(sample)
+    window = SOFT_TISSUE_HU if ct else window_of(sample.astype(np.float64))
     whole = scan.dtype.kind in "iub" or bool(np.array_equal(np.rint(finite), finite, equal_nan=True))
     for kind in (np.uint8, np.int16):
         limits = np.iinfo(kind)

@@ -38,7 +38,7 @@ void main() {
 
   const state = {
     number: -1, about: null, scan: null, layers: [], layer: 0, hidden: new Set(), opacity: 0.5,
-    outline: false, labels: true, view: "all", difference: null, busy: 0,
+    outline: false, labels: true, view: "all", busy: 0,
   };
   let nv = null;
 

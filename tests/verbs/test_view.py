@@ -94,6 +94,16 @@ def test_a_run_shows_its_held_out_cases_worst_first(medfuse, finished_run, tmp_p
     assert all(not name.startswith("value") for case in cases for name in names(case).values())
 
 
+def test_the_folds_of_a_run_are_shown_together(medfuse, finished_run, tmp_path):
+    import shutil
+
+    shutil.copytree(finished_run.folder, tmp_path / "cv" / "fold_0")
+    assert medfuse("view", tmp_path / "cv", "-q").code == 0
+    shown = {case["name"] for case in about(tmp_path / "cv" / "view.html")}
+    summary = json.loads((finished_run.folder / "summary.json").read_text())
+    assert shown == {case["name"] for case in summary["metric_per_case"]}
+
+
 def test_what_infer_wrote_is_shown_with_its_scans(medfuse, finished_run, tmp_path):
     out = tmp_path / "out"
     scans = finished_run.data / "imagesTr"

@@ -137,6 +137,14 @@ def test_what_is_no_number_is_dark_and_told(files, fill):
     assert 3 <= low < high <= 9
 
 
+def test_few_numbers_among_many_that_are_none_are_seen(files):
+    array = np.full((120, 110, 100), np.nan, np.float32)
+    array[101, 101, 51:59] = np.linspace(3, 9, 8) + 0.25
+    packed = pack(draw(Scene("c", files.write("s.nii", array, np.eye(4))), ALL))
+    low, high = packed.about["window"]
+    assert 3 <= low < high <= 9.5
+
+
 def test_a_scan_without_any_number_is_shown_dark(files):
     packed = pack(draw(Scene("c", files.write("s.nii", np.full((5, 4, 3), np.nan, np.float32))), ALL))
     assert "60 of its voxels" in packed.notes[0]

@@ -16,8 +16,9 @@ def made(folder: Path, *names: str) -> dict[str, object]:
     for name in names:
         (folder / f"{name}.nii").write_text(name)
         seals = {f"{name}.nii": seal(folder / f"{name}.nii")}
-        manifest.announce(seals)
-        manifest.note(Case(name, (folder / "i",)), seals, {"windows": 2, "words": ["ü\n", '"}'], "none": {}})
+        case = Case(name, (folder / "i",))
+        manifest.announce(case, seals)
+        manifest.note(case, seals, {"windows": 2, "words": ["ü\n", '"}'], "none": {}})
     manifest.finish()
     text = (folder / NAME).read_text()
     said = json.loads(text)

@@ -11,7 +11,7 @@ from medfuse_timm import Timm
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from medfuse import CheckpointError, ImageInfo, PluginError, ShapeError
+from medfuse import CheckpointError, FeatureInfo, ImageInfo, PluginError, ShapeError
 from medfuse.model.repository import asked_anew
 from medfuse.testing import check_backbone
 
@@ -75,6 +75,11 @@ def tapped(network: torch.nn.Module, names: list[str], x: torch.Tensor) -> dict[
     return made
 
 
+def maps_of(plugin: Timm, image: ImageInfo) -> list[FeatureInfo]:
+    """What is offered but what the network says of the whole image."""
+    return [feature for feature in plugin.features(image) if not feature.image_level]
+
+
 def image_of(image: ImageInfo) -> torch.Tensor:
     return torch.rand(2, image.channels, *image.patch_size, generator=torch.Generator().manual_seed(3))
 
@@ -100,7 +105,7 @@ def test_the_contract_is_kept(name):
 def test_blocks_are_what_forward_intermediates_makes(timm, name, image, tmp_path):
     path = saved(timm, name, tmp_path / "model.safetensors")
     plugin = Timm(name=name, parameters=parameters(name), pretrained=str(path), mean=MEAN, std=STD)
-    features = plugin.features(image)
+    features = maps_of(plugin, image)
     assert [f.name for f in features] == [f"network.blocks.{n}" for n in range(4)]
     theirs, x = own(timm, name, dynamic_img_size=True), image_of(image)
     assert {(f.channels, f.stride, f.tokens.prefix) for f in features} == {
@@ -121,7 +126,7 @@ def test_stages_are_what_features_only_makes(timm, name, tmp_path):
     sized = {"img_size": 64} if "swin" in name else {}
     path = saved(timm, name, tmp_path / "model.safetensors", **sized)
     plugin = Timm(name=name, parameters=parameters(name), pretrained=str(path), mean=MEAN, std=STD)
-    features, x = plugin.features(LARGE), image_of(LARGE)
+    features, x = maps_of(plugin, LARGE), image_of(LARGE)
     theirs = timm.create_model(name, features_only=True, **parameters(name), **sized).eval()
     theirs.load_state_dict(
         {theirs_name(k): t for k, t in own(timm, name, **sized).state_dict().items()}, strict=False
@@ -134,6 +139,20 @@ def test_stages_are_what_features_only_makes(timm, name, tmp_path):
     for feature, map_ in zip(features, expected, strict=True):
         map_ = map_.movedim(-1, 1) if feature.channels_last else map_
         assert torch.equal(feature.as_map(made[feature.name], LARGE.patch_size), map_)
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_224", "convnext_atto", "resnet18"])
+def test_what_is_pooled_is_what_timm_says_of_the_whole_image(timm, name, tmp_path):
+    path = saved(timm, name, tmp_path / "model.safetensors")
+    plugin = Timm(name=name, parameters=parameters(name), pretrained=str(path), mean=MEAN, std=STD)
+    pooled = next(feature for feature in plugin.features(FLAT) if feature.image_level)
+    x, sized = image_of(FLAT), {"dynamic_img_size": True} if name in VITS else {}
+    theirs = own(timm, name, **sized)
+    made = tapped(with_weights(plugin, FLAT), [pooled.name], x)[pooled.name]
+    with torch.no_grad():
+        expected = theirs.forward_head(theirs.forward_features(as_theirs(x)), pre_logits=True)
+    assert made.shape == (2, pooled.channels)
+    assert torch.equal(made, expected)
 
 
 def theirs_name(name: str) -> str:

@@ -32,7 +32,6 @@ BEAT_S = 2.0
 DEAD_S = 60.0
 """Seconds without a heartbeat after which a worker counts as dead."""
 _FOLDERS = ("claims", "over", "records", "workers")
-_REMEDY = "remove the folder, and run the same command again"
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,11 @@ class Worker:
         if self.quiet_s > DEAD_S:
             return False
         return self.host != socket.gethostname() or _runs(self.pid)
+
+
+def remedy(folder: Path) -> str:
+    """What to do where a file of a board in `folder` cannot be read."""
+    return f"remove {folder}, and run the same command again"
 
 
 class Board:
@@ -142,7 +146,7 @@ class Board:
         for entry in _entries(self.folder / "records"):
             name, _, end = entry.name.partition(".")
             if end == "json" and name.isdecimal() and int(name) not in known:
-                yield int(name), read_json(Path(entry.path), raises=OutputError, remedy=_REMEDY)
+                yield int(name), read_json(Path(entry.path), raises=OutputError, remedy=remedy(self.folder))
 
     def workers(self) -> list[Worker]:
         entries = _entries(self.folder / "workers")

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import medfuse
 from medfuse.api import Case
-from medfuse.core.board import ATTEMPTS, Board
+from medfuse.core.board import ATTEMPTS, Board, remedy
 from medfuse.core.engine import Engine
 from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import write_json
@@ -28,7 +28,6 @@ from medfuse.infer.fleet_files import (
     ENDING_S,
     FOLDER,
     POLL_S,
-    REMEDY,
     Listed,
     Work,
     announced,
@@ -107,7 +106,7 @@ class Share:
         with locked(self.output / FOLDER, wait_s=ENDING_S):
             if not path.exists():
                 write_json(path, list(choose()))
-        found: list[Engine] = read_json(path, raises=OutputError, remedy=REMEDY)
+        found: list[Engine] = read_json(path, raises=OutputError, remedy=remedy(path.parent))
         return found
 
     def check(self, facts: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from medfuse.api import Case
-from medfuse.core.board import ATTEMPTS, Board
+from medfuse.core.board import ATTEMPTS, Board, remedy
 from medfuse.core.errors import OutputError
 from medfuse.core.files import atomic, reported
 from medfuse.core.json_text import read_json, validated
@@ -21,7 +21,6 @@ from medfuse.infer.manifest import Manifest
 
 FOLDER = ".fleet"
 POLL_S = 0.2
-REMEDY = "remove the folder, and run the same command again"
 ENDING_S = 600.0
 """For workers of an earlier call to end with their case."""
 _WORK, _ENDED = "work.json", "ended.json"
@@ -69,8 +68,9 @@ def read_work(output: Path) -> Work:
 
 
 def _read(path: Path) -> Work:
-    content = read_json(path, raises=OutputError, remedy=REMEDY, most_bytes=_MOST_BYTES)
-    return validated(Work, content, str(path), raises=OutputError, remedy=REMEDY)
+    what = remedy(path.parent)
+    content = read_json(path, raises=OutputError, remedy=what, most_bytes=_MOST_BYTES)
+    return validated(Work, content, str(path), raises=OutputError, remedy=what)
 
 
 def write_work(output: Path, work: Work) -> None:
@@ -92,7 +92,7 @@ def announced(board: Board, number: int) -> Iterator[dict[str, Seal]]:
     for attempt in range(1, ATTEMPTS + 1):
         path = board.folder / "announced" / f"{number}.{attempt}.json"
         if path.exists():
-            said = read_json(path, raises=OutputError, remedy=REMEDY)
+            said = read_json(path, raises=OutputError, remedy=remedy(board.folder))
             yield {name: Seal(**seal) for name, seal in said.items()}
 
 

@@ -39,6 +39,7 @@ def page(said: Description, run: Sequence[str]) -> str:
         "## What it was trained on",
         training_text(said.training) + ".",
         *_from(said),
+        *(f"- {note[:1].upper()}{note[1:]}." for note in said.notes),
         "## How good it is",
         *_score(said),
         "## Licence",

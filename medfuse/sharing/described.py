@@ -23,7 +23,7 @@ from medfuse.model.hub import PREFIX, fetch_shared
 from medfuse.runs.folder import FOLD_ALL, WEIGHTS, fold_folders
 from medfuse.sharing.description import FILE, Channel, Description, Label, Training, Windows
 from medfuse.sharing.folders import SUMS, changed
-from medfuse.sharing.records import score_of, sources_of, steps_in, training_of, versions_of
+from medfuse.sharing.records import score_of, sources_of, steps_in, training_of, unfinished, versions_of
 from medfuse.trained.facts import plan_of, read_said
 from medfuse.trained.loading import EXPORTED, shared_weights
 
@@ -133,6 +133,7 @@ def describe_run(folder: Path, weights: Path) -> Description:
             "score": score_of(folder) if weights.name == WEIGHTS else None,
             "sources": sources_of(folder),
             "versions": versions_of(folder) or described.versions,
+            "notes": (*described.notes, *unfinished(folder)),
         }
     )
 
@@ -164,7 +165,7 @@ def _of_folds(path: Path, folds: Sequence[Path]) -> Description:
             "training": training,
             "score": score_of(path),
             "sources": tuple(dict.fromkeys(source for one in each for source in one.sources)),
-            "notes": (*first.notes, *beside),
+            "notes": (*dict.fromkeys(note for one in each for note in one.notes), *beside),
         }
     )
 

@@ -77,6 +77,7 @@ def write_model(
     told: Callable[[SharedModel], Sequence[str]] = getattr(module, "differences", lambda model: ())
     lines += told(model)
     lines += [f"it started from weights of others: {source_text(one)}" for one in model.description.sources]
+    lines += model.description.notes
     if not model.description.license:
         lines.append("it has no licence, so that nobody else may use it: give one by --license")
     values = {

@@ -45,6 +45,12 @@ def training_of(folder: Path, said: Mapping[str, Any]) -> Training:
     return Training(**known)
 
 
+def unfinished(folder: Path) -> tuple[str, ...]:
+    """A line where a run was trained here, and its training goes on or was stopped."""
+    begun, over = (folder / LOCK).is_file(), (folder / SUMMARY).is_file()
+    return ("its training was not over, and nothing is judged yet",) * (begun and not over)
+
+
 def steps_in(said: Mapping[str, Any]) -> int | None:
     """How many steps made the weights, as their file has it."""
     trained = said.get("trained")

@@ -113,6 +113,20 @@ def test_a_final_model_has_the_score_of_its_cross_validation(finished_run, folds
     assert describe(final).score is None  # that of another model says nothing of it
 
 
+def test_a_training_that_is_not_over_is_told_and_goes_with_the_model(finished_run, folds, medfuse, tmp_path):
+    run = shutil.copytree(finished_run.folder, tmp_path / "run")
+    (run / "summary.json").unlink()
+    told = "its training was not over"
+    assert told in medfuse("info", run).out
+    assert told in medfuse("export", run, "--format", "huggingface", "-o", tmp_path / "made").out
+    assert told in medfuse("info", tmp_path / "made").out
+    assert told in (tmp_path / "made" / "README.md").read_text().replace("Its", "its")
+    assert told not in medfuse("info", finished_run.folder).out
+    assert told not in medfuse("info", folds).out
+    (folds / "fold_1" / "summary.json").unlink()
+    assert told in medfuse("info", folds).out
+
+
 def test_one_fold_alone_is_a_run(finished_run, tmp_path):
     shutil.copytree(finished_run.folder, tmp_path / "runs" / "fold_3")
     assert describe(tmp_path / "runs").kind == "a run of medfuse"

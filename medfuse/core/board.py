@@ -24,7 +24,7 @@ from typing import Any
 
 from medfuse.core.errors import OutputError
 from medfuse.core.files import atomic, reported, write_json
-from medfuse.core.json_text import read_json
+from medfuse.core.json_text import read_json, validated
 
 ATTEMPTS = 3
 BEAT_S = 2.0
@@ -145,14 +145,21 @@ class Board:
         """Cases that are settled, and how, but those in `known`."""
         for entry in _entries(self.folder / "records"):
             name, _, end = entry.name.partition(".")
-            if end == "json" and name.isdecimal() and int(name) not in known:
-                yield int(name), read_json(Path(entry.path), raises=OutputError, remedy=remedy(self.folder))
+            if end == "json" and name.isdecimal() and int(name) not in known and int(name) < self.cases:
+                yield int(name), self._record(Path(entry.path))
+
+    def _record(self, path: Path) -> dict[str, Any]:
+        how: dict[str, Any] = {"raises": OutputError, "remedy": remedy(self.folder)}
+        record = validated(dict[str, Any], read_json(path, **how), str(path), **how)
+        if not isinstance(record.get("state"), str):
+            raise OutputError(f"{path}: says no state; {remedy(self.folder)}")
+        return record
 
     def workers(self) -> list[Worker]:
         entries = _entries(self.folder / "workers")
         found, now = [], self._disk_time() if entries else 0.0
         for entry in entries:
-            with suppress(OSError, ValueError, KeyError):  # one that has just ended
+            with suppress(OSError, ValueError, KeyError, TypeError):  # one that has just ended
                 said = json.loads(Path(entry.path).read_text(encoding="utf-8"))
                 quiet = max(0.0, now - entry.stat().st_mtime)
                 found.append(Worker(entry.name, said["host"], said["pid"], quiet, said.get("doing", {})))

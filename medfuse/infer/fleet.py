@@ -21,7 +21,7 @@ from medfuse.core.board import ATTEMPTS, Board, remedy
 from medfuse.core.engine import Engine
 from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import write_json
-from medfuse.core.json_text import read_json
+from medfuse.core.json_text import read_json, validated
 from medfuse.core.lock import locked
 from medfuse.core.seal import Seal
 from medfuse.infer.fleet_files import (
@@ -106,8 +106,8 @@ class Share:
         with locked(self.output / FOLDER, wait_s=ENDING_S):
             if not path.exists():
                 write_json(path, list(choose()))
-        found: list[Engine] = read_json(path, raises=OutputError, remedy=remedy(path.parent))
-        return found
+        how: dict[str, Any] = {"raises": OutputError, "remedy": remedy(path.parent)}
+        return validated(list[dict[str, Any]], read_json(path, **how), str(path), **how)
 
     def check(self, facts: Mapping[str, Any]) -> None:
         """Raises OutputError where this worker would make other label maps than the others."""

@@ -92,12 +92,15 @@ def announced(board: Board, number: int) -> Iterator[dict[str, Seal]]:
     for attempt in range(1, ATTEMPTS + 1):
         path = board.folder / "announced" / f"{number}.{attempt}.json"
         if path.exists():
-            said = read_json(path, raises=OutputError, remedy=remedy(board.folder))
-            yield {name: Seal(**seal) for name, seal in said.items()}
+            what = remedy(board.folder)
+            said = read_json(path, raises=OutputError, remedy=what)
+            yield validated(dict[str, Seal], said, str(path), raises=OutputError, remedy=what)
 
 
 def seals_in(record: Mapping[str, Any]) -> dict[str, Seal]:
-    return {file: Seal(**seal) for file, seal in record.get("files", {}).items()}
+    """The files of a case that is settled. Raises OutputError."""
+    where, what = f"{FOLDER}/records: files", f"remove the folder {FOLDER}, and run the same command again"
+    return validated(dict[str, Seal], record.get("files", {}), where, raises=OutputError, remedy=what)
 
 
 def gather(manifest: Manifest, output: Path) -> None:

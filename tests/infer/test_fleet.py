@@ -125,6 +125,27 @@ def test_what_a_fleet_settled_before_its_leader_died_is_taken_in(tmp_path):
     assert cases_of(other) == {}  # of other weights
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("announced/0.1.json", "[1]"),
+        ("announced/0.1.json", '{"a.nii.gz": 3}'),
+        ("announced/0.1.json", '{"a.nii.gz": {"bytes": "few"}}'),
+        ("records/0.json", "[1]"),
+        ("records/0.json", '{"state": "done", "files": {"a.nii.gz": 3}, "entry": {}}'),
+    ],
+)
+def test_what_no_worker_wrote_is_a_line_and_stays(file, text, tmp_path):
+    work(tmp_path)
+    Board(tmp_path / FOLDER, 2)
+    path = tmp_path / FOLDER / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    with pytest.raises(OutputError, match=r"remove .*\.fleet, and run the same command again"):
+        gather(Manifest(tmp_path / NAME, {"weights": ["a"]}), tmp_path)
+    assert path.read_text() == text
+
+
 def test_two_fleets_into_one_folder_are_told_apart(finished_run, medfuse, tmp_path):
     from medfuse.core.lock import locked
 

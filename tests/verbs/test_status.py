@@ -45,6 +45,26 @@ def test_a_fleet_at_work(output, medfuse):
     assert "c4, window 1 of 8" in text
 
 
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '{"state": 3}', '"done"'])
+def test_a_damaged_record_names_the_folder_to_remove(output, medfuse, text):
+    (output / FOLDER / "records" / "1.json").write_text(text)
+    said = medfuse("status", output)
+    assert said.code == 2
+    assert "1.json" in said.err
+    assert f"remove {output / FOLDER}, and run the same command again" in said.err
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"host": 1}'])
+def test_a_worker_whose_file_is_damaged_is_none(output, medfuse, text):
+    (output / FOLDER / "workers" / "somebody").write_text(text)
+    assert "by 0 workers" in medfuse("status", output).out
+
+
+def test_records_of_cases_that_there_are_not_are_left_out(output, medfuse):
+    (output / FOLDER / "records" / "10.json").write_text('{"state": "done"}')
+    assert "2 done, 1 failed" in medfuse("status", output).out
+
+
 def test_a_folder_that_is_finished_and_one_that_is_not(tmp_path, medfuse):
     about = {"medfuse": "0.1.0", "cases": {"a": {"file": "a.nii.gz"}}, "failed": {"b": "why"}}
     write_json(tmp_path / "manifest.json", {**about, "finished": "2026-01-01T00:00:00+00:00"})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medfuse.core.errors import MedfuseError, OutputError
-from medfuse.core.files import write_json
+from medfuse.core.files import reported, write_json
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,15 @@ def cache_folder() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or usual).expanduser() / "medfuse"
     except RuntimeError as error:  # a user without a home folder
         raise OutputError(f"there is no folder for caches ({error}); set MEDFUSE_CACHE to one") from None
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder for caches that only its user reads. Raises OutputError."""
+    try:
+        with reported(folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OutputError as error:
+        raise OutputError(f"{error.lines[0]}; MEDFUSE_CACHE names a folder for caches") from error
 
 
 def recall(name: str, key: str) -> Any:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from medfuse.core.archives import name_of, unpack
 from medfuse.core.errors import CheckpointError, MedfuseError
-from medfuse.core.files import file_hash, make_folder, reported
+from medfuse.core.files import file_hash, reported
 from medfuse.core.json_text import shortened
-from medfuse.core.remembered import cache_folder
+from medfuse.core.remembered import cache_folder, make_private
 from medfuse.core.text import typed
 
 _MOST_FILES, _MOST_BYTES = 10_000, 1 << 38
@@ -25,7 +25,7 @@ def unzipped(path: Path, wanted: tuple[tuple[str, str], ...]) -> Path:
     inside = _folder_inside(path, wanted)
     kept = cache_folder() / "models" / file_hash(path)
     if not kept.is_dir():
-        make_folder(kept.parent)
+        make_private(kept.parent)
         with reported(kept.parent):
             aside = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=kept.parent))
         try:

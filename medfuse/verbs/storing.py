@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from medfuse.api import Case
 from medfuse.core.errors import MedfuseError
-from medfuse.core.remembered import cache_folder
+from medfuse.core.remembered import cache_folder, make_private
 from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
 from medfuse.volumes.dicom.web import address_of, is_remote, stored
@@ -46,7 +46,7 @@ class Storing:
             url = address_of(output, search=False).url
             digest = hashlib.sha256(repr((url, sorted(map(str, inputs)))).encode()).hexdigest()[:16]
             folder = cache_folder() / "dicomweb" / f"labels-{digest}"
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(folder)
             return cls(folder, formats, url, passing=True)
         servers = {address_of(place).url for place in inputs if is_remote(place)}
         if len(servers) != 1 or not all(map(is_remote, inputs)):

@@ -5,7 +5,7 @@ import zipfile
 import pytest
 from sharing.models import write_model
 
-from medfuse.core.errors import CheckpointError
+from medfuse.core.errors import CheckpointError, OutputError
 from medfuse.sharing.formats import FORMATS
 from medfuse.sharing.formats import write_model as share
 from medfuse.trained.loading import load_trained, weights_file
@@ -66,6 +66,14 @@ def test_others_are_refused_and_leave_nothing(members, said, cache, tmp_path):
         weights_file(path, best=False)
     assert not cache.exists() or not [*cache.iterdir()]
     assert not (tmp_path / "cache" / "out").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_a_line(weights, tmp_path, monkeypatch):
+    share(weights, tmp_path / "one.zip", kind="huggingface")
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("MEDFUSE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(OutputError, match="MEDFUSE_CACHE names a folder for caches"):
+        weights_file(tmp_path / "one.zip", best=False)
 
 
 def test_a_file_that_is_no_zip_file_is_told(tmp_path):

@@ -57,6 +57,15 @@ def labels_of(info):
     return [read_case_labels(c, read_geometry(c.images[0]), values) for c in info.cases]
 
 
+def test_a_cache_that_cannot_be_written_is_a_line(tmp_path, monkeypatch, medfuse):
+    root = dataset(tmp_path / "data", 1)
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("MEDFUSE_CACHE", str(tmp_path / "file" / "cache"))
+    said = medfuse("view", root / "images" / "c0", root / "labels" / "c0.dcm", "-o", tmp_path / "x.html")
+    assert said.code == 2
+    assert "MEDFUSE_CACHE names a folder for caches" in said.err
+
+
 def test_a_folder_of_segs_is_a_dataset(tmp_path):
     info = opened(root=dataset(tmp_path), classes={"liver": 1, "tumour": 2}, channels=["CT"])
     assert [case.name for case in info.cases] == ["c0", "c1", "c2", "c3"]

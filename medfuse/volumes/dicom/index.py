@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from medfuse.core.errors import DataError
 from medfuse.core.files import atomic, write_json
 from medfuse.core.json_text import read_json, validated
-from medfuse.core.remembered import cache_folder
+from medfuse.core.remembered import cache_folder, make_private
 from medfuse.core.text import listed
 from medfuse.volumes.dicom.files import check_unpacks, holds_dicom, walked
 from medfuse.volumes.dicom.instances import UNCOMPRESSED, Instance
@@ -227,7 +227,7 @@ def write_index(series: Series, folder: Path, *, beside: tuple[str, ...] = ()) -
     text = index.model_copy(update={"beside": beside}).model_dump_json().encode()
     path = folder / f"{series.name}{SERIES}"
     if not (path.is_file() and path.read_bytes() == text):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(folder)
         with atomic(path) as temporary:
             temporary.write_bytes(text)
     return path

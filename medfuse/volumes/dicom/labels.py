@@ -20,7 +20,7 @@ from medfuse.core.files import write_text
 from medfuse.core.geometry import Geometry
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.labels import LabelValue, members
-from medfuse.core.remembered import cache_folder
+from medfuse.core.remembered import cache_folder, make_private
 from medfuse.core.text import listed
 from medfuse.volumes.dicom import segmentations, structures
 from medfuse.volumes.dicom.files import is_dicom
@@ -144,7 +144,7 @@ def write_label_index(
     digest = hashlib.sha256(about.encode()).hexdigest()[:16]
     path = cache_folder() / "labels" / digest / f"{stem(Path(str(found.place)))}{LABELS}"
     if not (path.is_file() and path.read_text(encoding="utf-8") == text):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(path.parent)
         write_text(path, text)
     return path
 

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 from medfuse.core.errors import DataError, MedfuseError, OutputError, lacks, reason
 from medfuse.core.files import atomic, make_folder
 from medfuse.core.json_text import shortened
-from medfuse.core.remembered import cache_folder
+from medfuse.core.remembered import cache_folder, make_private
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import listed
 
@@ -166,7 +166,7 @@ def _said(item: Mapping[str, Any], keyword: str) -> str:
 def _fetch(address: Address, series: _Series, reporter: Reporter) -> Path:
     key = repr((address.url, series.study, series.uid))
     folder = cache_folder() / "dicomweb" / hashlib.sha256(key.encode()).hexdigest()[:16]
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(folder)
     make_folder(folder)
     client = _client(address.url)
     items = _all(

@@ -103,6 +103,22 @@ def seals_in(record: Mapping[str, Any]) -> dict[str, Seal]:
     return validated(dict[str, Seal], record.get("files", {}), where, raises=OutputError, remedy=what)
 
 
+def entry_in(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest is to say of a case that is done. Raises OutputError."""
+    entry = record.get("entry")
+    if not isinstance(entry, dict) or not isinstance(entry.get("windows"), int):
+        raise OutputError(
+            f"{FOLDER}/records: a case is done, and nothing is said of it; remove the folder {FOLDER}, and "
+            "run the same command again"
+        )
+    return entry
+
+
+def reason_in(record: Mapping[str, Any]) -> str:
+    """Why a case is not done."""
+    return str(record.get("reason") or "no reason was told")
+
+
 def gather(manifest: Manifest, output: Path) -> None:
     """Take in what a fleet has settled, once its last workers have ended, and clear it away.
 
@@ -125,7 +141,7 @@ def gather(manifest: Manifest, output: Path) -> None:
     for number, record in board.records():
         name, seals = work.cases[number].name, seals_in(record)
         if record["state"] == "done" and same:
-            manifest.take(name, seals, record["entry"])
+            manifest.take(name, seals, entry_in(record))
         manifest.know(seals)
     manifest.write()
     rmtree(folder, ignore_errors=True)

@@ -23,7 +23,7 @@ from medfuse.core.json_text import shortened
 from medfuse.core.seal import Seal, seal
 from medfuse.core.section import MOST_BYTES_OF_A_NAME
 from medfuse.core.text import listed
-from medfuse.infer.fleet_files import gather, seals_in
+from medfuse.infer.fleet_files import entry_in, gather, reason_in, seals_in
 from medfuse.infer.manifest import NAME, InTheWay, Manifest
 
 log = logging.getLogger(__name__)
@@ -172,16 +172,16 @@ class Ledger:
         """What a worker of a fleet says became of a case; it is in the manifest once `gather` is called."""
         with self._lock:
             if record["state"] == "done":
-                entry, seals = record["entry"], seals_in(record)
+                entry, seals = entry_in(record), seals_in(record)
                 self._tell_of_another_engine(entry.get("engines", ()))
                 self._manifest.take(case.name, seals, entry)
                 self._tell(case, state="done", windows_done=entry["windows"], windows=entry["windows"])
             elif record["state"] == "failed":
-                self._manifest.take_failure(case.name, record["reason"])
-                self._tell(case, state="failed", reason=record["reason"])
+                self._manifest.take_failure(case.name, reason_in(record))
+                self._tell(case, state="failed", reason=reason_in(record))
             else:
-                self._manifest.note_left(case, record["reason"])
-                self._tell(case, state="left", reason=record["reason"])
+                self._manifest.note_left(case, reason_in(record))
+                self._tell(case, state="left", reason=reason_in(record))
 
     def follow(self, name: str, done: int, of: int) -> None:
         """How far a worker of a fleet is with a case."""

@@ -146,6 +146,14 @@ def test_what_no_worker_wrote_is_a_line_and_stays(file, text, tmp_path):
     assert path.read_text() == text
 
 
+def test_a_record_that_says_nothing_is_a_line(tmp_path):
+    work(tmp_path)
+    board = Board(tmp_path / FOLDER, 2)
+    board.settle(board.take(), {"state": "done"})
+    with pytest.raises(OutputError, match=r"remove the folder \.fleet"):
+        gather(Manifest(tmp_path / NAME, {"weights": ["a"]}), tmp_path)
+
+
 def test_two_fleets_into_one_folder_are_told_apart(finished_run, medfuse, tmp_path):
     from medfuse.core.lock import locked
 

@@ -78,24 +78,31 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Hub]:
-    """A hub with a first commit, which the library asks; its cache and its token lie in `folder`."""
-    made = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(made))
+def listening(made: Hub, answers: type[BaseHTTPRequestHandler], folder: Path) -> Iterator[pytest.MonkeyPatch]:
+    """The library asks `made`; its cache and its token lie in `folder`."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), answers)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     made.url = f"http://127.0.0.1:{server.server_port}"
-    made.publish(FIRST, b"first weights")
     asked_anew()
     try:
         with pytest.MonkeyPatch.context() as patch:
             point_at(made.url, folder, patch)
-            yield made
+            yield patch
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
         asked_anew()
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Hub]:
+    """A hub with a first commit."""
+    made = Hub()
+    made.publish(FIRST, b"first weights")
+    with listening(made, handler(made), folder):
+        yield made
 
 
 def point_at(url: str, folder: Path, patch: pytest.MonkeyPatch) -> None:

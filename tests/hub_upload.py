@@ -3,18 +3,13 @@
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
-import pytest
-from hub_server import Hub, handler, point_at
+from hub_server import Hub, handler, listening
 from huggingface_hub import constants
-
-from medfuse.model.repository import asked_anew
 
 THIRD = "3" * 40
 
@@ -120,19 +115,7 @@ def taking(hub: Taking) -> type:
 def taking_hub(folder: Path) -> Iterator[Taking]:
     """A hub that the library asks and sends to, as who has logged in."""
     made = Taking()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), taking(made))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    made.url = f"http://127.0.0.1:{server.server_port}"
-    asked_anew()
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            point_at(made.url, folder, patch)
-            patch.setenv("HF_TOKEN", "hf_good")
-            patch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # which has servers of its own
-            yield made
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-        asked_anew()
+    with listening(made, taking(made), folder) as patch:
+        patch.setenv("HF_TOKEN", "hf_good")
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # which has servers of its own
+        yield made

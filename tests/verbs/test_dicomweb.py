@@ -113,19 +113,16 @@ def test_the_labels_are_those_of_the_folder(server, scan, finished_run, medfuse,
     assert uid == same
 
 
-def test_labels_are_stored_where_the_scan_is_from(server, scan, finished_run, medfuse, tmp_path):
-    words = (
-        "infer",
-        finished_run.folder,
-        "-i",
-        place(server.url, scan),
-        "-o",
-        tmp_path / "out",
-        "--device",
-        "cpu",
-    )
+@pytest.fixture
+def stored(server, scan, finished_run, medfuse, tmp_path):
+    """Labels the scan of the server, and stores them there."""
+    words = ("infer", finished_run.folder, "-i", place(server.url, scan), "-o", tmp_path / "out")
+    return lambda: medfuse(*words, "--device", "cpu", "--store")
+
+
+def test_labels_are_stored_where_the_scan_is_from(server, scan, stored, tmp_path):
     for _ in range(2):  # the second time nothing is new
-        spoken = medfuse(*words, "--store")
+        spoken = stored()
         assert spoken.code == 0, spoken.err
         assert f"1 stored at {server.url}" in spoken.out
         (made,) = (content for said, content in server.held.values() if said["Modality"] == "SEG")
@@ -143,34 +140,14 @@ def test_labels_are_stored_at_a_server_alone(server, scan, finished_run, medfuse
     assert not list((cache / "dicomweb").glob("labels-*"))
 
 
-def test_a_segmentation_beside_the_scan_is_no_scan(server, scan, finished_run, medfuse, tmp_path):
-    words = (
-        "infer",
-        finished_run.folder,
-        "-i",
-        place(server.url, scan),
-        "-o",
-        tmp_path / "out",
-        "--device",
-        "cpu",
-    )
-    medfuse(*words, "--store")
+def test_a_segmentation_beside_the_scan_is_no_scan(server, scan, stored):
+    stored()
     assert len(fetched(address_of(place(server.url, scan)), QUIET)) == 1
 
 
-def test_what_a_server_does_not_take_is_a_line(server, scan, finished_run, medfuse, tmp_path):
+def test_what_a_server_does_not_take_is_a_line(server, scan, stored, tmp_path):
     server.refuses_to_store = True
-    words = (
-        "infer",
-        finished_run.folder,
-        "-i",
-        place(server.url, scan),
-        "-o",
-        tmp_path / "out",
-        "--device",
-        "cpu",
-    )
-    spoken = medfuse(*words, "--store")
+    spoken = stored()
     assert spoken.code == 2
     assert "did not take" in spoken.err
     assert list((tmp_path / "out").glob("*.dcm")), "what was made is kept"
@@ -199,17 +176,9 @@ def test_credentials_come_from_the_environment_and_go_into_no_file(
     else:
         (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret-word\n")
         (tmp_path / "netrc").chmod(0o600)
-    words = (
-        "infer",
-        finished_run.folder,
-        "-i",
-        place(server.url, scan),
-        "-o",
-        tmp_path / "out",
-        "--device",
-        "cpu",
+    assert (
+        medfuse("infer", finished_run.folder, "-i", place(server.url, scan), "-o", tmp_path / "out").code == 0
     )
-    assert medfuse(*words).code == 0
     for folder in (tmp_path / "out", cache):
         for path in folder.rglob("*"):
             if path.is_file():

@@ -73,7 +73,7 @@ def words(home, run, out):
         "features": ["features", run.folder, "-l", "encoder.*", "-i", images, "-o", out / "maps"],
         "evaluate": ["evaluate", data / "labelsTr", data / "labelsTr", "-o", out],
         "export": ["export", run.folder, "--format", "torch", "-o", out],
-        "run": ["run", run.pipeline, "--runs", run.folder.parent],
+        "run": ["run", run.pipeline, "--runs", out / "runs"],
     }
 
 

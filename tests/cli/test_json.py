@@ -116,12 +116,13 @@ def test_stdout_is_one_document_and_the_exit_code_that_of_the_text(
     assert found
 
 
-def test_values_say_what_the_text_says(home, finished_run, medfuse):
+def test_values_say_what_the_text_says(home, finished_run, medfuse, tmp_path):
     found = strictly(medfuse("check", home, "--json").out)
     text = medfuse("check", home).out
     assert all(feature["name"] in text for feature in found["features"])
     assert f"{found['parameters']:,} parameters" in text
-    labels = strictly(medfuse("evaluate", *[finished_run.data / "labelsTr"] * 2, "--overwrite", "--json").out)
+    folders = [finished_run.data / "labelsTr"] * 2
+    labels = strictly(medfuse("evaluate", *folders, "-o", tmp_path, "--json").out)
     assert labels["foreground_mean"]["Dice"] == 1.0
 
 

@@ -29,7 +29,7 @@ def test_its_card_is_read_by_their_library(folder):
     hub = pytest.importorskip("huggingface_hub", reason="pip install 'medfuse[hub]' to read cards")
     data = hub.ModelCard.load(folder / "README.md").data
     assert data.license == "cc-by-nc-4.0"
-    assert data.library_name == "medfuse"
+    assert data.to_dict()["library_name"] == "medfuse"
     assert data.pipeline_tag == "image-segmentation"
     assert {"medical", "3d", "cube"} <= {*data.tags}
 

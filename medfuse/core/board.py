@@ -7,6 +7,10 @@
 
 An attempt whose worker is dead gives way to the next one, `claims/7.2`, which again only one can make. What
 dies three times is set aside with the reasons. Times are those of the disk alone, so clocks may differ.
+
+Nothing grows with the cases but the folders: whoever takes one asks for a few files (cases are claimed in
+order, so the front is found by doubling steps), and what a lost worker held is taken over on the way, as the
+longest cases come first and would be the end of everything.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,18 +36,22 @@ BEAT_S = 2.0
 """Seconds between two heartbeats."""
 DEAD_S = 60.0
 """Seconds without a heartbeat after which a worker counts as dead."""
+LOOK_S = 30.0
+"""Seconds between two looks for cases whose attempts have ended while others are still untouched."""
 _FOLDERS = ("claims", "over", "records", "workers")
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker as its file tells. `quiet_s`: since its last heartbeat, by the disk's own time."""
+    """A worker as its file tells. `quiet_s`: since its last heartbeat, by the disk's own time. `holds`: the
+    cases that it had then."""
 
     id: str
     host: str
     pid: int
     quiet_s: float
     doing: Mapping[str, Any]
+    holds: tuple[int, ...] = ()
 
     @property
     def is_alive(self) -> bool:
@@ -66,7 +75,9 @@ class Board:
         self.folder, self.cases = folder, cases
         self._id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._mine: dict[int, int] = {}
+        self._held: set[int] = set()
         self._next = 0
+        self._looked = time.monotonic()
         self._doing: dict[str, Any] = {}
         self._turn = threading.Lock()
         for name in _FOLDERS if make else ():
@@ -98,10 +109,13 @@ class Board:
 
     def take(self) -> int | None:
         """A case that nobody works on, for this worker; None where there is none now (see `left`)."""
-        while self._next < self.cases:
-            number, self._next = self._next, self._next + 1
+        if (number := self._abandoned()) is not None:
+            return number
+        while (number := self._front()) < self.cases:
+            self._next = number + 1
             if self._claim(number, 1):
                 return number
+        self._next = self.cases
         return next((number for number in self._open() if self._take_over(number)), None)
 
     @property
@@ -125,11 +139,13 @@ class Board:
 
     def settle(self, number: int, record: Mapping[str, Any]) -> None:
         """What became of a case. A worker that was taken for dead may tell once more; one record stays."""
-        write_json(self.folder / "records" / f"{number}.json", {**record, "attempt": self._mine.get(number)})
+        write_json(self._record_path(number), {**record, "attempt": self._mine.get(number)})
+        self._held.discard(number)
 
     def give_up(self, number: int, reason: str) -> None:
         """This attempt has failed for a reason that may pass. The last one settles the case."""
         attempt = self._mine.pop(number)
+        self._held.discard(number)
         self._note_over(number, attempt, reason)
         if attempt >= ATTEMPTS:
             self._set_aside(number)
@@ -155,14 +171,18 @@ class Board:
             raise OutputError(f"{path}: says no state; {remedy(self.folder)}")
         return record
 
-    def workers(self) -> list[Worker]:
+    def workers(self, *, quiet_s: float = 0.0) -> list[Worker]:
+        """Those that were not heard of for so long."""
         entries = _entries(self.folder / "workers")
         found, now = [], self._disk_time() if entries else 0.0
         for entry in entries:
             with suppress(OSError, ValueError, KeyError, TypeError):  # one that has just ended
-                said = json.loads(Path(entry.path).read_text(encoding="utf-8"))
                 quiet = max(0.0, now - entry.stat().st_mtime)
-                found.append(Worker(entry.name, said["host"], said["pid"], quiet, said.get("doing", {})))
+                if quiet < quiet_s:
+                    continue
+                said = json.loads(Path(entry.path).read_text(encoding="utf-8"))
+                holds = tuple(map(int, said["holds"]))
+                found.append(Worker(entry.name, said["host"], said["pid"], quiet, said["doing"], holds))
         return found
 
     def bury(self, pid: int, reason: str) -> None:
@@ -193,6 +213,39 @@ class Board:
         }
         return (number for number in range(self.cases) if number not in settled)
 
+    def _front(self) -> int:
+        """The first case that nobody has claimed, as they are claimed in order; a gap waits for the end."""
+        claimed, free, step = self._next - 1, self._next, 1
+        while free < self.cases and self._claim_path(free, 1).exists():
+            claimed, free, step = free, min(free + step, self.cases), 2 * step
+        while free - claimed > 1:
+            middle = (claimed + free) // 2
+            if self._claim_path(middle, 1).exists():
+                claimed = middle
+            else:
+                free = middle
+        return free
+
+    def _abandoned(self) -> int | None:
+        """A case of a dead worker, or one that failed a while ago for a reason that may have passed."""
+        if time.monotonic() - self._looked < LOOK_S:
+            return None
+        found = next((number for number in self._to_try_again() if self._take_over(number)), None)
+        if found is None:
+            self._looked = time.monotonic()
+        return found
+
+    def _to_try_again(self) -> Iterator[int]:
+        for worker in self.workers(quiet_s=DEAD_S):
+            yield from (number for number in worker.holds if not self._record_path(number).exists())
+        ended = _entries(self.folder / "over")
+        now = self._disk_time() if ended else 0.0
+        for entry in ended:
+            with suppress(OSError, ValueError):  # one that is being written
+                number = int(entry.name.partition(".")[0])
+                if now - entry.stat().st_mtime > DEAD_S and not self._record_path(number).exists():
+                    yield number
+
     def _take_over(self, number: int) -> bool:
         """Whether a case whose newest attempt has ended, or lost its worker, is this worker's now."""
         attempt = self._newest(number)
@@ -219,6 +272,7 @@ class Board:
         if self._record_path(number).exists():
             return False
         self._mine[number] = attempt
+        self._held.add(number)
         return True
 
     def _newest(self, number: int) -> int:
@@ -272,8 +326,9 @@ class Board:
 
     def _beat(self) -> None:
         with self._turn:
-            doing = dict(self._doing)
-        write_json(self._place, {"host": socket.gethostname(), "pid": os.getpid(), "doing": doing})
+            doing, holds = dict(self._doing), list(self._held)
+        said = {"host": socket.gethostname(), "pid": os.getpid(), "doing": doing, "holds": holds}
+        write_json(self._place, said)
 
     def _disk_time(self) -> float:
         """The time as the disk has it, by which heartbeats are judged."""

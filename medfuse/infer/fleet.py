@@ -27,12 +27,12 @@ from medfuse.core.seal import Seal
 from medfuse.infer.fleet_files import (
     ENDING_S,
     FOLDER,
-    POLL_S,
     Listed,
     Work,
     announced,
     end_work,
     has_work,
+    pause,
     read_work,
     write_work,
 )
@@ -77,12 +77,13 @@ class Share:
     def take(self) -> Case | None:
         """The next case; waits while all that is left is in others' hands, which may yet die."""
         while self._goes_on():
+            began = time.monotonic()
             number = self.board.take()
             if number is not None:
                 return self._taken(number)
             if not self.board.left:
                 return None
-            time.sleep(POLL_S)
+            time.sleep(pause(time.monotonic() - began))
         return None
 
     def take_ahead(self) -> Case | None:
@@ -246,7 +247,7 @@ def _follow(left: Sequence[Case], board: Board, ledger: Ledger, crew: Crew) -> N
     settled: dict[int, bool] = {}
     without_news = 0
     while len(settled) < len(left):
-        before = len(settled)
+        before, began = len(settled), time.monotonic()
         for number, record in board.records(settled):
             settled[number] = True
             ledger.take_in(left[number], record)
@@ -261,7 +262,7 @@ def _follow(left: Sequence[Case], board: Board, ledger: Ledger, crew: Crew) -> N
                 raise MedfuseError(f"workers end one after another: {reason}")
             if len(settled) < len(left):
                 crew.add()
-        time.sleep(POLL_S)
+        time.sleep(pause(time.monotonic() - began))
 
 
 def _bytes(case: Case) -> int:

@@ -53,6 +53,11 @@ class Work(BaseModel):
     workers: int
 
 
+def pause(looked_s: float) -> float:
+    """Seconds until the next look at a folder, of which the last one took so long."""
+    return max(POLL_S, 20 * looked_s)
+
+
 def has_work(output: Path) -> bool:
     return (output / FOLDER / _WORK).is_file()
 

@@ -166,3 +166,56 @@ def test_workers_say_where_they_are(folder, monkeypatch):
         assert told == [{"case": "a", "done": 3, "of": 9}]
         assert json.loads(next(iter(folder.glob("workers/*"))).read_text())["pid"] == os.getpid()
     assert Board(folder, 1).workers() == []
+
+
+@pytest.mark.parametrize("claimed", [0, 1, 2, 3, 37, 63, 64, 99, 100])
+def test_one_that_comes_late_takes_the_first_that_is_free(folder, claimed):
+    first, late = Board(folder, 100), Board(folder, 100)
+    with first.joined():
+        for _ in range(claimed):
+            first.take()
+        assert late.take() == (claimed if claimed < 100 else None)
+
+
+def test_a_gap_among_the_claims_is_taken_in_the_end(folder):
+    first, late = Board(folder, 10), Board(folder, 10)
+    with first.joined():
+        for _ in range(6):
+            first.take()
+        (folder / "claims" / "2.1").unlink()
+        assert [late.take() for _ in range(5)] == [6, 7, 8, 9, 2]
+
+
+def test_a_late_worker_asks_for_few_files(folder, monkeypatch):
+    first = Board(folder, 2000)
+    for number in range(1500):
+        (folder / "claims" / f"{number}.1").write_text(first._id)
+    late, asked = Board(folder, 2000), []
+    claim_path = late._claim_path
+    monkeypatch.setattr(late, "_claim_path", lambda *which: asked.append(which) or claim_path(*which))
+    assert late.take() == 1500
+    assert len(asked) < 30
+
+
+def test_what_a_lost_worker_held_is_taken_over_before_what_nobody_has_touched(folder, monkeypatch):
+    monkeypatch.setattr(boards, "LOOK_S", 0.0)
+    lost, other = Board(folder, 5), Board(folder, 5)
+    assert lost.take() == 0
+    lost._beat()
+    assert other.take() == 1
+    hour_ago = time.time() - 3600
+    os.utime(folder / "workers" / lost._id, (hour_ago, hour_ago))
+    assert other.take() == 0
+    assert not lost.holds(0)
+    assert other.take() == 2
+
+
+def test_what_failed_for_a_reason_that_may_pass_is_tried_again_after_a_while(folder, monkeypatch):
+    monkeypatch.setattr(boards, "LOOK_S", 0.0)
+    board = Board(folder, 3)
+    board.give_up(board.take(), "the disk was full")
+    assert board.take() == 1
+    hour_ago = time.time() - 3600
+    os.utime(folder / "over" / "0.1", (hour_ago, hour_ago))
+    assert (board.take(), board.attempt(0)) == (0, 2)
+    assert board.take() == 2

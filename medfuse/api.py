@@ -10,6 +10,8 @@ its name. It imports torch inside `build` and the like, so that checking a pipel
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, get_ar
 
 from pydantic import AfterValidator, Field
 
+from medfuse.core.crew import BESIDE, WORKER, ended_by
+from medfuse.core.errors import MedfuseError
 from medfuse.core.features import FeatureInfo, ImageInfo, KnownTokens, TokenLayout
 from medfuse.core.label_table import LabelSays
 from medfuse.core.labels import LabelValue, outputs
@@ -37,9 +41,12 @@ __all__ = [
     "AuxSchedule",
     "Backbone",
     "Case",
+    "Command",
     "ConfigPath",
+    "Crew",
     "Dataset",
     "DatasetInfo",
+    "Engine",
     "FeatureInfo",
     "FusionBlock",
     "ImageInfo",
@@ -439,3 +446,80 @@ class Tracker(Plugin):
     def begin(self, run: TrackedRun) -> Tracking:
         """Begin a run there, or go on with the one that was begun with `run.key`."""
         raise NotImplementedError  # each plugin has its own
+
+
+@dataclass(frozen=True)
+class Command:
+    """What each worker of an engine runs, `medfuse ARGUMENTS`, until there is nothing left for it to do.
+
+    Workers know of cases by `folder` alone, which all of them see under this path; an engine may keep files
+    in a folder of its own there, such as logs. device: as `--device`, for engines that give out GPUs.
+    """
+
+    arguments: tuple[str, ...]
+    folder: Path
+    device: str = "auto"
+    module: str = "medfuse"
+
+    @property
+    def words(self) -> list[str]:
+        """The command line, for this Python."""
+        return [sys.executable, "-m", self.module, *self.arguments]
+
+    def variables(
+        self, worker: str, *, cores: int | None = None, ends_with_this: bool = False
+    ) -> dict[str, str]:
+        """Of the environment of a worker of this name, which is to use so many cores.
+
+        ends_with_this: whether it is a child of this process, which it is not to outlive.
+        """
+        told = {WORKER: worker}
+        if cores is not None:
+            told["OMP_NUM_THREADS"] = str(max(1, cores))
+        if ends_with_this:
+            told[BESIDE] = str(os.getpid())
+        return told
+
+    def ended(self, code: int, said: str) -> str:
+        """Why a worker that ended with `code` did not do its work; "" where it did.
+
+        Raises MedfuseError with its last line for code 2: a mistake of the user's, which the next would make.
+        """
+        return ended_by(code, said)
+
+
+class Crew(Protocol):
+    """Workers that an engine has started. One thread asks it, a few times a second, and waits for nothing."""
+
+    def __len__(self) -> int:
+        """How many go on, or wait to begin."""
+
+    def ended(self) -> Sequence[tuple[str, str]]:
+        """Name and reason of those that have ended before their work was done, since the last call.
+
+        Raises MedfuseError where that was a mistake of the user's (see `Command.ended`).
+        """
+
+    def add(self) -> None:
+        """One more."""
+
+    def end(self) -> None:
+        """All of them end: in peace if they do so within seconds, by force then."""
+
+
+class Engine(Plugin):
+    """Where workers run: on this machine, or on those of a cluster.
+
+    It knows nothing of cases. Each worker has a name, which no other has, and which it is told by
+    `Command.variables`: what starts again after it was lost keeps it.
+    """
+
+    group: ClassVar[str] = "medfuse.engines"
+
+    def start(self, command: Command, workers: int) -> Crew:
+        """So many workers. Raises MedfuseError where there is nothing to start them on."""
+        raise NotImplementedError  # each plugin has its own
+
+    def printed(self, command: Command, workers: int) -> str:
+        """What `--print` shows: a file by which others start `workers`, which take `--shard 0/N` … each."""
+        raise MedfuseError("it starts its workers itself; leave --print out")

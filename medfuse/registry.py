@@ -19,6 +19,7 @@ from medfuse.api import (
     AuxSchedule,
     Backbone,
     Dataset,
+    Engine,
     FusionBlock,
     Loss,
     Plugin,
@@ -40,8 +41,9 @@ CONTRACTS: tuple[type[Plugin], ...] = (
     Dataset,
     Runtime,
     Tracker,
+    Engine,
 )
-"""The ten contracts, one per entry-point group."""
+"""The eleven contracts, one per entry-point group."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import typer
 from medfuse.cli.words import (
     Best,
     Device,
+    EngineName,
+    EngineOptions,
     Images,
     InferOverrides,
     Naming,
@@ -20,6 +22,7 @@ from medfuse.cli.words import (
     Trusted,
     Uneven,
     Weights,
+    WorkerCount,
     scans_of,
     spacing_of,
     whole_number,
@@ -81,9 +84,9 @@ def infer(
             help="also write volume, intensities, components and place of each class: statistics.csv, .json",
         ),
     ] = False,
-    workers: Annotated[
-        int, whole_number(1, 1000, "processes that share the cases, each with its part of the cores")
-    ] = 1,
+    workers: WorkerCount = 1,
+    engine: EngineName = "local",
+    engine_options: EngineOptions = None,
     overrides: InferOverrides = None,
     best: Best = False,
     device: Device = "auto",
@@ -93,6 +96,7 @@ def infer(
 ) -> Result:
     """Write a label map for every image. Finished cases are skipped when run again."""
     from medfuse.core.reporter import Reporter
+    from medfuse.verbs.crews import Workers
     from medfuse.verbs.infer import explain_volumes, infer_volumes
 
     how: dict[str, Any] = {"best": best, "device": device, "max_memory": max_memory, "trust": trust or ()}
@@ -103,7 +107,8 @@ def infer(
         return explain_volumes(weights, inputs, **how)
     if output is None:
         raise typer.BadParameter("name a folder for the label maps", param_hint="--output")
-    how |= {"overwrite": overwrite, "statistics": statistics, "workers": workers, "store": store}
+    how |= {"overwrite": overwrite, "statistics": statistics, "store": store}
+    how |= {"workers": Workers(engine, tuple(engine_options or ()), workers)}
     return infer_volumes(weights, inputs, output, **how)
 
 
@@ -111,10 +116,6 @@ def work(
     output: Annotated[
         Path, typer.Argument(metavar="OUTPUT", help="output folder of a fleet that is at work")
     ],
-    beside: Annotated[
-        int,
-        whole_number(0, 2**31 - 1, "end when this process, which started it, does", "--with", metavar="PID"),
-    ] = 0,
     trust: Trusted = None,
     quiet: Quiet = False,
 ) -> Result:
@@ -122,7 +123,7 @@ def work(
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.work import work_on
 
-    return work_on(output, beside=beside, trust=trust or (), reporter=Reporter(quiet=quiet))
+    return work_on(output, trust=trust or (), reporter=Reporter(quiet=quiet))
 
 
 def status(

@@ -74,7 +74,7 @@ def new(
             metavar="KIND",
             autocompletion=_kinds,
             help="backbone, tap_strategy, fusion_block, aux_schedule, loss, activation_loss, augmentation, "
-            "dataset, runtime or tracker",
+            "dataset, runtime, tracker or engine",
         ),
     ],
     name: Annotated[str, typer.Argument(metavar="NAME", help="what `use:` will say")],

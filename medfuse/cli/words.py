@@ -187,3 +187,16 @@ Best = Annotated[
     bool, typer.Option("--best", help="use a run's best weights on held-out cases instead of its last")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+WorkerCount = Annotated[
+    int,
+    whole_number(1, 10_000, "processes that share the work; on this machine each has its part of the cores"),
+]
+EngineName = Annotated[
+    str, typer.Option("--engine", metavar="local|ray|slurm|k8s", help="where the workers are")
+]
+EngineOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine-option", metavar="KEY=VALUE", help="of the engine; `medfuse plugins show ray` lists them"
+    ),
+]

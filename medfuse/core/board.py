@@ -3,7 +3,7 @@
     claims/7.1     case 7 is claimed for the first time: made exclusively, and never removed; says by whom
     over/7.1       why that attempt has ended without a result
     records/7.json what became of case 7: written once it is whole; the case is settled
-    workers/ID     a worker; its time is its heartbeat, its content where it is
+    workers/ID     a worker; its time is its heartbeat, its content where it is and what its engine calls it
 
 An attempt whose worker is dead gives way to the next one, `claims/7.2`, which again only one can make. What
 dies three times is set aside with the reasons. Times are those of the disk alone, so clocks may differ.
@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medfuse.core.crew import name_of_worker
 from medfuse.core.errors import OutputError
 from medfuse.core.files import atomic, reported, write_json
 from medfuse.core.json_text import read_json, validated
@@ -43,10 +44,14 @@ _FOLDERS = ("claims", "over", "records", "workers")
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker as its file tells. `quiet_s`: since its last heartbeat, by the disk's own time. `holds`: the
-    cases that it had then."""
+    """A worker as its file tells.
+
+    name: what its engine calls it. quiet_s: since its last heartbeat, by the disk's own time. holds: the
+    cases that it had then.
+    """
 
     id: str
+    name: str
     host: str
     pid: int
     quiet_s: float
@@ -74,6 +79,7 @@ class Board:
     def __init__(self, folder: Path, cases: int, *, make: bool = True) -> None:
         self.folder, self.cases = folder, cases
         self._id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._name = name_of_worker()
         self._mine: dict[int, int] = {}
         self._held: set[int] = set()
         self._next = 0
@@ -97,6 +103,8 @@ class Board:
                     self._beat()
 
         self._beat()
+        if self._name:  # its engine has started it again
+            self.bury(self._name, "its worker was lost, and started again")
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()
         try:
@@ -181,14 +189,20 @@ class Board:
                 if quiet < quiet_s:
                     continue
                 said = json.loads(Path(entry.path).read_text(encoding="utf-8"))
+                about = {name: said[name] for name in ("name", "host", "pid", "doing")}
                 holds = tuple(map(int, said["holds"]))
-                found.append(Worker(entry.name, said["host"], said["pid"], quiet, said["doing"], holds))
+                found.append(Worker(entry.name, **about, quiet_s=quiet, holds=holds))
         return found
 
-    def bury(self, pid: int, reason: str) -> None:
-        """A worker of this machine has ended without a word; others need not wait for its heart to stop."""
+    def bury(self, name: str, reason: str) -> None:
+        """The worker of a name has ended without a word; others need not wait for its heart to stop.
+
+        One of this machine that goes on all the same is left alone.
+        """
+        here = socket.gethostname()
         for worker in self.workers():
-            if (worker.host, worker.pid) == (socket.gethostname(), pid):
+            gone = worker.host != here or not _runs(worker.pid)
+            if name and worker.name == name and worker.id != self._id and gone:
                 for number, attempt, by in self._claims_in_force():
                     if by == worker.id:
                         self._note_over(number, attempt, reason)
@@ -326,9 +340,9 @@ class Board:
 
     def _beat(self) -> None:
         with self._turn:
-            doing, holds = dict(self._doing), list(self._held)
-        said = {"host": socket.gethostname(), "pid": os.getpid(), "doing": doing, "holds": holds}
-        write_json(self._place, said)
+            now = {"doing": dict(self._doing), "holds": list(self._held)}
+        about = {"name": self._name, "host": socket.gethostname(), "pid": os.getpid(), **now}
+        write_json(self._place, about)
 
     def _disk_time(self) -> float:
         """The time as the disk has it, by which heartbeats are judged."""

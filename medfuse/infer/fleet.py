@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import medfuse
-from medfuse.api import Case
+from medfuse.api import Case, Crew
 from medfuse.core.board import ATTEMPTS, Board, remedy
 from medfuse.core.engine import Engine
 from medfuse.core.errors import MedfuseError, OutputError
@@ -43,19 +43,6 @@ from medfuse.infer.plan import Way
 ENGINES = "engines.json"
 _HOPELESS = 5
 """Workers that end one after another, while nothing else happens."""
-
-
-class Crew(Protocol):
-    """Workers that were started."""
-
-    def ended(self) -> Sequence[tuple[int, str]]:
-        """Those that have ended before their work was done, since the last call: process and reason."""
-
-    def add(self) -> None:
-        """One more."""
-
-    def end(self) -> None:
-        """All of them end."""
 
 
 class Lost(Exception):
@@ -255,8 +242,11 @@ def _follow(left: Sequence[Case], board: Board, ledger: Ledger, crew: Crew) -> N
             if doing := worker.doing:
                 ledger.follow(doing["case"], doing["done"], doing["of"])
         without_news = 0 if len(settled) > before else without_news
-        for pid, reason in crew.ended():
-            board.bury(pid, reason)
+        ended = [*crew.ended()]
+        if not ended and not len(crew) and board.left:
+            ended = [("", "none is left, and there is more to do")]
+        for name, reason in ended:
+            board.bury(name, reason)
             without_news += 1
             if without_news > _HOPELESS + 2 * ATTEMPTS:
                 raise MedfuseError(f"workers end one after another: {reason}")

@@ -21,7 +21,7 @@ from medfuse.registry import CONTRACTS, entries, noun
 
 TEXTS = Path(__file__).parent
 KINDS = {noun(contract.group).replace(" ", "_"): contract.group for contract in CONTRACTS}
-"""`fusion_block` → `medfuse.fusion_blocks`, for all ten."""
+"""`fusion_block` → `medfuse.fusion_blocks`, for all eleven."""
 
 
 def new_package(kind: str, name: str, parent: Path) -> Path:

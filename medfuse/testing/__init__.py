@@ -12,6 +12,7 @@ from medfuse.testing.augmentations import check_augmentation
 from medfuse.testing.aux_schedules import check_aux_schedule
 from medfuse.testing.backbones import check_backbone
 from medfuse.testing.datasets import check_dataset
+from medfuse.testing.engines import check_engine
 from medfuse.testing.fusion_blocks import check_fusion_block
 from medfuse.testing.losses import check_loss
 from medfuse.testing.runtimes import check_runtime
@@ -24,6 +25,7 @@ __all__ = [
     "check_aux_schedule",
     "check_backbone",
     "check_dataset",
+    "check_engine",
     "check_fusion_block",
     "check_loss",
     "check_runtime",

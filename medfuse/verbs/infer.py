@@ -13,6 +13,7 @@ from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
 from medfuse.runs.models import load_model
 from medfuse.trained.trained import Trained
+from medfuse.verbs.crews import ALONE, Workers
 from medfuse.volumes.dicom.series import ALL, Scans
 from medfuse.volumes.dicom.web import address_of, is_remote, local
 from medfuse.volumes.endings import ending
@@ -41,7 +42,7 @@ def infer_volumes(
     seg_type: SegKind = "labelmap",
     statistics: bool = False,
     store: bool = False,
-    workers: int = 1,
+    workers: Workers = ALONE,
     reporter: Reporter,
 ) -> Result:
     """Label maps of every volume in `inputs`, in `max_memory` (such as 4GiB) above the loaded model.
@@ -49,8 +50,8 @@ def infer_volumes(
     What medfuse did not write into `output`, or somebody changed, stays unless `overwrite`. `scans`: which
     DICOM series are meant. What else stands in `inputs` is told. `strict`: whether images that are unlike
     those of training fail. `formats`: of label maps, where not that of each image.
-    `statistics`: whether statistics.json and statistics.csv are written too. `workers`: processes on this
-    machine that share the cases, each with its part of the cores and of `max_memory`.
+    `statistics`: whether statistics.json and statistics.csv are written too. `workers`: who
+    shares the cases; those of this machine have each a part of its cores and of `max_memory`.
 
     What is fetched from a DICOMweb server is stored there again with `store`, as DICOM segmentations, and at
     another server where that is the `output`.
@@ -60,11 +61,12 @@ def infer_volumes(
 
     storing = Storing.of(output, inputs, formats_of(formats), store=store)
     names, output = storing.formats, storing.folder
+    workers.plugin()  # before anything is read
     limit = parse_bytes(max_memory) if max_memory is not None else None
     if ending(output) and not output.is_dir():
         raise OutputError(f"{output}: is the name of an image; --output is the folder for the label maps")
     model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, scans, reporter)
-    from medfuse.verbs.work import How, local_fleet
+    from medfuse.verbs.work import How, fleet_of
 
     how = How(
         weights=tuple(weights),
@@ -89,7 +91,7 @@ def infer_volumes(
         formats=names,
         seg_type=seg_type,
         statistics=statistics,
-        fleet=local_fleet(output, how, trust, workers) if workers > 1 else None,
+        fleet=fleet_of(output, how, trust, workers) if workers.are_others else None,
     )
     return storing.finish(outcome_text(outcome, output), outcome, cases, reporter)
 

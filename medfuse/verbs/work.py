@@ -1,21 +1,20 @@
-"""`medfuse work`: one more worker for the fleet of an output folder, and the fleet that `infer` starts."""
+"""`medfuse work`: one more worker for the fleet of an output folder, and the fleet that `infer` leads."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from medfuse.core.crew import LocalCrew
+from medfuse.core.crew import is_wanted
 from medfuse.core.errors import OutputError
 from medfuse.core.json_text import validated
 from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
-from medfuse.infer.fleet_files import read_work
+from medfuse.infer.fleet_files import FOLDER, read_work
+from medfuse.verbs.crews import LOCAL, Workers
 
 if TYPE_CHECKING:
     from medfuse.infer.fleet import Fleet
@@ -38,41 +37,30 @@ class How(BaseModel):
     overwrite: bool = False
 
 
-def local_fleet(output: Path, how: How, trust: str | Iterable[str], workers: int) -> Fleet:
-    """So many processes of `medfuse work` on this machine, which end with this one."""
+def fleet_of(output: Path, how: How, trust: str | Iterable[str], workers: Workers) -> Fleet:
+    """Workers that take cases of `output`, each in its part of the memory where they are on this machine."""
     from medfuse.infer.fleet import Fleet
 
     trusted = [word for name in ([trust] if isinstance(trust, str) else trust) for word in ("--trust", name)]
-    command = ["work", str(output.resolve()), "--quiet", "--with", str(os.getpid()), *trusted]
-    parts = {
-        "weights": tuple(path.resolve() for path in how.weights),
-        "max_memory": None if how.max_memory is None else how.max_memory // workers,
-    }
-    start = partial(LocalCrew, command, gpus=_gpus(how.device))
-    return Fleet(start, workers, how.model_copy(update=parts).model_dump(mode="json"))
+    command = ["work", str(output.resolve()), "--quiet", *trusted]
+    each = how.max_memory
+    if each is not None and workers.engine == LOCAL:
+        each //= workers.count
+    parts = {"weights": tuple(path.resolve() for path in how.weights), "max_memory": each}
+    start = workers.starter(command, output / FOLDER, how.device)
+    return Fleet(start, workers.count, how.model_copy(update=parts).model_dump(mode="json"))
 
 
-def _gpus(device: str) -> tuple[str, ...]:
-    """The graphics cards among which workers are spread, as CUDA_VISIBLE_DEVICES names them."""
-    import torch
-
-    if device not in ("auto", "cuda") or not torch.cuda.is_available():
-        return ()
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return tuple(named.split(",")) if named else tuple(map(str, range(torch.cuda.device_count())))
-
-
-def work_on(output: Path, *, beside: int = 0, trust: str | Iterable[str] = (), reporter: Reporter) -> Result:
+def work_on(output: Path, *, trust: str | Iterable[str] = (), reporter: Reporter) -> Result:
     """Take cases of the fleet that works on `output` until there are none left.
 
-    `beside`: a process without which this one is not to go on. Raises OutputError where no fleet works there,
-    or one of another version, or with other weights.
+    Raises OutputError where no fleet works there, or one of another version, or with other weights.
     """
     read_work(output)  # before anything heavy is imported
     from medfuse.infer.fleet import Share
     from medfuse.runs.models import load_model
 
-    share = Share(output, is_wanted=lambda: not beside or os.getppid() == beside)
+    share = Share(output, is_wanted=is_wanted)
     how = validated(How, share.work.how, str(output), raises=OutputError, remedy="start the fleet anew")
     model = load_model(
         how.weights,

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import pytest
 
 from medfuse.core import board as boards
 from medfuse.core.board import ATTEMPTS, Board
+from medfuse.core.crew import WORKER
 
 
 @pytest.fixture
@@ -84,8 +86,11 @@ with board.joined():
 """
 
 
-def holder(folder):
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True)
+def holder(folder, name="a worker"):
+    env = {**os.environ, WORKER: name}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True, env=env
+    )
     assert process.stdout
     assert process.stdout.readline().strip() == "0"
     return process
@@ -137,7 +142,9 @@ def test_who_is_buried_is_named_with_the_reason(folder):
     with holder(folder) as process:
         process.kill()
         process.wait()
-        other.bury(process.pid, "killed by signal 9")
+        other.bury("another", "never")
+        assert len(other.workers()) == 1
+        other.bury("a worker", "killed by signal 9")
         assert other.workers() == []
         assert other.take() == 1
         assert other.take() == 0
@@ -219,3 +226,26 @@ def test_what_failed_for_a_reason_that_may_pass_is_tried_again_after_a_while(fol
     os.utime(folder / "over" / "0.1", (hour_ago, hour_ago))
     assert (board.take(), board.attempt(0)) == (0, 2)
     assert board.take() == 2
+
+
+def test_who_goes_on_is_not_buried(folder):
+    other = Board(folder, 2)
+    with holder(folder) as process:
+        other.bury("a worker", "its engine thinks that it is gone")
+        assert [worker.name for worker in other.workers()] == ["a worker"]
+        assert other.tries(0) == []
+        process.kill()
+
+
+def test_a_worker_that_starts_again_gives_way_to_itself(folder, monkeypatch):
+    """On another machine too, where nobody can tell whether the process is there."""
+    with holder(folder) as process:
+        process.kill()
+    before = next((folder / "workers").iterdir())
+    before.write_text(before.read_text().replace(f'"{socket.gethostname()}"', '"elsewhere"'))
+    monkeypatch.setenv(WORKER, "a worker")
+    again = Board(folder, 1)
+    with again.joined():
+        assert again.take() == 0
+        assert again.attempt(0) == 2
+        assert again.tries(0) == ["its worker was lost, and started again"]

@@ -1,0 +1,60 @@
+"""The workers of a verb: `--engine`, `--engine-option` and `--workers` as what starts a crew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from medfuse import registry
+from medfuse.api import Command, Crew, Engine
+from medfuse.core.errors import MedfuseError, PluginError
+from medfuse.core.json_text import shortened, validated
+from medfuse.core.yaml_text import Walk
+
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who does the work of a verb: `count` workers of an engine. One of `local` is this process itself."""
+
+    engine: str = LOCAL
+    options: tuple[str, ...] = ()
+    count: int = 1
+
+    @property
+    def are_others(self) -> bool:
+        return self.count > 1 or self.engine != LOCAL
+
+    def plugin(self) -> Engine:
+        """Raises MedfuseError where there is no such engine, or it has no such options."""
+        kind = registry.get(Engine.group, self.engine)
+        where, what = f"--engine {self.engine}", f"`medfuse plugins show {self.engine}` lists its options"
+        made = validated(kind, _options(self.options), where, raises=PluginError, remedy=what)
+        return cast(Engine, made)
+
+    def starter(self, arguments: Sequence[str], folder: Path, device: str = "auto") -> Callable[[int], Crew]:
+        """What starts so many workers of `medfuse ARGUMENTS`, which agree in `folder` about who does what."""
+        engine = self.plugin()
+        command = Command(tuple(arguments), folder.resolve(), device)
+        return lambda workers: engine.start(command, workers)
+
+
+ALONE = Workers()
+
+
+def _options(texts: Iterable[str]) -> dict[str, Any]:
+    """`address=auto` → {"address": "auto"}; values are read as those of `--set`."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        said = f"--engine-option {shortened(text, 120)}"
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier() or name == "use":
+            raise MedfuseError(f"{said}: write it as key=value, such as cores=4")
+        walk = Walk(said, Path.cwd())
+        found[name] = walk.read(value)
+        if walk.problems:
+            raise MedfuseError(*(f"{said}: {message}" for _, message in walk.problems))
+    return found

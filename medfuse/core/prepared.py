@@ -1,6 +1,7 @@
 """A case on the network's grid: what preprocessing hands to inference."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,8 @@ class Prepared:
     `torch.nn.functional.interpolate(align_corners=False)` does), so a result on `image`'s grid goes back
     to `geometry.ras_shape` by the same function, and to the file's own axes by `geometry.turn.undo`.
     `source` is the first image file: results overlay it. `profiles`: percentiles of each channel as it was
-    before (see data.profile). `unlike`: in how far it is unlike what a model was trained on, in words.
+    before (see data.profile). `unlike`: in how far it is unlike what a model was trained on, in words;
+    `distances`: in numbers (see data.usual).
     """
 
     name: str
@@ -43,3 +45,4 @@ class Prepared:
     source: Path
     profiles: tuple[tuple[float, ...], ...] = ()
     unlike: tuple[str, ...] = ()
+    distances: Mapping[str, float | None] = field(default_factory=dict)

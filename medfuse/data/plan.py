@@ -15,6 +15,8 @@ from medfuse.core.topology import SMALLEST, plan_strides, total_stride
 from medfuse.data.fingerprint import ChannelFacts, Fingerprint
 from medfuse.data.seen import Seen
 from medfuse.data.settings import WINDOWS, PreprocessSettings, SampleSettings, WindowSettings, kind_of
+from medfuse.data.usual import usual_of
+from medfuse.quality.usual import Usual
 
 PATCH_VOXELS = 64**3
 """Most voxels in an `auto` patch: about a second per training step on two CPU cores."""
@@ -81,7 +83,8 @@ class DataPlan:
     `pixel_mm`: of pictures whose file does not tell the size of a pixel.
     `before`: label values of an earlier stage's label map, each of which is one more input of the network.
     `reasons`: one sentence for each value that was `auto`. `seen`: what its cases were like, where known.
-    `label_table`: codes and colours that the dataset says of labels.
+    `label_table`: codes and colours that the dataset says of labels. `usual`: what is usual among its cases,
+    by which new ones are held to them, where known.
     """
 
     spacing_mm: Spacing
@@ -97,6 +100,7 @@ class DataPlan:
     seen: Seen | None = None
     before: tuple[int, ...] = ()
     label_table: Mapping[str, LabelSays] = field(default_factory=dict)
+    usual: Usual | None = None
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -169,6 +173,7 @@ class DataPlan:
             Seen.from_json(seen) if (seen := data.get("seen")) else None,
             tuple(data.get("before", ())),
             {name: LabelSays(**said) for name, said in data.get("label_table", {}).items()},
+            Usual.from_json(usual) if (usual := data.get("usual")) else None,
         )
 
 
@@ -227,6 +232,7 @@ def make_plan(
         preprocess.pixel_mm,
         Seen.of(fingerprint),
         label_table=info.label_table,
+        usual=usual_of(fingerprint, labels, [how.is_fixed for how in normalization]),
     )
 
 

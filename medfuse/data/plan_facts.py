@@ -78,6 +78,39 @@ class SeenFacts(_Strict):
         return self
 
 
+class UsualVolumeFacts(_Strict):
+    """See `quality.usual.UsualVolume`."""
+
+    cases: int = Field(ge=0, le=10**9)
+    present: int = Field(ge=0, le=10**9)
+    mean: float = 0.0
+    deviation: float = Field(0.0, ge=0)
+
+
+class UsualNumbersFacts(_Strict):
+    """See `quality.usual.UsualNumbers`."""
+
+    middle: Annotated[tuple[float, ...], Field(max_length=10_000)]
+    deviation: Annotated[tuple[Length, ...], Field(max_length=10_000)]
+    farthest: float = Field(ge=0)
+    cases: int = Field(ge=0, le=10**9)
+
+    @model_validator(mode="after")
+    def _complete(self) -> UsualNumbersFacts:
+        if len(self.middle) != len(self.deviation):
+            raise ValueError(
+                f"{len(self.middle)} numbers in the middle have {len(self.deviation)} deviations"
+            )
+        return self
+
+
+class UsualFacts(_Strict):
+    """See `quality.usual.Usual`."""
+
+    volumes: Annotated[dict[Name, UsualVolumeFacts], Field(max_length=10_000)] = {}
+    numbers: dict[Literal["spacing", "field_of_view", "intensities"], UsualNumbersFacts] = {}
+
+
 class LabelSaysFacts(_Strict):
     """See `core.label_table.LabelSays`."""
 
@@ -109,6 +142,7 @@ class PlanFacts(_Strict):
     seen: SeenFacts | None = None
     before: Annotated[tuple[Value, ...], Field(max_length=1000)] = ()
     label_table: Annotated[dict[Name, LabelSaysFacts], Field(max_length=10_000)] = {}
+    usual: UsualFacts | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> PlanFacts:

@@ -23,6 +23,7 @@ from medfuse.infer.plan import Way
 from medfuse.infer.probabilities import check_format
 from medfuse.infer.recipe import Recipe
 from medfuse.infer.sliding import Network, flip_combinations
+from medfuse.quality.usual import Usual
 from medfuse.volumes.dicom.origins import sources_of
 
 Work = Callable[[Case, Path, Callable[[int, int], None]], dict[str, Any]]
@@ -44,6 +45,7 @@ def infer_cases(
     strict: bool = False,
     share: Share | None = None,
     fleet: Fleet | None = None,
+    usual: Usual | None = None,
 ) -> Outcome:
     """Write a label map for every case into `output`, with the geometry of its image, and manifest.json.
 
@@ -64,7 +66,8 @@ def infer_cases(
     log says so.
     `progress` is called by any of the threads, by one at a time.
     `fleet`: workers that do it instead of this process. `share`: what this process takes as a worker of one;
-    the outcome is then told by whoever leads.
+    the outcome is then told by whoever leads. `usual`: among the cases of
+    training, against which these are held.
     """
     flip_combinations(recipe.settings.mirror, len(recipe.patch_size))
     check_format(recipe.probabilities)
@@ -74,7 +77,7 @@ def infer_cases(
         shared = SharedLedger(share, recipe.files, overwrite=overwrite)
         share.prepare = lambda case: share.ways.update(plan([case]))
         with share.board.joined():
-            Line(prepare, networks, recipe, output, device, share.ways, shared).run(share)
+            Line(prepare, networks, recipe, output, device, share.ways, shared, usual).run(share)
         return shared.outcome
     refuse_to_replace_images(cases, lambda case: [output / name for name in recipe.files(case)])
     with locked(make_folder(output)):
@@ -86,7 +89,8 @@ def infer_cases(
             plan(cases)  # which tells, and refuses, before any work
             fleet.lead(cases, ledger, output, recipe.facts())
         else:
-            Line(prepare, networks, recipe, output, device, plan(cases), ledger).run(Listed(cases))
+            line = Line(prepare, networks, recipe, output, device, plan(cases), ledger, usual)
+            line.run(Listed(cases))
         return ledger.finish()
 
 

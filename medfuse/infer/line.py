@@ -36,6 +36,9 @@ from medfuse.infer.shelf import Shelf
 from medfuse.infer.sliding import Network, WindowCount, predict_bricks
 from medfuse.infer.stitch import spare_memory
 from medfuse.infer.windows import AxisName, plan_grid
+from medfuse.quality.case import CaseScores
+from medfuse.quality.scores import rounded
+from medfuse.quality.usual import Usual
 from medfuse.volumes.slabs import Whole
 
 log = logging.getLogger(__name__)
@@ -56,6 +59,7 @@ class _Job:
     source: Path
     seconds_in: dict[str, float]
     unlike: tuple[str, ...] = ()
+    distances: Mapping[str, float | None] = field(default_factory=dict)
     again: bool = False
     sweep: int = 0
     count: WindowCount = field(default_factory=WindowCount)
@@ -100,8 +104,9 @@ class Line:
         device: torch.device | str,
         ways: Mapping[str, Way],
         ledger: Ledger,
+        usual: Usual | None = None,
     ) -> None:
-        self._prepare = prepare
+        self._prepare, self._usual = prepare, usual
         self._networks = [_Timed(network) for network in networks]
         self._recipe = recipe
         self._output = output
@@ -155,7 +160,7 @@ class Line:
         prepared = self._prepare(case)
         seconds_in = {"reading": time.perf_counter() - began}
         image, (x, y, z) = prepared.image, prepared.image.shape[1:]
-        about = (prepared.geometry, prepared.source, seconds_in, prepared.unlike)
+        about = (prepared.geometry, prepared.source, seconds_in, prepared.unlike, prepared.distances)
         return _Job(case, inputs, began, image, (x, y, z), *about)
 
     def _predict(self, job: _Job, writing: ThreadPoolExecutor) -> None:
@@ -242,7 +247,11 @@ class Line:
             how = (recipe.label_files, job.geometry, exporter.dtype, job.source)
             slabs = opened.enter_context(open_labels(folder, job.case, *how))
             whole = Whole(job.geometry.shape, exporter.dtype) if recipe.steps else None
+            scores = self._scores_of(job)
             for brick in job.feed:
+                looked = time.perf_counter()
+                scores.add(brick.where, brick.logits)
+                job.seconds_in["quality"] = job.seconds_in.get("quality", 0.0) + time.perf_counter() - looked
                 if rows := exporter.add(brick):
                     (whole or slabs).write(rows.axis, rows.start, rows.labels)
                 del brick  # or it would stay in memory until the next one is there
@@ -262,9 +271,19 @@ class Line:
             "sums": str(job.count.sums).removeprefix("torch."),
             "seconds_in": {stage: round(seconds, 3) for stage, seconds in job.seconds_in.items()},
             "volumes_ml": volumes_ml(voxels, job.geometry, recipe.labels),
+            "quality": {name: rounded(found) for name, found in scores.found().items()},
+            "case_quality": rounded(job.distances),
             **({"formats": slabs.said} if slabs.said else {}),
             **({"unlike_training": list(job.unlike)} if job.unlike else {}),
         }
+
+    def _scores_of(self, job: _Job) -> CaseScores:
+        names = outputs(self._recipe.labels, self._recipe.region_order)
+        grid, fine = job.geometry.ras_spacing_mm, job.geometry.ras_shape
+        spacing = [mm * n / coarse for mm, n, coarse in zip(grid, fine, job.shape)]
+        volumes = self._usual.volumes if self._usual else {}
+        how: dict[str, Any] = {"sweep": job.sweep, "volumes": volumes, "sided": job.geometry.spaced}
+        return CaseScores(names, self._recipe.kind, job.shape, spacing, **how)
 
     def _settle(self, left: int) -> None:
         """Wait until no more than `left` cases are being written, and name those where it failed."""

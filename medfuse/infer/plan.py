@@ -233,6 +233,7 @@ class Planner:
             "sums": sums,
             "bricks": bricks,
             "export": _export_bytes(outlook, grid, self.classes),
+            "quality": _quality_bytes(grid, self.classes, self.kind),
             **({"first pass": draft_bytes(grid, self.classes, self.kind)} if self._first(grid) else {}),
             **({"probabilities": BOX_BYTES} if self.probabilities else {}),
             **({"label maps": whole} if (whole := self._whole_maps(outlook)) else {}),
@@ -276,6 +277,20 @@ def _export_bytes(outlook: Outlook, grid: Grid, classes: int) -> int:
     slab = label * rows * prod(fine) // fine[sweep]
     streamed = turn.axes[sweep] == 2 and not turn.flipped[sweep]
     return 2 * 4 * classes * seams + 3 * slab + (0 if streamed else label * prod(fine))
+
+
+_PER_PIECE = 64 * 2**20  # what numbers pieces, and what is counted of a brick
+
+
+def _quality_bytes(grid: Grid, classes: int, kind: Kind) -> int:
+    """What scores hold: labels of a slab, and a plane, a strip and a face of labels and two numbers each."""
+    sweep, second, third = grid.order
+    brick = [max(part.stop - part.start for part in axis.bricks()) for axis in grid.axes]
+    plane = grid.shape[second] * grid.shape[third]
+    label = (1 if classes <= 256 else 4) if kind == "softmax" else classes
+    seams = plane + brick[sweep] * (grid.shape[third] + brick[second])
+    parts = classes if kind == "regions" else 1
+    return label * brick[sweep] * plane + 9 * parts * seams + min(_PER_PIECE, 48 * prod(brick) + 9 * plane)
 
 
 def measure(one_window: Callable[[], Tensor]) -> WindowCost:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from medfuse.core.geometry import Geometry
 from medfuse.core.labels import LabelValue, mask_of, members
-from medfuse.report.components import Components
+from medfuse.quality.components import Components
 from medfuse.report.spread import DECILES, Spread
 
 _DIGITS = 6

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from medfuse.core.prepared import Prepared as PreparedCase
     from medfuse.data.plan import DataPlan
     from medfuse.data.prepare import Preprocessor
+    from medfuse.data.profile import Profile
     from medfuse.infer.fleet import Fleet, Share
     from medfuse.infer.ledger import Outcome, Progress
     from medfuse.infer.plan import Plans, Way, WindowCost
@@ -131,7 +132,8 @@ class Trained:
             if strict and values:
                 raise DataError(f"{place_of(case.images[0])}: {_refusal(values)}")
             self._tell({case.name: values}, told)
-            return replace(made, unlike=(*header.values(), *values.values()))
+            far = self._distances(made.geometry, made.profiles)
+            return replace(made, unlike=(*header.values(), *values.values()), distances=far)
 
         if statistics:
             refuse_other_statistics(output, overwrite=overwrite)
@@ -151,10 +153,18 @@ class Trained:
                 strict=strict,
                 share=share,
                 fleet=fleet,
+                usual=self.plan.usual,
             )
         if statistics and share is None:
             write_statistics(output, self.plan, overwrite=overwrite)
         return outcome
+
+    def _distances(self, geometry: Geometry, profiles: Sequence[Profile]) -> dict[str, float | None]:
+        """How far an image is from those of training (see data.usual); nothing where they are not known."""
+        from medfuse.data.usual import distances
+
+        fixed = [how.is_fixed for how in self.plan.normalization]
+        return distances(self.plan.usual, geometry, profiles, fixed) if self.plan.usual else {}
 
     def look(self, case: Case) -> Outlook:
         """What the headers of a case say of its preparation. Raises DataError."""

@@ -65,6 +65,15 @@ def test_the_manifest_says_what_was_made_from_what(scans: Scans) -> None:
     assert manifest["failed"] == {}
 
 
+def test_the_manifest_says_how_far_each_class_is_to_be_trusted(scans: Scans) -> None:
+    scans.infer()
+    for entry in scans.manifest["cases"].values():
+        own = entry["quality"]["liver"]
+        assert own["volume_ml"] == pytest.approx(entry["volumes_ml"]["liver"], rel=1e-4)
+        assert 0 < own["entropy"] < 1
+        assert own["components"] == 1
+
+
 def test_volumes_are_counted_in_millilitres(scans: Scans) -> None:
     scans.infer()
     assert [entry["volumes_ml"] for entry in scans.manifest["cases"].values()] == [
@@ -348,7 +357,7 @@ def test_no_thread_is_left_behind(scans: Scans, error: BaseException | None) -> 
 def test_the_manifest_says_where_the_time_went_and_what_windows_did(scans: Scans) -> None:
     scans.infer()
     entry = scans.manifest["cases"]["a"]
-    stages = ["reading", "waiting", "network", "held_up", "predicting", "writing"]
+    stages = ["reading", "waiting", "network", "held_up", "predicting", "writing", "quality"]
     assert sorted(entry["seconds_in"]) == sorted(stages)
     assert all(0 <= seconds <= entry["seconds"] + 1 for seconds in entry["seconds_in"].values())
     assert entry["windows_run"] + entry["windows_reused"] + entry["windows_skipped"] == entry["windows"]

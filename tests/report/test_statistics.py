@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medfuse.core.geometry import Geometry
-from medfuse.report.components import Components
+from medfuse.quality.components import Components
 from medfuse.report.spread import DECILES, Spread
 from medfuse.report.statistics import as_csv, measure
 

@@ -389,6 +389,12 @@ class Runtime(Plugin):
         """
         raise NotImplementedError  # each plugin has its own
 
+    def refuse(self, model: nn.Module) -> None:
+        """Raises MedfuseError where it cannot run this network at all; asked before any work.
+
+        It is then not chosen among others. By default nothing is refused.
+        """
+
     def choices(self, device: torch.device) -> Sequence[Runtime]:
         """Runtimes that leave nothing open to a clock or a trial, one of which `prepare` ends with.
 

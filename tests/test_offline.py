@@ -110,7 +110,7 @@ def test_the_watch_sees_a_look_up(watched: Watched) -> None:
     assert any("x.test" in call for call in watched.asked())
 
 
-@pytest.mark.parametrize("package", ["openvino", "onnxruntime", "matplotlib.font_manager"])
+@pytest.mark.parametrize("package", ["openvino", "nncf", "onnxruntime", "matplotlib.font_manager"])
 def test_a_package_that_is_imported_calls_nobody_and_leaves_nothing(watched: Watched, package: str) -> None:
     if not installed(package.partition(".")[0]):
         pytest.skip(f"{package} is not installed")

@@ -23,6 +23,7 @@ from medfuse.cli.words import (
     Uneven,
     Weights,
     WorkerCount,
+    decimal_number,
     scans_of,
     spacing_of,
     whole_number,
@@ -262,6 +263,35 @@ def export(
 
     how: dict[str, Any] = {"license": license, "trust": trust or (), "overwrite": overwrite}
     return export_model(weights, output, kind=kind, best=best, **how)
+
+
+def quantize(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="run folder, or one around the folds of a cross-validation")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="pipeline file that says the cases, where the run does not"),
+    ] = None,
+    bound: Annotated[
+        float,
+        decimal_number(0.0001, 1, "how far Dice and NSD of a class may fall, at the interval's upper end"),
+    ] = 0.001,
+    seed: Annotated[int, whole_number(1, 2**31 - 1, "draws the windows to calibrate on")] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="judge again what was judged")] = False,
+    trust: Trusted = None,
+    quiet: Quiet = False,
+) -> Result:
+    """Judge whether a run may compute in int8.
+
+    Calibrated on training cases; taken where no class of the held-out ones loses, and it is faster. Exit code
+    1 where it is not taken.
+    """
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.quantize import quantize_model
+
+    how: dict[str, Any] = {"data": data, "bound": bound, "seed": seed, "overwrite": overwrite}
+    return quantize_model(run, **how, trust=trust or (), reporter=Reporter(quiet=quiet))
 
 
 def push(

@@ -189,6 +189,16 @@ def window_logits(
     return _finite(ensemble.logits(reader.to_device([reader.read(place)]))[0])
 
 
+def windows_of(
+    image: Image, patch_size: Sequence[int], overlap: float, stepped: Stepped | None = None
+) -> Iterator[Voxels]:
+    """Every window of an image (channels, x, y, z) as a network is shown it: (channels, *patch_size)."""
+    grid = plan_grid(image.shape[1:], patch_size, overlap, stepped=stepped)
+    reader = _Reader(image, grid, torch.device("cpu"), None)
+    for window in grid:
+        yield reader.read(window).reshape(image.shape[0], *patch_size)
+
+
 def flip_combinations(mirror: Sequence[str], dims: int) -> list[tuple[int, ...]]:
     """Tensor axes of (batch, channels, *spatial) to flip: every subset of `mirror`, beginning with none."""
     spatial = "xyz"[:dims]

@@ -11,6 +11,7 @@ from medfuse.api import Runtime
 from medfuse.core.device import disagreement, processor, versions
 from medfuse.core.engine import Engine, Running, label, told_by
 from medfuse.core.errors import MedfuseError, reason
+from medfuse.model.gate import NoGateError
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,29 @@ def prepare_as(runtime: Runtime, model: nn.Module, example: Tensor, kept: Engine
     return Running(run, **whole_engine(run.engine, example.device))
 
 
+def options_of(runtime: Runtime, model: nn.Module, device: torch.device) -> list[Runtime]:
+    """What the runtime chooses among for this network, without what refuses it."""
+
+    def bears(option: Runtime) -> bool:
+        try:
+            option.refuse(model)
+        except NoGateError:
+            return False
+        except MedfuseError as error:
+            log.warning("%s", "; ".join(error.lines))
+            return False
+        return True
+
+    return [option for option in runtime.choices(device) if bears(option)]
+
+
+def fault_of(expected: Tensor, run: Running, example: Tensor) -> str:
+    """In words, how `run` answers otherwise than the network in fp32; nothing where a gate has judged it by
+    more than one batch."""
+    given = run(example)
+    return "" if "gate" in run.engine else disagreement(expected, given)
+
+
 def whole_engine(engine: Engine, device: torch.device) -> dict[str, Any]:
     """An engine with the machine and the versions that it runs on."""
     import torch
@@ -55,7 +79,8 @@ def whole_engine(engine: Engine, device: torch.device) -> dict[str, Any]:
 
 
 def _as_before(runtime: Runtime, model: nn.Module, example: Tensor, kept: Engine) -> Running | None:
-    option = next((one for one in runtime.choices(example.device) if _is(one, kept)), None)
+    choices = options_of(runtime, model, example.device)
+    option = next((one for one in choices if _is(one, kept)), None)
     if option is None:
         log.warning("%s, which made the first cases of this folder, is not to be had here", label(kept))
         return None
@@ -64,9 +89,11 @@ def _as_before(runtime: Runtime, model: nn.Module, example: Tensor, kept: Engine
     import torch
 
     try:
-        run = option.prepare(model, example)
+        run = _described(option, option.prepare(model, example))
         with torch.inference_mode():
-            fault = disagreement(model.eval()(example).float(), run(example))
+            fault = fault_of(model.eval()(example).float(), run, example)
+        if label(run.engine) != label(kept):
+            fault = fault or f"{label(run.engine)} runs in its stead"
     except MedfuseError as error:  # not installed, or not for this device
         fault = "; ".join(error.lines)
     except Exception as error:  # other people's engines fail in any way they like
@@ -75,7 +102,7 @@ def _as_before(runtime: Runtime, model: nn.Module, example: Tensor, kept: Engine
         log.warning("%s, which made the first cases of this folder, is not used: %s", label(kept), fault)
         return None
     log.info("%s runs the network, as for the first cases of this folder", label(kept))
-    return _described(option, run)
+    return run
 
 
 def _described(runtime: Runtime, run: Callable[[Tensor], Tensor]) -> Running:

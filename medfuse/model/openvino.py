@@ -60,21 +60,39 @@ def runner(network: openvino.Model, example: Tensor, precision: str) -> Running:
     """Runs on the CPU, compiled for batches like `example`: windows → logits.
 
     `precision` is "fp32", "bf16", or "auto": bf16 where the processor has units for it and it answers
-    `example` as fp32 does. What is computed in bf16 is given as bf16: nothing is lost, and logits of many
-    classes take half the bytes and a third of the time. Raises MedfuseError for windows that lie on another
-    device.
+    `example` as fp32 does. A network that was quantised runs in "int8", whatever is asked for, and what it
+    keeps in floating point in bf16 where the processor has units for it. What is computed in bf16 is given as
+    bf16: nothing is lost, and logits of many classes take half the bytes and a third of the time. Raises
+    MedfuseError for windows that lie on another device.
     """
     if example.device.type != "cpu":
         raise MedfuseError(f"openvino runs on the CPU, and the windows lie on {example.device.type}")
+    if is_quantized(network):
+        return compiled(network, example, "int8")
     if precision != "auto":
-        return _compiled(network, example, precision)
-    if "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return compiled(network, example, precision)
+    if not has_bf16():
         log.info("openvino runs the network in fp32: this processor has no bf16 units")
-        return _compiled(network, example, "fp32")
-    exact, rough = (_compiled(network, example, kind) for kind in ("fp32", "bf16"))
+        return compiled(network, example, "fp32")
+    exact, rough = (compiled(network, example, kind) for kind in ("fp32", "bf16"))
     fault = disagreement(exact(example), rough(example))
     log.info("openvino runs the network in %s", f"fp32: in bf16 {fault}" if fault else "bf16")
     return exact if fault else rough
+
+
+def installed() -> None:
+    """Raises MedfuseError where OpenVINO is not."""
+    _openvino()
+
+
+def has_bf16() -> bool:
+    """Whether OpenVINO has kernels in bf16 for this processor."""
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def is_quantized(network: openvino.Model) -> bool:
+    """Whether any of it is computed in int8."""
+    return any(operation.get_type_name() == "FakeQuantize" for operation in network.get_ops())
 
 
 def save(network: openvino.Model, path: Path, facts: Mapping[str, Any]) -> None:
@@ -125,20 +143,22 @@ def load(path: Path) -> tuple[openvino.Model, dict[str, Any]]:
     return network, facts
 
 
-def _compiled(network: openvino.Model, example: Tensor, precision: str) -> Running:
+def compiled(network: openvino.Model, example: Tensor, precision: str) -> Running:
+    """As `runner`, in "fp32", "bf16" or "int8", whatever the network gives."""
     ov = _openvino()
     fixed = network.clone()
     fixed.reshape({0: ov.PartialShape([*example.shape])})
-    if precision == "bf16":
+    short = precision == "bf16" or (precision == "int8" and has_bf16())
+    if short:
         fixed = _answering_in_bf16(fixed)
     settings = {
-        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+        "INFERENCE_PRECISION_HINT": "bf16" if short else "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    compiled = _core().compile_model(fixed, "CPU", settings)
-    request = compiled.create_infer_request()
-    shape, dtype = tuple(compiled.output(0).shape), torch.bfloat16 if precision == "bf16" else torch.float32
+    made = _core().compile_model(fixed, "CPU", settings)
+    request = made.create_infer_request()
+    shape, dtype = tuple(made.output(0).shape), torch.bfloat16 if short else torch.float32
 
     def run(windows: Tensor) -> Tensor:
         logits = torch.empty(shape, dtype=dtype)  # OpenVINO writes into it, so that nothing is copied

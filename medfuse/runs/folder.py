@@ -9,6 +9,7 @@ from pathlib import Path
 from medfuse.core.errors import MedfuseError
 from medfuse.core.files import reported
 from medfuse.core.lock import locked
+from medfuse.model.gate import FILES as GATE_FILES
 from medfuse.runs.records import DATA, FINGERPRINT, LOCK, PINNED, PIPELINE, PLAN, RESOLVED, TRANSFER
 
 ANOTHER_NAME = "give this run another name (--set name=…)"
@@ -18,7 +19,7 @@ PROBE = ".probe-"
 """How the name of a folder begins that is gone when `medfuse probe` ends."""
 WEIGHTS = "weights_last.safetensors"
 VIEW = "view"
-JUDGED = ("summary.json", "report.html", "postprocess.json", "view.html", VIEW)
+JUDGED = ("summary.json", "report.html", "postprocess.json", "view.html", VIEW, *GATE_FILES)
 """What says how good the weights are, and so is of no use once they change."""
 
 STATES = ("training_state.pt", "training_state.previous.pt")

@@ -17,6 +17,7 @@ from medfuse.core.files import file_hash, no_file
 from medfuse.core.json_text import shortened
 from medfuse.core.text import typed
 from medfuse.infer.settings import InferSettings
+from medfuse.model.gate import lay_beside
 from medfuse.model.graph import plan_graph
 from medfuse.model.hub import (
     BUNDLED,
@@ -94,6 +95,10 @@ def load_trained(
     settle(where)
     allowed = Trust.of(trust, own)
     loaded = [_load(path, where, maps, allowed) for path in paths]
+    hashes = tuple(file_hash(path) for path in paths)
+    for one, path, digest in zip(loaded, paths, hashes):
+        if not isinstance(one.network, Prepared):
+            lay_beside(one.network, path, digest)
     plans = [one.plan for one in loaded]
     for path, plan in zip(paths, plans):
         if (plan.labels, plan.region_order, plan.channels, plan.spacing_mm, plan.patch_size, plan.before) != (
@@ -110,7 +115,7 @@ def load_trained(
             )
     return Trained(
         tuple(one.network for one in loaded),
-        tuple(file_hash(path) for path in paths),
+        hashes,
         loaded[0].graph,
         plans[0],
         _overridden(settings or loaded[0].settings, overrides),

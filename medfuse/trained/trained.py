@@ -179,6 +179,10 @@ class Trained:
         labels = self.before._decided(earlier.image, earlier.geometry)
         return replace(made, image=self._preprocessor.with_stage(made.image, labels, made.geometry))
 
+    def prepare_label(self, case: Case, like: PreparedCase) -> npt.NDArray[np.integer[Any]]:
+        """Numbers of a case's label values (see DataPlan) on the networks' grid. Raises DataError."""
+        return self._preprocessor.prepare_label(case, like)
+
     def label_map(self, voxels: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.unsignedinteger[Any]]:
         """The label map (i, j, k) of voxels (channels, i, j, k) in memory."""
         from medfuse.data.foreign import strange_values
@@ -385,6 +389,15 @@ class Trained:
 
         runtime = self.settings.runtime or registry.get(Runtime.group, "auto")()
         assert isinstance(runtime, Runtime)
+        lines: list[str] = []
+        for network in self.networks:
+            try:
+                if isinstance(network, nn.Module):
+                    runtime.refuse(network)
+            except MedfuseError as error:
+                lines += error.lines
+        if lines:
+            raise MedfuseError(*lines)
         return tuple(
             Prepared(partial(prepare_as, runtime, network)) if isinstance(network, nn.Module) else network
             for network in self.networks

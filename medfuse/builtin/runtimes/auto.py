@@ -35,7 +35,8 @@ class Auto(Runtime):
     Each candidate (one whose precision is `auto`: in each precision that the device has units for) answers
     the first windows. Of those that answer as plain fp32 does, the fastest is taken, and remembered for
     this machine and this structure of a network; where one was not right, for these weights. What is
-    remembered is held against fp32 again at each start.
+    remembered is held against fp32 again at each start. int8 is among them only where `medfuse quantize`
+    has judged it on held-out cases.
 
         runtime: {use: auto, candidates: [torch, torch_compile, openvino], precision: auto}
     """
@@ -59,8 +60,9 @@ class Auto(Runtime):
     def prepare(self, model: nn.Module, example: Tensor) -> Run:
         """What the remembered or the winning runtime prepares. Where all fail it is torch in fp32."""
         from medfuse.core.remembered import recall, remember
+        from medfuse.model.engines import options_of
 
-        options = {_label(option): option for option in self.choices(example.device)}
+        options = {_label(option): option for option in options_of(self, model, example.device)}
         trials = _Trials(options, model, example)
         key = _key(model, example, options)
         known = recall(_FILE, key)
@@ -112,8 +114,8 @@ class _Trials:
 
         One that ends with what is another of the options is left to that.
         """
-        from medfuse.core.device import disagreement
         from medfuse.core.engine import label
+        from medfuse.model.engines import fault_of
 
         option = self.options[choice]
         name = registry.name_of(option)
@@ -121,7 +123,7 @@ class _Trials:
             run = self._prepared(option)
             if run.engine["runtime"] != name and label(run.engine) in self.options:
                 return None
-            if fault := disagreement(self._reference, run(self.example)):
+            if fault := fault_of(self._reference, run, self.example):
                 self.wrong.append(choice)
         except MedfuseError as error:  # not installed, or not for this device; the same in every precision
             line = f"not {name}: {error}"

@@ -47,6 +47,9 @@ def run(
     nodes: Annotated[int, whole_number(1, 100_000, "machines that train together")] = 1,
     retrain: Retrain = False,
     max_disk: MaxDisk = None,
+    workers: Annotated[
+        int, whole_number(1, 1000, "processes that share the folds, each with its part of the cores or a GPU")
+    ] = 1,
     quiet: Quiet = False,
 ) -> Result | None:
     """Prepare, train, predict, evaluate and report. Run it again to carry on where it stopped."""
@@ -59,6 +62,11 @@ def run(
         if folds is not None:
             raise typer.BadParameter("--fold and --folds: give one; first --folds all, then --fold all")
         overrides = [*(overrides or ()), f"split.fold={one_fold(fold)}"]
+    if workers > 1 and (folds is None or devices * nodes > 1):
+        wrong = (
+            "one fold a worker; give --folds all, too" if folds is None else "leave out --devices, --nodes"
+        )
+        raise typer.BadParameter(wrong, param_hint="--workers")
     if devices * nodes > 1 and processes() == 1:
         run_together(sys.argv[1:], devices=devices, nodes=nodes)
         return None
@@ -76,6 +84,7 @@ def run(
             runs=runs,
             retrain=retrain,
             max_disk=most,
+            workers=workers,
             reporter=reporter,
         )
         return Result(made.text(), made.values())

@@ -4,9 +4,11 @@
     over/7.1       why that attempt has ended without a result
     records/7.json what became of case 7: written once it is whole; the case is settled
     workers/ID     a worker; its time is its heartbeat, its content where it is and what its engine calls it
+    marks/7.1      how far the case was when that attempt began, where that can be said
 
 An attempt whose worker is dead gives way to the next one, `claims/7.2`, which again only one can make. What
-dies three times is set aside with the reasons. Times are those of the disk alone, so clocks may differ.
+dies three times, no farther than before, is set aside with the reasons. Times are those of the disk alone, so
+clocks may differ.
 
 Nothing grows with the cases but the folders: whoever takes one asks for a few files (cases are claimed in
 order, so the front is found by doubling steps), and what a lost worker held is taken over on the way, as the
@@ -21,7 +23,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +31,7 @@ from typing import Any
 
 from medfuse.core.crew import name_of_worker
 from medfuse.core.errors import OutputError
-from medfuse.core.files import atomic, reported, write_json
+from medfuse.core.files import atomic, reported, write_json, write_text
 from medfuse.core.json_text import read_json, validated
 
 ATTEMPTS = 3
@@ -39,7 +41,7 @@ DEAD_S = 60.0
 """Seconds without a heartbeat after which a worker counts as dead."""
 LOOK_S = 30.0
 """Seconds between two looks for cases whose attempts have ended while others are still untouched."""
-_FOLDERS = ("claims", "over", "records", "workers")
+_FOLDERS = ("claims", "over", "records", "workers", "marks")
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,14 @@ def remedy(folder: Path) -> str:
 class Board:
     """The board in `folder`, for cases 0 … `cases` - 1, which are taken in this order.
 
-    `make`: whether its folders are made, which whoever only looks leaves alone.
+    `make`: whether its folders are made, which whoever only looks leaves alone. `mark`: how far a case is, in
+    words that change as what outlives its worker grows; attempts that got on do not count against it.
     """
 
-    def __init__(self, folder: Path, cases: int, *, make: bool = True) -> None:
-        self.folder, self.cases = folder, cases
+    def __init__(
+        self, folder: Path, cases: int, *, make: bool = True, mark: Callable[[int], str] = lambda case: ""
+    ) -> None:
+        self.folder, self.cases, self._mark = folder, cases, mark
         self._id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._name = name_of_worker()
         self._mine: dict[int, int] = {}
@@ -132,6 +137,11 @@ class Board:
         return next(self._open(), None) is not None
 
     @property
+    def claims(self) -> int:
+        """How many attempts have begun at all."""
+        return len(_entries(self.folder / "claims"))
+
+    @property
     def untouched(self) -> int:
         """How many cases nobody has claimed yet, or more."""
         return self.cases - self._next
@@ -155,7 +165,7 @@ class Board:
         attempt = self._mine.pop(number)
         self._held.discard(number)
         self._note_over(number, attempt, reason)
-        if attempt >= ATTEMPTS:
+        if self._in_vain(number, attempt) >= ATTEMPTS:
             self._set_aside(number)
 
     def doing(self, **now: Any) -> None:
@@ -212,7 +222,7 @@ class Board:
     def tries(self, number: int) -> list[str]:
         """Why earlier attempts at a case have ended."""
         found = []
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, self._newest(number) + 1):
             with suppress(OSError):
                 found.append(self._over_path(number, attempt).read_text(encoding="utf-8"))
         return found
@@ -269,7 +279,7 @@ class Board:
             self._note_over(number, attempt, reason)
         elif attempt:
             return False
-        if attempt >= ATTEMPTS:
+        if self._in_vain(number, attempt) >= ATTEMPTS:
             self._set_aside(number)
             return False
         return self._claim(number, attempt + 1)
@@ -285,12 +295,29 @@ class Board:
             file.write(self._id)
         if self._record_path(number).exists():
             return False
+        if mark := self._mark(number):
+            write_text(self._mark_path(number, attempt), mark)
         self._mine[number] = attempt
         self._held.add(number)
         return True
 
     def _newest(self, number: int) -> int:
-        return max((a for a in range(1, ATTEMPTS + 1) if self._claim_path(number, a).exists()), default=0)
+        attempt = 0
+        while self._claim_path(number, attempt + 1).exists():
+            attempt += 1
+        return attempt
+
+    def _in_vain(self, number: int, newest: int) -> int:
+        """How many attempts, up to the newest, began where the case still is."""
+        now, attempt = self._mark(number), newest
+        while attempt and self._marked(number, attempt) == now:
+            attempt -= 1
+        return newest - attempt
+
+    def _marked(self, number: int, attempt: int) -> str:
+        with suppress(OSError):
+            return self._mark_path(number, attempt).read_text(encoding="utf-8")
+        return ""
 
     def _lost(self, number: int, attempt: int) -> str:
         """Why a claim is nobody's any more; "" where its worker lives."""
@@ -320,7 +347,7 @@ class Board:
 
     def _set_aside(self, number: int) -> None:
         reasons = "; ".join(dict.fromkeys(self.tries(number)))
-        line = f"set aside after {ATTEMPTS} attempts: {reasons}"
+        line = f"set aside after {self._newest(number)} attempts: {reasons}"
         self.settle(number, {"state": "failed", "reason": line})
 
     def _claim_path(self, number: int, attempt: int) -> Path:
@@ -328,6 +355,9 @@ class Board:
 
     def _over_path(self, number: int, attempt: int) -> Path:
         return self.folder / "over" / f"{number}.{attempt}"
+
+    def _mark_path(self, number: int, attempt: int) -> Path:
+        return self.folder / "marks" / f"{number}.{attempt}"
 
     def _record_path(self, number: int) -> Path:
         return self.folder / "records" / f"{number}.json"

@@ -22,11 +22,15 @@ _SETTLING = 0.5  # seconds in which a lock that is just being given back is free
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # what a disk without them answers
 
 
+class InUse(OutputError):
+    """Another process holds the folder."""
+
+
 @contextmanager
 def locked(folder: Path, *, instead: str = "choose another folder", wait_s: float = 0.0) -> Iterator[None]:
     """Hold `folder`, which must be there, until the block ends or the process does, however it ends.
 
-    Raises OutputError where another holds it for longer than `wait_s`, be it another thread of this process:
+    Raises InUse where another holds it for longer than `wait_s`, be it another thread of this process:
     the line names the holder and what to do `instead` of waiting. The lock is the system's, which ends with
     its process. A disk that has none is locked by a file that names process and host: one that was left by a
     dead process of this host is taken over; of another host's nobody here can tell, and the line says so.
@@ -47,7 +51,7 @@ def locked(folder: Path, *, instead: str = "choose another folder", wait_s: floa
         advice = f"wait until it has ended, or {instead}"
         if by_file:
             advice += f"; this disk has no locks: if that process is gone, remove {path}"
-        raise OutputError(f"{folder}: is in use by {_holder(path)}; {advice}")
+        raise InUse(f"{folder}: is in use by {_holder(path)}; {advice}")
     try:
         yield
     finally:

@@ -19,7 +19,11 @@ from medfuse.runs.folder import forget_judgement, refuse_single_run
 from medfuse.runs.folds import choose_together, summarise_folds
 from medfuse.runs.postprocess import said, write_choice
 from medfuse.runs.run import located, read_dataset
-from medfuse.verbs.run import RunResult, run_pipeline
+from medfuse.verbs.crews import ALONE, Workers
+from medfuse.verbs.run import RunResult
+from medfuse.verbs.trainings import Training, done, trained
+
+_ANOTHER = "give the cross-validation another name (--set name=…)"
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,14 @@ def run_folds(
     runs: Path = Path("runs"),
     retrain: bool = False,
     max_disk: int | None = None,
+    workers: Workers = ALONE,
     reporter: Reporter,
 ) -> CrossValidated:
     """Train `folds`, all where None, into `runs`/NAME/fold_K, and judge their held-out cases together.
 
-    What is finished is not repeated, unless it is to be trained anew (`retrain`). Raises DataError for a fold
-    that there is not, MedfuseError where several processes would train together.
+    `workers`: who trains them, each a fold at a time. What is finished is not repeated, unless it is to be trained
+    anew (`retrain`). Raises DataError for a fold that there is not, and of several workers with what any fold
+    has failed of, once the others are done; MedfuseError where several processes would train together.
     """
     from medfuse.data.split import all_splits
 
@@ -78,6 +84,7 @@ def run_folds(
         raise MedfuseError(
             "--folds: folds are trained by one process; leave out --devices, or set split.fold"
         )
+    overrides = tuple(overrides)
     pipeline, document = load_pipeline(file, overrides)
     folder = runs / pipeline.name
     with located(document):
@@ -90,11 +97,23 @@ def run_folds(
         raise DataError(f"--folds {missing[0]}: there are {count} folds, counted from 0")
     with _held(folder):
         refuse_single_run(folder)
+    trainings = {
+        f"fold {fold}": Training(
+            file=file,
+            overrides=(*overrides, f"split.fold={fold}"),
+            runs=runs,
+            folder=folder / f"fold_{fold}",
+            retrain=retrain,
+            max_disk=max_disk,
+        )
+        for fold in chosen
+    }
     try:
-        results = _train(file, overrides, chosen, folder, retrain, max_disk, reporter)
+        made = _train(trainings, folder, workers, pipeline.train.device, reporter)
     finally:
         with suppress(OSError):
             folder.rmdir()  # what a refused start leaves is nothing
+    results = dict(zip(chosen, made.values()))
     with _held(folder):
         summary = summarise_folds({fold: result.evaluation for fold, result in results.items()})
         if pipeline.infer.postprocess == "auto":
@@ -106,38 +125,26 @@ def run_folds(
 
 
 def _train(
-    file: Path,
-    overrides: Iterable[str],
-    folds: Iterable[int],
-    folder: Path,
-    retrain: bool,
-    max_disk: int | None,
-    reporter: Reporter,
-) -> dict[int, RunResult]:
-    """Fold → its run, each in a folder of its own below `folder`."""
-    results: dict[int, RunResult] = {}
-    for fold in folds:
-        reporter.say(f"fold {fold}:")
-        own = [*overrides, f"split.fold={fold}"]
-        results[fold] = run_pipeline(
-            file,
-            own,
-            runs=folder.parent,
-            folder=folder / f"fold_{fold}",
-            retrain=retrain,
-            max_disk=max_disk,
-            reporter=reporter,
-        )
-        if retrain:
+    trainings: Mapping[str, Training], folder: Path, workers: Workers, device: str, reporter: Reporter
+) -> dict[str, RunResult]:
+    """Each by its name, in a folder of its own below `folder`: one after another, or by workers."""
+    if workers.are_others:
+        if any(one.retrain for one in trainings.values()):
+            forget_judgement(folder)
+        how: dict[str, Any] = {"what": "folds", "device": device, "instead": _ANOTHER}
+        return trained(trainings, folder, workers, **how, reporter=reporter)
+    results: dict[str, RunResult] = {}
+    for name, one in trainings.items():
+        reporter.say(f"{name}:")
+        results[name] = done(one, reporter)
+        if one.retrain:
             forget_judgement(folder)
     return results
 
 
 def _held(folder: Path) -> AbstractContextManager[None]:
     """The folder of all folds, for a moment: folds may be trained side by side, each holds its own."""
-    return locked(
-        make_folder(folder), instead="give the cross-validation another name (--set name=…)", wait_s=30
-    )
+    return locked(make_folder(folder), instead=_ANOTHER, wait_s=30)
 
 
 def _spread(between: Mapping[str, Any]) -> str:

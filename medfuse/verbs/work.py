@@ -13,8 +13,10 @@ from medfuse.core.errors import OutputError
 from medfuse.core.json_text import validated
 from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
+from medfuse.core.tasks import has_tasks, take_part
 from medfuse.infer.fleet_files import FOLDER, read_work
 from medfuse.verbs.crews import LOCAL, Workers
+from medfuse.verbs.kinds import kind_of
 
 if TYPE_CHECKING:
     from medfuse.infer.fleet import Fleet
@@ -56,6 +58,9 @@ def work_on(output: Path, *, trust: str | Iterable[str] = (), reporter: Reporter
 
     Raises OutputError where no fleet works there, or one of another version, or with other weights.
     """
+    if has_tasks(output):
+        done, failed = take_part(output, kind_of, reporter, is_wanted=is_wanted)
+        return Result(f"{done} done, {failed} failed: {output}", {"done": done, "failed": failed})
     read_work(output)  # before anything heavy is imported
     from medfuse.infer.fleet import Share
     from medfuse.runs.models import load_model

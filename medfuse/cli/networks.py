@@ -115,12 +115,12 @@ def infer(
 
 def work(
     output: Annotated[
-        Path, typer.Argument(metavar="OUTPUT", help="output folder of a fleet that is at work")
+        Path, typer.Argument(metavar="OUTPUT", help="folder in which workers share cases or trainings")
     ],
     trust: Trusted = None,
     quiet: Quiet = False,
 ) -> Result:
-    """Take part in what `medfuse infer --workers` does."""
+    """Take part in what `--workers` of other commands do."""
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.work import work_on
 
@@ -128,7 +128,9 @@ def work(
 
 
 def status(
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="output folder of infer")],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="output folder of infer, or folder of folds")
+    ],
 ) -> Result:
     """Say where the work on an output folder stands."""
     from medfuse.verbs.status import status_of

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from medfuse.cli.words import (
+    EngineName,
+    EngineOptions,
     MaxDisk,
     Overrides,
     Overwrite,
@@ -19,6 +21,7 @@ from medfuse.cli.words import (
     Retrain,
     Runs,
     Trusted,
+    WorkerCount,
     decimal_number,
     numbers,
     one_fold,
@@ -47,22 +50,24 @@ def run(
     nodes: Annotated[int, whole_number(1, 100_000, "machines that train together")] = 1,
     retrain: Retrain = False,
     max_disk: MaxDisk = None,
-    workers: Annotated[
-        int, whole_number(1, 1000, "processes that share the folds, each with its part of the cores or a GPU")
-    ] = 1,
+    workers: WorkerCount = 1,
+    engine: EngineName = "local",
+    engine_options: EngineOptions = None,
     quiet: Quiet = False,
 ) -> Result | None:
     """Prepare, train, predict, evaluate and report. Run it again to carry on where it stopped."""
     from medfuse.core.memory import parse_bytes
     from medfuse.core.processes import processes, run_together
     from medfuse.core.reporter import Reporter
+    from medfuse.verbs.crews import Workers
 
     most = parse_bytes(max_disk) if max_disk else None
     if fold is not None:
         if folds is not None:
             raise typer.BadParameter("--fold and --folds: give one; first --folds all, then --fold all")
         overrides = [*(overrides or ()), f"split.fold={one_fold(fold)}"]
-    if workers > 1 and (folds is None or devices * nodes > 1):
+    crew = Workers(engine, tuple(engine_options or ()), workers)
+    if crew.are_others and (folds is None or devices * nodes > 1):
         wrong = (
             "one fold a worker; give --folds all, too" if folds is None else "leave out --devices, --nodes"
         )
@@ -84,7 +89,7 @@ def run(
             runs=runs,
             retrain=retrain,
             max_disk=most,
-            workers=workers,
+            workers=crew,
             reporter=reporter,
         )
         return Result(made.text(), made.values())

@@ -160,7 +160,7 @@ def _do(
 ) -> bool:
     """Whether it is done; the board is told what became of it."""
     reporter.say(f"{task.name}:")
-    told = Told(board, number, task.name, reporter)
+    told, began = Told(board, number, task.name, reporter), time.monotonic()
     try:
         made = _in_turn(task, do, told, goes_on)
     except MedfuseError as error:
@@ -173,7 +173,7 @@ def _do(
         said = " ".join(str(error).split())[:300]
         board.give_up(number, f"{type(error).__name__}: {said}")
         return False
-    board.settle(number, {"state": "done", "made": made})
+    board.settle(number, {"state": "done", "made": made, "seconds": round(time.monotonic() - began, 3)})
     return True
 
 

@@ -6,10 +6,11 @@ Where a worker is goes with its heartbeat (core.board), its lines into `said/NUM
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from medfuse.core.board import Board, Worker
 from medfuse.core.files import reported
@@ -19,6 +20,28 @@ _FOLDER = "said"
 _UNITS = 1000  # of a bar, whatever the stage
 
 
+@dataclass
+class _Stage:
+    """A stage of a task, and the pace that it goes at."""
+
+    what: str
+    of: int
+    done: int = 0
+    note: str = ""
+    began: float = field(default_factory=time.monotonic)
+    first: int | None = None
+
+    def advance(self, done: int, note: str) -> None:
+        if self.first is None:  # what was done before, as where a training is carried on
+            self.first, self.began = done, time.monotonic()
+        self.done, self.note = done, note
+
+    def seconds(self, units: int) -> float | None:
+        """That so many units take; None while nothing is known of it."""
+        new = self.done - (self.first or 0)
+        return round((time.monotonic() - self.began) / new * units, 1) if new > 0 else None
+
+
 class Told(Reporter):
     """What a worker reports of task `number`: to the board, and to its `own` terminal."""
 
@@ -26,8 +49,8 @@ class Told(Reporter):
         super().__init__(quiet=True)
         self._board, self._name, self._own = board, name, own
         self._path = board.folder / _FOLDER / f"{number}.{board.attempt(number)}"
-        self._now: list[dict[str, Any]] = []
-        self._tell({"what": "begins", "done": 0, "of": 1, "note": ""})
+        self._within = [_Stage("begins", 1)]
+        self._tell()
 
     def say(self, line: str) -> None:
         self._write(line, once=False)
@@ -39,26 +62,34 @@ class Told(Reporter):
 
     @contextmanager
     def track(self, what: str, total: int) -> Iterator[Advance]:
-        stage: dict[str, Any] = {"what": what, "done": 0, "of": max(total, 1), "note": ""}
-        self._now.append(stage)
-        self._tell(stage)
-
+        stage = _Stage(what, max(total, 1))
+        self._within.append(stage)
+        self._tell()
         with self._own.track(what, total) as own:
 
             def advance(done: int, note: str) -> None:
-                stage.update(done=done, note=note)
-                self._tell(stage)
+                stage.advance(done, note)
+                self._tell()
                 own(done, note)
 
             try:
                 yield advance
             finally:
-                self._now.pop()
-                if self._now:
-                    self._tell(self._now[-1])
+                self._within.remove(stage)
+                self._tell()
 
-    def _tell(self, stage: dict[str, Any]) -> None:
-        self._board.doing(case=self._name, **stage)
+    def _tell(self) -> None:
+        """The outermost stage, which tells how far the task is, and what is done within it."""
+        outer, *inner = self._within[1:] or self._within
+        self._board.doing(
+            case=self._name,
+            what=", ".join(stage.what for stage in (outer, *inner)),
+            done=outer.done,
+            of=outer.of,
+            note=outer.note,
+            left_s=outer.seconds(outer.of - outer.done),
+            whole_s=outer.seconds(outer.of),
+        )
 
     def _write(self, line: str, *, once: bool) -> None:
         with reported(self._path):
@@ -126,6 +157,17 @@ class Shown:
                 yield str(line), bool(once)
 
 
+def where(worker: Worker) -> str:
+    """What a worker of tasks is at, in words."""
+    said = worker.doing
+    try:
+        share = 100 * int(said["done"]) // int(said["of"])
+        note = f", {said['note']}" if said["note"] else ""
+        return f"{said['case']}, {said['what']} {share} %{note}"
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return "begins"
+
+
 def _where(worker: Worker) -> tuple[int, str]:
     """How far it is with its stage, in thousandths, and in words."""
     said = worker.doing
@@ -134,3 +176,18 @@ def _where(worker: Worker) -> tuple[int, str]:
         return min(done, _UNITS - 1), f"{said['case']}, {said['what']} {said['note']}".strip()
     except (KeyError, TypeError, ZeroDivisionError):
         return 0, ""
+
+
+def seconds_left(workers: Sequence[Worker], taken_s: Sequence[float], untouched: int) -> float | None:
+    """Until all is done: what is begun, at its pace, and tasks that nobody has begun; None if unknown.
+
+    `taken_s`: the seconds of tasks that are done.
+    """
+    at_work = [worker.doing for worker in workers if worker.doing]
+    known = [float(said["left_s"]) for said in at_work if isinstance(said.get("left_s"), int | float)]
+    whole = [float(said["whole_s"]) for said in at_work if isinstance(said.get("whole_s"), int | float)]
+    each = max([*whole, *([sum(taken_s) / len(taken_s)] if taken_s else [])], default=None)
+    if each is None or not workers:
+        return None
+    unknown = len(at_work) - len(known)
+    return max([(sum(known) + each * (unknown + untouched)) / len(workers), *known])

@@ -74,9 +74,10 @@ def run_folds(
 ) -> CrossValidated:
     """Train `folds`, all where None, into `runs`/NAME/fold_K, and judge their held-out cases together.
 
-    `workers`: who trains them, each a fold at a time. What is finished is not repeated, unless it is to be trained
-    anew (`retrain`). Raises DataError for a fold that there is not, and of several workers with what any fold
-    has failed of, once the others are done; MedfuseError where several processes would train together.
+    `workers`: who trains them, each a fold at a time. What is finished is not repeated, unless it is to be
+    trained anew (`retrain`). Raises DataError for a fold that there is not, and of several workers with what
+    any fold has failed of, once the others are done; MedfuseError where several processes would train
+    together.
     """
     from medfuse.data.split import all_splits
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 from medfuse.core.board import Board, Worker
 from medfuse.core.errors import OutputError
 from medfuse.core.result import Result
+from medfuse.core.tasks import has_tasks, read_tasks
 from medfuse.core.text import listed
+from medfuse.core.told import seconds_left, where
 from medfuse.infer.fleet_files import FOLDER, has_work, read_work
 from medfuse.infer.manifest import NAME, read_manifest
 
@@ -21,6 +23,8 @@ def status_of(output: Path) -> Result:
     """Cases that are done, worked on, failed and left to do. Raises OutputError where nothing was done."""
     if not output.is_dir():
         raise OutputError(f"{output}: no such folder; give the output folder of `medfuse infer`")
+    if has_tasks(output):
+        return _of_tasks(output)
     _, content = read_manifest(output / NAME)
     if not content and not has_work(output):
         raise OutputError(f"{output}: holds no {NAME}; give the output folder of `medfuse infer`")
@@ -54,10 +58,51 @@ def status_of(output: Path) -> Result:
         lines.append("not finished; run the same command again to carry on, if nobody works there")
     values |= {"done": len(done), "failed": failed}
     lines.insert(0, f"{output}: {len(done)} done, {len(failed)} failed")
-    lines += [f"  {name}: {reason}" for name, reason in [*failed.items()][:_FEW]]
+    lines += _few(failed)
+    return Result("\n".join(lines), values)
+
+
+def _of_tasks(output: Path) -> Result:
+    """Of tasks that workers share: folds, trainings, cases that are measured."""
+    tasks = read_tasks(output).tasks
+    board = Board(output / FOLDER, len(tasks), make=False)
+    settled = dict(board.records())
+    failed = {
+        tasks[number].name: str(record.get("reason") or "; ".join(map(str, record.get("lines", ()))))
+        for number, record in settled.items()
+        if record["state"] != "done"
+    }
+    done = [tasks[number].name for number in sorted(settled) if tasks[number].name not in failed]
+    workers = [worker for worker in board.workers() if worker.is_alive]
+    running = [str(worker.doing.get("case")) for worker in workers if worker.doing]
+    left = len(tasks) - len(settled)
+    taken = [record["seconds"] for record in settled.values() if "seconds" in record]
+    seconds = seconds_left(workers, taken, max(0, left - len(running)))
+    minutes = None if seconds is None else round(seconds / 60, 1)
+    lines = [
+        f"{output}: {len(done)} of {len(tasks)} done, {len(failed)} failed",
+        f"{left} to do, by {_counted(workers)}{_eta(minutes)}",
+        *(f"  {worker.host} {worker.pid}: {where(worker)}" for worker in workers),
+        *_few(failed),
+    ]
+    values = {
+        "output": output,
+        "finished": None,
+        "done": len(done),
+        "failed": failed,
+        "left": left,
+        "running": running,
+        "minutes_left": minutes,
+        "workers": [{"host": w.host, "pid": w.pid, **w.doing} for w in workers],
+    }
+    return Result("\n".join(lines), values)
+
+
+def _few(failed: Mapping[str, str]) -> list[str]:
+    lines = [f"  {name}: {reason}" for name, reason in [*failed.items()][:_FEW]]
     if len(failed) > _FEW:
         lines.append(f"  and {len(failed) - _FEW} more: {listed([*failed][_FEW:], 10)}")
-    return Result("\n".join(lines), values)
+    return lines
 
 
 def _minutes_left(began: str, settled: int, left: int) -> float | None:

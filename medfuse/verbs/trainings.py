@@ -68,8 +68,8 @@ def trained(
 ) -> dict[str, RunResult]:
     """What each has made, by its name, done by workers that agree in `folder`.
 
-    `what`: they are called, in the plural. `device`: that they train on. `instead`: see `lead`. Raises DataError where any has failed, once
-    the others are done.
+    `what`: they are called, in the plural. `device`: that they train on. `instead`: see `lead`. Raises
+    DataError where any has failed, once the others are done.
     """
     tasks = [Task(name=name, given=one.model_dump(mode="json")) for name, one in trainings.items()]
     start = workers.starter(["work", str(folder.resolve()), "--quiet"], folder / FOLDER, device)

@@ -249,3 +249,22 @@ def test_a_worker_that_starts_again_gives_way_to_itself(folder, monkeypatch):
         assert again.take() == 0
         assert again.attempt(0) == 2
         assert again.tries(0) == ["its worker was lost, and started again"]
+
+
+def test_attempts_that_got_a_case_on_do_not_count_against_it(folder):
+    far = [0]
+
+    def worker() -> Board:
+        return Board(folder, 1, mark=lambda number: str(far[0]))
+
+    for _ in range(2 * ATTEMPTS):
+        far[0] += 1
+        board = worker()
+        assert board.take() == 0
+        board.give_up(0, "its disk was full")
+    for _ in range(ATTEMPTS - 1):
+        assert not settled(worker())
+        board = worker()
+        assert board.take() == 0
+        board.give_up(0, "its disk was full")
+    assert settled(worker())[0]["state"] == "failed"

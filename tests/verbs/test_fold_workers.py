@@ -19,6 +19,7 @@ from medfuse.core.files import file_hash
 from medfuse.core.lock import locked
 from medfuse.core.reporter import Reporter
 from medfuse.core.tasks import FOLDER
+from medfuse.verbs.crews import Workers
 from medfuse.verbs.folds import run_folds
 
 QUIET = Reporter(quiet=True)
@@ -70,7 +71,7 @@ def test_two_workers_make_what_one_process_makes_and_leave_nothing_else(cubes, o
     assert here == there
     weights = tmp_path / "cubes" / "fold_1" / "weights_last.safetensors"
     before = weights.stat().st_mtime_ns
-    again = run_folds(cubes, STEPS, runs=tmp_path, workers=2, reporter=QUIET)
+    again = run_folds(cubes, STEPS, runs=tmp_path, workers=Workers(count=2), reporter=QUIET)
     assert weights.stat().st_mtime_ns == before
     assert again.summary["cases"] == 2 * FOLDS
 

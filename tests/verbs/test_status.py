@@ -9,6 +9,9 @@ import pytest
 import medfuse as installed
 from medfuse.core.board import Board
 from medfuse.core.files import write_json
+from medfuse.core.reporter import Reporter
+from medfuse.core.tasks import Task, Tasks, write_tasks
+from medfuse.core.told import Told
 from medfuse.infer.fleet_files import FOLDER, Listed, Work, write_work
 
 
@@ -63,6 +66,35 @@ def test_a_worker_whose_file_is_damaged_is_none(output, medfuse, text):
 def test_records_of_cases_that_there_are_not_are_left_out(output, medfuse):
     (output / FOLDER / "records" / "10.json").write_text('{"state": "done"}')
     assert "2 done, 1 failed" in medfuse("status", output).out
+
+
+@pytest.fixture
+def folds(tmp_path) -> Path:
+    """Four folds: one was trained in ten minutes, one has failed, one is half trained by its worker."""
+    tasks = [Task(name=f"fold {n}", given={}) for n in range(4)]
+    (tmp_path / FOLDER).mkdir()
+    where = {"kind": "train", "where": tmp_path, "began": "now", "workers": 1, "tasks": tuple(tasks)}
+    write_tasks(tmp_path, Tasks(medfuse=installed.__version__, **where))
+    board = Board(tmp_path / FOLDER, 4)
+    board.settle(board.take(), {"state": "done", "made": {}, "seconds": 600.0})
+    board.settle(board.take(), {"state": "failed", "lines": ["data.csv:3: why"]})
+    return tmp_path
+
+
+def test_folds_that_workers_train(folds, medfuse):
+    board = Board(folds / FOLDER, 4)
+    told = Told(board, board.take(), "fold 2", Reporter(quiet=True))
+    with board.joined(), told.track("training", 1000) as advance:
+        advance(500, "step 20")
+        board._beat()
+        said = json.loads(medfuse("status", folds, "--json").out)
+        text = medfuse("status", folds).out
+    assert (said["done"], said["left"], said["failed"]) == (1, 2, {"fold 1": "data.csv:3: why"})
+    assert said["running"] == ["fold 2"]
+    assert said["minutes_left"] == pytest.approx(20)
+    assert "1 of 4 done, 1 failed" in text
+    assert "fold 2, training 50 %, step 20" in text
+    assert "fold 1: data.csv:3: why" in text
 
 
 def test_a_folder_that_is_finished_and_one_that_is_not(tmp_path, medfuse):

@@ -191,7 +191,7 @@ class Board:
 
     def workers(self, *, quiet_s: float = 0.0) -> list[Worker]:
         """Those that were not heard of for so long."""
-        entries = _entries(self.folder / "workers")
+        entries = [entry for entry in _entries(self.folder / "workers") if entry.name[0] != "."]
         found, now = [], self._disk_time() if entries else 0.0
         for entry in entries:
             with suppress(OSError, ValueError, KeyError, TypeError):  # one that has just ended

@@ -1,4 +1,4 @@
-"""`medfuse status`: where the work on an output folder stands, asked from any machine that sees it."""
+"""`medfuse status`: where the work on a folder stands, asked from any machine that sees it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from medfuse.core.text import listed
 from medfuse.core.told import seconds_left, where
 from medfuse.infer.fleet_files import FOLDER, has_work, read_work
 from medfuse.infer.manifest import NAME, read_manifest
+from medfuse.runs.standing import Standing, standings
 
 _FEW = 20
 
@@ -22,12 +23,14 @@ _FEW = 20
 def status_of(output: Path) -> Result:
     """Cases that are done, worked on, failed and left to do. Raises OutputError where nothing was done."""
     if not output.is_dir():
-        raise OutputError(f"{output}: no such folder; give the output folder of `medfuse infer`")
+        raise OutputError(f"{output}: no such folder; give a run, or the output folder of `medfuse infer`")
     if has_tasks(output):
         return _of_tasks(output)
     _, content = read_manifest(output / NAME)
     if not content and not has_work(output):
-        raise OutputError(f"{output}: holds no {NAME}; give the output folder of `medfuse infer`")
+        if runs := standings(output):
+            return _of_runs(output, runs)
+        raise OutputError(f"{output}: holds no {NAME}; give a run, or the output folder of `medfuse infer`")
     done, failed = set(content.get("cases", {})), dict(content.get("failed", {}))
     values: dict[str, Any] = {"output": output, "finished": content.get("finished"), "workers": []}
     lines = []
@@ -96,6 +99,16 @@ def _of_tasks(output: Path) -> Result:
         "workers": [{"host": w.host, "pid": w.pid, **w.doing} for w in workers],
     }
     return Result("\n".join(lines), values)
+
+
+def _of_runs(output: Path, runs: Mapping[str, Standing]) -> Result:
+    """Of a run folder, or of that of a cross-validation."""
+    lines = [f"{run.folder}: {run.text()}" for run in runs.values()]
+    finished = all(run.judged for run in runs.values())
+    return Result(
+        "\n".join(lines),
+        {"output": output, "finished": finished, "runs": {name: run.values() for name, run in runs.items()}},
+    )
 
 
 def _few(failed: Mapping[str, str]) -> list[str]:

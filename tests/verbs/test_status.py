@@ -1,6 +1,7 @@
 """`medfuse status` says where an output folder stands, and changes nothing there."""
 
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -95,6 +96,21 @@ def test_folds_that_workers_train(folds, medfuse):
     assert "1 of 4 done, 1 failed" in text
     assert "fold 2, training 50 %, step 20" in text
     assert "fold 1: data.csv:3: why" in text
+
+
+def test_a_run_folder_and_that_of_folds(finished_run, tmp_path, medfuse):
+    assert "step 4 of 4: finished" in medfuse("status", finished_run.folder).out
+    shutil.copytree(finished_run.folder, tmp_path / "fold_0")
+    shutil.copytree(finished_run.folder, tmp_path / "fold_1")
+    half = tmp_path / "fold_1"
+    (half / "summary.json").unlink()
+    rows = (half / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (half / "metrics.jsonl").write_text("".join(row for row in rows if json.loads(row)["step"] <= 1))
+    said = json.loads(medfuse("status", tmp_path, "--json").out)
+    assert said["finished"] is False
+    assert [said["runs"][fold]["share"] for fold in ("fold_0", "fold_1")] == [1, 0.25]
+    assert said["runs"]["fold_1"]["minutes_left"] >= 0
+    assert "fold_1: step 1 of 4, about" in medfuse("status", tmp_path).out
 
 
 def test_a_folder_that_is_finished_and_one_that_is_not(tmp_path, medfuse):

@@ -60,7 +60,7 @@ class Standing:
 
 
 def standings(folder: Path) -> dict[str, Standing]:
-    """Of the run in `folder`, or of those in it, by name: folds, and the final model; empty where there is none.
+    """Of the run in `folder`, or of the folds and the final model in it, by name; empty where nothing is.
 
     Raises CheckpointError where its records are damaged.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medfuse.infer.decide import Kind
-from medfuse.infer.windows import Axis, Grid, Window, plan_grid
+from medfuse.infer.windows import Grid, Window, plan_grid
 
 _UNSEEN, _AGREED, _DISPUTED = range(3)
 _SURE = 20.0  # softmax and sigmoid are then 0 or 1 to eight digits
@@ -30,7 +29,7 @@ class Draft:
         planes, dtype = _layout(classes, kind)
         self._decided: npt.NDArray[Any] = np.zeros((planes, *grid.shape), dtype)
         self._state = np.full(grid.shape, _UNSEEN, np.uint8)
-        self._own = [_own(axis) for axis in grid.axes]
+        self._own = [[part.start for part in axis.own()] for axis in grid.axes]
         self._windows = zip(grid, grid.indices())
 
     @property
@@ -82,12 +81,6 @@ def first_pass(grid: Grid, overlap: float | None) -> Grid | None:
     """Windows of this overlap over the same volume, where one is given and they are fewer."""
     few = None if overlap is None else plan_grid(grid.shape, grid.window, overlap)
     return few if few and len(few) < len(grid) else None
-
-
-def _own(axis: Axis) -> Sequence[int]:
-    """Per window the first voxel that it weighs no less than the one before."""
-    middles = [(start + end) // 2 for start, end in zip(axis.starts[1:], axis.ends)]
-    return [axis.starts[0], *middles]
 
 
 def draft_bytes(grid: Grid, classes: int, kind: Kind) -> int:

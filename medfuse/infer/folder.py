@@ -46,6 +46,7 @@ def infer_cases(
     share: Share | None = None,
     fleet: Fleet | None = None,
     usual: Usual | None = None,
+    heads: int = 1,
 ) -> Outcome:
     """Write a label map for every case into `output`, with the geometry of its image, and manifest.json.
 
@@ -67,7 +68,7 @@ def infer_cases(
     `progress` is called by any of the threads, by one at a time.
     `fleet`: workers that do it instead of this process. `share`: what this process takes as a worker of one;
     the outcome is then told by whoever leads. `usual`: among the cases of
-    training, against which these are held.
+    training, against which these are held. `heads`: with how many's logits the networks answer.
     """
     flip_combinations(recipe.settings.mirror, len(recipe.patch_size))
     check_format(recipe.probabilities)
@@ -77,7 +78,7 @@ def infer_cases(
         shared = SharedLedger(share, recipe.files, overwrite=overwrite)
         share.prepare = lambda case: share.ways.update(plan([case]))
         with share.board.joined():
-            Line(prepare, networks, recipe, output, device, share.ways, shared, usual).run(share)
+            Line(prepare, networks, recipe, output, device, share.ways, shared, usual, heads).run(share)
         return shared.outcome
     refuse_to_replace_images(cases, lambda case: [output / name for name in recipe.files(case)])
     with locked(make_folder(output)):
@@ -89,7 +90,7 @@ def infer_cases(
             plan(cases)  # which tells, and refuses, before any work
             fleet.lead(cases, ledger, output, recipe.facts())
         else:
-            line = Line(prepare, networks, recipe, output, device, plan(cases), ledger, usual)
+            line = Line(prepare, networks, recipe, output, device, plan(cases), ledger, usual, heads)
             line.run(Listed(cases))
         return ledger.finish()
 

@@ -33,9 +33,10 @@ from medfuse.infer.probabilities import (
 )
 from medfuse.infer.recipe import Recipe
 from medfuse.infer.shelf import Shelf
-from medfuse.infer.sliding import Network, WindowCount, predict_bricks
+from medfuse.infer.sliding import Network, WindowCount, passes_of, predict_bricks
 from medfuse.infer.stitch import spare_memory
 from medfuse.infer.windows import AxisName, plan_grid
+from medfuse.quality.agreement import Agreement
 from medfuse.quality.case import CaseScores
 from medfuse.quality.scores import rounded
 from medfuse.quality.usual import Usual
@@ -63,11 +64,12 @@ class _Job:
     again: bool = False
     sweep: int = 0
     count: WindowCount = field(default_factory=WindowCount)
+    agreement: Agreement | None = None
     feed: Feed[Brick] = field(default_factory=lambda: Feed(FEED_BYTES))
 
     def afresh(self) -> _Job:
         """The same case before its first window, for a second and last time."""
-        return replace(self, again=True, count=WindowCount(), feed=Feed(FEED_BYTES))
+        return replace(self, again=True, count=WindowCount(), agreement=None, feed=Feed(FEED_BYTES))
 
 
 class Source(Protocol):
@@ -105,6 +107,7 @@ class Line:
         ways: Mapping[str, Way],
         ledger: Ledger,
         usual: Usual | None = None,
+        heads: int = 1,
     ) -> None:
         self._prepare, self._usual = prepare, usual
         self._networks = [_Timed(network) for network in networks]
@@ -117,7 +120,10 @@ class Line:
             "classes": len(recipe.written),
             "mirror": recipe.settings.mirror,
             "device": device,
+            "heads": heads,
         }
+        dims = len(recipe.patch_size)
+        self._passes = passes_of(self._networks, recipe.settings.mirror, dims, heads)
         self._writes: list[tuple[Case, Future[None]]] = []
         self._feed: Feed[Brick] = Feed(FEED_BYTES)
 
@@ -187,6 +193,8 @@ class Line:
         if job.case.name not in self._ways:  # under a limit freed memory goes back more strictly
             spare_memory(grid, len(self._recipe.written))
         job.sweep = grid.sweep
+        if len(self._passes) > 1:
+            job.agreement = Agreement(self._passes, len(self._recipe.written), self._recipe.kind)
         self._writes.append((job.case, writing.submit(self._write, job)))
         try:
             with Shelf(self._output) if way.shelved else nullcontext() as shelf:
@@ -205,6 +213,7 @@ class Line:
                     adaptive_overlap=settings.adaptive_overlap,
                     kind=self._recipe.kind,
                     count=job.count,
+                    agreement=job.agreement,
                     progress=lambda done, of: self._ledger.windows(job.case, done, of),
                 ):
                     job.feed.put(brick, brick.logits.nbytes)
@@ -271,7 +280,7 @@ class Line:
             "sums": str(job.count.sums).removeprefix("torch."),
             "seconds_in": {stage: round(seconds, 3) for stage, seconds in job.seconds_in.items()},
             "volumes_ml": volumes_ml(voxels, job.geometry, recipe.labels),
-            "quality": {name: rounded(found) for name, found in scores.found().items()},
+            "quality": {name: rounded(found) for name, found in scores.found(job.agreement).items()},
             "case_quality": rounded(job.distances),
             **({"formats": slabs.said} if slabs.said else {}),
             **({"unlike_training": list(job.unlike)} if job.unlike else {}),

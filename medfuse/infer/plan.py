@@ -314,11 +314,18 @@ def run_one_window(
     classes: int,
     mirror: Sequence[str],
     device: torch.device | str,
+    heads: int = 1,
 ) -> Tensor:
     """The logits of the window in the middle of a prepared image (channels, x, y, z)."""
     window = image[(slice(None), *_middle(image.shape[1:], (*patch_size, 1)[:3]))]
     logits = window_logits(
-        window, networks, patch_size=patch_size, classes=classes, mirror=mirror, device=device
+        window,
+        networks,
+        patch_size=patch_size,
+        classes=classes,
+        mirror=mirror,
+        device=device,
+        heads=heads,
     )
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)

@@ -99,7 +99,7 @@ class Recipe:
     @property
     def _younger(self) -> list[str]:
         """Settings that are not given, and that folders which were begun earlier do not know."""
-        return [] if self.settings.stepped else ["stepped"]
+        return [name for name in ("stepped", "compare_heads") if not getattr(self.settings, name)]
 
     def facts(self) -> dict[str, Any]:
         regions = {"region_order": list(self.region_order)} if self.region_order else {}

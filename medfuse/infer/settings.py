@@ -62,6 +62,11 @@ class InferSettings(Section):
         description="steps for final label maps; auto: those that raise Dice on held-out cases, which change "
         "new scans only",
     )
+    compare_heads: bool = Field(
+        False,
+        description="let auxiliary heads decide too, and tell how far they agree with the main one, which "
+        "alone makes the label map",
+    )
     runtime: RuntimeField | None = Field(None, description="what runs the network; auto where not said")
 
     @model_validator(mode="after")

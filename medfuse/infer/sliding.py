@@ -22,6 +22,7 @@ from medfuse.infer.draft import Draft, first_pass
 from medfuse.infer.shelf import Shelf
 from medfuse.infer.stitch import Stitcher, Where, are_large, carry_bytes
 from medfuse.infer.windows import AxisName, Grid, Stepped, Window, plan_grid
+from medfuse.quality.agreement import Agreement, Pass
 
 Network = Callable[[Tensor], Tensor]
 """Windows (batch, channels, *patch_size) → logits (batch, classes, *patch_size)."""
@@ -108,6 +109,8 @@ def predict_bricks(
     kind: Kind = "softmax",
     count: WindowCount | None = None,
     progress: Callable[[int, int], None] | None = None,
+    heads: int = 1,
+    agreement: Agreement | None = None,
 ) -> Iterator[Brick]:
     """Logits of an image (channels, x, y, z), in bricks that tile it, each with its last window.
 
@@ -131,14 +134,25 @@ def predict_bricks(
     voxel, by the largest logit or as `kind` says (see `Draft`), and elsewhere say what they decided. An image
     that takes no fewer windows so is seen as without.
 
-    `count` is kept up to date, and `progress` is told (windows done, windows in all).
+    `count` is kept up to date, and `progress` is told (windows done, windows in all). With several
+    `heads` the networks answer with the logits of each, the main one's first, which alone counts. `agreement`
+    is told what each pass decides of each voxel, by the window whose middle is nearest; its passes are as
+    `passes_of` says.
 
     Raises ShapeError where a network does not answer with logits of the window's size, and DataError
     where they are not finite.
     """
     networks = networks if isinstance(networks, Sequence) else (networks,)
     flips, flat = flip_combinations(mirror, len(patch_size)), len(patch_size) == 2
-    ensemble = _Ensemble(networks, flips, classes=classes, batch_size=batch_size, flat=flat)
+    ensemble = _Ensemble(
+        networks,
+        flips,
+        classes=classes,
+        batch_size=batch_size,
+        flat=flat,
+        heads=heads,
+        agreement=agreement,
+    )
     grid = plan_grid(image.shape[1:], patch_size, overlap, sweep, stepped)
     reader = _Reader(image, grid, torch.device(device), find_body(image) if skip_air else None)
     dtype, free = sums or torch.float32, sums is None and are_large(grid, classes)
@@ -177,16 +191,18 @@ def window_logits(
     classes: int,
     mirror: Sequence[str] = (),
     device: torch.device | str = "cpu",
+    heads: int = 1,
 ) -> Tensor:
     """Logits (classes, *window) of an image that one window holds, as they are before they are weighted.
 
     Raises as `predict_bricks` does.
     """
     flips, flat = flip_combinations(mirror, len(patch_size)), len(patch_size) == 2
-    ensemble = _Ensemble(networks, flips, classes=classes, batch_size=1, flat=flat)
+    ensemble = _Ensemble(networks, flips, classes=classes, batch_size=1, flat=flat, heads=heads)
     reader = _Reader(window, grid := plan_grid(window.shape[1:], patch_size, 0.0), torch.device(device), None)
     (place,) = grid
-    return _finite(ensemble.logits(reader.to_device([reader.read(place)]))[0])
+    made, _ = ensemble.logits(reader.to_device([reader.read(place)]))
+    return _finite(made[0])
 
 
 def windows_of(
@@ -209,16 +225,27 @@ def flip_combinations(mirror: Sequence[str], dims: int) -> list[tuple[int, ...]]
     return [subset for n in range(len(axes) + 1) for subset in itertools.combinations(axes, n)]
 
 
+def passes_of(
+    networks: Sequence[Network], mirror: Sequence[str], dims: int, heads: int = 1
+) -> tuple[Pass, ...]:
+    """Each way in which a window is looked at, in the order in which it is."""
+    numbers = (range(len(networks)), range(len(flip_combinations(mirror, dims))), range(heads))
+    return tuple(Pass(*one) for one in itertools.product(*numbers))
+
+
 @dataclass(eq=False)
 class _Answer:
     """Logits (classes, *window) of a window, or where they will be, or what makes them when they are needed.
 
-    `kept`: for other windows too.
+    `kept`: for other windows too. `own`: the part of the window that no other is nearer to. `decided`: what
+    each pass decides there, where that is asked for; of one that is kept in the whole window.
     """
 
     logits: Tensor | None = None
     kept: bool = False
     made: Callable[[], Tensor] | None = None
+    own: Where | None = None
+    decided: Tensor | None = None
 
 
 def _answers(
@@ -240,13 +267,14 @@ def _answers(
     known: dict[tuple[float, ...] | None, _Answer] = {}
     at_most = max(least_known, KNOWN_BYTES // (4 * ensemble.classes * math.prod(grid.window)))
     asked: list[tuple[Voxels, _Answer]] = []
-    waiting: list[_Answer] = []
-    for number, window in enumerate(grid, 1):
+    waiting: list[tuple[_Answer, Where]] = []
+    for number, (window, index) in enumerate(zip(grid, grid.indices()), 1):
+        own = reader.inside(grid.own(index), window)
         if reader.in_air(window):
-            waiting.append(_Answer(background))
+            waiting.append((_Answer(background), own))
             count.skipped += 1
         elif draft is not None and draft.settles(window):
-            waiting.append(_Answer(made=partial(draft.logits, window, reader.device)))
+            waiting.append((_Answer(made=partial(draft.logits, window, reader.device)), own))
             count.skipped += 1
         else:
             voxels = reader.read(window)
@@ -254,35 +282,44 @@ def _answers(
             if constants in known:
                 count.reused += 1
             else:
-                asked.append((voxels, _Answer(kept=constants is not None and at_most > 0)))
+                asked.append((voxels, _Answer(kept=constants is not None and at_most > 0, own=own)))
                 count.run += 1
-            waiting.append(known[constants] if constants in known else asked[-1][1])
+            answer = known[constants] if constants in known else asked[-1][1]
+            waiting.append((answer, own))
             if constants is not None:
-                known[constants] = known.pop(constants, waiting[-1])  # the last to be given up
+                known[constants] = known.pop(constants, answer)  # the last to be given up
                 if len(known) > at_most:
                     del known[next(iter(known))]
         if not asked or len(asked) == ensemble.windows_at_once or number == len(grid):
             _fill(asked, reader, ensemble)
             asked = []
-            yield from _taken(waiting)
+            yield from _taken(waiting, ensemble)
             progress(number)
 
 
 def _fill(asked: Sequence[tuple[Voxels, _Answer]], reader: _Reader, ensemble: _Ensemble) -> None:
     if asked:
-        made = ensemble.logits(reader.to_device([voxels for voxels, _ in asked]))
+        parts = [None if answer.kept else answer.own for _, answer in asked]
+        made, decided = ensemble.logits(reader.to_device([voxels for voxels, _ in asked]), parts)
         for (_, answer), logits in zip(asked, made):
             answer.logits = logits.clone() if answer.kept else logits
+        for (_, answer), own in zip(asked, decided):
+            answer.decided = own
 
 
-def _taken(waiting: list[_Answer]) -> Iterator[Tensor]:
-    """The logits of each, and an empty list: none may be held on to while the network runs again."""
-    for answer in waiting:
-        if answer.made:
-            yield answer.made()
-        else:
-            assert answer.logits is not None
-            yield answer.logits
+def _taken(waiting: list[tuple[_Answer, Where]], ensemble: _Ensemble) -> Iterator[Tensor]:
+    """The logits of each, and an empty list: none may be held on to while the network runs again.
+
+    What is told of a window that no network saw is that all passes agree.
+    """
+    for answer, own in waiting:
+        logits = answer.made() if answer.made else answer.logits
+        assert logits is not None
+        if answer.decided is not None:
+            ensemble.agree(answer.decided[(..., *own)] if answer.kept else answer.decided)
+        elif answer.made:
+            ensemble.agree_on(logits[(slice(None), *own)])
+        yield logits
     waiting.clear()
 
 
@@ -305,8 +342,12 @@ class _Ensemble:
         classes: int,
         batch_size: int,
         flat: bool,
+        heads: int = 1,
+        agreement: Agreement | None = None,
     ) -> None:
         assert networks, "at least one network is needed"
+        self._agreement = agreement
+        self._heads = heads
         self._networks = networks
         self._flips = flips
         self.classes = classes
@@ -322,23 +363,56 @@ class _Ensemble:
         return logits.expand(-1, *window)
 
     @torch.inference_mode()
-    def logits(self, windows: Tensor) -> Tensor:
-        """(batch, channels, x, y, z) → (batch, classes, x, y, z): the network's own where it is one pass."""
-        return self._mean(windows.squeeze(-1)).unsqueeze(-1) if self._flat else self._mean(windows)
+    def logits(self, windows: Tensor, parts: Sequence[Where | None] = ()) -> tuple[Tensor, Sequence[Tensor]]:
+        """(batch, channels, x, y, z) → (batch, classes, x, y, z): the network's own where it is one pass.
 
-    def _mean(self, windows: Tensor) -> Tensor:
+        And, where that is asked for, what each pass decides of a part of each window, or of the whole one.
+        """
+        decided: list[list[Tensor]] = [[] for _ in parts] if self._agreement else []
+        if self._flat:
+            made = self._mean(windows.squeeze(-1), parts, decided).unsqueeze(-1)
+        else:
+            made = self._mean(windows, parts, decided)
+        stacked = [torch.stack(own) for own in decided]
+        return made, [own.unsqueeze(-1) for own in stacked] if self._flat else stacked
+
+    def agree(self, decided: Tensor) -> None:
+        """What each pass decides of some voxels that no window was asked of before."""
+        if self._agreement is not None:
+            self._agreement.add(decided)
+
+    def agree_on(self, logits: Tensor) -> None:
+        """All passes decide as these logits (classes, *any) say."""
+        if self._agreement is not None:
+            one = self._agreement.decide(logits)[None]
+            self._agreement.add(one.expand(len(self._agreement.passes), *one.shape[1:]))
+
+    def _decide(self, answers: Tensor, parts: Sequence[Where | None], decided: list[list[Tensor]]) -> None:
+        """What each head of a pass decides, of answers (batch, heads · classes, *window), in their parts."""
+        assert self._agreement is not None
+        for answer, part, own in zip(answers, parts, decided):
+            where = (..., *(part[: answer.ndim - 1] if part else ()))
+            for logits in answer[where].split(self.classes):
+                own.append(self._agreement.decide(logits))
+
+    def _mean(self, windows: Tensor, parts: Sequence[Where | None], decided: list[list[Tensor]]) -> Tensor:
         total: Tensor | None = None
         at_once = max(1, self._batch_size // len(windows))
         chunks = [self._flips[n : n + at_once] for n in range(0, len(self._flips), at_once)]
         self.short = True
         for network, flips in itertools.product(self._networks, chunks):
             inputs = torch.cat([windows.flip(flip) for flip in flips]) if any(flips) else windows
-            answers = _checked(network(inputs), inputs, self.classes)
+            answers = _checked(network(inputs), inputs, self.classes * self._heads)
             self.short &= answers.dtype.itemsize == 2
             if len(self._networks) * len(self._flips) == 1:
-                return answers
+                if decided:
+                    self._decide(answers, parts, decided)
+                return answers[:, : self.classes] if self._heads > 1 else answers
             for flip, answer in zip(flips, answers.split(len(windows))):
                 logits = answer.flip(flip) if flip else answer
+                if decided:
+                    self._decide(logits, parts, decided)
+                logits = logits[:, : self.classes]
                 total = logits.to(torch.float32, copy=True) if total is None else total.add_(logits)
         assert total is not None
         return total.div_(len(self._networks) * len(self._flips))
@@ -376,6 +450,15 @@ class _Reader:
         voxels = np.zeros((self._image.shape[0], *extent), dtype=np.float32)
         voxels[place] = read.float().cpu() if isinstance(read, Tensor) else read
         return voxels
+
+    def inside(self, where: Where, window: Window) -> Where:
+        """What of `where` is not padding, as a place in a window that holds it."""
+        (x, y, z), _ = self._part(where)
+        places = [
+            slice(part.start + before - around.start, part.stop + before - around.start)
+            for part, before, around in zip((x, y, z), self._before, window.where)
+        ]
+        return places[0], places[1], places[2]
 
     def in_air(self, window: Window) -> bool:
         """Whether there is known to be no body in the window, nor within half a window of it."""

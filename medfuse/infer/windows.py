@@ -35,6 +35,11 @@ class Axis:
         """For each window the voxels that no later one covers: together they tile the axis."""
         return [slice(a, b) for a, b in zip(self.starts, (*self.starts[1:], self.ends[-1]))]
 
+    def own(self) -> list[slice]:
+        """For each window the voxels whose middle it is nearest to: together they tile the axis as well."""
+        middles = [(start + end) // 2 for start, end in zip(self.starts[1:], self.ends)]
+        return [slice(a, b) for a, b in zip((self.starts[0], *middles), (*middles, self.ends[-1]))]
+
     def firsts(self) -> list[slice]:
         """For each window the voxels that no earlier one covers: together they tile the axis too."""
         return [slice(a, b) for a, b in zip((self.starts[0], *self.ends[:-1]), self.ends)]
@@ -81,6 +86,11 @@ class Grid:
         for numbers in itertools.product(*(range(len(self.axes[axis].starts)) for axis in self.order)):
             at = dict(zip(self.order, numbers))
             yield at[0], at[1], at[2]
+
+    def own(self, index: tuple[int, int, int]) -> tuple[slice, slice, slice]:
+        """The voxels that the window with these numbers is nearest to; all windows together tile the grid."""
+        x, y, z = (axis.own()[n] for axis, n in zip(self.axes, index))
+        return x, y, z
 
     def at(self, index: tuple[int, int, int]) -> Window:
         """The window with these numbers along x, y and z."""

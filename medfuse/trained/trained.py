@@ -154,6 +154,7 @@ class Trained:
                 share=share,
                 fleet=fleet,
                 usual=self.plan.usual,
+                heads=self.heads,
             )
         if statistics and share is None:
             write_statistics(output, self.plan, overwrite=overwrite)
@@ -227,6 +228,7 @@ class Trained:
             adaptive_overlap=how.adaptive_overlap,
             kind=recipe.kind,
             device=self.device,
+            heads=self.heads,
         ):
             if rows := exporter.add(brick):
                 labels.write(rows.axis, rows.start, rows.labels)
@@ -353,6 +355,7 @@ class Trained:
                 classes=len(self.plan.classes),
                 mirror=self.settings.mirror,
                 device=self.device,
+                heads=self.heads,
             )
         )
 
@@ -399,9 +402,41 @@ class Trained:
         if lines:
             raise MedfuseError(*lines)
         return tuple(
-            Prepared(partial(prepare_as, runtime, network)) if isinstance(network, nn.Module) else network
+            Prepared(partial(prepare_as, runtime, self._with_heads(network)))
+            if isinstance(network, nn.Module)
+            else network
             for network in self.networks
         )
+
+    @cached_property
+    def _compared(self) -> tuple[str, ...]:
+        """The auxiliary heads whose decisions are asked for. Raises MedfuseError where there are none."""
+        if not self.settings.compare_heads:
+            return ()
+        from medfuse.model.every_head import heads_to_compare
+
+        if self.graph is None:
+            raise MedfuseError("infer.compare_heads: what was exported has one head; give the run instead")
+        if not (heads := heads_to_compare(self.graph)):
+            raise MedfuseError(
+                "infer.compare_heads: the model has no auxiliary heads that decide voxels; leave it out, or "
+                "train one with model.aux"
+            )
+        return heads
+
+    @property
+    def heads(self) -> int:
+        """With how many heads' logits the runners answer."""
+        return 1 + len(self._compared)
+
+    def _with_heads(self, network: nn.Module) -> nn.Module:
+        from medfuse.model.every_head import EveryHead
+        from medfuse.model.segmenter import Segmenter
+
+        if not self._compared:
+            return network
+        assert isinstance(network, Segmenter), "what has a graph is one"
+        return EveryHead(network, self._compared)
 
     @property
     def engines(self) -> list[Engine]:

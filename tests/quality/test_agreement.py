@@ -67,7 +67,9 @@ def whole_label_maps(
 
 
 def mean_dice(maps: dict[Pass, Tensor], by: By, number: int, kind: Kind) -> float | None:
-    pick = lambda m: m[number] == 1 if kind == "regions" else m[0] == number  # noqa: E731
+    def pick(labels: Tensor) -> Tensor:
+        return labels[number] == 1 if kind == "regions" else labels[0] == number
+
     found = []
     for (a, one), (b, other) in combinations(maps.items(), 2):
         tags = {"folds": a.fold != b.fold, "flips": a.flip != b.flip, "heads": a.head != b.head}

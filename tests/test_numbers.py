@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 
 import nibabel
@@ -46,7 +47,8 @@ def test_mean_foreground_dice_is_one_number_wherever_it_is_told(folders, medfuse
     number = summary["foreground_mean"]["Dice"]
     assert number == pytest.approx(((1 + 2 / 3 + 0) / 3 + 0) / 2, abs=1e-6)
 
-    told = f"mean foreground Dice: {number:.4f} (2 labels, 3 cases)"
+    low, high = (summary["intervals"]["foreground_mean"]["Dice"]["mean"][key] for key in ("low", "high"))
+    told = f"mean foreground Dice: {number:.4f} [{low:.4f}, {high:.4f}] (95 %, 3 patients, 2 labels)"
     assert told in RunResult(Path("runs/x"), evaluation).text()
     assert told in CrossValidated(Path("runs/x"), summarise_folds({0: evaluation})).text()
     assert told in medfuse("evaluate", *folders, "--label", "often=1", "--label", "rare=2").out
@@ -72,3 +74,35 @@ def test_every_mean_tells_over_how_many_cases_it_is(folders, medfuse):
     assert "(n 2)" in page(ReportContent("x", "today", evaluation))
     candidate = Candidate("one", dice_of_cases([summarise(evaluation)]), 1)
     assert [candidate.n(label) for label in (MEAN, "often", "rare")] == [3, 3, 1]
+
+
+def test_cases_of_one_patient_are_one_draw(folders, medfuse):
+    for name in ("p1_b", "p2_a"):
+        for folder in folders:
+            (folder / f"{name[3:]}.nii").rename(folder / f"{name}.nii")
+    for folder in folders:
+        (folder / "c.nii").rename(folder / "p1_c.nii")
+    said = medfuse("evaluate", *folders, "--label", "often=1", "--patient", "^(p[0-9])_").out
+    assert "(95 %, 2 patients, 3 cases, 1 label)" in said
+    summary = json.loads((folders[0] / "summary.json").read_text())
+    assert [case["patient"] for case in summary["metric_per_case"]] == ["p1", "p1", "p2"]
+    assert summary["patients"] == 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [("(", "is no regular expression"), ("p", "has no group"), ("(z)", "finds no patient in a, b, c")],
+)
+def test_a_pattern_that_names_no_patient_is_told(folders, medfuse, pattern, told):
+    said = medfuse("evaluate", *folders, "--patient", pattern)
+    assert (said.code, told in said.err) == (2, True)
+    assert not (folders[0] / "summary.json").exists()
+
+
+def test_small_n_is_said_wherever_its_mean_is(folders, medfuse):
+    said = medfuse("evaluate", *folders, "--label", "often=1").out
+    evaluation = evaluate_folders(*folders, {"often": 1})
+    run = RunResult(Path("runs/x"), evaluation)
+    for text in (said, run.text(), page(ReportContent("x", "", evaluation))):
+        assert "3 patients, n too small for a claim" in text
+        assert "intervals: Student's t over patients" in unescape(text)

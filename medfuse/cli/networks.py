@@ -404,10 +404,18 @@ def evaluate(
     lesions: Annotated[
         bool, typer.Option("--lesions", help="count the components of each label: found, missed, false, F1")
     ] = False,
+    patient: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="whose first group, in a case's name, is the patient, as in '(.*)_scan'; intervals keep a "
+            "patient's cases together. Each case is a patient if not given",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> Result:
-    """Judge label maps: Dice, HD95, NSD and volume error."""
+    """Judge label maps: Dice, HD95, NSD and volume error, with intervals."""
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.evaluate import evaluate_label_maps
 
@@ -418,6 +426,7 @@ def evaluate(
         output=output,
         overwrite=overwrite,
         lesions=lesions,
+        patient=patient,
         reporter=Reporter(quiet=quiet),
     )
 

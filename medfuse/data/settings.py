@@ -1,6 +1,5 @@
 """What a pipeline file says of its data: split, preprocessing, augmentation."""
 
-import re
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -8,6 +7,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, field_v
 
 from medfuse import registry
 from medfuse.api import Augmentation
+from medfuse.core.patients import patient_pattern
 from medfuse.core.section import ConfigPath, Section
 from medfuse.registry import AugmentationField
 
@@ -43,15 +43,7 @@ class SplitSettings(Section):
     @field_validator("group")
     @classmethod
     def _has_a_group(cls, group: str | None) -> str | None:
-        if group is None:
-            return None
-        try:
-            groups = re.compile(group).groups
-        except re.error as error:
-            raise ValueError(f"{group!r} is no regular expression ({error}); mend it") from None
-        if groups < 1:
-            raise ValueError(f"{group!r} has no group; put brackets around the part that names the patient")
-        return group
+        return None if group is None else patient_pattern(group)
 
 
 WINDOWS = ((-1350.0, 150.0), (-160.0, 240.0), (-500.0, 1300.0))

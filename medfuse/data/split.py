@@ -1,6 +1,5 @@
 """Which cases train and which judge: given folds, or folds drawn by seed."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from medfuse.api import Case, DatasetInfo, Split
 from medfuse.core.errors import DataError
+from medfuse.core.patients import patients_in
 from medfuse.data.fingerprint import CaseFacts
 from medfuse.data.listing import read_splits
 from medfuse.data.settings import SplitSettings
@@ -83,12 +83,10 @@ def patients(cases: Sequence[Case], settings: SplitSettings) -> dict[str, str]:
     labelled = {case.name: case.patient or case.name for case in cases if case.label is not None}
     if settings.group is None:
         return labelled
-    found = {name: re.search(settings.group, name) for name in labelled}
-    if unfit := sorted(name for name, match in found.items() if match is None or match[1] is None):
-        raise DataError(
-            f"split.group {settings.group!r} finds no patient in {', '.join(unfit[:5])}; widen the expression"
-        )
-    return {name: match[1] for name, match in found.items() if match}
+    try:
+        return patients_in(labelled, settings.group)
+    except ValueError as error:
+        raise DataError(f"split.group {error}") from error
 
 
 def strata_of(facts: Sequence[CaseFacts], info: DatasetInfo) -> dict[str, frozenset[str]]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medfuse.core.text import aligned, number
-from medfuse.report.intervals import interval
+from medfuse.report.intervals import mean_interval
 
 MEAN = "mean foreground Dice"
 """The mean of the labels' means over cases, as `summary.json` and every other place has it."""
@@ -126,10 +126,17 @@ def compare(candidates: Sequence[Candidate]) -> Comparison:
     p = [signed_rank(values) for *_, values in rows]
     smallest = holm([smallest_p(_differing(values) or len(values)) for *_, values in rows])
     made = (
-        Difference(c.name, label, len(v), _differing(v), float(v.mean()), *interval(v), *tests)
+        Difference(c.name, label, len(v), _differing(v), float(v.mean()), *_limits(v), *tests)
         for (c, label, v), *tests in zip(rows, p, holm(p), smallest)
     )
     return Comparison(tuple(candidates), labels, tuple(made))
+
+
+def _limits(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Of the mean difference; as far as Dice goes where one case alone tells of it."""
+    of = mean_interval(values, bounds=None)
+    assert of is not None, "a row has a difference"
+    return (-1.0, 1.0) if of.low is None or of.high is None else (of.low, of.high)
 
 
 def differences_of(baseline: Candidate, other: Candidate, label: str) -> npt.NDArray[np.float64]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medfuse.core.errors import DataError, MedfuseError
 from medfuse.core.labels import LabelValue, map_values, members
+from medfuse.core.patients import patients_in
 from medfuse.core.reporter import Reporter
 from medfuse.report.lesions import Lesions, case_lesions
 from medfuse.report.metrics import NSD_TOLERANCE_MM, CaseMetrics, case_metrics, mean_foreground_dice
@@ -29,6 +30,11 @@ class EvaluatedCase:
     @property
     def name(self) -> str:
         return self.pair.name
+
+    @property
+    def patient(self) -> str:
+        """Whose case it is; where nobody says so, a patient of its own."""
+        return self.pair.patient or self.name
 
     @property
     def dice(self) -> float | None:
@@ -59,16 +65,20 @@ def evaluate_folders(
     nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
     tolerance_mm: float = 1e-3,
     lesions: bool = False,
+    patient: str | None = None,
     reporter: Reporter | None = None,
 ) -> Evaluation:
     """Judge every reference that has a prediction of the same name; their endings may differ.
 
     References without a prediction are an error line, and so is a link that leads nowhere; predictions
     without a reference, a label that is in no case, and what else the folders hold, are notes, one for each
-    kind. Without `labels`, the values found in the references are judged, named by their number. Raises
-    DataError where a folder is missing or nothing can be paired.
+    kind. Without `labels`, the values found in the references are judged, named by their number. `patient`: a
+    regular expression whose first group, in a case's name, is its patient. Raises DataError where a folder is
+    missing, nothing can be paired, or a name holds no patient.
     """
     pairs, errors, notes = pair_folders(predictions, references)
+    if patient is not None:
+        pairs = _of_patients(pairs, patient)
     pairs, labels, more = on_one_grid(pairs, labels, ignore)
     errors += [line for lines in more.faults.values() for line in lines]
     notes += more.notes
@@ -88,6 +98,14 @@ def evaluate_folders(
         (*errors, *evaluation.errors),
         (*notes, *evaluation.notes, *_absent_labels(evaluation)),
     )
+
+
+def _of_patients(pairs: Sequence[Pair], pattern: str) -> list[Pair]:
+    try:
+        found = patients_in((pair.name for pair in pairs), pattern)
+    except ValueError as error:
+        raise DataError(f"--patient {error}") from error
+    return [replace(pair, patient=found[pair.name]) for pair in pairs]
 
 
 def evaluate_pairs(

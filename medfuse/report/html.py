@@ -19,9 +19,10 @@ from medfuse.report.dots import MOST_LINES, Dot, Row, folded_dots
 from medfuse.report.evaluate import EvaluatedCase, Evaluation
 from medfuse.report.feature_maps import Picture
 from medfuse.report.graph import GraphNode, graph_svg, graph_words
+from medfuse.report.intervals import Interval
 from medfuse.report.overlays import OverlayCase, colors_of
 from medfuse.report.style import document, section
-from medfuse.report.summary import summarise
+from medfuse.report.summary import interval_lines, interval_of, summarise
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,10 @@ def _headline(evaluation: Evaluation, summary: Mapping[str, Any], colors: Mappin
     words = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in summary["definitions"].items())
     return (
         f'<p class="big">{number(mean, 3)} <span>mean foreground Dice: {n} label{"s" * (n != 1)}, '
-        f"{cases} case{'s' * (cases != 1)}</span></p>"
-        f"{_lines('error', evaluation.errors)}{_lines('note', evaluation.notes)}{_dots(evaluation, colors)}"
+        f"{cases} case{'s' * (cases != 1)}{_between(interval_of(summary, 'foreground_mean'))}</span></p>"
+        f"{_said(interval_lines(summary))}"
+        f"{_lines('error', evaluation.errors)}{_lines('note', evaluation.notes)}"
+        f"{_dots(evaluation, summary, colors)}"
         f'<div class="{kind}"><table><caption>Means over n cases, or over as many as a mean says'
         f"</caption><thead><tr>{heads}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
@@ -125,13 +128,38 @@ def _label_row(name: str, value: str, summary: Mapping[str, Any]) -> str:
     bar = f'<span class="bar" style="width:{4 * (mean["Dice"] or 0):.2f}em"></span>'
     shown = {"IoU": 3, "HD95": 1, "NSD": 3, "absolute_volume_error_ml": 2}
     cells = [
-        f"{bar}{number(mean['Dice'], 3)}",
+        f"{bar}{number(mean['Dice'], 3)}{_limits(summary, value, 'Dice', 3)}",
         str(summary["n"][value]["Dice"]),
-        *(number(mean[key], digits) + _of(summary, value, key) for key, digits in shown.items()),
-        number(mean["volume_error_ml"], 2, sign=True) + _of(summary, value, "volume_error_ml"),
+        *(
+            number(mean[key], digits) + _limits(summary, value, key, digits) + _of(summary, value, key)
+            for key, digits in shown.items()
+        ),
+        number(mean["volume_error_ml"], 2, sign=True)
+        + _limits(summary, value, "volume_error_ml", 2)
+        + _of(summary, value, "volume_error_ml"),
         *(str(outcomes[word]) for word in ("missed", "false alarm", "absent in both")),
     ]
     return f'<tr><th scope="row">{escape(name)}</th>{_cells(MEANS[1:], cells)}</tr>'
+
+
+def _between(interval: Interval | None) -> str:
+    """What the headline says of its interval."""
+    if interval is None or interval.low is None:
+        return ""
+    return f"; {100 * interval.level:.3g} % interval{interval.limits_text(3)}, {interval.of()}"
+
+
+def _said(lines: Sequence[str]) -> str:
+    return "".join(f'<p class="said">{escape(line)}</p>' for line in lines)
+
+
+def _limits(summary: Mapping[str, Any], value: str, key: str, digits: int) -> str:
+    interval = interval_of(summary, value, key)
+    return (
+        f" <small>{interval.limits_text(digits).strip()}</small>"
+        if interval and interval.low is not None
+        else ""
+    )
 
 
 def _cells(heads: Sequence[str], cells: Sequence[str]) -> str:
@@ -191,15 +219,19 @@ def _cases(content: ReportContent) -> str:
     return said + cards
 
 
-def _dots(evaluation: Evaluation, colors: Mapping[str, str]) -> str:
-    """A line of dots for each label, the Dice of each case; of many labels those with the least first."""
+def _dots(evaluation: Evaluation, summary: Mapping[str, Any], colors: Mapping[str, str]) -> str:
+    """A line of dots for each label, the Dice of each case, their mean and its interval; of many labels those
+    with the least first.
+    """
     places = card_ids(evaluation.cases)
     rows = []
     for name, color in zip(evaluation.labels, colors_of(evaluation.labels, colors)):
         found = [(c.name, d) for c in evaluation.cases if (d := c.metrics[name].dice) is not None]
         dots = [Dot(dice, f"{case}: {dice:.3f}", places[case]) for case, dice in found]
         mean = sum(dice for _, dice in found) / len(found) if found else None
-        rows.append(Row(name, f"Dice {number(mean, 3)}, n {len(found)}", dots, color, mean))
+        interval = interval_of(summary, str(evaluation.labels[name]))
+        low, high = (interval.low, interval.high) if interval else (None, None)
+        rows.append(Row(name, f"Dice {number(mean, 3)}, n {len(found)}", dots, color, mean, low, high))
     if len(rows) > MOST_LINES:
         rows.sort(key=lambda row: (row.mean is None, row.mean or 0.0))
     return folded_dots(rows, (0.0, 1.0), (0, 0.25, 0.5, 0.75, 1), "better labels")

@@ -28,11 +28,12 @@ from medfuse.volumes.volume import values_of
 
 @dataclass(frozen=True)
 class Pair:
-    """A case's two label maps."""
+    """A case's two label maps; `patient` where it is known that cases share one."""
 
     name: str
     prediction: Path
     reference: Path
+    patient: str | None = None
 
 
 def pair_folders(predictions: Path, references: Path) -> tuple[list[Pair], list[str], list[str]]:
@@ -124,6 +125,7 @@ def on_one_grid(
             pair.name,
             files["prediction"].get(pair.name, pair.prediction),
             files["reference"].get(pair.name, pair.reference),
+            pair.patient,
         )
         for pair in pairs
         if pair.name not in faults

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from medfuse.core.seal import write_own_json
 from medfuse.core.text import number
 from medfuse.report.evaluate import EvaluatedCase, Evaluation
+from medfuse.report.intervals import SHARES, Interval, mean_interval, median_interval, said_once
 from medfuse.report.lesions import together
 from medfuse.report.metrics import CaseMetrics, Outcome
 
@@ -35,6 +38,8 @@ def definitions(nsd_tolerance_mm: float) -> dict[str, str]:
         "false alarm": "in the prediction, not in the reference: Dice, IoU and NSD are 0, HD95 and "
         "relative_volume_error are null",
         "mean": "per label, over the cases where the metric is defined; `n` counts them",
+        "intervals": "of the mean and of the median: in a share `level` of samples of patients the true one "
+        "lies between low and high; any_low, any_high: of the mean, whatever the distribution",
         "foreground_mean": "the mean of the labels' means, which is called mean foreground Dice everywhere; "
         "`foreground_n` counts the labels that have one",
     }
@@ -50,8 +55,8 @@ LESIONS = {
 }
 
 
-def summarise(evaluation: Evaluation) -> dict[str, Any]:
-    """The contents of `summary.json`. Undefined values are None, and every mean has its n.
+def summarise(evaluation: Evaluation, *, intervals: bool = True) -> dict[str, Any]:
+    """The contents of `summary.json`. Undefined values are None, and every mean has its n and its interval.
 
     `foreground_mean`, `mean` and `metric_per_case` have nnU-Net's keys (labels by value, as text); the
     other keys are medfuse's own.
@@ -69,6 +74,8 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
         "cases": len(evaluation.cases),
         "foreground_n": {key: n for key, (_, n) in foreground.items()},
         "n": {value: {key: n for key, (_, n) in row.items()} for value, row in means.items()},
+        "patients": len({case.patient for case in evaluation.cases}),
+        **({"intervals": _intervals(evaluation, rows)} if intervals else {}),
         "outcomes": {value: _outcomes(evaluation, name) for name, value in values.items()},
         "nsd_tolerance_mm": evaluation.nsd_tolerance_mm,
         "definitions": {
@@ -81,10 +88,31 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def foreground_text(summary: Mapping[str, Any]) -> str:
-    """`0.8123 (3 labels, 5 cases)`, the mean foreground Dice and what it is a mean of."""
+    """`0.8123 [0.7911, 0.8290] (95 %, 5 patients, 3 labels)`: the mean foreground Dice, and of what."""
     n, cases = summary["foreground_n"]["Dice"], summary["cases"]
-    of = f"{n} label{'s' * (n != 1)}, {cases} case{'s' * (cases != 1)}"
-    return f"{number(summary['foreground_mean']['Dice'])} ({of})"
+    labels = f"{n} label{'s' * (n != 1)}"
+    if (interval := interval_of(summary, "foreground_mean")) is not None:
+        return f"{interval.text()[:-1]}, {labels})"
+    return f"{number(summary['foreground_mean']['Dice'])} ({labels}, {cases} case{'s' * (cases != 1)})"
+
+
+def mean_text(summary: Mapping[str, Any], label: str, key: str = "Dice") -> str:
+    """`0.8123 [0.7911, 0.8290] (95 %, 5 patients)`: a label's mean; a dash where no case defines it."""
+    if (interval := interval_of(summary, label, key)) is not None:
+        return interval.text()
+    return f"{number(summary['mean'][label][key])} (n = {summary['n'][label][key]})"
+
+
+def interval_of(summary: Mapping[str, Any], label: str, key: str = "Dice") -> Interval | None:
+    """Of a label's mean, or the foreground's; None where there is none, as in files of earlier versions."""
+    found = summary.get("intervals", {}).get(label, {}).get(key)
+    return Interval.of_json(found["mean"]) if found else None
+
+
+def interval_lines(summary: Mapping[str, Any]) -> list[str]:
+    """How the intervals of Dice were made, and what they cannot know: lines for below what is printed."""
+    found = (interval_of(summary, label) for label in ("foreground_mean", *summary["mean"]))
+    return said_once(one for one in found if one is not None)
 
 
 def write_summary(path: Path, evaluation: Evaluation) -> dict[str, Any]:
@@ -114,7 +142,11 @@ def as_row(metrics: CaseMetrics) -> dict[str, Number]:
     }
 
 
+BOUNDS = {"Dice": SHARES, "IoU": SHARES, "NSD": SHARES}
+"""What measures lie between, where they have bounds."""
 KEYS = tuple(as_row(CaseMetrics(0, 0, 0, 0, 0, 0, None, None, None, None, None, None)))
+COUNTS = ("TP", "FP", "FN", "TN", "n_pred", "n_ref")
+MEASURED = tuple(key for key in KEYS if key not in COUNTS)
 
 
 def _case(case: EvaluatedCase, values: Mapping[str, str]) -> dict[str, Any]:
@@ -123,9 +155,39 @@ def _case(case: EvaluatedCase, values: Mapping[str, str]) -> dict[str, Any]:
         "outcomes": {value: case.metrics[name].outcome for name, value in values.items()},
         **({"lesions": {v: case.lesions[n].as_row() for n, v in values.items()}} if case.lesions else {}),
         "name": case.name,
+        **({"patient": case.pair.patient} if case.pair.patient else {}),
         "prediction_file": str(case.pair.prediction),
         "reference_file": str(case.pair.reference),
     }
+
+
+def _intervals(evaluation: Evaluation, rows: Mapping[str, list[dict[str, Number]]]) -> dict[str, Any]:
+    """Label → measure → `mean` and `median`, and those of the foreground's mean."""
+    patients = [case.patient for case in evaluation.cases]
+    tables = {
+        key: np.array([[_or_nan(row[key]) for row in rows[value]] for value in rows], np.float64).T
+        for key in MEASURED
+    }
+    found = {
+        value: {key: _both(tables[key][:, n], patients, key) for key in MEASURED}
+        for n, value in enumerate(rows)
+    }
+    found["foreground_mean"] = {
+        key: {"mean": interval.to_json()}
+        for key, table in tables.items()
+        if (interval := mean_interval(table[:, None, :], patients, bounds=BOUNDS.get(key))) is not None
+    }
+    return {label: {key: both for key, both in row.items() if both} for label, row in found.items()}
+
+
+def _both(values: Any, patients: Sequence[str], key: str) -> dict[str, Any]:
+    mean = mean_interval(values, patients, bounds=BOUNDS.get(key))
+    median = median_interval(values, patients)
+    return {"mean": mean.to_json(), "median": median.to_json()} if mean and median else {}
+
+
+def _or_nan(value: Number) -> float:
+    return math.nan if value is None else value
 
 
 def _lesions(evaluation: Evaluation, values: Mapping[str, str]) -> dict[str, Any]:

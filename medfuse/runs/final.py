@@ -14,6 +14,7 @@ from medfuse.core.files import reported
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.text import number
 from medfuse.pipeline import resolved
+from medfuse.report.intervals import Interval
 from medfuse.runs.changes import case_changes, pipeline_changes, text_changes
 from medfuse.runs.folder import FOLD_ALL, fold_folders
 from medfuse.runs.postprocess import FILE, read_choice, said, write_choice
@@ -128,6 +129,7 @@ class _Summary(BaseModel):
     foreground_n: _Count
     folds: dict[str, dict[str, Any]]
     between_folds: _Between
+    intervals: dict[str, dict[str, dict[str, Interval]]] = {}
 
 
 def _differences(

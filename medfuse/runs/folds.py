@@ -47,7 +47,7 @@ def summarise_folds(evaluations: Mapping[int, Evaluation]) -> dict[str, Any]:
         errors=tuple(line for e in evaluations.values() for line in e.errors),
         notes=tuple(dict.fromkeys(notes)),
     )
-    parts = {fold: summarise(evaluation) for fold, evaluation in evaluations.items()}
+    parts = {fold: summarise(evaluation, intervals=False) for fold, evaluation in evaluations.items()}
     values = [str(value) for value in first.labels.values()]
     return {
         **summarise(merged),

@@ -56,14 +56,18 @@ def evaluate(run: Run) -> Evaluation:
 
 def _pairs(run: Run) -> list[Pair]:
     """The held-out cases' predicted and true label maps."""
+    from medfuse.data.split import patients
     from medfuse.infer.cases import output_name
     from medfuse.report.pairs import Pair
 
+    patient_of = patients(run.info.cases, run.pipeline.split)
     found = []
     for name in run.split.validation:
         case = run.cases[name]
         assert case.label is not None, "a split has labelled cases only"
-        found.append(Pair(name, run.folder / "predictions" / output_name(case), case.label))
+        predicted = run.folder / "predictions" / output_name(case)
+        patient = patient_of[name]
+        found.append(Pair(name, predicted, case.label, patient if patient != name else None))
     return found
 
 

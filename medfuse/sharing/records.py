@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from medfuse.core.errors import CheckpointError
 from medfuse.core.json_text import read_json, shortened, validated
 from medfuse.core.labels import LabelValue
-from medfuse.report.intervals import interval, interval_of_means
+from medfuse.report.intervals import Interval, mean_interval
 from medfuse.runs.final import cross_validation_of
 from medfuse.runs.folder import FOLD_ALL
 from medfuse.runs.records import DATA, LOCK, TRANSFER, Lock, TrainedOn, read_record
@@ -95,6 +95,8 @@ class _Case(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False)
 
     metrics: dict[str, dict[str, float | None]]
+    name: str = ""
+    patient: str | None = None
 
 
 class _Summary(BaseModel):
@@ -129,22 +131,18 @@ def _score(path: Path) -> Score | None:
     ).reshape(-1, len(keys))
     if not np.isfinite(rows).any():
         return None
-    labels = tuple(_mean(name, column[np.isfinite(column)]) for name, column in zip(names, rows.T))
-    judged = rows[np.isfinite(rows).any(axis=1)]
-    known = [label.dice for label in labels if label.dice is not None]
-    low, high = interval_of_means(judged) if len(judged) > 1 else (None, None)
-    overall = Mean(
-        name=OVERALL, dice=_rounded(sum(known) / len(known)), low=_rounded(low), high=_rounded(high),
-        cases=len(judged),
-    )  # fmt: skip
+    patients = [case.patient or case.name or str(n) for n, case in enumerate(read.metric_per_case)]
+    labels = tuple(_mean(name, mean_interval(column, patients)) for name, column in zip(names, rows.T))
+    overall = _mean(OVERALL, mean_interval(rows[:, None, :], patients))
     of: Literal["held-out cases", "cross-validation"] = "cross-validation" if read.folds else "held-out cases"
     return Score(of=of, folds=len(read.folds), overall=overall, labels=labels)
 
 
-def _mean(name: str, values: Any) -> Mean:
-    low, high = interval(values) if len(values) > 1 else (None, None)
-    dice = float(values.mean()) if len(values) else None
-    return Mean(name=name, dice=_rounded(dice), low=_rounded(low), high=_rounded(high), cases=len(values))
+def _mean(name: str, of: Interval | None) -> Mean:
+    if of is None:
+        return Mean(name=name, dice=None, cases=0)
+    low, high = _rounded(of.low), _rounded(of.high)
+    return Mean(name=name, dice=_rounded(of.value), low=low, high=high, cases=of.cases)
 
 
 def _rounded(value: float | None) -> float | None:

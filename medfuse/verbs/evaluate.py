@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from medfuse.core.errors import DataError, MedfuseError
 from medfuse.core.files import make_folder
 from medfuse.core.json_text import shortened
 from medfuse.core.labels import LabelValue, label_value
+from medfuse.core.patients import patient_pattern
 from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
 from medfuse.core.seal import refuse_others
@@ -26,31 +28,46 @@ def evaluate_label_maps(
     output: Path | None,
     overwrite: bool = False,
     lesions: bool = False,
+    patient: str | None = None,
     reporter: Reporter,
 ) -> Result:
     """Judge a folder of label maps against another; write summary.json; return a table.
 
-    `lesions`: whether the components of each label are counted, found, missed and false.
+    `lesions`: whether the components of each label are counted, found, missed and false. `patient`: a
+    regular expression for case names whose first group is the patient.
     Raises OutputError before any work where another's summary.json is there, unless `overwrite`.
     """
     from medfuse.report.evaluate import evaluate_folders
-    from medfuse.report.summary import foreground_text, write_summary
+    from medfuse.report.summary import foreground_text, interval_lines, write_summary
 
     labels = dict(map(label_of, names))
     ignore = labels.pop("ignore", None)
     if isinstance(ignore, tuple):
         raise MedfuseError("--label ignore=…: give the one value of voxels that are not to be judged")
+    if patient is not None:
+        try:
+            patient_pattern(patient)
+        except ValueError as fault:
+            raise MedfuseError(f"--patient {fault}") from fault
     target = (output or predictions) / "summary.json"
     refuse_others(target, overwrite=overwrite)
     evaluation = evaluate_folders(
-        predictions, references, labels or None, ignore=ignore, lesions=lesions, reporter=reporter
+        predictions,
+        references,
+        labels or None,
+        ignore=ignore,
+        lesions=lesions,
+        patient=patient,
+        reporter=reporter,
     )
     make_folder(target.parent)
     refuse_others(target, overwrite=overwrite)
     summary = write_summary(target, evaluation)
-    rows = [["label", "Dice (n)", "HD95 mm (n)", "NSD (n)", *(_LESIONS if lesions else ())]]
+    rows = [
+        ["label", "Dice [95 %] (n)", "HD95 mm [95 %] (n)", "NSD [95 %] (n)", *(_LESIONS if lesions else ())]
+    ]
     for name, value in evaluation.labels.items():
-        mean, n = summary["mean"][str(value)], summary["n"][str(value)]
+        means, n = _means(summary, str(value)), summary["n"][str(value)]
         counted = summary.get("lesions", {}).get(str(value))
         more = (
             [f"{counted['found']} of {counted['found'] + counted['missed']}", str(counted["false"])]
@@ -58,15 +75,27 @@ def evaluate_label_maps(
             else []
         )
         f1 = [number(counted["F1"])] if counted else []
-        rows.append(
-            [name, *(f"{number(mean[key])} ({n[key]})" for key in ("Dice", "HD95", "NSD")), *more, *f1]
-        )
-    lines = [*aligned(rows).splitlines(), f"mean foreground Dice: {foreground_text(summary)}"]
+        rows.append([name, *(f"{means[key]} ({n[key]})" for key in means), *more, *f1])
+    overall = f"mean foreground Dice: {foreground_text(summary)}"
+    lines = [*aligned(rows).splitlines(), overall, *interval_lines(summary)]
     if evaluation.errors:
         error = DataError(*lines, *evaluation.errors, *evaluation.notes, f"the other cases are in {target}")
         error.values = {**summary, "summary": target}
         raise error
     return Result("\n".join([*lines, *evaluation.notes, str(target)]), {**summary, "summary": target})
+
+
+def _means(summary: Mapping[str, Any], label: str) -> dict[str, str]:
+    """Measure → its mean with its interval."""
+    from medfuse.report.summary import interval_of
+
+    found = {}
+    for key in ("Dice", "HD95", "NSD"):
+        interval = interval_of(summary, label, key)
+        found[key] = number(summary["mean"][label][key]) + (
+            "" if interval is None else interval.limits_text()
+        )
+    return found
 
 
 def label_of(text: str) -> tuple[str, LabelValue]:

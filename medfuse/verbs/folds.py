@@ -41,16 +41,16 @@ class CrossValidated:
     def text(self) -> str:
         """The last lines: Dice per label over all held-out cases, its spread between folds."""
         from medfuse.core.labels import from_json
-        from medfuse.report.summary import foreground_text
+        from medfuse.report.summary import foreground_text, interval_lines, mean_text
 
         summary, folds, between = self.summary, self.summary["folds"], self.summary["between_folds"]
         lines = [f"held-out cases: {summary['cases']} in {len(folds)} folds"]
         for name, value in from_json(summary["labels"]).items():
-            dice, n = summary["mean"][str(value)]["Dice"], summary["n"][str(value)]["Dice"]
-            lines.append(f"  Dice {name}: {number(dice)} (n = {n}){_spread(between[str(value)])}")
+            lines.append(f"  Dice {name}: {mean_text(summary, str(value))}{_spread(between[str(value)])}")
         lines += [
             f"  mean foreground Dice: {foreground_text(summary)}{_spread(between['foreground_mean'])}",
             "  (mean over cases ± standard deviation between the folds' means)",
+            *(f"  ({line})" for line in interval_lines(summary)),
             *summary["notes"],
             f"summary:     {self.folder / 'summary.json'}",
             f"folds:       {', '.join(str(self.folder / f'fold_{fold}') for fold in folds)}",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfuse.core.reporter import Reporter
-from medfuse.core.text import number, typed
+from medfuse.core.text import typed
 from medfuse.pipeline import Pipeline, load_pipeline
 from medfuse.runs.run import located, open_run, read_dataset, refuse_soon, run_folder
 from medfuse.runs.stages import do_stages
@@ -56,14 +56,14 @@ class RunResult:
         }
 
     def _judged(self) -> list[str]:
-        from medfuse.report.summary import foreground_text, summarise
+        from medfuse.report.summary import foreground_text, interval_lines, mean_text, summarise
 
         summary = summarise(self.evaluation)
         lines = [f"held-out cases: {len(self.evaluation.cases)}"]
         for name, value in self.evaluation.labels.items():
-            dice, n = summary["mean"][str(value)]["Dice"], summary["n"][str(value)]["Dice"]
-            lines.append(f"  Dice {name}: {number(dice)} (n = {n})")
-        return [*lines, f"  mean foreground Dice: {foreground_text(summary)}"]
+            lines.append(f"  Dice {name}: {mean_text(summary, str(value))}")
+        lines.append(f"  mean foreground Dice: {foreground_text(summary)}")
+        return [*lines, *(f"  ({line})" for line in interval_lines(summary))]
 
 
 def run_pipeline(

@@ -10,7 +10,6 @@ from medfuse.report.compare import (
     differences_of,
     enough_cases,
     holm,
-    interval,
     signed_rank,
     table,
 )
@@ -56,12 +55,6 @@ def test_chance_alone_wins_no_more_often_than_the_level_allows():
 
 def test_holm_is_his_textbook_example():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-
-
-def test_the_interval_of_a_normal_sample_is_about_two_standard_errors():
-    values = RANDOM.normal(0, 1, 400)
-    low, high = interval(values)
-    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.05)
 
 
 @pytest.mark.parametrize("pairs", [1, 3, 5])

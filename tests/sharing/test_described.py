@@ -6,12 +6,10 @@ import shutil
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from medfuse.core.errors import CheckpointError
 from medfuse.core.files import file_hash
-from medfuse.report.intervals import interval, interval_of_means
 from medfuse.sharing.described import describe
 from medfuse.sharing.description import Description
 from medfuse.sharing.records import without_place
@@ -263,18 +261,6 @@ def test_a_damaged_record_is_named(finished_run, tmp_path):
     (other / "summary.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"summary\.json"):
         describe(other)
-
-
-def test_an_interval_of_one_column_is_the_plain_interval():
-    values = np.random.default_rng(1).random(12)
-    assert interval_of_means(values[:, None]) == pytest.approx(interval(values), abs=0.02)
-
-
-def test_an_interval_holds_its_mean_and_passes_over_what_is_not_defined():
-    rows = np.random.default_rng(1).random((10, 3))
-    rows[2:, 1] = np.nan
-    low, high = interval_of_means(rows)
-    assert low < np.nanmean(np.nanmean(rows, axis=0)) < high
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,8 @@ def _limits(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     """Of the mean difference; as far as Dice goes where one case alone tells of it."""
     of = mean_interval(values, bounds=None)
     assert of is not None, "a row has a difference"
-    return (-1.0, 1.0) if of.low is None or of.high is None else (of.low, of.high)
+    low, high = of.ends()
+    return max(low, -1.0), min(high, 1.0)
 
 
 def differences_of(baseline: Candidate, other: Candidate, label: str) -> npt.NDArray[np.float64]:

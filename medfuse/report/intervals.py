@@ -63,6 +63,12 @@ class Interval:
         """What `to_json` made."""
         return cls(**{field.name: row[field.name] for field in fields(cls) if field.name in row})
 
+    def ends(self) -> tuple[float, float]:
+        """The limits; as far as numbers go where one patient alone tells of it."""
+        if self.low is None or self.high is None:
+            return -math.inf, math.inf
+        return self.low, self.high
+
     def text(self, digits: int = 4) -> str:
         """`0.912 [0.897, 0.925] (95 %, 40 patients, 3 seeds)`."""
         level = "" if self.low is None else f"{100 * self.level:.3g} %, "

@@ -336,14 +336,16 @@ def _row(
     bound: float,
 ) -> Row:
     """pairs: patient → of each of its cases the value in fp32 and in int8."""
-    from medfuse.report.intervals import interval
+    from medfuse.report.intervals import mean_interval
 
     said: dict[str, Any] = {"label": label, "measure": measure, "patients": len(pairs)}
     if len(pairs) < FEWEST_PATIENTS:
         return Row(**said, fp32=None, int8=None, drop=None, low=None, high=None, bears=False)
     means = np.array([np.mean(values, axis=0) for values in pairs.values()])
     drops = means[:, 0] - means[:, 1]
-    low, high = interval(drops)
+    of = mean_interval(drops, bounds=None)
+    assert of, "every patient has a drop"
+    low, high = of.ends()
     fp32, int8 = (round(float(mean), 6) for mean in means.mean(axis=0))
     ends = {"drop": float(drops.mean()), "low": low, "high": high}
     return Row(**said, fp32=fp32, int8=int8, **{k: round(v, 6) for k, v in ends.items()}, bears=high <= bound)

@@ -415,7 +415,7 @@ def evaluate(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> Result:
-    """Judge label maps: Dice, HD95, NSD and volume error, with intervals."""
+    """Judge label maps: Dice, HD95, NSD and volume error."""
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.evaluate import evaluate_label_maps
 

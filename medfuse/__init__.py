@@ -45,6 +45,8 @@ if TYPE_CHECKING:
         PluginError,
         ShapeError,
     )
+    from medfuse.experiment import Pipeline, compare
+    from medfuse.registry import register
     from medfuse.trained.predictor import Predictor
 
 __version__ = "0.1.0"
@@ -72,6 +74,7 @@ __all__ = [
     "NamedCode",
     "Origin",
     "OutputError",
+    "Pipeline",
     "PipelineError",
     "Plugin",
     "PluginError",
@@ -85,13 +88,26 @@ __all__ = [
     "Tracker",
     "Tracking",
     "__version__",
+    "compare",
+    "plugins",
+    "register",
+    "settings",
 ]
+
+_PLACES = {
+    "Pipeline": "experiment",
+    "Predictor": "trained.predictor",
+    "compare": "experiment",
+    "register": "registry",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'medfuse' has no attribute {name!r}")
-    module = {"Predictor": "trained.predictor"}.get(name, "core.errors" if name.endswith("Error") else "api")
+    if name in ("plugins", "settings"):
+        return import_module(f"medfuse.{name}")
+    module = _PLACES.get(name, "core.errors" if name.endswith("Error") else "api")
     return getattr(import_module(f"medfuse.{module}"), name)
 
 

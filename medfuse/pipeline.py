@@ -16,6 +16,7 @@ from medfuse.core.errors import PipelineError, Problem, did_you_mean
 from medfuse.core.features import ImageInfo
 from medfuse.core.json_text import shortened
 from medfuse.core.section import Section
+from medfuse.core.text import yaml_text
 from medfuse.data.settings import AugmentSettings, PreprocessSettings, SampleSettings, SplitSettings
 from medfuse.infer.settings import InferSettings
 from medfuse.model.graph import plan_graph
@@ -58,10 +59,17 @@ class Pipeline(Section):
     ] = Field((), description="who is told of the training, such as mlflow; several in a list")
 
 
-def load_pipeline(path: Path, overrides: Iterable[str] = ()) -> tuple[Pipeline, Document]:
-    """Read, override and validate a pipeline file. Raises PipelineError with every problem, in order."""
-    document = Document.load(path, overrides)
-    return parse_pipeline(document, default_name=path.stem), document
+Source = Path | Pipeline
+"""What a pipeline is read from: a file, or one that was made in Python."""
+
+
+def load_pipeline(source: Source, overrides: Iterable[str] = ()) -> tuple[Pipeline, Document]:
+    """Read, override and validate a pipeline. Raises PipelineError with every problem, in order."""
+    if isinstance(source, Pipeline):
+        document, name = document_of(source, overrides), source.name or "pipeline"
+    else:
+        document, name = Document.load(source, overrides), source.stem
+    return parse_pipeline(document, default_name=name), document
 
 
 def parse_pipeline(document: Document, *, default_name: str = "") -> Pipeline:
@@ -76,6 +84,20 @@ def parse_pipeline(document: Document, *, default_name: str = "") -> Pipeline:
 def resolved(pipeline: Pipeline) -> dict[str, Any]:
     """Every value of a pipeline, defaults included, as plain data that reads back as the same pipeline."""
     return pipeline.model_dump(mode="json", exclude_none=True)
+
+
+def document_of(pipeline: Pipeline, overrides: Iterable[str] = ()) -> Document:
+    """The values of a pipeline as its YAML has them, lines included, with `--set` texts applied."""
+    named = f"pipeline {pipeline.name}" if pipeline.name else "pipeline"
+    document = Document.parse(yaml_of(pipeline), source=named, base=Path.cwd())
+    for override in overrides:
+        document.override(override)
+    return document
+
+
+def yaml_of(pipeline: Pipeline) -> str:
+    """A pipeline as the text of a file, defaults included, which reads back as the same pipeline."""
+    return yaml_text(resolved(pipeline))
 
 
 def watched_maps(pipeline: Pipeline) -> dict[str, KeyPath]:

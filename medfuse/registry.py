@@ -1,14 +1,18 @@
-"""Entry points → names → plugins. Listing imports nothing; using one imports that one alone."""
+"""Entry points → names → plugins. Listing imports nothing; using one imports that one alone.
+
+What `register` adds for one process, such as a notebook's class, stands beside what packages offer.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import metadata
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import PydanticCustomError, core_schema
@@ -57,18 +61,78 @@ class Entry:
     target: str
 
     def __str__(self) -> str:
-        return f"{self.name!r} ({self.package} {self.version})"
+        return f"{self.name!r} ({self.source})"
+
+    @property
+    def source(self) -> str:
+        """Package and version."""
+        return f"{self.package} {self.version}".rstrip()
+
+
+THIS_PROCESS = "this process"
+"""The package of what `register` has added."""
+
+_registered: dict[Entry, type[Plugin]] = {}
+
+P = TypeVar("P", bound=type[Plugin])
+
+
+def register(name: str) -> Callable[[P], P]:
+    """Offer a class as a plugin of this name to this process alone, such as a notebook's, as a decorator.
+
+    Registered again under its name, as by a cell that is run twice, it takes the place of the one before.
+    Raises PluginError where it subclasses no contract, or an installed package offers that name already.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][\w-]*", name):
+        raise PluginError(
+            f"register({shortened(repr(name))}): write the name in brackets, in letters, digits and _, "
+            'such as @medfuse.register("gate")'
+        )
+
+    def add(plugin: P) -> P:
+        contract = next((c for c in CONTRACTS if isinstance(plugin, type) and issubclass(plugin, c)), None)
+        if contract is None:
+            bases = ", ".join(f"medfuse.{c.__name__}" for c in CONTRACTS)
+            raise PluginError(f"{getattr(plugin, '__name__', plugin)} subclasses none of {bases}")
+        if taken := next((e for e in _installed(contract.group) if e.name == name), None):
+            raise PluginError(f"{noun(contract.group)} {taken} is installed; choose another name")
+        for entry in [e for e in _registered if (e.group, e.name) == (contract.group, name)]:
+            del _registered[entry]
+        target = f"{plugin.__module__}:{plugin.__qualname__}"
+        _registered[Entry(contract.group, name, THIS_PROCESS, "", target)] = plugin
+        return plugin
+
+    return add
+
+
+def entries(group: str) -> tuple[Entry, ...]:
+    """Every plugin on offer in `group`, by name. Imports none of them."""
+    own = [entry for entry in _registered if entry.group == group]
+    if not own:
+        return _installed(group)
+    return tuple(sorted((*_installed(group), *own), key=lambda e: (e.name, e.package)))
 
 
 @functools.cache
-def entries(group: str) -> tuple[Entry, ...]:
-    """Every plugin on offer in `group`, by name. Imports none of them."""
+def _installed(group: str) -> tuple[Entry, ...]:
     found: dict[Entry, None] = {}
     for point in metadata.entry_points(group=group):
         dist = point.dist
         package, version = (dist.name, dist.version) if dist else ("unknown package", "")
         found[Entry(group, point.name, package, version, point.value)] = None
     return tuple(sorted(found, key=lambda e: (e.name, e.package)))
+
+
+def forget() -> None:
+    """What is known of packages, as one may have been installed since; what was registered stays."""
+    _installed.cache_clear()
+    _imported.cache_clear()
+
+
+def is_offered(plugin: type[Plugin]) -> bool:
+    """Whether a name leads to this class."""
+    target = f"{plugin.__module__}:{plugin.__qualname__}"
+    return any(_registered.get(e, plugin) is plugin for e in entries(plugin.group) if e.target == target)
 
 
 def names(group: str) -> tuple[str, ...]:
@@ -90,7 +154,7 @@ def find(group: str, name: str) -> Entry:
         meant = _elsewhere(name) or did_you_mean(name[:100], names(group))
         raise PluginError(f"no {noun(group)} named {shortened(repr(name))}{meant} (installed: {installed})")
     if len(offers) > 1:
-        packages = " and ".join(f"{e.package} {e.version}" for e in offers)
+        packages = " and ".join(e.source for e in offers)
         raise PluginError(f"{noun(group)} {name!r} is offered by {packages}; uninstall one of them")
     return offers[0]
 
@@ -102,11 +166,15 @@ def _elsewhere(name: str) -> str:
     return f"; that is {said}" if said else ""
 
 
-@functools.cache
 def load(entry: Entry) -> type[Plugin]:
     """Import a plugin's class. Raises PluginError that blames its package, whatever it did."""
+    return _registered[entry] if entry in _registered else _imported(entry)
+
+
+@functools.cache
+def _imported(entry: Entry) -> type[Plugin]:
     contract = next(c for c in CONTRACTS if c.group == entry.group)
-    blame = f"{noun(entry.group)} {entry.name!r} of {entry.package} {entry.version}"
+    blame = f"{noun(entry.group)} {entry.name!r} of {entry.source}"
     point = metadata.EntryPoint(entry.name, entry.target, entry.group)
     try:
         plugin = point.load()

@@ -93,9 +93,8 @@ def installed(site: Path) -> Iterator[None]:
     (info / "entry_points.txt").write_text(f"[{Backbone.group}]\nhubbed = hubbed:Hubbed\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(site))
-        registry.entries.cache_clear()
+        registry.forget()
         try:
             yield
         finally:
-            registry.entries.cache_clear()
-            registry.load.cache_clear()
+            registry.forget()

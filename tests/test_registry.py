@@ -35,10 +35,9 @@ def install(
 @pytest.fixture
 def site(tmp_path, monkeypatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
-    registry.entries.cache_clear()
+    registry.forget()
     yield tmp_path
-    registry.entries.cache_clear()
-    registry.load.cache_clear()
+    registry.forget()
     for name in [n for n in sys.modules if n.endswith("_code")]:
         del sys.modules[name]
 

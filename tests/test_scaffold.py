@@ -38,10 +38,9 @@ def installed(packages, tmp_path, monkeypatch):
         (info / "entry_points.txt").write_text(f"[{group}]\n{lines}\n")
         monkeypatch.syspath_prepend(str(package))
     monkeypatch.syspath_prepend(str(tmp_path))
-    registry.entries.cache_clear()
+    registry.forget()
     yield packages
-    registry.entries.cache_clear()
-    registry.load.cache_clear()
+    registry.forget()
     for name in [n for n in sys.modules if n.startswith("medfuse_my_")]:
         del sys.modules[name]
 

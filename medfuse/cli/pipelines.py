@@ -96,7 +96,7 @@ def run(
     result = run_pipeline(
         file, overrides or (), runs=runs, retrain=retrain, max_disk=most, reporter=Reporter(quiet=quiet)
     )
-    return Result(result.text(), result.values())
+    return result.result()
 
 
 def check(file: PipelineFile, overrides: Overrides = None) -> Result:

@@ -7,23 +7,61 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
+from html import escape
+from importlib import import_module
 from pathlib import PurePath
 from typing import Any
 
+from medfuse.core.errors import MedfuseError
+
+_HIGH_PX = 600  # of a page in a notebook
+
 
 class Result(str):
-    """The text that is printed. `values` say the same to programs, `code` is how the command ends."""
+    """The text that is printed. `values` say the same to programs, `code` is how the command ends.
 
-    __slots__ = ("code", "values")
+    In a notebook it is shown as `page`, a whole page of HTML, where it has one; `rows` are those of `frame`.
+    Both are made when they are asked for.
+    """
+
+    __slots__ = ("_page", "_rows", "code", "values")
     values: Mapping[str, Any]
     code: int
+    _page: Callable[[], str] | None
+    _rows: Callable[[], Sequence[Mapping[str, Any]]] | None
 
-    def __new__(cls, text: str, values: Mapping[str, Any], code: int = 0) -> Result:
+    def __new__(
+        cls,
+        text: str,
+        values: Mapping[str, Any],
+        code: int = 0,
+        *,
+        page: Callable[[], str] | None = None,
+        rows: Callable[[], Sequence[Mapping[str, Any]]] | None = None,
+    ) -> Result:
         made = super().__new__(cls, text)
-        made.values, made.code = values, code
+        made.values, made.code, made._page, made._rows = values, code, page, rows
         return made
+
+    def frame(self) -> Any:
+        """The table as a pandas DataFrame. Raises MedfuseError where it has none, or pandas is missing."""
+        if self._rows is None:
+            raise MedfuseError("this result holds no table; its `values` are a dictionary")
+        try:
+            pandas = import_module("pandas")
+        except ImportError:
+            raise MedfuseError("a frame needs pandas: pip install pandas") from None
+        return pandas.DataFrame([dict(row) for row in self._rows()])
+
+    def _repr_html_(self) -> str:
+        if self._page is None:
+            return f"<pre>{escape(self)}</pre>"
+        return (
+            f'<iframe srcdoc="{escape(self._page())}" style="width: 100%; height: {_HIGH_PX}px; border: 0" '
+            f'title="{escape(self.partition(chr(10))[0])}"></iframe>'
+        )
 
     @property
     def json(self) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from medfuse.api import DatasetInfo, ImageInfo, Origin
@@ -12,7 +11,7 @@ from medfuse.core.result import Result
 from medfuse.core.text import aligned, by
 from medfuse.data.plan import counted_inputs
 from medfuse.model.plan import GraphPlan
-from medfuse.pipeline import Pipeline, load_pipeline, plan_network
+from medfuse.pipeline import Pipeline, Source, load_pipeline, plan_network
 from medfuse.runs.frozen_check import foretold
 from medfuse.runs.problems import dataset_problems, objective_problems, placed_split, setting_problems
 from medfuse.runs.weights import advice, origins, scaling_problems, weights_lines
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 CHECK_PATCH = 64  # voxels per axis that `check` assumes where patch_size is left to the data
 
 
-def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> Result:
+def check_pipeline(file: Source, overrides: Iterable[str] = ()) -> Result:
     """Plan the graph of a pipeline, verify it on the meta device; return the table of features.
 
     Reads the dataset's text files, opens no image. Raises PipelineError with every problem located.
@@ -70,7 +69,7 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> Result:
     doubts = [*network_doubts(pipeline, graph)]
     data = f"{len(info.cases)} cases, channels {', '.join(info.channels)}, labels {', '.join(info.labels)}"
     lines = [
-        f"{file}: {data}",
+        f"{document.source}: {data}",
         *info.notes,
         *split_doubts,
         f"patch {by(image.patch_size)}{assumed}",
@@ -86,7 +85,7 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> Result:
         *later,
     ]
     said = {
-        "file": file,
+        "file": document.source,
         "cases": len(info.cases),
         "channels": info.channels,
         "labels": info.labels,
@@ -97,7 +96,18 @@ def check_pipeline(file: Path, overrides: Iterable[str] = ()) -> Result:
         "parameters": facts.parameters,
         "notes": [*info.notes, *split_doubts, *pretrained, *facts.notes, *doubts, *later],
     }
-    return Result("\n".join(lines), said)
+    return Result("\n".join(lines), said, page=lambda: _page(graph, lines), rows=graph.rows)
+
+
+def _page(graph: GraphPlan, lines: Sequence[str]) -> str:
+    """The graph as a picture, above the table."""
+    from html import escape
+
+    from medfuse.report.graph import graph_svg
+    from medfuse.runs.judging import graph_nodes
+
+    picture = graph_svg(graph_nodes(graph)).decode()
+    return f"{picture[picture.index('<svg') :]}<pre>{escape(chr(10).join(lines))}</pre>"
 
 
 def _verified(pipeline: Pipeline, graph: GraphPlan) -> VerifiedFacts:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfuse.core.reporter import Reporter
+from medfuse.core.result import Result
 from medfuse.core.text import typed
-from medfuse.pipeline import Pipeline, load_pipeline
+from medfuse.pipeline import Pipeline, Source, load_pipeline
 from medfuse.runs.run import located, open_run, read_dataset, refuse_soon, run_folder
 from medfuse.runs.stages import do_stages
 
@@ -55,6 +56,24 @@ class RunResult:
             "postprocess": self.postprocess,
         }
 
+    def result(self) -> Result:
+        """The same as what a verb returns; its page is the report."""
+        return Result(self.text(), self.values(), page=self._page, rows=self._rows)
+
+    def _page(self) -> str:
+        return (self.folder / "report.html").read_text(encoding="utf-8")
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """One for every case and label that were judged."""
+        from medfuse.report.summary import summarise
+
+        labels = {str(value): name for name, value in self.evaluation.labels.items()}
+        return [
+            {"case": case["name"], "label": labels[value], **measures}
+            for case in summarise(self.evaluation)["metric_per_case"]
+            for value, measures in case["metrics"].items()
+        ]
+
     def _judged(self) -> list[str]:
         from medfuse.report.summary import foreground_text, interval_lines, mean_text, summarise
 
@@ -67,7 +86,7 @@ class RunResult:
 
 
 def run_pipeline(
-    file: Path,
+    file: Source,
     overrides: Iterable[str] = (),
     *,
     runs: Path = Path("runs"),

@@ -61,10 +61,9 @@ def packages(tmp_path, monkeypatch):
         (info / "entry_points.txt").write_text("\n".join(points))
         monkeypatch.syspath_prepend(str(package))
     monkeypatch.syspath_prepend(str(tmp_path))
-    registry.entries.cache_clear()
+    registry.forget()
     yield
-    registry.entries.cache_clear()
-    registry.load.cache_clear()
+    registry.forget()
 
 
 def around(values):

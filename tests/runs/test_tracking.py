@@ -65,10 +65,9 @@ def fake(tmp_path, monkeypatch):
     (info / "entry_points.txt").write_text("[medfuse.trackers]\nfake = fakes_code:Fake\n")
     (site / "fakes_code.py").write_text(FAKE)
     monkeypatch.syspath_prepend(str(site))
-    registry.entries.cache_clear()
+    registry.forget()
     yield
-    registry.entries.cache_clear()
-    registry.load.cache_clear()
+    registry.forget()
     sys.modules.pop("fakes_code", None)
 
 

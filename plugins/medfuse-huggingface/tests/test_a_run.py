@@ -41,10 +41,9 @@ def installed(tmp_path_factory, monkeypatch):
     lines = "".join(f"{name} = {target}\n" for name, target in points.items())
     (info / "entry_points.txt").write_text(f"[medfuse.backbones]\n{lines}")
     monkeypatch.syspath_prepend(str(site))
-    registry.entries.cache_clear()
+    registry.forget()
     yield
-    registry.entries.cache_clear()
-    registry.load.cache_clear()
+    registry.forget()
 
 
 @pytest.fixture

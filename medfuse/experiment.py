@@ -1,0 +1,185 @@
+"""A pipeline in Python, as a notebook builds it: changed, checked, trained and compared, without a file.
+
+    import medfuse
+    liver = medfuse.Pipeline.load("pipelines/liver.yaml")
+    wider = liver.with_("train.minutes=5", loss="tversky", name="tversky")
+    wider.check()
+    medfuse.compare([liver, wider], seeds=2)
+
+It is the model of the file: `yaml` is its text, and what reads that is the same pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+from pydantic import BaseModel, ValidationError
+
+from medfuse.api import Plugin
+from medfuse.core.errors import MedfuseError, PipelineError
+from medfuse.core.files import write_text
+from medfuse.core.named import within
+from medfuse.core.reporter import Reporter
+from medfuse.core.result import Result
+from medfuse.pipeline import Pipeline as _Model
+from medfuse.pipeline import document_of, load_pipeline, parse_pipeline, problems_of, yaml_of
+from medfuse.registry import is_offered
+
+Override = str
+"""As of `--set`: "train.minutes=5"."""
+
+
+class Pipeline(_Model):
+    """One experiment: data in, model, training, inference, report. It never changes; `with_` makes another.
+
+    Sections are given as mappings, as the YAML has them, or as those of `medfuse.settings`; plugins as
+    mappings with `use`, as names, or as objects (`medfuse.plugins.losses.focal(gamma=1)`). Raises
+    PipelineError with every problem.
+    """
+
+    def __init__(self, **sections: Any) -> None:
+        _refuse_unknown(sections)
+        try:
+            super().__init__(**sections)
+        except ValidationError as error:
+            raise PipelineError(problems_of(error, _Model, sections)) from None
+
+    @classmethod
+    def _of(cls, model: _Model) -> Self:
+        """The same, of this class."""
+        values = {name: getattr(model, name) for name in _Model.model_fields}
+        return cast(Self, cls.model_construct(model.model_fields_set, **values))
+
+    @classmethod
+    def load(cls, path: str | Path, *overrides: Override) -> Self:
+        """The pipeline of a file. Raises PipelineError with every problem, and its line and column."""
+        return cls._of(load_pipeline(Path(path), overrides)[0])
+
+    def with_(self, *overrides: Override, **sections: Any) -> Self:
+        """Another pipeline. Raises PipelineError with every problem.
+
+        `"train.minutes=5"` sets a value as `--set` does; `train={"minutes": 5}` keeps the other keys of that
+        section; a plugin, or a mapping that names another with `use`, takes the place of the one before.
+        """
+        _refuse_unknown(sections)
+        document = document_of(self, overrides)
+        for name, value in sections.items():
+            document.data[name] = _merged(document.data.get(name), value)
+        return self._of(parse_pipeline(document, default_name=self.name))
+
+    @property
+    def yaml(self) -> str:
+        """The text of a file with every value, which reads back as the same pipeline."""
+        return yaml_of(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write `yaml` to a file, for `medfuse run`. Raises OutputError."""
+        write_text(Path(path), self.yaml)
+        return Path(path)
+
+    def check(self) -> Result:
+        """As `medfuse check`: the graph is planned, verified and shown; no image is opened."""
+        from medfuse.verbs.check import check_pipeline
+
+        return check_pipeline(self)
+
+    def run(
+        self,
+        runs: str | Path = "runs",
+        *,
+        folds: Literal["all"] | Sequence[int] | None = None,
+        retrain: bool = False,
+        quiet: bool = False,
+    ) -> Result:
+        """As `medfuse run`: prepare, train, predict, evaluate, report; what is finished is not repeated.
+
+        folds: the folds of a cross-validation, into `runs`/NAME/fold_K, for which the pipeline is saved in
+        `runs`/pipelines.
+        """
+        from medfuse.verbs.folds import run_folds
+        from medfuse.verbs.run import run_pipeline
+
+        how: dict[str, Any] = {"runs": Path(runs), "retrain": retrain, "reporter": Reporter(quiet=quiet)}
+        if folds is None:
+            return run_pipeline(self, **how).result()
+        file = _saved(self, Path(runs))
+        made = run_folds(file, folds=None if folds == "all" else folds, **how)
+        return Result(made.text(), made.values())
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<pre>{escape(self.yaml)}</pre>"
+
+
+def compare(
+    inputs: Iterable[_Model | str | Path],
+    *,
+    seeds: int = 1,
+    folds: Sequence[int] = (0,),
+    runs: str | Path = "runs",
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    retrain: bool = False,
+    trust: str | Iterable[str] = (),
+    quiet: bool = False,
+) -> Result:
+    """As `medfuse compare`: pipelines, files and folders of finished runs, held against the first of them.
+
+    Pipelines that were made here are saved in `runs`/pipelines first, under their names.
+    """
+    from medfuse.verbs.compare import compare_pipelines
+
+    made = [one if isinstance(one, str | Path) else _saved(one, Path(runs)) for one in inputs]
+    return compare_pipelines(
+        [Path(one) for one in made],
+        seeds=seeds,
+        folds=folds,
+        runs=Path(runs),
+        output=None if output is None else Path(output),
+        overwrite=overwrite,
+        retrain=retrain,
+        trust=trust,
+        reporter=Reporter(quiet=quiet),
+    )
+
+
+def _saved(pipeline: _Model, runs: Path) -> Path:
+    """Its file. Raises MedfuseError where it has no name."""
+    if not pipeline.name:
+        raise MedfuseError('a pipeline that is compared needs a name: pipeline.with_(name="wider")')
+    path, text = runs / "pipelines" / f"{pipeline.name}.yaml", yaml_of(pipeline)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+    return path
+
+
+def _merged(before: Any, value: Any) -> Any:
+    """`value`, with the keys of `before` that it says nothing of, where both are mappings of one thing."""
+    if not (isinstance(before, Mapping) and isinstance(value, Mapping)):
+        return value
+    if value.get("use", before.get("use")) != before.get("use"):
+        return dict(value)
+    return {**before, **{key: _merged(before.get(key), inner) for key, inner in value.items()}}
+
+
+def _refuse_unknown(sections: Mapping[str, Any]) -> None:
+    """Raises MedfuseError for objects of classes that no name leads to, as their YAML could not be read."""
+    for part in _parts(sections):
+        if isinstance(part, Plugin) and not is_offered(type(part)):
+            name = type(part).__name__
+            raise MedfuseError(
+                f"{name} has no name in the group {part.group}: write "
+                f'@medfuse.register("{name.lower()}") above its class, and make the object anew'
+            )
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Plugins and sections in a value, and what these hold."""
+    for part in within(value):
+        yield part
+        if isinstance(part, BaseModel):
+            for field in type(part).model_fields:
+                yield from _parts(getattr(part, field))

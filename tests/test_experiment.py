@@ -1,0 +1,207 @@
+"""A pipeline in Python is the pipeline of the file: the same values, the same errors, the same runs."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from phantoms import write_dataset, write_pipeline
+from pydantic import Field
+from torch import nn
+
+import medfuse
+from medfuse import registry
+from medfuse.core.result import Result
+from medfuse.pipeline import load_pipeline, resolved
+
+ROOT = Path(__file__).parents[1]
+PIPELINES = sorted((ROOT / "pipelines").glob("*.yaml"))
+
+
+class Twice(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
+class Doubled(medfuse.FusionBlock):
+    """The map, doubled."""
+
+    inputs: tuple[str, ...] = Field(min_length=1, max_length=1, description="the map")
+
+    def plan(self, inputs):
+        return inputs[0]
+
+    def build(self, inputs):
+        return Twice()
+
+
+@pytest.fixture
+def registered():
+    """Nothing that a test registers stays."""
+    yield
+    registry._registered.clear()
+
+
+@pytest.fixture
+def cubes(tmp_path):
+    return write_pipeline(tmp_path / "cubes.yaml", write_dataset(tmp_path / "cubes"))
+
+
+@pytest.fixture
+def pipeline(cubes):
+    return medfuse.Pipeline.load(cubes)
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
+def test_the_yaml_of_every_pipeline_reads_back_as_the_same(path, tmp_path):
+    try:
+        made = medfuse.Pipeline.load(path)
+    except medfuse.PipelineError as error:
+        pytest.skip(f"needs another package: {error.lines[0]}")
+    again = medfuse.Pipeline.load(made.save(tmp_path / "again.yaml"))
+    assert resolved(again) == resolved(made) == resolved(load_pipeline(path)[0])
+    assert again == made
+    assert made.with_() == made
+
+
+def test_with_changes_what_it_is_told_and_nothing_else(pipeline):
+    changed = pipeline.with_("train.clip=3", train={"learning_rate": 1e-3}, loss="tversky", name="other")
+    before, after = resolved(pipeline), resolved(changed)
+    assert after["train"] == {**before["train"], "clip": 3.0, "learning_rate": 1e-3}
+    assert (after["loss"]["use"], after["name"]) == ("tversky", "other")
+    assert {k: v for k, v in after.items() if k not in ("train", "loss", "name")} == {
+        k: v for k, v in before.items() if k not in ("train", "loss", "name")
+    }
+
+
+def test_parameters_of_a_plugin_stay_unless_another_takes_its_place(pipeline):
+    once = pipeline.with_(loss={"use": "tversky", "false_negatives": 0.9})
+    assert once.with_(loss={"false_positives": 0.4}).loss.false_negatives == 0.9
+    assert resolved(once.with_(loss={"use": "focal"}))["loss"]["use"] == "focal"
+
+
+def test_sections_and_plugins_may_be_objects(pipeline):
+    train = pipeline.train.model_copy(update={"clip": 2.0})
+    loss = medfuse.plugins.losses.tversky(false_negatives=0.8)
+    made = pipeline.with_(train=train, loss=loss)
+    assert (made.train.clip, made.loss) == (2.0, loss)
+    assert type(pipeline)(**{name: getattr(made, name) for name in type(made).model_fields}) == made
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda p: p.with_("train.minuets=3"), "did you mean 'minutes'"),
+        (lambda p: p.with_(losss="x"), "did you mean 'loss'"),
+        (lambda p: p.with_(loss="tverksy"), "did you mean 'tversky'"),
+        (lambda p: p.with_(train={"clip": "x"}), "train.clip"),
+        (lambda p: medfuse.Pipeline(name="a"), "required key is missing; add `data:`"),
+        (lambda p: p.with_(loss=object()), "name a loss"),
+    ],
+)
+def test_mistakes_are_said_as_those_of_a_file(pipeline, make, said):
+    with pytest.raises(medfuse.PipelineError, match=r".") as caught:
+        make(pipeline)
+    assert said in str(caught.value)
+
+
+def test_all_mistakes_are_said_at_once(pipeline):
+    with pytest.raises(medfuse.PipelineError) as caught:
+        pipeline.with_(loss="tverksy", train={"clip": "x"}, namme="y")
+    assert len(caught.value.lines) == 3
+
+
+def test_a_registered_class_is_a_plugin_at_once(pipeline, registered):
+    medfuse.register("doubled")(Doubled)
+    fusion = {"twice": {"use": "doubled", "inputs": ["decoded"]}}
+    made = pipeline.with_("model.head.input=twice", model={"fusion": fusion})
+    assert made.model.fusion["twice"] == Doubled(inputs=("decoded",))
+    assert "use: doubled" in made.yaml
+    assert "twice" in made.check()
+    assert registry.entries("medfuse.fusion_blocks")[0].package
+    assert "doubled" in dir(medfuse.plugins.fusion_blocks)
+
+
+def test_registered_again_it_takes_the_place_of_the_one_before(registered):
+    medfuse.register("doubled")(Doubled)
+    later = type("Doubled", (Doubled,), {"__module__": __name__, "__qualname__": "Doubled"})
+    medfuse.register("doubled")(later)
+    assert registry.get("medfuse.fusion_blocks", "doubled") is later
+    assert len([n for n in registry.names("medfuse.fusion_blocks") if n == "doubled"]) == 1
+
+
+def test_a_class_without_a_name_is_refused(pipeline):
+    with pytest.raises(medfuse.MedfuseError, match=r'@medfuse.register\("doubled"\)'):
+        pipeline.with_(model={"fusion": {"twice": Doubled(inputs=("image",))}})
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("concat", Doubled, "is installed; choose another name"),
+        ("a b", Doubled, "in letters"),
+        (3, Doubled, "in letters"),
+        ("number", int, "subclasses none of medfuse.Backbone"),
+    ],
+)
+def test_what_cannot_be_registered_is_told(registered, name, kind, said):
+    with pytest.raises(medfuse.PluginError, match=said):
+        medfuse.register(name)(kind)
+
+
+def test_check_shows_the_graph_and_its_table(pipeline):
+    said = pipeline.check()
+    assert said._repr_html_().startswith("<iframe srcdoc=")
+    assert "&lt;svg" in said._repr_html_()
+    assert "every declared shape agrees" in said
+
+
+def test_a_run_is_that_of_the_file(cubes, pipeline, tmp_path, plain_report):
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.run import run_pipeline
+
+    of_file = run_pipeline(cubes, runs=tmp_path / "a", reporter=Reporter(quiet=True))
+    ours = pipeline.run(tmp_path / "b", quiet=True)
+    key = "foreground_mean"
+    assert ours.values[key] == of_file.values()[key]
+    again = run_pipeline(cubes, runs=tmp_path / "b", reporter=Reporter(quiet=True))  # the same run
+    assert again.folder == ours.values["folder"]
+    assert ours._repr_html_().startswith("<iframe")
+    if importlib.util.find_spec("pandas"):
+        frame = ours.frame()
+        cases = ours.values["metric_per_case"]
+        assert sorted({*frame["case"]}) == sorted(case["name"] for case in cases)
+        assert {"label", "Dice"} <= {*frame.columns}
+
+
+def test_pipelines_files_and_runs_are_compared(cubes, pipeline, tmp_path, plain_report):
+    other = pipeline.with_(name="other", train={"learning_rate": 1e-4})
+    said = medfuse.compare([pipeline, other], runs=tmp_path / "runs", quiet=True)
+    assert said.values["baseline"] == pipeline.name
+    assert medfuse.Pipeline.load(tmp_path / "runs" / "pipelines" / "other.yaml") == other
+    again = medfuse.compare(
+        [cubes, tmp_path / "runs" / "other-fold0-seed1"],
+        runs=tmp_path / "runs",
+        output=tmp_path / "out",
+        quiet=True,
+    )
+    assert again.values["differences"] == said.values["differences"]
+
+
+def test_a_result_without_a_table_says_so():
+    with pytest.raises(medfuse.MedfuseError, match="holds no table"):
+        Result("text", {}).frame()
+
+
+def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, registered):
+    """Every cell of docs/notebook.md but the one that trains, in one process."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    seen: dict = {"__name__": "notebook_page"}
+    monkeypatch.setitem(sys.modules, "notebook_page", type(nn)("notebook_page"))
+    cells = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "notebook.md").read_text(), re.DOTALL)
+    assert len(cells) == 4
+    for cell in cells[:3]:
+        exec(compile(cell, "docs/notebook.md", "exec"), seen)
+    assert "gate" in seen["gated"].yaml

@@ -205,3 +205,9 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, registered):
     for cell in cells[:3]:
         exec(compile(cell, "docs/notebook.md", "exec"), seen)
     assert "gate" in seen["gated"].yaml
+
+
+def test_folds_are_those_of_the_file(pipeline, tmp_path, plain_report):
+    said = pipeline.run(tmp_path / "runs", folds="all", quiet=True)
+    assert (tmp_path / "runs" / pipeline.name / "fold_0" / "weights_last.safetensors").exists()
+    assert said.values["folder"] == tmp_path / "runs" / pipeline.name

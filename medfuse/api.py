@@ -507,7 +507,7 @@ class Crew(Protocol):
         """
 
     def add(self) -> None:
-        """One more."""
+        """One more, in place of one that has ended."""
 
     def end(self) -> None:
         """All of them end: in peace if they do so within seconds, by force then."""

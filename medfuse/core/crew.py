@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from medfuse.core.errors import MedfuseError
 
 WORKER, BESIDE = "MEDFUSE_WORKER", "MEDFUSE_BESIDE"
 """In a worker's environment: its name, and the process without which it is not to go on."""
+
+
+_MOST_BYTES, _POLL_S = 10_000, 0.1  # of what a worker said, and between two looks at it
 
 
 def name_of_worker() -> str:
@@ -35,3 +43,39 @@ def ended_by(code: int, said: str) -> str:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Child:
+    """A worker as the child of this process, for engines that have a process of their own beside each.
+
+    `stop` may be called by a handler of signals: nothing here waits for what `run` holds.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+
+    def run(self, words: Sequence[str], variables: Mapping[str, str]) -> tuple[int, str]:
+        """Its exit code, and the last of what it said."""
+        with tempfile.TemporaryFile(prefix="medfuse-worker-") as said:
+            self._process = subprocess.Popen(
+                words, env={**os.environ, **variables}, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+            )
+            if self._stopped:  # meanwhile
+                self._process.kill()
+            while (code := self._process.poll()) is None:
+                time.sleep(_POLL_S)
+            said.seek(0)
+            return code, said.read()[-_MOST_BYTES:].decode(errors="replace")
+
+    def stop(self, wait_s: float = 10.0) -> None:
+        """It ends, by force if it must."""
+        self._stopped = True
+        if self._process is None:
+            return
+        until = time.monotonic() + wait_s
+        with suppress(OSError):
+            self._process.terminate()
+            while self._process.poll() is None and time.monotonic() < until:
+                time.sleep(_POLL_S)
+            self._process.kill()

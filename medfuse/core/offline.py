@@ -26,6 +26,7 @@ _REFUSALS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GRADIO_ANALYTICS_ENABLED": "False",
     "WANDB_ERROR_REPORTING": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
 }
 """What tells ONNX Runtime, before it is imported, to send nothing and to keep no name for this machine in
 ~/.cache/Microsoft, and huggingface_hub, MLflow, Gradio (of Trackio) and wandb to say nothing of this machine.

@@ -9,6 +9,7 @@ from statistics import median
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import nn
 
 from medfuse.core.layout import channels_last, lay_out
@@ -69,6 +70,7 @@ def _steps(
         accelerator=device.type,
         devices=1,
         precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
+        plugins=LightningEnvironment(),
     )
     model = build().to(device)
     layout = channels_last(len(shape))

@@ -157,6 +157,7 @@ def joined(device: torch.device) -> Iterator[Together]:
 def make_fabric(device: torch.device, precision: Any) -> Fabric:
     """Lightning's engine for this process: its device, its precision, the group of processes it is in."""
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
     class Unwrapped(DDPStrategy):
@@ -166,7 +167,8 @@ def make_fabric(device: torch.device, precision: Any) -> Fabric:
             return module
 
     if processes() == 1:
-        return Fabric(accelerator=device.type, devices=1, precision=precision)
+        alone = LightningEnvironment()  # also inside a job of a cluster, whose processes it would look for
+        return Fabric(accelerator=device.type, devices=1, precision=precision, plugins=alone)
     fabric = Fabric(
         accelerator=device.type,
         devices=processes_here(),

@@ -5,16 +5,16 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from fleets import hashes, infer
 from phantoms import write_case
 
 from medfuse.core.board import Board
 from medfuse.core.errors import MedfuseError, OutputError
-from medfuse.core.files import file_hash, write_json
+from medfuse.core.files import write_json
 from medfuse.core.reporter import Reporter
 from medfuse.infer.fleet_files import FOLDER, Listed, Work, gather, write_work
 from medfuse.infer.manifest import NAME, Manifest
@@ -23,17 +23,8 @@ from medfuse.verbs.work import work_on
 QUIET = Reporter(quiet=True)
 
 
-def hashes(output: Path) -> dict[str, str]:
-    return {path.name: file_hash(path) for path in output.glob("*.nii.gz") if not path.name.startswith(".")}
-
-
 def cases_of(output: Path) -> dict[str, dict]:
     return json.loads((output / NAME).read_text())["cases"]
-
-
-def infer(run, images, output, *more):
-    command = [sys.executable, "-m", "medfuse", "infer", run.folder, "-i", images, "-o", output, "-q", *more]
-    return [str(word) for word in command]
 
 
 def test_two_workers_make_what_one_makes_and_leave_nothing_else(finished_run, medfuse, tmp_path, monkeypatch):

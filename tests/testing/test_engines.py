@@ -98,6 +98,12 @@ def without_the_last(self):
     Processes.add(self)
 
 
+def adds_two(self):
+    self.count = getattr(self, "count", 0) + 1
+    if self.count <= 2:
+        Processes.add(self)
+
+
 def leaves_them(self):
     self.left = dict(self.running)
     self.running.clear()
@@ -117,7 +123,7 @@ FAULTS = {
     "gives another name": ("who is killed is told of by name, or begins again", crew_that(ended=unnamed)),
     "keeps what was said": ("who fails is told of by name, with the last line", crew_that(ended=speechless)),
     "goes on after a mistake": ("a mistake of the user's ends all", crew_that(ended=lenient)),
-    "adds nobody": ("one more", crew_that(add=lambda self: None if self.running else Processes.add(self))),
+    "adds nobody": ("one more in place of one that ended", crew_that(add=adds_two)),
     "ends nobody": ("the end of all", crew_that(end=leaves_them)),
     "prints": ("prints nothing on stdout", crew_that(add=chatty)),
 }

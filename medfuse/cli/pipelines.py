@@ -228,6 +228,10 @@ def compare(
     folds: Annotated[str, typer.Option(metavar="0,1,…", help="folds to train and judge on")] = "0",
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
+    margin: Annotated[
+        float | None,
+        decimal_number(1e-6, 1, "a difference in Dice that does not matter, 0.005 if not given"),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the result")] = None,
     overwrite: Overwrite = False,
     trust: Trusted = None,
@@ -251,6 +255,7 @@ def compare(
         trust=trust or (),
         retrain=retrain,
         max_disk=parse_bytes(max_disk) if max_disk else None,
+        margin=margin,
         reporter=Reporter(quiet=quiet),
     )
 

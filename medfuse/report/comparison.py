@@ -6,17 +6,9 @@ from collections.abc import Sequence
 from html import escape
 
 from medfuse.core.text import listed, number
-from medfuse.report.compare import (
-    MEAN,
-    READING,
-    Candidate,
-    Comparison,
-    Difference,
-    by_case,
-    means_rows,
-    too_few,
-    verdict_rows,
-)
+from medfuse.report.candidates import MEAN, Candidate
+from medfuse.report.compare import Comparison, Difference, by_case
+from medfuse.report.comparison_text import READING, means_rows, notes, rank_rows, verdict_rows, words
 from medfuse.report.dots import MOST_LINES, Dot, Row, dots_html, folded_dots
 from medfuse.report.figures import colour
 from medfuse.report.style import document, section
@@ -24,7 +16,7 @@ from medfuse.report.style import document, section
 _STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-def page(comparison: Comparison, notes: Sequence[str] = ()) -> str:
+def page(comparison: Comparison, sources: Sequence[str] = ()) -> str:
     """A page that loads nothing from elsewhere; all text in it is escaped."""
     baseline, *others = comparison.candidates
     names = listed([candidate.name for candidate in others], 4)
@@ -33,9 +25,10 @@ def page(comparison: Comparison, notes: Sequence[str] = ()) -> str:
         section("Result", _result(comparison)),
         section("What each case changes", _differences(comparison)),
         section("Dice of every case", _dice(comparison)),
+        section("Ranks", _table(ranks) if len(ranks := rank_rows(comparison)) > 1 else ""),
         section("Means and costs", _table(means_rows(comparison))),
         section("Tests", _table(verdict_rows(comparison), words=True) if comparison.differences else ""),
-        section("How to read it", "".join(f"<p>{escape(line)}</p>" for line in (*READING, *notes))),
+        section("How to read it", "".join(f"<p>{escape(line)}</p>" for line in (*READING, *sources))),
     ]
     return document("medfuse: comparison", header, "".join(parts))
 
@@ -46,16 +39,16 @@ def _result(comparison: Comparison) -> str:
     for candidate in comparison.candidates[1:]:
         if (found := _found(comparison, candidate, MEAN)) is None:
             continue
-        words = (
+        about = (
             f"{candidate.name}: mean foreground Dice {number(candidate.mean(MEAN))}, "
             f"that of {baseline.name} {number(baseline.mean(MEAN))}; "
             f"95 % interval {found.low:+.4f} … {found.high:+.4f}, {found.pairs} cases: "
         )
         lines.append(
             f'<p class="big {_tone(found)}">{found.difference:+.4f} '
-            f"<span>{escape(words)}<b>{found.verdict}</b></span></p>"
+            f"<span>{escape(about)}<b>{escape(words(found))}</b></span></p>"
         )
-    return "".join(lines) + "".join(f'<p class="said">{escape(line)}</p>' for line in too_few(comparison))
+    return "".join(lines) + "".join(f'<p class="said">{escape(line)}</p>' for line in notes(comparison))
 
 
 def _found(comparison: Comparison, candidate: Candidate, label: str) -> Difference | None:
@@ -79,21 +72,21 @@ def _differences(comparison: Comparison) -> str:
                 for case, value in sorted(by_case(baseline, candidate, label).items())
             ]
             name = label if len(comparison.candidates) == 2 else f"{candidate.name}, {label}"
-            words = f"{found.difference:+.3f}, {found.verdict}"
-            pale = found.verdict not in ("better", "worse")
-            rows.append(Row(name, words, dots, colour(n), found.difference, found.low, found.high, pale))
+            about = f"{found.difference:+.3f}, {words(found)}"
+            pale = found.verdict == "undecided"
+            rows.append(Row(name, about, dots, colour(n), found.difference, found.low, found.high, pale))
     most = max(
         (abs(v) for r in rows for v in (*(d.value for d in r.dots), r.low or 0, r.high or 0)), default=0
     )
     end = next((step for step in _STEPS if step >= most), 1.0)
-    words = (
+    about = (
         f"Dice minus that of {baseline.name}: a dot for each case, the mean, and the interval of the mean. "
         "What is right of the line is better. Of the mean foreground, a dot is what a case adds to the mean."
     )
     ticks = (-end, -end / 2, 0, end / 2, end)
     digits = 3 if end < 0.1 else 2
     lines = folded_dots(rows, (-end, end), ticks, "more", digits)
-    return f'<p class="said">{escape(words)}</p>{lines}' if lines else ""
+    return f'<p class="said">{escape(about)}</p>{lines}' if lines else ""
 
 
 def _dice(comparison: Comparison) -> str:
@@ -109,8 +102,10 @@ def _dice_of(candidates: Sequence[Candidate], label: str) -> str:
     for n, candidate in enumerate(candidates):
         dice = {case: sum(values) / len(values) for case, values in candidate.dice[label].items() if values}
         dots = [Dot(value, f"{case}: {value:.4f}") for case, value in sorted(dice.items())]
-        words = f"Dice {number(candidate.mean(label), 3)}, n {len(dots)}"
-        rows.append(Row(candidate.name, words, dots, colour(n), candidate.mean(label)))
+        interval = candidate.interval(label)
+        low, high = (None, None) if interval is None else (interval.low, interval.high)
+        about = f"Dice {number(candidate.mean(label), 3)}, n {len(dots)}"
+        rows.append(Row(candidate.name, about, dots, colour(n), candidate.mean(label), low, high))
     lines = dots_html(rows, (0.0, 1.0), (0, 0.25, 0.5, 0.75, 1))
     return f"<h3>{escape(label)}</h3>{lines}" if lines else ""
 

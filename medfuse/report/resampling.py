@@ -119,14 +119,14 @@ class Spread:
         return np.where(distance > 0, high, 1.0)
 
     def _reach(self, tail: Floats, *, below: bool) -> Floats:
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
         own = self.parts
-        plain = t.ppf(1 - tail, self.patients - 1)
+        plain = stdtrit(self.patients - 1, 1 - tail)
         over_patients = self._over_patients(tail, plain, below)
         if own.few_seeds:
-            return np.sqrt(over_patients**2 + t.ppf(1 - tail, own.few_seeds) ** 2 * own.of_seeds)
-        scale = t.ppf(1 - tail, own.freedom) / plain
+            return np.sqrt(over_patients**2 + stdtrit(own.few_seeds, 1 - tail) ** 2 * own.of_seeds)
+        scale = stdtrit(own.freedom, 1 - tail) / plain
         return np.asarray(scale * np.sqrt(over_patients**2 + plain**2 * own.of_seeds))
 
     def _over_patients(self, tail: Floats, plain: Floats, below: bool) -> Floats:
@@ -136,11 +136,11 @@ class Spread:
         if self.patients < STUDENTISED_BELOW:
             ratio = _at(self._ratios, 1 - tail if below else tail)
             return np.where(error > 0, np.maximum(0.0, ratio if below else -ratio) * error, 0.0)
-        from scipy.stats import norm
+        from scipy.special import ndtr, ndtri
 
         means, bias, speed = self._means
-        z = bias + norm.ppf(tail if below else 1 - tail)
-        moved = _at(means, norm.cdf(bias + z / (1 - speed * z)))
+        z = bias + ndtri(tail if below else 1 - tail)
+        moved = _at(means, ndtr(bias + z / (1 - speed * z)))
         return np.maximum(0.0, -moved if below else moved)
 
     @cached_property
@@ -160,7 +160,7 @@ class Spread:
     @cached_property
     def _means(self) -> tuple[Floats, Floats, Floats]:
         """(rows, resamples) of resampled means - mean, in order, and each row's bias and acceleration."""
-        from scipy.stats import norm
+        from scipy.special import ndtri
 
         made, biases, speeds = [], [], []
         for rows in self._centred():
@@ -169,7 +169,7 @@ class Spread:
             squares = (rows**2).sum(axis=1)
             means.sort(axis=1)
             made.append(means)
-            biases.append(norm.ppf(np.clip(below, 1 / RESAMPLES, 1 - 1 / RESAMPLES)))
+            biases.append(ndtri(np.clip(below, 1 / RESAMPLES, 1 - 1 / RESAMPLES)))
             speeds.append((rows**3).sum(axis=1) / np.where(squares > 0, 6 * squares**1.5, 1.0))
         return np.concatenate(made), np.concatenate(biases), np.concatenate(speeds)
 

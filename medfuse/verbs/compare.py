@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ from medfuse.pipeline import load_pipeline
 from medfuse.verbs.run import run_pipeline
 
 if TYPE_CHECKING:
-    from medfuse.report.compare import Candidate
+    from medfuse.report.candidates import Candidate
 
 
 _NOTHING_HELD_OUT = (
@@ -42,17 +44,20 @@ def compare_pipelines(
     trust: str | Iterable[str] = (),
     retrain: bool = False,
     max_disk: int | None = None,
+    margin: float | None = None,
     reporter: Reporter,
 ) -> Result:
     """Train every pipeline file with each seed and fold, read every run folder, compare with the first.
 
     Training that is finished is not repeated, unless it is to be (`retrain`). Runs of one pipeline
     (NAME-foldF-seedS) are one candidate. Those that agree on what is frozen share its maps, of which each
-    run may keep `max_disk` bytes.
+    run may keep `max_disk` bytes. `margin`: a difference in Dice that does not matter.
     Raises MedfuseError where there is nothing to compare, and PipelineError for every faulty file at once.
     """
-    from medfuse.report import compare as report
+    from medfuse.report.compare import compare
     from medfuse.report.comparison import page as comparison_page
+    from medfuse.report.comparison_text import READING, table
+    from medfuse.report.paired import MARGIN
 
     if output:
         _refuse_others(output, overwrite=overwrite)  # before hours of training
@@ -77,7 +82,8 @@ def compare_pipelines(
             "different pipelines"
         )
     try:
-        comparison = report.compare([_candidate(name, folders, trust) for name, folders in runs_of.items()])
+        candidates = [_candidate(name, folders, trust) for name, folders in runs_of.items()]
+        comparison = compare(candidates, MARGIN if margin is None else margin)
     except (ValueError, KeyError) as error:
         raise DataError(f"cannot be compared: {error}; give runs on the same cases and labels") from error
     folder = output or runs / "comparisons" / "-against-".join([*runs_of][:4])
@@ -85,13 +91,12 @@ def compare_pipelines(
     make_folder(folder)
     notes = [f"{name}: {', '.join(map(str, folders))}" for name, folders in runs_of.items()]
     page = comparison_page(comparison, notes)
-    table = {**comparison.to_json(), "page_sha256": hashlib.sha256(page.encode()).hexdigest()}
-    write_own_json(folder / "comparison.json", table)
+    values = comparison.to_json()
+    digest = hashlib.sha256(page.encode()).hexdigest()
+    write_own_json(folder / "comparison.json", {**values, "page_sha256": digest})
     write_text(folder / "comparison.html", page)
-    text = "\n".join(
-        [report.table(comparison), "", *report.READING, "", f"page: {folder / 'comparison.html'}"]
-    )
-    return Result(text, {"folder": folder, **comparison.to_json(), "runs": runs_of})
+    text = "\n".join([table(comparison), "", *READING, "", f"page: {folder / 'comparison.html'}"])
+    return Result(text, {"folder": folder, **values, "runs": runs_of})
 
 
 def _refuse_others(folder: Path, *, overwrite: bool) -> None:
@@ -132,34 +137,75 @@ def _base(name: str) -> str:
 
 def _candidate(name: str, folders: Sequence[Path], trust: str | Iterable[str]) -> Candidate:
     """One model out of the folders of its trainings."""
-    from medfuse.report.compare import Candidate
+    from medfuse.report.candidates import Candidate
     from medfuse.train.log import read_rows
 
     summaries = [_summary(folder) for folder in folders]
-    dice = dice_of_cases(summaries)
     ends = [_last(read_rows(folder / "metrics.jsonl")) for folder in folders]
-    parameters, gflops = _cost(folders[0], trust)
-    mean = {key: sum(end[key] for end in ends) / len(ends) for key in ("seconds", "step")}
-    return Candidate(name, dice, len(folders), parameters, gflops, mean["seconds"], mean["step"])
+    parameters, gflops, maps = _cost(folders[0], trust)
+    return Candidate(
+        name,
+        dice_of_cases(summaries),
+        len(folders),
+        parameters,
+        gflops,
+        _mean(end["seconds"] for end in ends),
+        _mean(end["step"] for end in ends),
+        maps_mib=maps,
+        seconds_per_case=_mean(seconds for folder in folders for seconds in _seconds(folder)),
+        cases=_mean(count for folder in folders for count in _learned_from(folder)),
+        patients=patients_of(summaries),
+        slots=slots_of(summaries),
+    )
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = [*values]
+    return sum(found) / len(found) if found else None
 
 
 def dice_of_cases(summaries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
     """Label → case → its Dice in each training (the contents of a summary.json) where it is defined."""
+    return {
+        label: {case: [dice for _, dice in found] for case, found in cases.items()}
+        for label, cases in _by_training(summaries).items()
+    }
+
+
+def slots_of(summaries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[int]]]:
+    """As `dice_of_cases`: the how manieth of the trainings that judged the case each value is of."""
+    return {
+        label: {case: [slot for slot, _ in found] for case, found in cases.items()}
+        for label, cases in _by_training(summaries).items()
+    }
+
+
+def _by_training(summaries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:
     labels = {label: str(value) for label, value in from_json(summaries[0]["labels"]).items()}
-    dice: dict[str, dict[str, list[float]]] = {label: {} for label in labels}
+    found: dict[str, dict[str, list[tuple[int, float]]]] = {label: {} for label in labels}
+    judged: Counter[str] = Counter()
     for summary in summaries:
         for case in summary["metric_per_case"]:
+            name = case["name"]
             for label, value in labels.items():
-                found = case["metrics"][value]["Dice"]
-                if found is not None:
-                    dice[label].setdefault(case["name"], []).append(found)
-    return dice
+                dice = case["metrics"][value]["Dice"]
+                if dice is not None:
+                    found[label].setdefault(name, []).append((judged[name], dice))
+            judged[name] += 1
+    return found
+
+
+def patients_of(summaries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Case → patient, of cases whose patient is known."""
+    cases = (case for summary in summaries for case in summary["metric_per_case"])
+    return {case["name"]: case["patient"] for case in cases if case.get("patient")}
 
 
 class _Judged(BaseModel):
     """A case of summary.json: value of a label → measure → number."""
 
     name: str
+    patient: str | None = None
     metrics: dict[str, dict[str, float | None]]
 
 
@@ -192,12 +238,35 @@ def _last(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return next((row for row in reversed(rows) if "seconds" in row), {"seconds": 0.0, "step": 0})
 
 
-def _cost(folder: Path, trust: str | Iterable[str]) -> tuple[int, float]:
-    """Parameters, and GFLOP of one patch without auxiliary heads."""
+def _seconds(folder: Path) -> list[float]:
+    """How long each held-out case took, where its record is there."""
+    from medfuse.infer.manifest import NAME, read_manifest
+
+    try:
+        _, content = read_manifest(folder / "predictions" / NAME)
+    except (MedfuseError, OSError):
+        return []
+    found = (entry.get("seconds") for entry in content.get("cases", {}).values())
+    return [float(seconds) for seconds in found if isinstance(seconds, int | float)]
+
+
+def _learned_from(folder: Path) -> list[int]:
+    """How many cases trained it, where its record is there."""
+    from medfuse.runs.records import DATA, TrainedOn, read_record
+
+    path = folder / DATA
+    return [len(read_record(TrainedOn, path).train)] if path.is_file() else []
+
+
+def _cost(folder: Path, trust: str | Iterable[str]) -> tuple[int, float, float]:
+    """Parameters, GFLOP, and MiB of all maps in fp32, of one patch without auxiliary heads."""
     from medfuse.model.layers import find_layers
     from medfuse.model.segmenter import build_segmenter
     from medfuse.trained.loading import graph_of
 
     graph = graph_of(folder / "weights_last.safetensors", trust)
-    network = find_layers(lambda: build_segmenter(graph), graph.image)[0]
-    return network.parameters, network.flops / 1e9
+    network, *layers = find_layers(lambda: build_segmenter(graph), graph.image)
+    inside = {layer.name.rpartition(".")[0] for layer in layers}
+    own = (layer for layer in layers if layer.name not in inside and not layer.same_as)
+    maps = sum(prod(layer.map_size) for layer in own if layer.map_size)
+    return network.parameters, network.flops / 1e9, 4 * maps / 2**20

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from medfuse.report.compare import Candidate, compare
+from medfuse.report.candidates import Candidate
+from medfuse.report.compare import compare
 from medfuse.report.comparison import page as comparison_page
 from medfuse.report.html import write_report
 

@@ -324,6 +324,61 @@ def push(
     return push_model(model, target, **how, best=best, trust=trust or ())
 
 
+def rank(
+    weights: Weights,
+    inputs: Images,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="folder for the ranking, and label maps to begin with")
+    ],
+    number: Annotated[int, whole_number(1, 1_000_000, "cases to choose")] = 20,
+    labelled: Annotated[
+        list[Path] | None, typer.Option(help="scans that are annotated already, whose likes add little")
+    ] = None,
+    cost: Annotated[
+        Literal["cases", "slices"],
+        typer.Option(help="slices: a case costs as many as hold a label, across the thickest axis"),
+    ] = "cases",
+    layer: Annotated[
+        str, typer.Option(help="map that tells scans apart; the coarsest tapped one if not given")
+    ] = "",
+    series: Series = None,
+    naming: Naming = "tags",
+    uneven: Uneven = "refuse",
+    overrides: InferOverrides = None,
+    best: Best = False,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    trust: Trusted = None,
+    quiet: Quiet = False,
+) -> Result:
+    """Say which scans to annotate next. Finished cases are skipped when run again."""
+    from medfuse.core.reporter import Reporter
+    from medfuse.infer.cases import refuse_missing
+    from medfuse.runs.folder import fold_folders
+    from medfuse.trained.loading import weights_file
+
+    weights_file((fold_folders(weights) or [weights])[0], best=best)  # before torch is imported
+    refuse_missing([Path(place) for place in (*inputs, *(labelled or ())) if "://" not in str(place)])
+    from medfuse.verbs.rank import rank_pool
+
+    return rank_pool(
+        weights,
+        inputs,
+        output,
+        number=number,
+        labelled=labelled or (),
+        cost=cost,
+        layer=layer,
+        overrides=overrides or (),
+        best=best,
+        device=device,
+        overwrite=overwrite,
+        trust=trust or (),
+        scans=scans_of(series, naming, uneven),
+        reporter=Reporter(quiet=quiet),
+    )
+
+
 def features(
     weights: Weights,
     layers: Annotated[

@@ -24,6 +24,7 @@ from medfuse.model.plan import GraphPlan
 from medfuse.model.settings import ModelSettings
 from medfuse.registry import DatasetField, LossField, TrackerField
 from medfuse.report.settings import ReportSettings
+from medfuse.space.settings import SearchSettings
 from medfuse.train.settings import TrainSettings
 
 
@@ -57,6 +58,9 @@ class Pipeline(Section):
         tuple[TrackerField, ...],
         BeforeValidator(_listed, json_schema_input_type=TrackerField | tuple[TrackerField, ...]),
     ] = Field((), description="who is told of the training, such as mlflow; several in a list")
+    search: SearchSettings | None = Field(
+        None, description="what `medfuse search` may try; nothing else is changed by it"
+    )
 
 
 Source = Path | Pipeline

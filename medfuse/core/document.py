@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -79,12 +80,26 @@ class Document:
         value = walk.read(text)
         if walk.problems:
             raise MedfuseError(*(f"{said}: {message}" for _, message in walk.problems))
-        keys = self._put(re.findall(r"[^.\[\]]+", name), value, said)
+        self.put(name, value, place, said)
+
+    def put(self, name: str, value: Any, place: str, said: str = "") -> KeyPath:
+        """Set what `name` spells (`a.b[0]`), as if it stood at `place`; the keys that lead there.
+
+        Raises MedfuseError, beginning with `said`, where nothing can stand there.
+        """
+        if not _NAME.fullmatch(name) or len(name) > 500:
+            raise MedfuseError(f"{said or place}: {shortened(name)!r} is no key; write it as path.to.key")
+        keys = self._put(re.findall(r"[^.\[\]]+", name), value, said or place)
         for places in (self._places, self._keys):
             for old in [p for p in places if p[: len(keys)] == keys]:
                 del places[old]
         for depth in range(1, len(keys) + 1):
             self._places.setdefault(keys[:depth], place)
+        return keys
+
+    def copy(self) -> Document:
+        """The same, to be changed on its own."""
+        return Document(copy.deepcopy(self.data), dict(self._places), dict(self._keys), self.source)
 
     def _put(self, words: list[str], value: Any, said: str) -> KeyPath:
         """Set the value that `words` lead to; where it stands. Raises MedfuseError beginning with `said`."""

@@ -1,8 +1,8 @@
 """What a pipeline file says of its model."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from medfuse.core.section import ConfigPath, Section
 from medfuse.registry import (
@@ -58,13 +58,26 @@ class HeadSettings(Section):
     )
 
 
+def _silenced(aux: Any) -> Any:
+    """`schedule: none` says that there are no auxiliary heads, so that a command line can say it too."""
+    return None if isinstance(aux, dict) and aux.get("schedule") == "none" else aux
+
+
+def _or_none(schema: dict[str, Any]) -> None:
+    schema["anyOf"].append({"const": "none"})
+
+
 class AuxSettings(Section):
     """Auxiliary heads: small classifiers on inner maps, each with its own loss."""
 
     heads: tuple[str, ...] = Field(
         min_length=1, description="taps or nodes to supervise; NODE.* means its side outputs"
     )
-    schedule: AuxScheduleField | None = Field(None, description="their weights over time")
+    schedule: AuxScheduleField | None = Field(
+        None,
+        description="their weights over time; `none` leaves auxiliary heads out",
+        json_schema_extra=_or_none,
+    )
     weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
         None,
         min_length=1,
@@ -102,7 +115,9 @@ class ModelSettings(Section):
     )
     fusion: dict[str, FusionBlockField] = Field(default_factory=dict, description="named nodes of the graph")
     head: HeadSettings = Field(description="the main output")
-    aux: AuxSettings | None = Field(None, description="auxiliary heads")
+    aux: Annotated[
+        AuxSettings | None, BeforeValidator(_silenced, json_schema_input_type=AuxSettings | None)
+    ] = Field(None, description="auxiliary heads")
     activation_losses: dict[str, ActivationLossField] = Field(
         default_factory=dict, description="named losses on taps or nodes themselves"
     )

@@ -11,7 +11,7 @@ from medfuse.runs.records import TrainedOn
 
 # What a run that is carried on may say differently. Of `data` and the file of a split only the content
 # counts, which is in `TrainedOn`: a dataset that was moved is the same.
-_FREE = ("name", "infer", "report", "track", "train", "data")
+_FREE = ("name", "infer", "report", "track", "train", "data", "search")
 _FIXED_TRAIN = (
     "optimizer",
     "learning_rate",

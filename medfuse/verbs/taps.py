@@ -18,9 +18,9 @@ from medfuse.model.blame import placed
 from medfuse.model.graph import plan_graph
 from medfuse.model.plan import BackbonePlan
 from medfuse.pipeline import Pipeline, load_pipeline
+from medfuse.runs.checked import nominal_image
 from medfuse.runs.run import located
 from medfuse.runs.weights import origins
-from medfuse.verbs.check import nominal_image
 
 if TYPE_CHECKING:
     from medfuse.model.layers import Layer

@@ -1,0 +1,167 @@
+"""One combination of values, put into the pipeline as it is written: a pipeline, or why there is none."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from medfuse.core.document import Document
+from medfuse.core.errors import MedfuseError, PipelineError, Problem
+from medfuse.core.errors import Path as KeyPath
+from medfuse.pipeline import Pipeline, parse_pipeline
+from medfuse.space.dimensions import Choices, Dimension
+
+Values = Mapping[str, Any]
+"""Key of the space → its value. A key that is left out stays as the file has it."""
+
+_UNKNOWN = "unknown key"
+"""How the problem of a key begins that a section, or a plugin, does not have."""
+
+
+@dataclass(frozen=True)
+class Combined:
+    """A combination as it came out: `values` without keys that have no meaning in it."""
+
+    values: dict[str, Any]
+    pipeline: Pipeline
+    document: Document
+
+
+@dataclass(frozen=True)
+class Space:
+    """The pipeline as it is written, and what may be tried; `name` is its default name."""
+
+    document: Document
+    name: str
+    dimensions: Mapping[str, Dimension]
+
+    def combine(self, values: Values) -> Combined:
+        """Raises PipelineError where they are no pipeline.
+
+        What the file, or the space, says of a plugin that `use` no longer names goes, unless the new one has
+        a parameter of that name too. `none` where that is no value takes out what the file has.
+        """
+        active = {key: values[key] for key in sorted(values, key=lambda k: (len(keys_of(k)), k))}
+        nothing: set[str] = set()
+        dropped: set[KeyPath] = set()
+        while True:
+            document = self.document.copy()
+            placed = self._place(document, {k: None if k in nothing else v for k, v in active.items()})
+            for path in dropped:
+                _remove(document.data, path)
+            try:
+                pipeline = parse_pipeline(document, default_name=self.name)
+            except PipelineError as error:
+                known = (len(active), len(nothing), len(dropped))
+                for problem in error.problems:
+                    self._mend(problem, active, nothing, dropped)
+                if known == (len(active), len(nothing), len(dropped)):
+                    raise
+            else:
+                return Combined({key: active[key] for key in placed}, pipeline, document)
+
+    def _mend(
+        self, problem: Problem, active: dict[str, Any], nothing: set[str], dropped: set[KeyPath]
+    ) -> None:
+        """Take out what has no meaning beside what was chosen, if that is the problem."""
+        around = [key for key in active if problem.path[: len(keys_of(key))] == keys_of(key)]
+        own = max(around, key=lambda key: len(keys_of(key)), default=None)
+        if own and active[own] == "none":
+            nothing.add(own)
+        elif problem.message.startswith(_UNKNOWN) and self._governed(problem.path, active):
+            if own and keys_of(own) == problem.path:
+                del active[own]
+            else:
+                dropped.add(problem.path)
+
+    def _place(self, document: Document, values: Values) -> list[str]:
+        """Put `values` there, those from outside in first; the keys that found their place."""
+        placed = []
+        for key, value in values.items():
+            keys, around = keys_of(key), document.data
+            for part in keys[:-1]:
+                inner = _inner(around, part)
+                if isinstance(inner, str):  # a plugin's name alone
+                    inner = {"use": inner}
+                    _set(around, part, inner)
+                around = inner
+            if around is None and any(keys[: len(keys_of(other))] == keys_of(other) for other in placed):
+                continue  # what it would be a part of was chosen to be left out
+            try:
+                document.put(key, copy.deepcopy(value), key)
+            except MedfuseError as error:
+                raise PipelineError([Problem(keys, str(error).partition(": ")[2])]) from None
+            placed.append(key)
+        return placed
+
+    def _governed(self, path: KeyPath, values: Values) -> bool:
+        """Whether a choice was made that decides which keys there are around `path`."""
+        for key in values:
+            own = keys_of(key)
+            around = own[:-1] if own[-1] == "use" else own
+            if path[: len(around)] == around and path != own:
+                return True
+        return False
+
+    def as_written(self, key: str) -> Any:
+        """What the file says at a key; None where it says nothing."""
+        found: Any = self.document.data
+        for part in keys_of(key):
+            found = _inner(found, part)
+        return found
+
+    def prior(self) -> dict[str, Any]:
+        """The values of the file, as far as they are in the space."""
+        found = {}
+        for key, dimension in self.dimensions.items():
+            written = self.as_written(key)
+            if isinstance(dimension, Choices):
+                same = [o for o in dimension.options if _plain(o) == _plain(written)]
+                if same:
+                    found[key] = same[0]
+        return found
+
+
+def keys_of(key: str) -> KeyPath:
+    """`a.b[0].c` → ("a", "b", 0, "c")."""
+    words = re.findall(r"[^.\[\]]+", key)
+    return tuple(int(word) if f"[{word}]" in key and word.isdecimal() else word for word in words)
+
+
+def _inner(around: Any, part: str | int) -> Any:
+    if isinstance(around, Mapping):
+        return around.get(str(part))
+    if isinstance(around, list) and str(part).isdecimal() and int(part) < len(around):
+        return around[int(part)]
+    return None
+
+
+def _set(around: Any, part: str | int, value: Any) -> None:
+    around[int(part) if isinstance(around, list) else str(part)] = value
+
+
+def _remove(data: Any, keys: KeyPath) -> None:
+    for part in keys[:-1]:
+        data = _inner(data, part)
+    if isinstance(data, dict):
+        data.pop(keys[-1], None)
+
+
+def _plain(value: Any) -> Any:
+    """A plugin's name alone is a mapping with `use`, and a tuple a list."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return {"use": str(value)} if isinstance(value, str) else value
+
+
+def changes(values: Values) -> Iterator[str]:
+    """`model.fusion.decoded.use=fpn`, as it is said to people and to `--set`."""
+    from medfuse.space.dimensions import words
+
+    for key, value in values.items():
+        yield f"{key}={words(value)}"

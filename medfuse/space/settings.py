@@ -1,0 +1,112 @@
+"""What a pipeline file says of a search: its space, its budget, and how it is made honest."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from medfuse.core.section import Section
+from medfuse.space.dimensions import read_dimension
+
+Objective = Literal["dice", "seconds_per_case", "memory", "parameters"]
+
+FIXED = {
+    "name": "it names the run",
+    "seed": "a seed is luck, and no choice; give `seeds` for how often the end is trained",
+    "split": "choosing and judging would meet; the search makes its own inner split",
+    "data": "trials on other data cannot be compared",
+    "track": "it changes no result",
+    "report": "it changes no result",
+    "search": "a search does not search itself",
+    "train.minutes": "trials are held to one budget",
+    "train.steps": "trials are held to one budget",
+    "train.epochs": "trials are held to one budget",
+    "train.device": "trials are held to one machine",
+}
+"""Keys that no space may have, and why."""
+
+
+class SearchSettings(Section):
+    """Which pipeline is best in the time there is, and is that more than luck?"""
+
+    space: dict[str, Any] = Field(
+        min_length=1,
+        description="key as `--set` spells it: a list of values, or {log: [a, b]}, {range: [a, b]}, "
+        "{int: [a, b]}, {subset_of: [a, b, c], at_least: 1}",
+    )
+    minutes: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="for all of it: trials, the last trainings, judging"
+    )
+    trials: int | None = Field(None, ge=2, description="most trials, that of the file as written included")
+    objectives: tuple[Objective, ...] = Field(
+        ("dice",),
+        min_length=1,
+        description="what is sought: dice, and what it costs: seconds_per_case, memory (of one window), "
+        "parameters; several make a front",
+    )
+    method: Literal["tpe", "random"] = Field(
+        "tpe",
+        description="tpe: near the file, near the best, and where Optuna's TPE expects more, with halving; "
+        "random: anywhere, each trained in full",
+    )
+    rungs: int = Field(3, ge=1, le=6, description="trainings of a trial, each `eta` times as long")
+    eta: int = Field(3, ge=2, le=10, description="one trial of so many goes on to the next rung")
+    inner: float = Field(
+        0.25, gt=0, le=0.5, description="share of the training patients that trials are judged by"
+    )
+    seeds: Annotated[int, Field(ge=1, le=100)] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        3,
+        description="with how many seeds, or which, the chosen pipeline and the file as written are trained "
+        "at the end and judged on cases that no trial has seen",
+    )
+    retrain: float = Field(
+        0.4, gt=0, lt=1, description="share of `minutes` that is kept for those last trainings"
+    )
+    seed: int = Field(1, ge=0, description="seed of what is tried")
+
+    @field_validator("space")
+    @classmethod
+    def _readable(cls, space: dict[str, Any]) -> dict[str, Any]:
+        for key, value in space.items():
+            try:
+                if fixed := [name for name in FIXED if re.match(rf"{re.escape(name)}($|[.\[])", key)]:
+                    raise ValueError(f"cannot be searched: {FIXED[fixed[0]]}")
+                read_dimension(value)
+            except ValueError as error:
+                raise _at(key, str(error)) from None
+        return space
+
+    @field_validator("objectives")
+    @classmethod
+    def _once(cls, objectives: tuple[str, ...]) -> tuple[str, ...]:
+        if len({*objectives}) < len(objectives):
+            raise ValueError("names one objective twice; keep one")
+        if "dice" not in objectives:
+            raise ValueError("dice has to be among the objectives, or an empty network would be the best")
+        return objectives
+
+    @field_validator("seeds")
+    @classmethod
+    def _apart(cls, seeds: Any) -> Any:
+        if isinstance(seeds, tuple):
+            if not seeds:
+                raise ValueError("is empty; give one seed at least, better three")
+            if len({*seeds}) < len(seeds):
+                raise ValueError(
+                    f"{[*seeds]} has a seed twice, which would be one training counted twice; give others"
+                )
+        return seeds
+
+    @model_validator(mode="after")
+    def _ends(self) -> SearchSettings:
+        if self.minutes is None and self.trials is None:
+            raise ValueError("say when it ends: give `minutes`, `trials`, or both")
+        return self
+
+
+def _at(key: str, message: str) -> Exception:
+    from pydantic_core import PydanticCustomError
+
+    return PydanticCustomError("space", "{message}", {"message": message, "key": key})

@@ -27,7 +27,7 @@ from medfuse.cli.networks import (
     view,
     work,
 )
-from medfuse.cli.pipelines import cache, check, compare, doctor, init, probe, run, schema, taps
+from medfuse.cli.pipelines import cache, check, compare, doctor, init, probe, run, schema, search, taps
 from medfuse.cli.plugins import plugins_app
 from medfuse.cli.results import print_problems, printed
 from medfuse.cli.service import serve
@@ -66,6 +66,7 @@ for verb in (
     view,
     series,
     compare,
+    search,
     cache,
     schema,
 ):

@@ -260,6 +260,33 @@ def compare(
     )
 
 
+def search(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="pipeline file with a `search:` section, or a file of `pipeline:` and `search:`",
+        ),
+    ],
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="begin the search anew; what its folder holds is removed")
+    ] = False,
+    quiet: Quiet = False,
+) -> Result:
+    """Try many forms of a pipeline, and tell whether any is better.
+
+    Trials learn from some training cases and are chosen by others. What is chosen and the file as it is
+    written are then trained anew with several seeds, and judged by the held-out cases, which no trial has
+    seen. Run it again to carry on where it stopped.
+    """
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.search import search_pipeline
+
+    return search_pipeline(file, overrides or (), runs=runs, retrain=retrain, reporter=Reporter(quiet=quiet))
+
+
 def cache(
     runs: Runs = Path("runs"),
     maps: Annotated[

@@ -33,9 +33,7 @@ class Checked:
     doubts: tuple[str, ...]
 
 
-def checked(
-    pipeline: Pipeline, info: DatasetInfo | None = None, image: ImageInfo | None = None
-) -> Checked:
+def checked(pipeline: Pipeline, info: DatasetInfo | None = None, image: ImageInfo | None = None) -> Checked:
     """Plan the graph of a pipeline and verify it on the meta device. Raises PipelineError with all problems.
 
     `info` is its dataset, where that was read; `image` what the network will be given, where that is known.

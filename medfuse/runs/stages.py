@@ -47,11 +47,11 @@ class Judged:
     postprocess: tuple[str, ...]
 
 
-def do_stages(run: Run) -> Judged:
-    """Every stage, each of which carries on where an earlier process stopped."""
+def do_stages(run: Run, seen: Fingerprint | None = None) -> Judged:
+    """Every stage, each of which carries on where an earlier process stopped. `seen`: see `prepare`."""
     from medfuse.report.summary import write_summary
 
-    planned = run.together.first(lambda: prepare(run))
+    planned = run.together.first(lambda: prepare(run, seen))
     run, plan = replace(run, split=planned.split), planned.plan
     graph = plan_network(run.pipeline, plan.image, len(plan.classes))
     with filled_store(run, planned) as store, tracked(run, planned.standing.step) as trackers:
@@ -85,8 +85,10 @@ def _outlook(run: Run) -> tuple[str, ...]:
     return told
 
 
-def prepare(run: Run) -> Planned:
+def prepare(run: Run, seen: Fingerprint | None = None) -> Planned:
     """Check every case, plan every `auto` value, verify the graph. Nothing is written yet.
+
+    `seen` is what was found of the same files before, and saves reading them.
 
     A run that has weights keeps its plan and its split. Raises MedfuseError where it has other data.
     The split of a fresh one is another where it is stratified by what only the label maps tell.
@@ -97,14 +99,16 @@ def prepare(run: Run) -> Planned:
     from medfuse.train.state import Spent, how_far
 
     labelled = [case for case in run.info.cases if case.label]
-    with run.reporter.track(f"checking {len(labelled)} cases", len(labelled)) as advance:
-        fingerprint = take_fingerprint(
-            labelled,
-            run.info,
-            tolerance_mm=run.pipeline.preprocess.tolerance_mm,
-            pixel_mm=run.pipeline.preprocess.pixel_mm,
-            progress=lambda done, _: advance(done, ""),
-        )
+    fingerprint = seen
+    if fingerprint is None:
+        with run.reporter.track(f"checking {len(labelled)} cases", len(labelled)) as advance:
+            fingerprint = take_fingerprint(
+                labelled,
+                run.info,
+                tolerance_mm=run.pipeline.preprocess.tolerance_mm,
+                pixel_mm=run.pipeline.preprocess.pixel_mm,
+                progress=lambda done, _: advance(done, ""),
+            )
     hashes = {file: digest for case in fingerprint.cases for file, digest in case.files.items()}
     hashes |= hash_files(run.unlabelled())
     run.refuse_other_data(hashes)

@@ -15,6 +15,8 @@ from medfuse.space.dimensions import Choices, Dimension, Range, Subset, words
 if TYPE_CHECKING:
     from medfuse.api import DatasetInfo, ImageInfo
 
+_UNKNOWN = "unknown key"
+_NO_KEY = "the pipeline has no such key"
 _TRIES = 64
 """Combinations in which a value is tried before it is said that none admits it."""
 
@@ -61,7 +63,9 @@ class Gate:
             for place in dimension.examples():
                 if error := self._hopeless(key, dimension.example(place)):
                     refused[place] = error
-            if len(refused) == len(dimension.examples()) and len({*refused.values()}) == 1:
+            if len(refused) == len(dimension.examples()) and all(
+                t.startswith(_NO_KEY) for t in refused.values()
+            ):
                 problems.append(Problem(("search", "space", key), next(iter(refused.values())), at_key=True))
             else:
                 problems += [Problem(("search", "space", key, *p), text) for p, text in refused.items()]
@@ -70,17 +74,20 @@ class Gate:
 
     def _hopeless(self, key: str, value: Any) -> str:
         """Why no combination admits this value, or that the key is none; nothing where one does."""
-        first, meaningless = "", False
+        first, at_key, meaningless = "", "", False
         for values in itertools.islice(self._around(key), _TRIES):
             try:
                 if key in self.admit({**values, key: value}).values:
                     return ""
                 meaningless = True
+            except PipelineError as error:
+                at_key = at_key or _at(error, key)
+                first = first or f"{dotted(error.problems[0].path)}: {error.problems[0].message}"
             except MedfuseError as error:
-                first = first or _of(error, key)
-        if first.startswith("unknown key") or (meaningless and not first):
-            return f"the pipeline has no such key{first.removeprefix('unknown key')}; write it as --set does"
-        return f"{words(value)}: no combination of the space admits it: {first}"
+                first = first or error.lines[0]
+        if at_key.startswith(_UNKNOWN) or (meaningless and not at_key):
+            return f"{_NO_KEY}{at_key.removeprefix(_UNKNOWN)}; write it as --set does"
+        return f"{words(value)}: no combination of the space admits it: {at_key or first}"
 
     def _around(self, key: str) -> Iterator[dict[str, Any]]:
         """Values of the other keys: those of the file, then each other value alone, then any together."""
@@ -99,13 +106,13 @@ def _common(a: tuple[Any, ...], b: tuple[Any, ...]) -> int:
     return sum(1 for _ in itertools.takewhile(lambda two: two[0] == two[1], zip(a, b)))
 
 
-def _of(error: MedfuseError, key: str) -> str:
-    """What is wrong, in one line; where it is not at the key itself, with its place in the pipeline."""
-    if not isinstance(error, PipelineError):
-        return error.lines[0]
-    own = [p for p in error.problems if p.path[: len(keys_of(key))] == keys_of(key)]
-    first = (own or error.problems)[0]
-    return first.message if own and first.path == keys_of(key) else f"{dotted(first.path)}: {first.message}"
+def _at(error: PipelineError, key: str) -> str:
+    """What is wrong with a key's own value; nothing where something else is wrong."""
+    keys = keys_of(key)
+    for problem in error.problems:
+        if problem.path[: len(keys)] == keys:
+            return problem.message if problem.path == keys else f"{dotted(problem.path)}: {problem.message}"
+    return ""
 
 
 def draw(dimensions: Mapping[str, Dimension], chance: random.Random) -> dict[str, Any]:

@@ -6,12 +6,13 @@ import copy
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from medfuse.core.document import Document
 from medfuse.core.errors import MedfuseError, PipelineError, Problem
 from medfuse.core.errors import Path as KeyPath
-from medfuse.pipeline import Pipeline, parse_pipeline
+from medfuse.pipeline import Pipeline, parse_pipeline, resolved
 from medfuse.space.dimensions import Choices, Dimension
 
 Values = Mapping[str, Any]
@@ -79,16 +80,19 @@ class Space:
 
     def _place(self, document: Document, values: Values) -> list[str]:
         """Put `values` there, those from outside in first; the keys that found their place."""
-        placed = []
+        placed: list[str] = []
         for key, value in values.items():
             keys, around = keys_of(key), document.data
-            for part in keys[:-1]:
+            chosen = any(keys[: len(keys_of(other))] == keys_of(other) for other in placed)
+            for depth, part in enumerate(keys[:-1], 1):
                 inner = _inner(around, part)
+                if inner is None and around is not None and not chosen:
+                    inner = self._default(keys[:depth])
                 if isinstance(inner, str):  # a plugin's name alone
                     inner = {"use": inner}
                     _set(around, part, inner)
                 around = inner
-            if around is None and any(keys[: len(keys_of(other))] == keys_of(other) for other in placed):
+            if around is None and chosen:
                 continue  # what it would be a part of was chosen to be left out
             try:
                 document.put(key, copy.deepcopy(value), key)
@@ -96,6 +100,17 @@ class Space:
                 raise PipelineError([Problem(keys, str(error).partition(": ")[2])]) from None
             placed.append(key)
         return placed
+
+    def _default(self, keys: KeyPath) -> str | None:
+        """The name of the plugin that stands at a key which the file leaves open."""
+        found: Any = self._resolved
+        for part in keys:
+            found = _inner(found, part)
+        return found["use"] if isinstance(found, Mapping) and "use" in found else None
+
+    @cached_property
+    def _resolved(self) -> dict[str, Any]:
+        return resolved(parse_pipeline(self.document, default_name=self.name))
 
     def _governed(self, path: KeyPath, values: Values) -> bool:
         """Whether a choice was made that decides which keys there are around `path`."""

@@ -185,8 +185,10 @@ def typed(prepared, tmp_path, monkeypatch, medfuse, plain_report):
                 written.add(target)
         if command.verb == "view":
             words.append("--overwrite")
-        if command.verb in ("run", "compare"):
+        if command.verb in ("run", "compare", "search"):
             words += SHORTER
+        if command.verb == "search":
+            words += ["--set", "search={trials: 2, seeds: 1, rungs: 1, space: {loss: [dice_ce, tversky]}}"]
         if command.verb == "probe":
             words += ["--steps", "20"]
         if command.verb == "init":

@@ -1,0 +1,60 @@
+"""What `check` refuses costs no training, and a value that nothing admits is refused at the beginning."""
+
+import random
+
+import pytest
+from spaces import gate
+
+from medfuse.core.errors import MedfuseError, PipelineError
+from medfuse.search.admitted import draw
+from medfuse.space.dimensions import Range, Subset
+
+
+def hopeless(folder, space, *overrides):
+    with pytest.raises(PipelineError) as refused:
+        gate(folder, space, *overrides).refuse_hopeless()
+    return {p.path[3:]: p.message for p in refused.value.problems}
+
+
+def test_what_the_graph_does_not_admit_is_refused(tmp_path):
+    cubes = gate(tmp_path, {"model.fusion.decoded.use": ["unet_decoder", "fpn"]})
+    with pytest.raises(MedfuseError, match="no feature map 'decoded"):  # of the auxiliary heads
+        cubes.admit({"model.fusion.decoded.use": "fpn"})
+
+
+def test_a_value_that_only_another_choice_admits_is_fine(tmp_path):
+    schedule = {"model.aux.schedule": [{"use": "constant"}, "none"]}
+    gate(tmp_path, {"model.fusion.decoded.use": ["unet_decoder", "fpn"], **schedule}).refuse_hopeless()
+
+
+def test_a_value_that_no_combination_admits_is_refused_at_its_place(tmp_path):
+    found = hopeless(tmp_path, {"model.fusion.decoded.use": ["unet_decoder", "fpn"]})
+    assert [*found] == [(1,)]
+    assert "no combination of the space admits it" in found[(1,)]
+
+
+@pytest.mark.parametrize("values", [{"log": [1e-4, 1e-2]}, [1, 2], {"subset_of": ["a", "b"]}])
+@pytest.mark.parametrize("key", ["train.learnin_rate", "model.fusion.decoded.depths"])
+def test_a_key_that_the_pipeline_lacks_is_refused_once(tmp_path, key, values):
+    found = hopeless(tmp_path, {key: values})
+    assert [*found] == [()]
+    assert "has no such key" in found[()]
+
+
+def test_a_parameter_of_no_choice_is_a_key_that_there_is_not(tmp_path):
+    found = hopeless(tmp_path, {"loss": ["dice_ce", "tversky"], "loss.alpha": {"range": [0, 1]}})
+    assert [*found] == [()]
+
+
+def test_a_range_is_refused_at_the_end_that_is_none(tmp_path):
+    assert [*hopeless(tmp_path, {"augment.noise": {"range": [0.5, 1.5]}})] == [("range", 1)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_drawn_lies_in_the_space(seed):
+    dimensions = {"a": Range(1e-4, 1.0, log=True), "b": Range(2, 4, whole=True), "c": Subset((1, 2, 3), 2)}
+    made = draw(dimensions, random.Random(seed))
+    assert 1e-4 <= made["a"] <= 1
+    assert made["b"] in (2, 3, 4)
+    assert len(made["c"]) >= 2
+    assert made["c"] == sorted(made["c"])

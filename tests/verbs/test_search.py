@@ -138,7 +138,7 @@ def test_changed_data_are_refused(searched):
     before = changed.read_bytes()
     write_case(file.parent / "cubes", "cube_03", seed=77)
     try:
-        with pytest.raises(DataError, match="data.cube_03"):
+        with pytest.raises(DataError, match=r"data\.cube_03"):
             search(file)
     finally:
         changed.write_bytes(before)

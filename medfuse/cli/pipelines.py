@@ -124,6 +124,9 @@ def init(
         bool, typer.Option(help="train the likeliest plans for a moment, and choose by that")
     ] = True,
     compare: Annotated[int, whole_number(1, 4, "write so many of the best plans, to compare them")] = 1,
+    search: Annotated[
+        bool, typer.Option("--search", help="write what `medfuse search` may try in these minutes, too")
+    ] = False,
     source: Annotated[
         str | None,
         typer.Option(
@@ -144,13 +147,16 @@ def init(
     from medfuse.verbs.init import init_from, init_pipeline
 
     if source:
-        if compare > 1 or dimensions != "auto":
-            given = "--compare" if compare > 1 else "--dimensions"
+        if compare > 1 or dimensions != "auto" or search:
+            given = "--search" if search else "--compare" if compare > 1 else "--dimensions"
             raise typer.BadParameter(
                 "--from has one network, and so one plan; leave this out", param_hint=given
             )
         how: dict[str, Any] = {"output": output, "budget": parse_bytes(budget), "minutes": minutes}
         return init_from(data, source, **how, device=device, reporter=Reporter(quiet=quiet))
+    if search and (minutes is None or compare > 1):
+        what = "goes with --minutes, as it ends with them" if minutes is None else "begins with one plan"
+        raise typer.BadParameter(f"a search {what}", param_hint="--search")
     return init_pipeline(
         data,
         output=output,
@@ -160,6 +166,7 @@ def init(
         dimensions=dimensions,
         trials=trials,
         compare=compare,
+        search=search,
         reporter=Reporter(quiet=quiet),
     )
 

@@ -11,6 +11,7 @@ from medfuse.core.memory import bytes_text
 from medfuse.core.text import by, duration, typed
 from medfuse.planning.bench import MOST_CHANNELS, SLICES
 from medfuse.planning.lines import comment, data_lines, entry, flow, printable, section
+from medfuse.planning.space import space_text
 
 if TYPE_CHECKING:
     from medfuse.data.detect import Detected
@@ -32,7 +33,7 @@ class Text:
 
     split: the section, and `whose` folds it speaks of. minutes: of planning and training; None to train as
     nnU-Net does. spent: seconds that planning took of them. budget: bytes of a step. line: for editors.
-    tried: lines about what was tried before this plan was chosen.
+    tried: lines about what was tried before this plan was chosen. search: minutes of a search around it.
     """
 
     found: Detected
@@ -46,6 +47,7 @@ class Text:
     line: str
     spent: float = 0.0
     tried: Sequence[str] = ()
+    search: float | None = None
 
     def text(self) -> str:
         parts = [self._head(), self._data(), self._preprocess(), self._sample()]
@@ -61,6 +63,8 @@ class Text:
                 ),
             )
         ]
+        if self.search:
+            parts.append(space_text(self.candidate, self.fingerprint, self._rate(), self.search))
         return "\n".join(part for part in parts if part)
 
     def _head(self) -> str:
@@ -75,8 +79,8 @@ class Text:
             f"{self.output.stem}: {what}; planned by `medfuse init` for {of} cases of about "
             f"{by(shape)} voxels, {bytes_text(self.budget)} of memory a step{within}."
         )
-        file = printable(typed(self.output))
-        lines += ["#", f"#   medfuse check {file}", f"#   medfuse run {file}", "#"]
+        file, does = printable(typed(self.output)), "search" if self.search else "run"
+        lines += ["#", f"#   medfuse check {file}", f"#   medfuse {does} {file}", "#"]
         lines += [
             *self._tried(),
             "# Any value can be changed here, or overridden: --set train.minutes=60",
@@ -180,15 +184,18 @@ class Text:
             ]
         if not self._quick():
             return section("train", *budget, ("optimizer", "sgd", "nnU-Net's, with poly decay"))
-        rate = float(f"{RATE_TIMES_WIDTH / size.width:.2g}")
         return section(
             "train",
             *budget,
             ("optimizer", "adamw", f"learns faster at first than SGD, which needs {QUICK_STEPS:,} steps"),
-            ("learning_rate", rate, "lower for wider networks"),
+            ("learning_rate", self._rate(), "lower for wider networks"),
             ("warmup", 0.05, ""),
             ("decay", "cosine", "to nothing at the end"),
         )
+
+    def _rate(self) -> float:
+        """The peak learning rate of the file, where that leaves it to SGD's or not."""
+        return float(f"{RATE_TIMES_WIDTH / self.candidate.size.width:.2g}") if self._quick() else 0.01
 
 
 def minutes_left(minutes: float, spent: float) -> float:

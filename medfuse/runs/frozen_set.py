@@ -206,7 +206,7 @@ class FrozenSet:
 
     def _affordable_batches(self, measured: _Measured) -> int:
         """So many batches take no more than their share of the budget, and have room on the disk."""
-        budget = Budget.of(self.run.pipeline.train)
+        budget = Budget.of(self.run.whole or self.run.pipeline.train)
         by_time = budget.seconds / measured.seconds if budget.seconds else float(budget.steps or 0)
         room = self._room() / measured.all_bytes if self._settings.keep else by_time
         return max(1, int(min(_SHARE * by_time, room)))
@@ -284,7 +284,7 @@ class FrozenSet:
         )
 
     def _said(self, record: FrozenRecord, measured: _Measured, there: int) -> Iterator[str]:
-        batches, budget = self._batches(record), Budget.of(self.run.pipeline.train)
+        batches, budget = self._batches(record), Budget.of(self.run.whole or self.run.pipeline.train)
         maps = listed(self.frozen.maps, 6)
         head = f"frozen maps ({maps}): {record.patches} patches × {record.views} views = {batches} batches"
         cases = len(self.run.split.train)

@@ -30,6 +30,7 @@ from medfuse.runs.records import DATA, LOCK, PINNED, PIPELINE, Lock, TrainedOn, 
 from medfuse.trained.trust import Trust, remember_own
 
 if TYPE_CHECKING:
+    from medfuse.train.settings import TrainSettings
     from medfuse.train.together import Together
 
 
@@ -39,7 +40,8 @@ class Run:
 
     kept: what its weights were trained on, where it has any that count. starts: whether training begins at
     its first step, and so may replace what stands in the folder. pins: what `pipeline` has in place of what
-    `said`, the one of the file, has. max_disk: bytes that frozen maps may take.
+    `said`, the one of the file, has. max_disk: bytes that frozen maps may take. whole: the budget that it may
+    be given in the end, where it is trained in parts.
     """
 
     pipeline: Pipeline
@@ -54,6 +56,7 @@ class Run:
     pins: Pins = field(default_factory=Pins)
     said: Pipeline | None = None
     max_disk: int | None = None
+    whole: TrainSettings | None = None
 
     @property
     def identity(self) -> dict[str, Any]:

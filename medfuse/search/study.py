@@ -150,7 +150,11 @@ class Study:
         what = ", ".join(changes(asked.values)) or "as the file is written"
         try:
             told = self.bench.train(
-                self.pipeline_of(asked, step.rung), self.journal.run_folder(step.trial), step.trial, step.rung
+                self.pipeline_of(asked, step.rung),
+                self.journal.run_folder(step.trial),
+                step.trial,
+                step.rung,
+                self.pipeline_of(asked, len(self.budget.amounts) - 1).train,
             )
         except MedfuseError as error:
             if step.trial == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from medfuse.data.fingerprint import Fingerprint
     from medfuse.data.plan import DataPlan
     from medfuse.runs.run import Run
+    from medfuse.train.settings import TrainSettings
 
 
 @dataclass
@@ -31,8 +32,10 @@ class Bench:
     runs: Path
     reference: DataPlan | None = None
 
-    def train(self, pipeline: Pipeline, folder: Path, number: int, rung: int) -> Told:
+    def train(self, pipeline: Pipeline, folder: Path, number: int, rung: int, whole: TrainSettings) -> Told:
         """Train it as far as its budget says, from wherever its folder stands, and judge it.
+
+        `whole` is what it has at the last rung, by which a finite set of patches is chosen.
 
         Raises MedfuseError where it cannot be trained.
         """
@@ -45,6 +48,7 @@ class Bench:
 
         began, quiet = time.monotonic(), Reporter(quiet=True)
         with open_run(pipeline, self.info, self.runs, folder, quiet, Together()) as run:
+            run = replace(run, whole=whole)
             planned = prepare(run, self.seen)
             graph = plan_network(pipeline, planned.plan.image, len(planned.plan.classes))
             with filled_store(run, planned) as store:

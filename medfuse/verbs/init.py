@@ -21,6 +21,7 @@ from medfuse.planning.bench import Dimensions
 from medfuse.planning.candidates import Candidate, scaling
 from medfuse.planning.planner import PLANNING_SHARE, Clock, Planner, table
 from medfuse.planning.sizing import more_minutes
+from medfuse.planning.space import SHARE_OF_A_TRAINING
 from medfuse.planning.text import Text, minutes_left
 from medfuse.planning.trials import Trials, inner_split
 from medfuse.verbs.schema import LINE, write_schema_beside
@@ -48,16 +49,21 @@ def init_pipeline(
     dimensions: Dimensions | Literal["auto"] = "auto",
     trials: bool = True,
     compare: int = 1,
+    search: bool = False,
     reporter: Reporter,
 ) -> Result:
     """Look at the dataset `data`, measure training steps, write a commented pipeline; say what was done.
 
     budget: bytes that a training step may take on `device`. minutes: of planning and training. trials:
-    whether candidates are trained to choose between them. compare: how many of the best are written.
+    whether candidates are trained to choose between them. compare: how many of the best are written. search:
+    whether the minutes are those of a `medfuse search`, whose space is written too.
     Raises MedfuseError where a file exists or the data is faulty.
     """
     output = output or Path("pipelines") / f"{_name(data)}.yaml"
     files = [output, *(output.with_stem(f"{output.stem}_{n}") for n in range(2, compare + 1))]
+    total = minutes if search else None
+    if total is not None:
+        minutes = SHARE_OF_A_TRAINING * total
     clock = Clock(minutes, time.monotonic())
     looked = _look(data, files, budget=budget, device=device, clock=clock, reporter=reporter)
     where, budget, plan, fingerprint = looked.device, looked.budget, looked.plan, looked.fingerprint
@@ -78,7 +84,7 @@ def init_pipeline(
 
     def text(file: Path, candidate: Candidate, spent: float = 0.0, tried: Sequence[str] = ()) -> str:
         parts = (found, fingerprint, candidate, split, whose, file, minutes, budget, LINE, spent, tried)
-        return Text(*parts).text()
+        return Text(*parts, search=total and max(0.1, round(total - spent / 60, 2))).text()
 
     inner = inner_split(looked.known, looked.patients, seed=1)
     made = Trials()
@@ -95,7 +101,7 @@ def init_pipeline(
     write_schema_beside(output)
     for file, candidate in zip(files, best):
         write_text(file, text(file, candidate, spent, tried))
-    said = [*_said(best[0], where.type, minutes), *_next(files[: len(best)], compare, minutes)]
+    said = [*_said(best[0], where.type, minutes), *_next(files[: len(best)], compare, minutes, search)]
     size = best[0].size
     values = {
         "files": files[: len(best)],
@@ -251,7 +257,7 @@ def _said(chosen: Candidate, device: str, minutes: float | None) -> list[str]:
     ]
 
 
-def _next(files: Sequence[Path], wanted: int, minutes: float | None) -> list[str]:
+def _next(files: Sequence[Path], wanted: int, minutes: float | None, search: bool = False) -> list[str]:
     """What was written, and what to do with it."""
     if len(files) == 1:
         only = "there is only one plan that is worth a thought here" if minutes else ONLY_NNUNETS
@@ -260,7 +266,7 @@ def _next(files: Sequence[Path], wanted: int, minutes: float | None) -> list[str
         return [
             *few,
             f"wrote {file}: read it, change what you like, then `medfuse check {file}` and "
-            f"`medfuse run {file}`",
+            f"`medfuse {'search' if search else 'run'} {file}`",
         ]
     names = " ".join(typed(file) for file in files)
     return [f"wrote {names}, from the best on: read them, then `medfuse compare {names}`"]

@@ -162,7 +162,7 @@ def _opened(asked: Asked, runs: Path, retrain: bool, reporter: Reporter) -> Stud
         {
             "pipeline": {**identity(pipeline), "infer": pipeline.model_dump(mode="json")["infer"]},
             "budget": {budget.key: list(budget.amounts)},
-            "search": settings.model_dump(mode="json", exclude={"minutes", "trials"}),
+            "search": settings.model_dump(mode="json", exclude={"minutes", "trials", "margin"}),
             "seeds": list(seeds),
             "data": hashes,
             "inner": _as_json(inner),

@@ -43,7 +43,7 @@ def page(found: Found) -> str:
 def _dice(found: Found) -> str:
     """The cases to choose by and the unseen ones, a dot for each mean."""
     rows = [("mean foreground Dice", "to choose by", f"unseen, {found.cases} cases, {found.seeds} seeds")]
-    rows += [(w, number(found.inner[w]), number(found.outer[w])) for w in found.outer]
+    rows += [(w, number(found.inner[w]), found.unseen(w)) for w in found.outer]
     words = f"optimism of choosing: {found.optimism:+.4f} Dice" if len(found.outer) > 1 else ""
     return _table(rows) + (f"<p>{escape(words)}</p>" if words else "")
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from medfuse.core.memory import bytes_text
 from medfuse.core.text import aligned, duration, number, typed
-from medfuse.report.compare import MEAN, Comparison, compare
+from medfuse.report.candidates import MEAN, Candidate
+from medfuse.report.compare import Comparison, compare
 from medfuse.search.combination import changes
 from medfuse.search.final import BASELINE, CHOSEN, Training, folders, judged_before
 from medfuse.search.halving import front
@@ -51,6 +52,7 @@ class Found:
     chosen: Row
     inner: Mapping[str, float]
     outer: Mapping[str, float]
+    models: tuple[Candidate, ...]
     seeds: int
     cases: int
     objectives: tuple[str, ...]
@@ -69,6 +71,14 @@ class Found:
         own = self.inner[CHOSEN] - self.outer[CHOSEN] if CHOSEN in self.outer else 0.0
         return own - (self.inner[BASELINE] - self.outer[BASELINE]) if CHOSEN in self.outer else 0.0
 
+    def unseen(self, whose: str) -> str:
+        """The mean over unseen cases, with its interval."""
+        model = next(one for one in self.models if one.name == whose)
+        mean, interval = number(model.mean(MEAN), 4), model.interval(MEAN)
+        if interval is None or interval.low is None or interval.high is None:
+            return mean
+        return f"{mean} [{interval.low:.3f}, {interval.high:.3f}]"
+
     def conclusion(self) -> list[str]:
         """In words what may be said, and what may not."""
         if self.comparison is None:
@@ -86,11 +96,21 @@ class Found:
                 f"no winner: trial {self.chosen.number} was the best to choose by, and is worse than the "
                 f"file as written on unseen cases ({measured}); keep the file"
             ]
+        if found.verdict == "equivalent":
+            return [
+                f"no winner: trial {self.chosen.number} is as good as the file as written, within "
+                f"±{found.margin:g} ({measured}); take the cheaper of the two; what it changes: {what}"
+            ]
+        more = "give the search more minutes, and judge by more cases (all folds with `medfuse compare`)"
+        if found.needed:
+            more += (
+                f"; about {found.needed.patients} patients and {found.needed.seeds} seeds would tell a "
+                f"difference of {found.margin:g}"
+            )
         return [
             f"no winner: trial {self.chosen.number} cannot be told from the file as written ({measured}: "
             f"{found.verdict}); what it changes: {what}",
-            "keep the file, or give the search more minutes, and more cases to judge by (all folds with "
-            "`medfuse compare`)",
+            f"keep the file, or {more}",
         ]
 
     def text(self) -> str:
@@ -138,10 +158,7 @@ class Found:
                         "to choose by",
                         f"unseen ({self.cases} cases, {self.seeds} seeds)",
                     ),
-                    *(
-                        (whose, number(self.inner[whose], 4), number(self.outer[whose], 4))
-                        for whose in self.outer
-                    ),
+                    *((whose, number(self.inner[whose], 4), self.unseen(whose)) for whose in self.outer),
                 ]
             ),
         ]
@@ -174,6 +191,7 @@ class Found:
             "conclusion": self.conclusion(),
             "inner_dice": dict(self.inner),
             "outer_dice": dict(self.outer),
+            "unseen": [one.to_json((MEAN, *one.dice)) for one in self.models],
             "optimism": self.optimism,
             "front": [row.number for row in self.rows if row.on_front],
             "last_rung": [
@@ -227,10 +245,11 @@ def found(study: Study, done: list[Training], candidate: Any) -> Found:
         chosen=chosen,
         inner={BASELINE: last[0].dice, **({CHOSEN: chosen.told.dice} if chosen.number else {})},
         outer={c.name: c.mean(MEAN) or 0.0 for c in candidates},
+        models=tuple(candidates),
         seeds=len({one.seed for one in done}),
         cases=candidates[0].n(MEAN),
         objectives=study.settings.objectives,
         importance=importances(space.dimensions, first),
-        comparison=compare(candidates) if len(candidates) > 1 else None,
+        comparison=compare(candidates, study.settings.margin) if len(candidates) > 1 else None,
         notes=tuple(notes),
     )

@@ -64,6 +64,9 @@ class SearchSettings(Section):
     retrain: float = Field(
         0.4, gt=0, lt=1, description="share of `minutes` that is kept for those last trainings"
     )
+    margin: float = Field(
+        0.005, gt=0, lt=1, description="a difference in Dice that does not matter, at the end"
+    )
     seed: int = Field(1, ge=0, description="seed of what is tried")
 
     @field_validator("space")

@@ -282,7 +282,7 @@ def search(
     ] = False,
     quiet: Quiet = False,
 ) -> Result:
-    """Try many forms of a pipeline, and tell whether any is better.
+    """Search forms of a pipeline; tell if one is better.
 
     Trials learn from some training cases and are chosen by others. What is chosen and the file as it is
     written are then trained anew with several seeds, and judged by the held-out cases, which no trial has

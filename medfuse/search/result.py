@@ -74,10 +74,8 @@ class Found:
     def unseen(self, whose: str) -> str:
         """The mean over unseen cases, with its interval."""
         model = next(one for one in self.models if one.name == whose)
-        mean, interval = number(model.mean(MEAN), 4), model.interval(MEAN)
-        if interval is None or interval.low is None or interval.high is None:
-            return mean
-        return f"{mean} [{interval.low:.3f}, {interval.high:.3f}]"
+        interval = model.interval(MEAN)
+        return interval.text() if interval else number(model.mean(MEAN))
 
     def conclusion(self) -> list[str]:
         """In words what may be said, and what may not."""

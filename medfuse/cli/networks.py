@@ -459,6 +459,12 @@ def evaluate(
     lesions: Annotated[
         bool, typer.Option("--lesions", help="count the components of each label: found, missed, false, F1")
     ] = False,
+    calibration: Annotated[
+        bool,
+        typer.Option(
+            "--calibration", help="judge probabilities too (ECE), which `infer --probabilities` wrote beside"
+        ),
+    ] = False,
     patient: Annotated[
         str | None,
         typer.Option(
@@ -482,6 +488,7 @@ def evaluate(
         overwrite=overwrite,
         lesions=lesions,
         patient=patient,
+        calibration=calibration,
         reporter=Reporter(quiet=quiet),
     )
 

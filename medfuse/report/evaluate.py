@@ -7,16 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from medfuse.core.errors import DataError, MedfuseError
-from medfuse.core.labels import LabelValue, map_values, members
+from medfuse.core.labels import LabelValue, map_values, mask_of, members
 from medfuse.core.patients import patients_in
 from medfuse.core.reporter import Reporter
+from medfuse.report.calibration import calibration_error
 from medfuse.report.lesions import Lesions, case_lesions
 from medfuse.report.metrics import NSD_TOLERANCE_MM, CaseMetrics, case_metrics, mean_foreground_dice
 from medfuse.report.pairs import Pair, labels_found, on_one_grid, pair_folders
 from medfuse.volumes.read import read_geometry, read_labels
 from medfuse.volumes.volume import values_of
+
+ProbabilitiesOf = Callable[[Pair, tuple[int, ...]], Callable[[LabelValue], Any] | None]
+"""Pair and shape → label → its probabilities (i, j, k), None where a case or a label has none."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ def evaluate_folders(
     tolerance_mm: float = 1e-3,
     lesions: bool = False,
     patient: str | None = None,
+    probabilities: ProbabilitiesOf | None = None,
     reporter: Reporter | None = None,
 ) -> Evaluation:
     """Judge every reference that has a prediction of the same name; their endings may differ.
@@ -89,6 +95,7 @@ def evaluate_folders(
         nsd_tolerance_mm=nsd_tolerance_mm,
         tolerance_mm=tolerance_mm,
         lesions=lesions,
+        probabilities=probabilities,
         reporter=reporter,
     )
     return Evaluation(
@@ -116,12 +123,14 @@ def evaluate_pairs(
     nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
     tolerance_mm: float = 1e-3,
     lesions: bool = False,
+    probabilities: ProbabilitiesOf | None = None,
     reporter: Reporter | None = None,
 ) -> Evaluation:
     """Judge `pairs`. A case that cannot be read, or lies on two grids, is an error line; the rest go on.
 
     `ignore`: the value of voxels in a reference that nobody annotated, which are not judged.
-    `lesions`: whether the components of each label are counted too.
+    `lesions`: whether the components of each label are counted too. `probabilities`: those of a case of a
+    shape and of a label, for the calibration error.
     """
     reporter = reporter or Reporter(quiet=True)
     if labels is None:
@@ -132,7 +141,7 @@ def evaluate_pairs(
     known = dict(labels)
 
     def judge(pair: Pair) -> tuple[EvaluatedCase, list[tuple[str, int]]]:
-        return _judge(pair, known, ignore, nsd_tolerance_mm, tolerance_mm, lesions)
+        return _judge(pair, known, ignore, nsd_tolerance_mm, tolerance_mm, lesions, probabilities)
 
     return _judge_all(pairs, labels, judge, nsd_tolerance_mm, reporter)
 
@@ -185,6 +194,7 @@ def _judge(
     nsd_tolerance_mm: float,
     tolerance_mm: float,
     lesions: bool,
+    probabilities: ProbabilitiesOf | None,
 ) -> tuple[EvaluatedCase, list[tuple[str, int]]]:
     """The case, and each (kind of map, value) that no label names. Raises DataError."""
     grid, predicted = read_geometry(pair.reference), read_geometry(pair.prediction)
@@ -209,6 +219,13 @@ def _judge(
         nsd_tolerance_mm=nsd_tolerance_mm,
         ignore=ignore,
     )
+    if probabilities is not None and (of := probabilities(pair, reference.shape)) is not None:
+        known_voxels = None if ignore is None else reference != ignore
+        for name, value in labels.items():
+            if (said := of(value)) is not None:
+                masks = mask_of(prediction, value), mask_of(reference, value)
+                error = calibration_error(said, *masks, known_voxels)
+                metrics[name] = replace(metrics[name], calibration_error=error)
     counted = case_lesions(prediction, reference, labels, ignore=ignore) if lesions else None
     return EvaluatedCase(pair, metrics, counted), stray
 

@@ -22,7 +22,7 @@ from medfuse.report.graph import GraphNode, graph_svg, graph_words
 from medfuse.report.intervals import Interval
 from medfuse.report.overlays import OverlayCase, colors_of
 from medfuse.report.style import document, section
-from medfuse.report.summary import interval_lines, interval_of, summarise
+from medfuse.report.summary import interval_lines, interval_of, lesion_lines, summarise
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def chosen_cases(cases: Sequence[EvaluatedCase]) -> list[tuple[str, EvaluatedCas
 
 
 MEANS = (
-    "label", "Dice", "n", "IoU", "HD95 (mm)", "NSD", "absolute volume error (ml)", "bias (ml)",
+    "label", "Dice", "n", "IoU", "HD95 (mm)", "ASSD (mm)", "NSD", "absolute volume error (ml)", "bias (ml)",
     "missed", "false alarms", "absent in both",
 )  # fmt: skip
 
@@ -113,7 +113,7 @@ def _headline(evaluation: Evaluation, summary: Mapping[str, Any], colors: Mappin
     return (
         f'<p class="big">{number(mean, 3)} <span>mean foreground Dice: {n} label{"s" * (n != 1)}, '
         f"{cases} case{'s' * (cases != 1)}{_between(interval_of(summary, 'foreground_mean'))}</span></p>"
-        f"{_said(interval_lines(summary))}"
+        f"{_said([*lesion_lines(summary), *interval_lines(summary)])}"
         f"{_lines('error', evaluation.errors)}{_lines('note', evaluation.notes)}"
         f"{_dots(evaluation, summary, colors)}"
         f'<div class="{kind}"><table><caption>Means over n cases, or over as many as a mean says'
@@ -126,7 +126,7 @@ def _headline(evaluation: Evaluation, summary: Mapping[str, Any], colors: Mappin
 def _label_row(name: str, value: str, summary: Mapping[str, Any]) -> str:
     mean, outcomes = summary["mean"][value], summary["outcomes"][value]
     bar = f'<span class="bar" style="width:{4 * (mean["Dice"] or 0):.2f}em"></span>'
-    shown = {"IoU": 3, "HD95": 1, "NSD": 3, "absolute_volume_error_ml": 2}
+    shown = {"IoU": 3, "HD95": 1, "ASSD": 2, "NSD": 3, "absolute_volume_error_ml": 2}
     cells = [
         f"{bar}{number(mean['Dice'], 3)}{_limits(summary, value, 'Dice', 3)}",
         str(summary["n"][value]["Dice"]),

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medfuse.report.resampling import (
+    FEW_SEEDS,
     FEWEST_PATIENTS,
     MOST_PATIENTS,
     RESAMPLES,
@@ -29,7 +30,7 @@ from medfuse.report.resampling import (
 LEVEL = 0.95
 SHARES = (0.0, 1.0)
 """What Dice and other shares lie between."""
-FEW, SOME = 10, 50
+FEW, SOME = 10, 200
 """Patients below which an interval claims nothing, and below which it is said what it supposes."""
 
 
@@ -122,10 +123,21 @@ class Judged:
         weight = self.count / (has.sum(axis=0) * len(means))
         # a seed that has no value of a case is taken to have the case's mean
         filled = np.where(known, np.nan_to_num(self.values), of_cases[:, None, :]) - means
-        added = (np.where(has[:, None, :], filled, 0.0) * weight).sum(axis=2)
+        weights = np.where(has, weight * self._leverage(has), 0.0)
+        added = (filled * weights[:, None, :]).sum(axis=2)
         table = np.zeros((self.count, self.values.shape[1]))
         np.add.at(table, self.patients, added)
-        return (table + self.mean())[None]
+        return (table - table.mean() + self.mean())[None]
+
+    def _leverage(self, has: npt.NDArray[np.bool_]) -> Floats:
+        """(cases, labels): by how much more a patient's part moves the mean than it seems, as the mean leans
+        towards patients with many cases (the jackknife's; 1 where all have as many).
+        """
+        cases = np.zeros((self.count, has.shape[1]))
+        np.add.at(cases, self.patients, has.astype(np.float64))
+        rest = 1 - cases / cases.sum(axis=0)
+        even = 1 - 1 / self.count
+        return np.asarray(np.where(rest > 0, even / np.where(rest > 0, rest, 1.0), 1.0)[self.patients])
 
     def alone(self) -> bool:
         """Whether each patient has one case, in one training, and one label: a plain sample."""
@@ -196,8 +208,8 @@ def _interval_of(
 
 def _widest(of: Judged, bounds: tuple[float, float]) -> tuple[float, float]:
     """Between what a patient's influence can lie: of one with many cases, further away than a value can."""
-    mean, cases = of.mean(), np.bincount(of.patients).max()
-    weight = max(1.0, float(cases) * of.count / len(of.values))
+    mean, share = of.mean(), float(np.bincount(of.patients).max()) / len(of.values)
+    weight = max(1.0, share * (of.count - 1) / (1 - share))
     return mean + weight * (bounds[0] - mean), mean + weight * (bounds[1] - mean)
 
 
@@ -257,7 +269,8 @@ def method_of(patients: int, seeds: int) -> str:
         over = f"bootstrap-t over patients ({RESAMPLES:,} resamples)"
     else:
         over = f"BCa bootstrap over patients ({RESAMPLES:,} resamples)"
-    return over + (", variance of seeds beside it" if seeds > 1 else "")
+    few = ", as wide as so few ask for" if seeds <= FEW_SEEDS else ""
+    return over + (f", variance of {seeds} seeds beside it{few}" if seeds > 1 else "")
 
 
 def caveat(patients: int) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from medfuse.core.labels import LabelValue, mask_of
+from medfuse.report.intervals import Interval, mean_interval
 
 Mask = npt.NDArray[np.bool_]
 
@@ -95,6 +96,26 @@ def _hit(mask: Mask, by: Mask) -> tuple[int, int]:
 
 def together(counts: Iterable[Lesions]) -> Lesions:
     return sum(counts, Lesions())
+
+
+def lesion_intervals(counts: Sequence[Lesions], patients: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Of recall, precision and F1 over all cases, each of a patient: lesions of one patient go together."""
+    parts = {
+        "recall": [(one.found, one.missed) for one in counts],
+        "precision": [(one.right, one.false) for one in counts],
+        "F1": [(2 * one.found, one.missed + one.false) for one in counts],
+    }
+    found = {name: _interval(pairs, patients) for name, pairs in parts.items()}
+    return {name: interval.to_json() for name, interval in found.items() if interval is not None}
+
+
+def _interval(pairs: Sequence[tuple[int, int]], patients: Sequence[str]) -> Interval | None:
+    """Of the share of ones among ones and zeros, so many of each in each case."""
+    values = [value for yes, no in pairs for value in (1.0,) * yes + (0.0,) * no]
+    names = [name for name, (yes, no) in zip(patients, pairs, strict=True) for _ in range(yes + no)]
+    interval = mean_interval(values, names)
+    cases = sum(1 for yes, no in pairs if yes + no)
+    return None if interval is None else replace(interval, cases=cases)
 
 
 def _share(part: int, whole: int) -> float | None:

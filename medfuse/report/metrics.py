@@ -23,9 +23,11 @@ Outcome = Literal["found", "missed", "false alarm", "absent in both"]
 class CaseMetrics:
     """One label of one case. None means undefined; what is undefined when is told by `outcome`.
 
+    `calibration_error` needs probabilities, and is None without.
+
     found           in both: every value is defined
-    missed          only in the reference: Dice, IoU and NSD are 0, HD95 is None, relative volume error -1
-    false alarm     only in the prediction: Dice, IoU and NSD are 0, HD95 and relative volume error None
+    missed          only in the reference: Dice, IoU, NSD are 0, HD95 and ASSD None, relative volume error -1
+    false alarm     only in the prediction: Dice, IoU and NSD are 0, the other three None
     absent in both  all None
     """
 
@@ -41,6 +43,8 @@ class CaseMetrics:
     nsd: float | None
     volume_error_ml: float | None
     relative_volume_error: float | None
+    assd_mm: float | None = None
+    calibration_error: float | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -63,7 +67,8 @@ def case_metrics(
     A region is judged as the union of its values. Voxels where the reference is `ignore` count for nothing:
     both maps are taken as background there.
     HD95 is the larger of the two directed 95th percentiles of surface distances in mm. NSD is the share of
-    both surfaces that lies within the tolerance of the other one; a surface is its voxels, as MONAI has it.
+    both surfaces that lies within the tolerance of the other one, ASSD the mean distance of both surfaces'
+    voxels to the other one. A surface is its voxels that touch another value by a face, as MONAI has it.
     Volume errors are prediction minus reference. Floats are rounded to 6 decimals: MONAI works in fp32.
     """
     from scipy.ndimage import find_objects
@@ -166,9 +171,10 @@ def _label_metrics(
     difference = n_pred - n_ref
     dice = iou = nsd = 0.0 if n_pred or n_ref else None
     hd95_mm: float | None = None
+    assd_mm: float | None = None
     if n_pred and n_ref:
         dice, iou = _overlap(prediction, reference)
-        hd95_mm, nsd = _surface(prediction, reference, spacing_mm, nsd_tolerance_mm)
+        hd95_mm, nsd, assd_mm = _surface(prediction, reference, spacing_mm, nsd_tolerance_mm)
     return CaseMetrics(
         n_ref=n_ref,
         n_pred=n_pred,
@@ -182,6 +188,7 @@ def _label_metrics(
         nsd=nsd,
         volume_error_ml=round(difference * math.prod(spacing_mm) / 1000, 6) if n_pred or n_ref else None,
         relative_volume_error=round(difference / n_ref, 6) if n_ref else None,
+        assd_mm=assd_mm,
     )
 
 
@@ -201,14 +208,20 @@ def _surface(
     reference: npt.NDArray[np.bool_],
     spacing_mm: tuple[float, float, float],
     nsd_tolerance_mm: float,
-) -> tuple[float, float]:
-    """HD95 in mm and NSD of two masks, neither of them empty."""
+) -> tuple[float, float, float]:
+    """HD95 in mm, NSD, and ASSD in mm of two masks, neither of them empty."""
     import torch
-    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+    from monai.metrics import (
+        compute_average_surface_distance,
+        compute_hausdorff_distance,
+        compute_surface_dice,
+    )
 
     # MONAI 1.6 warns of an argument that MONAI itself passes; catch_warnings would not be safe in threads.
     warnings.filterwarnings("ignore", "monai.metrics.utils get_mask_edges", FutureWarning)
     ours, truth = (torch.from_numpy(mask)[None, None] for mask in (prediction, reference))
-    hd95 = compute_hausdorff_distance(ours, truth, include_background=True, percentile=95, spacing=spacing_mm)
-    nsd = compute_surface_dice(ours, truth, [nsd_tolerance_mm], include_background=True, spacing=spacing_mm)
-    return round(hd95.item(), 6), round(nsd.item(), 6)
+    how: dict[str, Any] = {"include_background": True, "spacing": tuple(map(float, spacing_mm))}
+    hd95 = compute_hausdorff_distance(ours, truth, percentile=95, **how)
+    nsd = compute_surface_dice(ours, truth, [nsd_tolerance_mm], **how)
+    assd = compute_average_surface_distance(ours, truth, symmetric=True, **how)
+    return round(hd95.item(), 6), round(nsd.item(), 6), round(assd.item(), 6)

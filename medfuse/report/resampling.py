@@ -20,7 +20,7 @@ STUDENTISED_BELOW = 200
 FEWEST_PATIENTS, MOST_PATIENTS = 5, 5_000
 """Nothing is resampled of fewer, as too many drawings are of one patient alone, nor of more, as the mean is
 as good as normal: there Student's t has the limits."""
-_FEW_SEEDS = 3
+FEW_SEEDS = 3
 _CHUNK = 1_000  # rows that are resampled at once
 
 
@@ -56,7 +56,7 @@ def parts(table: Floats, other: Floats | None = None) -> Parts:
     of_seeds = sum((level.variance for level in levels), np.zeros(rows))
     doubt = of_patients**2 / (patients - 1) + sum((level.doubt for level in levels), np.zeros(rows))
     freedom = (of_patients + of_seeds) ** 2 / np.where(doubt > 0, doubt, np.inf)
-    few = levels[0].seeds - 1 if len(levels) == 1 and levels[0].seeds <= _FEW_SEEDS else 0
+    few = levels[0].seeds - 1 if len(levels) == 1 and levels[0].seeds <= FEW_SEEDS else 0
     return Parts(influence, of_patients, of_seeds, np.where(doubt > 0, freedom, patients - 1.0), few)
 
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from medfuse.core.labels import from_json
 from medfuse.core.seal import write_own_json
 from medfuse.core.text import number
+from medfuse.report.calibration import DEFINITION
 from medfuse.report.evaluate import EvaluatedCase, Evaluation
 from medfuse.report.intervals import SHARES, Interval, mean_interval, median_interval, said_once
-from medfuse.report.lesions import together
+from medfuse.report.lesions import lesion_intervals, together
 from medfuse.report.metrics import CaseMetrics, Outcome
 
 Number = float | int | None
@@ -27,16 +29,20 @@ def definitions(nsd_tolerance_mm: float) -> dict[str, str]:
     return {
         "Dice": "2·TP / (2·TP + FP + FN)",
         "IoU": "TP / (TP + FP + FN)",
+        "surface": "the voxels of a label that touch another value, or the edge of the image, by a face; "
+        "distances are between centres of such voxels, each of which counts the same",
         "HD95": "the larger of the two directed 95th percentiles of surface distances, in mm",
+        "ASSD": "the mean distance of all voxels of both surfaces to the other surface, in mm",
         "NSD": f"share of both surfaces that lies within {nsd_tolerance_mm:g} mm of the other surface",
+        "ECE": DEFINITION,
         "volume_error_ml": "predicted minus reference volume; its mean is the bias",
         "absolute_volume_error_ml": "the same without its sign",
         "relative_volume_error": "predicted minus reference volume, divided by the reference volume",
         "absent in both": "in neither reference nor prediction: every metric is null and enters no mean",
-        "missed": "in the reference, not in the prediction: Dice, IoU and NSD are 0, HD95 is null, "
+        "missed": "in the reference, not in the prediction: Dice, IoU and NSD are 0, HD95 and ASSD null, "
         "relative_volume_error is -1",
-        "false alarm": "in the prediction, not in the reference: Dice, IoU and NSD are 0, HD95 and "
-        "relative_volume_error are null",
+        "false alarm": "in the prediction, not in the reference: Dice, IoU and NSD are 0, HD95, ASSD "
+        "and relative_volume_error null",
         "mean": "per label, over the cases where the metric is defined; `n` counts them",
         "intervals": "of the mean and of the median: in a share `level` of samples of patients the true one "
         "lies between low and high; any_low, any_high: of the mean, whatever the distribution",
@@ -50,7 +56,8 @@ LESIONS = {
     "lesions.found": "of the reference: those of which a voxel is predicted; the others are missed",
     "lesions.right": "of the prediction: those that have a voxel of the reference; the others are false",
     "lesions.F1": "2·found / (2·found + missed + false)",
-    "lesions.recall": "found / (found + missed)",
+    "lesions.recall": "found / (found + missed), the lesion-wise sensitivity",
+    "lesions.intervals": "of F1, recall and precision over all cases, with other patients",
     "lesions.precision": "right / (right + false)",
 }
 
@@ -109,6 +116,20 @@ def interval_of(summary: Mapping[str, Any], label: str, key: str = "Dice") -> In
     return Interval.of_json(found["mean"]) if found else None
 
 
+def lesion_lines(summary: Mapping[str, Any]) -> list[str]:
+    """`lesions of tumour: 12 of 15 found, 3 false, F1 0.8000 [0.6511, 0.9130] (95 %, 9 patients)`."""
+    lines = []
+    for name, value in from_json(summary["labels"]).items():
+        if counted := summary.get("lesions", {}).get(str(value)):
+            found = counted["intervals"].get("F1")
+            f1 = number(counted["F1"]) if found is None else Interval.of_json(found).text()
+            there = counted["found"] + counted["missed"]
+            lines.append(
+                f"lesions of {name}: {counted['found']} of {there} found, {counted['false']} false, F1 {f1}"
+            )
+    return lines
+
+
 def interval_lines(summary: Mapping[str, Any]) -> list[str]:
     """How the intervals of Dice were made, and what they cannot know: lines for below what is printed."""
     found = (interval_of(summary, label) for label in ("foreground_mean", *summary["mean"]))
@@ -130,6 +151,8 @@ def as_row(metrics: CaseMetrics) -> dict[str, Number]:
         "IoU": metrics.iou,
         "HD95": metrics.hd95_mm,
         "NSD": metrics.nsd,
+        "ASSD": metrics.assd_mm,
+        "ECE": metrics.calibration_error,
         "volume_error_ml": error,
         "absolute_volume_error_ml": None if error is None else abs(error),
         "relative_volume_error": metrics.relative_volume_error,
@@ -142,7 +165,7 @@ def as_row(metrics: CaseMetrics) -> dict[str, Number]:
     }
 
 
-BOUNDS = {"Dice": SHARES, "IoU": SHARES, "NSD": SHARES}
+BOUNDS = {"Dice": SHARES, "IoU": SHARES, "NSD": SHARES, "ECE": SHARES}
 """What measures lie between, where they have bounds."""
 KEYS = tuple(as_row(CaseMetrics(0, 0, 0, 0, 0, 0, None, None, None, None, None, None)))
 COUNTS = ("TP", "FP", "FN", "TN", "n_pred", "n_ref")
@@ -195,8 +218,15 @@ def _lesions(evaluation: Evaluation, values: Mapping[str, str]) -> dict[str, Any
     counted = [case.lesions for case in evaluation.cases if case.lesions is not None]
     if not counted:
         return {}
+    patients = [case.patient for case in evaluation.cases if case.lesions is not None]
     return {
-        "lesions": {value: together(one[name] for one in counted).as_row() for name, value in values.items()}
+        "lesions": {
+            value: {
+                **together(one[name] for one in counted).as_row(),
+                "intervals": lesion_intervals([one[name] for one in counted], patients),
+            }
+            for name, value in values.items()
+        }
     }
 
 

@@ -35,7 +35,12 @@ def predict_held_out(run: Run) -> None:
         settings=run.pipeline.infer,
         own=run.pipeline.model,
     )
-    outcome = model.infer(cases, run.folder / "predictions", run.reporter)
+    outcome = model.infer(
+        cases,
+        run.folder / "predictions",
+        run.reporter,
+        probabilities="nifti" if run.pipeline.report.calibration else None,
+    )
     left = {name: f"{reason}; move it away" for name, reason in outcome.left.items()}
     if faults := {**outcome.failed, **left}:
         raise DataError(*(f"{name}: {reason}" for name, reason in faults.items()))
@@ -44,12 +49,15 @@ def predict_held_out(run: Run) -> None:
 def evaluate(run: Run) -> Evaluation:
     """Metrics of the held-out cases on the grids of their own files."""
     from medfuse.report.evaluate import evaluate_pairs
+    from medfuse.runs.probabilities import probabilities_beside
 
     return evaluate_pairs(
         _pairs(run),
         run.info.labels,
         ignore=run.info.ignore,
         tolerance_mm=run.pipeline.preprocess.tolerance_mm,
+        lesions=run.pipeline.report.lesions,
+        probabilities=probabilities_beside if run.pipeline.report.calibration else None,
         reporter=run.reporter,
     )
 

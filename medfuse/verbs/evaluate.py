@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from medfuse.core.result import Result
 from medfuse.core.seal import refuse_others
 from medfuse.core.text import aligned, number
 
+_MEASURES = {"Dice": "Dice", "HD95": "HD95 mm", "NSD": "NSD"}
 _LESIONS = ("lesions found", "false", "lesion F1")
 
 
@@ -29,16 +30,19 @@ def evaluate_label_maps(
     overwrite: bool = False,
     lesions: bool = False,
     patient: str | None = None,
+    calibration: bool = False,
     reporter: Reporter,
 ) -> Result:
     """Judge a folder of label maps against another; write summary.json; return a table.
 
     `lesions`: whether the components of each label are counted, found, missed and false. `patient`: a
-    regular expression for case names whose first group is the patient.
+    regular expression for case names whose first group is the patient. `calibration`: whether probabilities
+    beside the predictions are judged too.
     Raises OutputError before any work where another's summary.json is there, unless `overwrite`.
     """
     from medfuse.report.evaluate import evaluate_folders
     from medfuse.report.summary import foreground_text, interval_lines, write_summary
+    from medfuse.runs.probabilities import probabilities_beside
 
     labels = dict(map(label_of, names))
     ignore = labels.pop("ignore", None)
@@ -58,23 +62,24 @@ def evaluate_label_maps(
         ignore=ignore,
         lesions=lesions,
         patient=patient,
+        probabilities=probabilities_beside if calibration else None,
         reporter=reporter,
     )
     make_folder(target.parent)
     refuse_others(target, overwrite=overwrite)
     summary = write_summary(target, evaluation)
-    rows = [
-        ["label", "Dice [95 %] (n)", "HD95 mm [95 %] (n)", "NSD [95 %] (n)", *(_LESIONS if lesions else ())]
-    ]
+    measures = {**_MEASURES, **({"ECE": "ECE"} if calibration else {})}
+    heads = [f"{head} [95 %] (n)" for head in measures.values()]
+    rows = [["label", *heads, *(_LESIONS if lesions else ())]]
     for name, value in evaluation.labels.items():
-        means, n = _means(summary, str(value)), summary["n"][str(value)]
+        means, n = _means(summary, str(value), measures), summary["n"][str(value)]
         counted = summary.get("lesions", {}).get(str(value))
         more = (
             [f"{counted['found']} of {counted['found'] + counted['missed']}", str(counted["false"])]
             if counted
             else []
         )
-        f1 = [number(counted["F1"])] if counted else []
+        f1 = [number(counted["F1"]) + _limits(counted)] if counted else []
         rows.append([name, *(f"{means[key]} ({n[key]})" for key in means), *more, *f1])
     overall = f"mean foreground Dice: {foreground_text(summary)}"
     lines = [*aligned(rows).splitlines(), overall, *interval_lines(summary)]
@@ -85,12 +90,19 @@ def evaluate_label_maps(
     return Result("\n".join([*lines, *evaluation.notes, str(target)]), {**summary, "summary": target})
 
 
-def _means(summary: Mapping[str, Any], label: str) -> dict[str, str]:
+def _limits(counted: Mapping[str, Any]) -> str:
+    from medfuse.report.intervals import Interval
+
+    found = counted["intervals"].get("F1")
+    return "" if found is None else Interval.of_json(found).limits_text()
+
+
+def _means(summary: Mapping[str, Any], label: str, measures: Iterable[str]) -> dict[str, str]:
     """Measure → its mean with its interval."""
     from medfuse.report.summary import interval_of
 
     found = {}
-    for key in ("Dice", "HD95", "NSD"):
+    for key in measures:
         interval = interval_of(summary, label, key)
         found[key] = number(summary["mean"][label][key]) + (
             "" if interval is None else interval.limits_text()

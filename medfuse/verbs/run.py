@@ -75,13 +75,14 @@ class RunResult:
         ]
 
     def _judged(self) -> list[str]:
-        from medfuse.report.summary import foreground_text, interval_lines, mean_text, summarise
+        from medfuse.report.summary import foreground_text, interval_lines, lesion_lines, mean_text, summarise
 
         summary = summarise(self.evaluation)
         lines = [f"held-out cases: {len(self.evaluation.cases)}"]
         for name, value in self.evaluation.labels.items():
             lines.append(f"  Dice {name}: {mean_text(summary, str(value))}")
         lines.append(f"  mean foreground Dice: {foreground_text(summary)}")
+        lines += [f"  {line}" for line in lesion_lines(summary)]
         return [*lines, *(f"  ({line})" for line in interval_lines(summary))]
 
 

@@ -131,9 +131,10 @@ def test_nothing_has_no_mean():
 
 
 def test_small_n_is_said():
-    values = np.random.default_rng(9).beta(*DICE, 60)
+    values = np.random.default_rng(9).beta(*DICE, 240)
     assert "too small for a claim" in mean_interval(values[:5]).caveat
     assert "11% of all" in mean_interval(values[:25]).caveat
+    assert "5% of all" in mean_interval(values[:60]).caveat
     assert mean_interval(values).caveat == ""
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medfuse.report.lesions import Lesions, case_lesions, lesions, together
+from medfuse.report.lesions import Lesions, case_lesions, lesion_intervals, lesions, together
 
 
 def mask(*places: tuple[int, int, int]) -> np.ndarray:
@@ -61,3 +61,18 @@ def test_regions_are_unions_and_voxels_that_nobody_annotated_are_left_out():
 def test_cases_are_summed():
     assert together([Lesions(1, 2, 3, 4), Lesions(10, 20, 30, 40)]) == Lesions(11, 22, 33, 44)
     assert together([]) == Lesions()
+
+
+def test_an_interval_of_lesions_is_of_the_pooled_share_and_keeps_patients_together():
+    counts = [Lesions(found=n, missed=1, right=n, false=n % 2) for n in range(1, 9)]
+    patients = [f"p{n // 2}" for n in range(8)]
+    found = lesion_intervals(counts, patients)
+    assert {name: one["value"] for name, one in found.items()} == pytest.approx(
+        {"recall": 36 / 44, "precision": 36 / 40, "F1": 72 / 84}
+    )
+    assert {(one["patients"], one["cases"]) for one in found.values()} == {(4, 8)}
+    assert all(one["low"] < one["value"] < one["high"] for one in found.values())
+
+
+def test_where_there_is_no_lesion_there_is_no_interval():
+    assert lesion_intervals([Lesions(), Lesions()], ["a", "b"]) == {}

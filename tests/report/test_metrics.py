@@ -147,7 +147,9 @@ def test_what_is_ignored_in_the_reference_counts_for_nothing():
     found = case_metrics(prediction, reference, {"organ": 1}, MM, ignore=9)["organ"]
     cut = case_metrics(prediction[..., [0, 3]], reference[..., [0, 3]], {"organ": 1}, MM)["organ"]
     empty = case_metrics(prediction * [1, 0, 0, 1], reference % 9, {"organ": 1}, MM)["organ"]
-    assert found == replace(cut, hd95_mm=empty.hd95_mm, nsd=empty.nsd)  # distances stay what they are
+    assert found == replace(
+        cut, hd95_mm=empty.hd95_mm, nsd=empty.nsd, assd_mm=empty.assd_mm
+    )  # distances stay what they are
 
 
 def test_the_quick_look_leaves_out_what_is_ignored_too():
@@ -174,3 +176,26 @@ def test_numbers_of_labels_do_not_matter():
         for name, value in names.items()
     }
     assert case_metrics(*(large[array] for array in small), renamed, MM) == case_metrics(*small, names, MM)
+
+
+@pytest.mark.parametrize(("axis", "shift_mm"), [(0, 1.0), (1, 2.5), (2, 4.0)])
+def test_assd_of_a_shifted_slab_is_what_its_moved_faces_make(axis, shift_mm):
+    """Two parallel planes of a voxel's thickness: each voxel of one is a shift away from the other."""
+    plane = np.zeros((9, 9, 9), np.uint8)
+    np.moveaxis(plane, axis, 0)[4] = 1
+    found = one(np.roll(plane, 1, axis), plane, spacing=(1.0, 2.5, 4.0))
+    assert (found.assd_mm, found.hd95_mm) == (pytest.approx(shift_mm), pytest.approx(shift_mm))
+
+
+def test_assd_counts_every_surface_voxel_of_both_once():
+    # one voxel against a row of three: distances 0 there, and 1, 0, 1 back
+    assert one(line(2), line(1, 2, 3)).assd_mm == pytest.approx((0 + 1 + 0 + 1) / 4)
+
+
+def test_assd_is_undefined_where_one_surface_is_missing(cube):
+    empty = np.zeros_like(cube)
+    assert one(empty, cube).assd_mm is one(cube, empty).assd_mm is one(empty, empty).assd_mm is None
+
+
+def test_spacings_may_be_whole_numbers(cube):
+    assert one(np.roll(cube, 1, 0), cube, spacing=(1, 2.5, 3)).hd95_mm == 1

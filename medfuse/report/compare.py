@@ -151,7 +151,8 @@ def _tested(
         alone = {"low": -1.0, "high": 1.0, "p": 1.0, "p_mean": 1.0, "p_equivalent": 1.0, "needed": None}
         return found | alone
     of = judge(np.round(table, 9), np.round(base, 9), margin)
-    more = needed(float(of.of_patients[0]), float(of.of_seeds[0]), patients, seeds, margin)
+    effect = max(margin, abs(found["difference"]))
+    more = needed(float(of.of_patients[0]), float(of.of_seeds[0]), patients, seeds, effect)
     return found | {
         "low": max(-1.0, float(of.low[0])),
         "high": min(1.0, float(of.high[0])),

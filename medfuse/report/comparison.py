@@ -72,7 +72,7 @@ def _differences(comparison: Comparison) -> str:
                 for case, value in sorted(by_case(baseline, candidate, label).items())
             ]
             name = label if len(comparison.candidates) == 2 else f"{candidate.name}, {label}"
-            about = f"{found.difference:+.3f}, {words(found)}"
+            about = f"{found.difference:+.3f}, {found.verdict}"
             pale = found.verdict == "undecided"
             rows.append(Row(name, about, dots, colour(n), found.difference, found.low, found.high, pale))
     most = max(

@@ -13,7 +13,7 @@ def table(comparison: Comparison) -> str:
     """Means and costs, then differences, then ranks, as aligned text, and what could not have been found."""
     found = (means_rows(comparison), verdict_rows(comparison), rank_rows(comparison))
     tables = [aligned(rows) for rows in found if len(rows) > 1]
-    return "\n\n".join([*tables, *notes(comparison)])
+    return "\n\n".join([*tables, "\n".join(notes(comparison))])
 
 
 def means_rows(comparison: Comparison) -> list[list[str]]:
@@ -78,8 +78,9 @@ def rank_rows(comparison: Comparison) -> list[list[str]]:
 def notes(comparison: Comparison) -> list[str]:
     """A line for each thing that a reader of the tables should know."""
     made = [*too_few(comparison), *_small(comparison), *_seeds(comparison), *unequal(comparison.candidates)]
-    intervals = (c.interval(label) for c in comparison.candidates for label in comparison.labels)
-    return made + said_once([one for one in intervals if one is not None])[:1]
+    pairs = ((label, c) for label in comparison.labels for c in comparison.candidates)
+    found = {f"{label} of {c.name}": c.interval(label) for label, c in pairs}
+    return made + said_once({name: one for name, one in found.items() if one is not None})
 
 
 def too_few(comparison: Comparison) -> list[str]:
@@ -131,6 +132,8 @@ READING = (
     "patients both have p < 0.05, corrected for all tests here (Holm). Equivalent: two one-sided tests, "
     "corrected likewise, show that the difference is smaller than the margin (--margin), be it 0 or "
     "not. Everything else is undecided, whichever mean is higher; so many patients (and seeds) would show a "
-    "difference of the margin in four of five studies, as far as these cases can tell.",
-    "Best in: the share of drawings of patients and seeds in which a model has the highest mean.",
+    "difference as large as this one, or as the margin where it is smaller, in four of five studies, as far "
+    "as these cases can tell.",
+    "Best in: the share of drawings of patients and seeds in which a model has the highest mean; it is "
+    "no test.",
 )

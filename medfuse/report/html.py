@@ -155,11 +155,8 @@ def _said(lines: Sequence[str]) -> str:
 
 def _limits(summary: Mapping[str, Any], value: str, key: str, digits: int) -> str:
     interval = interval_of(summary, value, key)
-    return (
-        f" <small>{interval.limits_text(digits).strip()}</small>"
-        if interval and interval.low is not None
-        else ""
-    )
+    text = "" if interval is None else interval.limits_text(digits)
+    return f'<small class="limits">{text}</small>' if text else ""
 
 
 def _cells(heads: Sequence[str], cells: Sequence[str]) -> str:

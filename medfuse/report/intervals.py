@@ -7,7 +7,7 @@ seeds are a level of their own. docs/statistics.md has what each method covers i
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any
@@ -30,6 +30,8 @@ from medfuse.report.resampling import (
 LEVEL = 0.95
 SHARES = (0.0, 1.0)
 """What Dice and other shares lie between."""
+POSITIVE = (0.0, math.inf)
+"""What distances lie between."""
 FEW, SOME = 10, 200
 """Patients below which an interval claims nothing, and below which it is said what it supposes."""
 
@@ -81,10 +83,10 @@ class Interval:
             return ""
         return f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
-    def any_text(self) -> str:
+    def any_text(self, of: str) -> str:
         if self.any_low is None or self.any_high is None:
             return ""
-        return f"; whatever the distribution, the mean is within [{self.any_low:.3f}, {self.any_high:.3f}]"
+        return f"; whatever the distribution, {of} is within [{self.any_low:.3f}, {self.any_high:.3f}]"
 
     def of(self) -> str:
         cases = f", {self.cases} cases" if self.cases != self.patients else ""
@@ -193,7 +195,9 @@ def _interval_of(
     spread = Spread(parts(of.table()))
     (low,), (high,) = spread.limits(level)
     method = method_of(of.count, of.values.shape[1])
-    if bounds:
+    if bounds and math.isinf(bounds[1]):
+        low = max(bounds[0], low)
+    elif bounds:
         (any_low,), (any_high,) = for_any_distribution(spread.parts.influence, _widest(of, bounds), level)
         found |= {"any_low": max(bounds[0], float(any_low)), "any_high": min(bounds[1], float(any_high))}
         if high - low < 1e-9:  # all alike: of no spread no resampling makes one
@@ -298,16 +302,18 @@ def _mean(values: Floats) -> float:
     return math.fsum(values) / len(values)
 
 
-def said_once(intervals: Iterable[Interval]) -> list[str]:
-    """By which methods intervals were made, and what few patients leave open: lines for below a table."""
-    known = [one for one in intervals if one.low is not None]
+def said_once(intervals: Mapping[str, Interval]) -> list[str]:
+    """By which methods intervals were made, and what few patients leave open: lines for below a table.
+
+    `intervals` are by what they are of; the first of those with the fewest patients is told.
+    """
+    known = {name: one for name, one in intervals.items() if one.low is not None}
     if not known:
         return []
-    trainings = (
-        "" if min(one.seeds for one in known) > 1 else "; they tell of other patients, not of other seeds"
-    )
-    lines = [f"intervals: {'; '.join(dict.fromkeys(one.method for one in known))}{trainings}"]
-    worst = min(known, key=lambda one: one.patients)
+    several = min(one.seeds for one in known.values()) > 1
+    trainings = "" if several else "; they tell of other patients, not of other seeds"
+    lines = [f"intervals: {'; '.join(dict.fromkeys(one.method for one in known.values()))}{trainings}"]
+    name, worst = min(known.items(), key=lambda one: one[1].patients)
     if worst.caveat:
-        lines.append(worst.caveat + worst.any_text())
+        lines.append(worst.caveat + worst.any_text(name))
     return lines

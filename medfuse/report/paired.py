@@ -67,19 +67,19 @@ def smallest_p(differing: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Needed:
-    """How many patients, each model trained with how many seeds, would show a difference of the margin in
-    four of five studies; as far as the patients and seeds that there are can tell.
+    """How many patients, each model trained with how many seeds, would show a difference in four of five
+    studies; as far as the patients and seeds that there are can tell.
     """
 
     patients: int
     seeds: int
 
 
-def needed(of_patients: float, of_seeds: float, patients: int, seeds: int, margin: float) -> Needed:
-    """More patients, and where seeds alone are too uncertain, more seeds."""
+def needed(of_patients: float, of_seeds: float, patients: int, seeds: int, effect: float) -> Needed:
+    """For a difference of `effect`: more patients, and where seeds are too uncertain, more of these."""
     from scipy.stats import norm
 
-    target = (margin / (norm.ppf(1 - LEVEL / 2) + norm.ppf(POWER))) ** 2
+    target = (effect / (norm.ppf(1 - LEVEL / 2) + norm.ppf(POWER))) ** 2
     if of_seeds > target / 2:
         seeds, left = int(np.ceil(seeds * of_seeds / (target / 2))), target / 2
     else:

@@ -15,7 +15,7 @@ from medfuse.core.seal import write_own_json
 from medfuse.core.text import number
 from medfuse.report.calibration import DEFINITION
 from medfuse.report.evaluate import EvaluatedCase, Evaluation
-from medfuse.report.intervals import SHARES, Interval, mean_interval, median_interval, said_once
+from medfuse.report.intervals import POSITIVE, SHARES, Interval, mean_interval, median_interval, said_once
 from medfuse.report.lesions import lesion_intervals, together
 from medfuse.report.metrics import CaseMetrics, Outcome
 
@@ -132,8 +132,10 @@ def lesion_lines(summary: Mapping[str, Any]) -> list[str]:
 
 def interval_lines(summary: Mapping[str, Any]) -> list[str]:
     """How the intervals of Dice were made, and what they cannot know: lines for below what is printed."""
-    found = (interval_of(summary, label) for label in ("foreground_mean", *summary["mean"]))
-    return said_once(one for one in found if one is not None)
+    names = {"foreground_mean": "mean foreground Dice"}
+    names |= {str(value): f"Dice {name}" for name, value in from_json(summary["labels"]).items()}
+    found = {name: interval_of(summary, label) for label, name in names.items()}
+    return said_once({name: one for name, one in found.items() if one is not None})
 
 
 def write_summary(path: Path, evaluation: Evaluation) -> dict[str, Any]:
@@ -165,7 +167,10 @@ def as_row(metrics: CaseMetrics) -> dict[str, Number]:
     }
 
 
-BOUNDS = {"Dice": SHARES, "IoU": SHARES, "NSD": SHARES, "ECE": SHARES}
+BOUNDS = {
+    **dict.fromkeys(("Dice", "IoU", "NSD", "ECE"), SHARES),
+    **dict.fromkeys(("HD95", "ASSD", "absolute_volume_error_ml"), POSITIVE),
+}
 """What measures lie between, where they have bounds."""
 KEYS = tuple(as_row(CaseMetrics(0, 0, 0, 0, 0, 0, None, None, None, None, None, None)))
 COUNTS = ("TP", "FP", "FN", "TN", "n_pred", "n_ref")

@@ -172,8 +172,13 @@ def test_a_difference_that_does_not_matter_is_equivalent_and_the_margin_decides(
 
 
 def test_what_is_undecided_says_how_many_patients_would_decide():
-    made = compare([candidate("a", BASE), candidate("b", BASE + RANDOM.normal(0, 0.05, 30))])
+    noise = RANDOM.normal(0, 0.05, 30)
+    made, larger = (
+        compare([candidate("a", BASE), candidate("b", BASE + noise - noise.mean() + shift)])
+        for shift in (0.0, 0.01)
+    )
     assert made.of("b", MEAN).needed.patients > 300
+    assert made.of("b", MEAN).needed.patients > 3 * larger.of("b", MEAN).needed.patients
     for text in (table(made), page(made)):
         assert "undecided (about" in text
         assert "patients would be needed" in text

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medfuse.report.intervals import Interval, judged, mean_interval, median_interval
+from medfuse.report.intervals import POSITIVE, Interval, judged, mean_interval, median_interval, said_once
 from medfuse.report.resampling import Spread, for_any_distribution, parts
 
 SAMPLES = 4000
@@ -157,3 +157,18 @@ def test_p_is_the_level_at_which_the_interval_ends_there(bound, patients):
     low, high = spread.limits(1 - 2 * bound)
     assert spread.p_at_most(float(low[0]))[0] == pytest.approx(bound, abs=0.005)
     assert spread.p_at_least(float(high[0]))[0] == pytest.approx(bound, abs=0.005)
+
+
+def test_a_distance_is_not_below_0_and_has_no_upper_bound():
+    of = mean_interval([0.5, 40.0], bounds=POSITIVE)
+    assert of.low == 0 < of.value < 100 < of.high
+    assert of.any_low is of.any_high is None
+
+
+def test_what_few_patients_leave_open_is_told_once_and_of_what_it_is():
+    values = np.random.default_rng(12).beta(*DICE, 30)
+    found = {"Dice liver": mean_interval(values), "Dice tumour": mean_interval(values[:6])}
+    method, few = said_once(found)
+    assert method.startswith("intervals: bootstrap-t over patients")
+    assert "6 patients, n too small for a claim" in few
+    assert "Dice tumour is within [" in few

@@ -79,7 +79,7 @@ class Training(Said):
 
 
 class Mean(Said):
-    """Mean Dice of a label over `cases`, and between which numbers it lies in 95 of 100 drawings of cases."""
+    """Mean Dice of a label over `cases`, and its interval (95 %, over patients)."""
 
     name: Word
     dice: Share | None

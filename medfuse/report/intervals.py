@@ -110,17 +110,21 @@ class Judged:
         return int(self.patients.max()) + 1
 
     def mean(self) -> float:
-        of_cases = np.nanmean(self.values, axis=1) if self.values.shape[1] > 1 else self.values[:, 0]
-        return math.fsum(_mean(column[np.isfinite(column)]) for column in of_cases.T) / of_cases.shape[1]
+        has, of_cases = self._of_cases()
+        return math.fsum(_mean(column[there]) for column, there in zip(of_cases.T, has.T)) / has.shape[1]
+
+    def _of_cases(self) -> tuple[npt.NDArray[np.bool_], Floats]:
+        """(cases, labels): whether there is a value, and the mean over seeds; 0 where there is none."""
+        known = np.isfinite(self.values)
+        has = np.asarray(known.any(axis=1))
+        return has, np.where(has, np.nansum(self.values, axis=1) / np.maximum(known.sum(axis=1), 1), 0.0)
 
     def table(self) -> Floats:
         """(1, patients, seeds): what each patient adds to the mean, by seed; their mean is the mean.
 
         A ratio's influence: patients with more cases, and labels that few have, weigh what they weigh there.
         """
-        known = np.isfinite(self.values)
-        has = np.asarray(known.any(axis=1))  # (cases, labels)
-        of_cases = np.where(has, np.nansum(self.values, axis=1) / np.maximum(known.sum(axis=1), 1), 0.0)
+        known, (has, of_cases) = np.isfinite(self.values), self._of_cases()
         means = of_cases.sum(axis=0) / has.sum(axis=0)
         weight = self.count / (has.sum(axis=0) * len(means))
         # a seed that has no value of a case is taken to have the case's mean

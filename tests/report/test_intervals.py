@@ -172,3 +172,14 @@ def test_what_few_patients_leave_open_is_told_once_and_of_what_it_is():
     assert method.startswith("intervals: bootstrap-t over patients")
     assert "6 patients, n too small for a claim" in few
     assert "Dice tumour is within [" in few
+
+
+def test_labels_that_not_every_case_has_are_taken_as_they_are_with_several_seeds():
+    values = np.random.default_rng(13).beta(*DICE, (12, 3, 2))
+    values[4:, :, 1] = np.nan
+    values[0, 1, 0] = np.nan  # one training does not define it
+    of = mean_interval(values)
+    by_case = [np.nanmean(values[:, :, 0], axis=1).mean(), np.nanmean(values[:4, :, 1], axis=1).mean()]
+    assert of.value == pytest.approx(np.mean(by_case))
+    assert (of.patients, of.seeds) == (12, 3)
+    assert of.low < of.value < of.high

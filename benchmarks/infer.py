@@ -62,13 +62,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
-        work(given)
+        work(given, PROGRAMS)
     else:
-        compare(given)
+        compare(given, PROGRAMS, __file__)
 
 
-def compare(given: argparse.Namespace) -> None:
-    """Starts every program, lets them take turns, and prints the table."""
+def compare(given: argparse.Namespace, programs: Mapping[str, Callable[..., Program]], script: str) -> None:
+    """Starts every program, by `script`, lets them take turns, and prints the table."""
     import torch
 
     with tempfile.TemporaryDirectory() as name:
@@ -81,11 +81,11 @@ def compare(given: argparse.Namespace) -> None:
         np.save(folder / "prepared.npy", prepared)
         workers = {}
         pythons = {"nnU-Net": given.nnunet_python, "KonfAI": given.konfai_python}
-        for program in PROGRAMS:
+        for program in programs:
             python = pythons.get(program, Path(sys.executable))
             if python is None or (program == EXACT and given.precision != "fp32"):
                 continue
-            arguments = [str(python), __file__, "--worker", program, "--folder", name, "--model", str(model)]
+            arguments = [str(python), script, "--worker", program, "--folder", name, "--model", str(model)]
             arguments += ["--precision", given.precision, "--device", given.device]
             paths = [*filter(None, sys.path)]
             if program == "nnU-Net":
@@ -102,7 +102,7 @@ def compare(given: argparse.Namespace) -> None:
 
 def table(answers: Mapping[str, Mapping[str, Any]], labels: Mapping[str, Labels]) -> str:
     """Seconds and ratio to the fastest peer; voxels and Dice against MONAI's fp32 labels."""
-    peers = [answer["seconds"] for program, answer in answers.items() if program != "medfuse"]
+    peers = [answer["seconds"] for program, answer in answers.items() if not program.startswith("medfuse")]
     models = {f"voxels unlike {model}'s": labels[model] for model in ("MONAI", EXACT) if model in labels}
     head = ["program", "seconds", "× the faster peer", *models, "lowest Dice with MONAI's", "runs in"]
     rows = [head, ["---"] * len(head)]
@@ -170,10 +170,10 @@ def _seconds(action: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def work(given: argparse.Namespace) -> None:
+def work(given: argparse.Namespace, programs: Mapping[str, Callable[..., Program]]) -> None:
     """One program: answers every request with the seconds that the volume took."""
-    volume = np.load(given.folder / ("raw.npy" if given.worker == "medfuse" else "prepared.npy"))
-    predict, how = PROGRAMS[given.worker](given)
+    volume = np.load(given.folder / ("raw.npy" if given.worker.startswith("medfuse") else "prepared.npy"))
+    predict, how = programs[given.worker](given)
 
     def answer(_: str) -> dict[str, Any]:
         began = time.perf_counter()

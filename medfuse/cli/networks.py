@@ -255,6 +255,16 @@ def export(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="file, or folder; for a model a .zip file, too")
     ],
+    precision: Annotated[
+        Literal["fp32", "int8"],
+        typer.Option(help="of onnx and openvino: int8 where `medfuse quantize` has let it through"),
+    ] = "fp32",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="of onnx in int8: pipeline file that says the cases, as in quantize"
+        ),
+    ] = None,
     license: Annotated[
         str, typer.Option(metavar="SPDX", help="licence of the model, such as CC-BY-4.0; none if not given")
     ] = "",
@@ -269,6 +279,7 @@ def export(
     from medfuse.verbs.export import export_model
 
     how: dict[str, Any] = {"license": license, "trust": trust or (), "overwrite": overwrite}
+    how |= {"precision": precision, "data": data}
     return export_model(weights, output, kind=kind, best=best, **how)
 
 

@@ -22,7 +22,8 @@ from medfuse.core.json_text import parse_json, shortened
 from medfuse.core.offline import import_offline
 from medfuse.model.sealed import KEY, NOTHING_YET, is_damaged, with_hash
 
-_FACTS = "medfuse"  # the one key of ours in a file's metadata
+_FACTS = "medfuse"  # the keys of ours in a file's metadata: this, its hash, and
+PRECISION = "precision"  # where it is not fp32
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -31,8 +32,16 @@ _PROVIDERS = {
 }
 
 
-def write(model: nn.Module, example: Tensor, path: Path, facts: Mapping[str, Any] | None = None) -> None:
+def write(
+    model: nn.Module,
+    example: Tensor,
+    path: Path,
+    facts: Mapping[str, Any] | None = None,
+    change: Callable[[Any], Any] = lambda proto: proto,
+) -> None:
     """One .onnx file: `image` of `example`'s size, any number of windows → `logits`, in fp32.
+
+    change: what is made of the network before it is written.
 
     Raises MedfuseError without the packages for it, OutputError where it cannot be written.
     """
@@ -54,8 +63,10 @@ def write(model: nn.Module, example: Tensor, path: Path, facts: Mapping[str, Any
     proto = program.model_proto
     for node in (*proto.graph.node, *(node for function in proto.functions for node in function.node)):
         del node.metadata_props[:]  # which lines of which files on this machine it was made of
+    proto = change(proto)
     if facts is not None:
-        onnx.helper.set_model_props(proto, {_FACTS: json.dumps(dict(facts)), KEY: NOTHING_YET})
+        said = {PRECISION: str(facts[PRECISION])} if PRECISION in facts else {}
+        onnx.helper.set_model_props(proto, {_FACTS: json.dumps(dict(facts)), **said, KEY: NOTHING_YET})
     content = proto.SerializeToString()
     with atomic(path) as temporary:
         temporary.write_bytes(content if facts is None else with_hash(content))
@@ -106,9 +117,10 @@ def runner(path: Path, example: Tensor, provider: Provider) -> Running:
         )
     session = _session(path, [_PROVIDERS[chosen], *[_PROVIDERS["cuda"]][: chosen == "tensorrt"]])
     version = _installed("onnxruntime").__version__
+    precision = "int8" if session.get_modelmeta().custom_metadata_map.get(PRECISION) == "int8" else "fp32"
     told: dict[str, Any] = {"provider": chosen, "versions": {"onnxruntime": version}}
     run = _on_cpu(session) if chosen == "cpu" else _on_cuda(session)
-    return Running(run, precision="fp32", **told)
+    return Running(run, precision=precision, **told)
 
 
 def runs_on_cuda() -> bool:

@@ -65,7 +65,7 @@ def setting_problems(
 
     Weights to start from matter to a `fresh` run alone.
     """
-    problems = _report_problems(pipeline, graph)
+    problems = _report_problems(pipeline, graph) + (_runtime_problems(pipeline) if fresh else [])
     if facts:
         problems += _parameter_problems(pipeline, facts, fresh=fresh)
         problems += frozen_problems(pipeline, graph, facts)
@@ -105,6 +105,24 @@ def objective_problems(
         if all_losses or not a.loss.__module__.startswith("medfuse."):
             problems += activation_problems(a.loss, a.maps, ("model", "activation_losses", a.name))
     return problems
+
+
+def _runtime_problems(pipeline: Pipeline) -> list[Problem]:
+    """A runtime that only weights which passed a gate can have, of a run that has no weights yet."""
+    if pipeline.infer.runtime is None:
+        return []
+    from torch import nn
+
+    from medfuse.model.gate import NoGateError
+
+    try:
+        pipeline.infer.runtime.refuse(nn.Module())
+    except NoGateError:
+        what = "int8 is judged of weights, and this run has none yet; leave it out, train, and then run"
+        return [Problem(("infer", "runtime"), f"{what} `medfuse quantize RUN`")]
+    except Exception:  # of a runtime that wants to see a real network, as it will
+        pass
+    return []
 
 
 def _pseudo_problems(pipeline: Pipeline, graph: GraphPlan, info: DatasetInfo) -> list[Problem]:

@@ -148,7 +148,7 @@ def quantize_run(
         with _aside(folder) as staging:
             work = _Work(trained, source, staging, reporter)
             gate, quantized = work.through(bound=bound, seed=seed, digest=digest)
-            return _kept(folder, staging, gate, quantized)
+            return keep(folder, staging, gate, quantized)
 
 
 @contextmanager
@@ -167,12 +167,26 @@ def _aside(folder: Path) -> Iterator[Path]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Quantized:
+class Quantized:
     """What passed: the network, and windows with what it decides of them."""
 
     network: openvino.Model
     windows: Tensor
     labels: Tensor
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """Layers that stay in floating point, what held-out cases say of that, and what speaks against it."""
+
+    kept: tuple[str, ...]
+    rows: tuple[Row, ...]
+    reasons: tuple[str, ...]
+
+    def worst(self) -> float:
+        """The largest upper end of a drop; more than any where none was measured."""
+        ends = [1.0 if row.high is None else row.high for row in self.rows]
+        return max(ends, default=2.0)
 
 
 @dataclass(eq=False)
@@ -184,7 +198,7 @@ class _Work:
     staging: Path
     reporter: Reporter
 
-    def through(self, *, bound: float, seed: int, digest: str) -> tuple[Gate, _Quantized | None]:
+    def through(self, *, bound: float, seed: int, digest: str) -> tuple[Gate, Quantized | None]:
         """All layers in int8; where a class does not bear that, without the worst layer, two, four, …"""
         import torch
 
@@ -194,7 +208,7 @@ class _Work:
 
         train = self.source.cases(self.source.split.train)
         held_out = self.source.cases(self.source.split.validation)
-        network = self._converted()
+        network = self.converted()
         chosen = calibration(self.trained, train, seed=seed, reporter=self.reporter)
         shown, kind = chosen.windows[:_STORED], self._kind
         example = chosen.windows[0]
@@ -202,8 +216,7 @@ class _Work:
         other = str(usual.engine["precision"])
         errors: dict[str, float] = {}
         kept: tuple[str, ...] = ()
-        rows: list[Row] = []
-        reasons: list[str] = []
+        best = _Tried((), (), ())
         exact: Evaluation | None = None
         while True:
             without = f" without {len(kept)} layers" if kept else ""
@@ -214,23 +227,25 @@ class _Work:
             short = compiled(made, example, "int8")
             seconds = seconds_in_turns({"int8": short, other: usual}, example)
             if reasons := _no_gain(seconds, other):
+                best = replace(best, reasons=(*reasons, *best.reasons))
                 plain = compiled(network, example, "fp32")
                 alike = [share_alike(decided(short(w), kind), decided(plain(w), kind)) for w in shown]
                 if not errors and 1 - min(alike) > _RUINED:
                     errors = errors_alone(network, chosen.windows, shown[:2])
                 break
-            exact = exact or self._judged(network, "fp32", held_out)
-            rows = self._rows(exact, self._judged(made, "int8", held_out), bound)
-            if not (reasons := _unborne(rows, bound)):
+            exact = exact or self.judged_by(_prepared(network, "fp32"), "fp32", held_out)
+            rows = self.rows(exact, self.judged_by(_prepared(made, "int8"), "int8", held_out), bound)
+            tried = _Tried(kept, tuple(rows), tuple(_unborne(rows, bound)))
+            best = min(tried, best, key=_Tried.worst)
+            if not tried.reasons:
                 break
             errors = errors or errors_alone(network, chosen.windows, shown[:2])
             count = max(1, 2 * len(kept))
             if count >= len(layers_of(network)) or _unjudged(rows):
                 break
             kept = tuple([*errors][:count])
-        layers = tuple(Layer(name=n, error=float(f"{e:.3g}"), kept=n in kept) for n, e in errors.items())
-        if reasons and layers:
-            reasons.append(_worst(layers))
+        layers = tuple(Layer(name=n, error=float(f"{e:.3g}"), kept=n in best.kept) for n, e in errors.items())
+        reasons = [*best.reasons, *([_worst(layers)] if best.reasons and layers else [])]
         machine, installed = machine_here()
         gate = Gate(
             weights=digest,
@@ -243,7 +258,7 @@ class _Work:
             windows=len(chosen.windows),
             held_out=tuple(case.name for case in held_out),
             seconds=rounded(seconds),
-            rows=tuple(rows),
+            rows=best.rows,
             layers=layers,
             machine=machine,
             versions=installed,
@@ -251,13 +266,13 @@ class _Work:
         )
         if reasons:
             return gate, None
-        return gate, _Quantized(made, torch.cat(shown), torch.cat([decided(short(w), kind) for w in shown]))
+        return gate, Quantized(made, torch.cat(shown), torch.cat([decided(short(w), kind) for w in shown]))
 
     @property
     def _kind(self) -> Literal["softmax", "regions"]:
         return "regions" if self.trained.plan.regions else "softmax"
 
-    def _converted(self) -> openvino.Model:
+    def converted(self) -> openvino.Model:
         import torch
 
         from medfuse.model.openvino import convert
@@ -272,15 +287,14 @@ class _Work:
                 f"OpenVINO cannot convert this network, so it has no int8 ({error})"
             ) from error
 
-    def _judged(self, network: openvino.Model, precision: str, cases: Sequence[Case]) -> Evaluation:
-        """Metrics of held-out cases, labelled as `infer` does it by a network in this precision."""
+    def judged_by(self, run: Prepared, precision: str, cases: Sequence[Case]) -> Evaluation:
+        """Metrics of held-out cases, labelled as `infer` does it by what runs the network."""
         from medfuse.infer.cases import output_name
         from medfuse.report.evaluate import evaluate_pairs
         from medfuse.report.pairs import Pair
 
         self.reporter.say(f"judging {len(cases)} held-out cases in {precision}")
         settings = self.trained.settings.model_copy(update={"runtime": None, "postprocess": "none"})
-        run = Prepared(partial(_compiled, network, precision))
         model = replace(self.trained, networks=(run,), settings=settings)
         folder = self.staging / precision
         shutil.rmtree(folder, ignore_errors=True)  # of another choice of layers
@@ -298,7 +312,7 @@ class _Work:
             raise DataError(*found.errors)
         return found
 
-    def _rows(self, exact: Evaluation, short: Evaluation, bound: float) -> list[Row]:
+    def rows(self, exact: Evaluation, short: Evaluation, bound: float) -> list[Row]:
         patient_of = self.source.patients
         rows = []
         for label in exact.labels:
@@ -314,6 +328,23 @@ class _Work:
                         pairs.setdefault(patient_of.get(name, name), []).append((value[0], value[1]))
                 rows.append(_row(label, measure, pairs, bound))
         return rows
+
+
+def judge_onnx(weights: Path, source: Source, path: Path, gate: Gate, trust: Sequence[str]) -> list[str]:
+    """In words, which classes do not bear what ONNX Runtime makes of a quantised file; by the same gate."""
+    from medfuse.trained.loading import by_onnxruntime
+
+    trained = load_trained([weights], device="cpu", trust=trust)
+    with _aside(path.parent) as staging:
+        work = _Work(trained, source, staging, Reporter(quiet=True))
+        held_out = source.cases(source.split.validation)
+        exact = work.judged_by(_prepared(work.converted(), "fp32"), "fp32", held_out)
+        short = work.judged_by(by_onnxruntime(path), "int8", held_out)
+        return _unborne(work.rows(exact, short, gate.bound), gate.bound)
+
+
+def _prepared(network: openvino.Model, precision: str) -> Prepared:
+    return Prepared(partial(_compiled, network, precision))
 
 
 def _compiled(network: openvino.Model, precision: str, example: Tensor, kept: Engine | None) -> Running:
@@ -385,7 +416,7 @@ def _worst(layers: Sequence[Layer]) -> str:
     return f"layers that bear it worst, by the relative error of the logits with nothing else in int8: {said}"
 
 
-def _kept(folder: Path, staging: Path, gate: Gate, quantized: _Quantized | None) -> Gate:
+def keep(folder: Path, staging: Path, gate: Gate, quantized: Quantized | None) -> Gate:
     """Put the record, and what passed, in their places: the record goes first and comes last."""
     from medfuse.core.files import write_json
     from medfuse.model.openvino import save

@@ -246,6 +246,11 @@ def _from_export(path: Path, where: torch.device) -> _Loaded:
     return _Loaded(network, None, read.plan, read.settings, read.name)
 
 
+def by_onnxruntime(path: Path) -> Prepared:
+    """The network of an exported .onnx as ONNX Runtime runs it on a CPU."""
+    return Prepared(partial(_by_onnxruntime, path))
+
+
 def _by_onnxruntime(path: Path, example: Tensor, kept: Engine | None) -> Running:
     from medfuse.model import onnx
     from medfuse.model.engines import whole_engine

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Format = Literal["onnx", "openvino", "torch"]
+Precision = Literal["fp32", "int8"]
 
 
 def export_model(
@@ -31,6 +32,8 @@ def export_model(
     output: Path,
     *,
     kind: Format | SharedKind,
+    precision: Precision = "fp32",
+    data: Path | None = None,
     best: bool = False,
     license: str = "",
     trust: str | Iterable[str] = (),
@@ -38,8 +41,13 @@ def export_model(
 ) -> Result:
     """Write a network as one file, or a model as a folder of all that goes with it; says so."""
     how: dict[str, Any] = {"license": license, "trust": trust, "overwrite": overwrite}
+    if precision == "int8" and kind not in IN_INT8:
+        raise MedfuseError(
+            f"--precision int8: is of --format {' and '.join(IN_INT8)}; leave it out of {kind}"
+        )
     if kind in FORMATS:
         return write_model(weights_file(weights, best=best), output, kind=kind, **how)
+    how |= {"precision": precision, "data": data}
     return export_network(weights, output, kind=cast(Format, kind), best=best, **how)
 
 
@@ -48,6 +56,8 @@ def export_network(
     output: Path,
     *,
     kind: Format,
+    precision: Precision = "fp32",
+    data: Path | None = None,
     best: bool = False,
     license: str = "",
     trust: str | Iterable[str] = (),
@@ -56,8 +66,10 @@ def export_network(
     """Write `output` (a file with the format's ending, or a folder) and say so.
 
     What was written is loaded again and held against the network on one window of noise before it goes to its
-    place. Raises MedfuseError where it answers otherwise, and OutputError where nothing can be written, or
-    something is there already, unless `overwrite`.
+    place; in int8, which only a network that passed its gate is written in, against what the gate saw, or by
+    the gate itself on the run's cases (`data`: a pipeline file that says them). Raises MedfuseError where it
+    answers otherwise, and OutputError where nothing can be written, or something is there already, unless
+    `overwrite`.
     """
     named = spdx(license) if license else ""
     source = weights_file(weights, best=best)
@@ -72,13 +84,24 @@ def export_network(
         )
     network, image = trained.segmenter(), trained.plan.image
     facts = _facts(source, trained.hashes[0], named)
+    if precision == "int8":
+        from medfuse.verbs.export_int8 import Int8
+
+        made_in: Int8 | None = Int8.of(source, network, data, trust)
+        facts |= {"precision": "int8"}
+    else:
+        made_in = None
     path = _file(output, kind, str(facts["name"]))
     _refuse_to_replace(path, kind, overwrite)
     window = torch.randn((1, image.channels, *image.patch_size), generator=torch.Generator().manual_seed(0))
     with _aside(path) as made:
-        _writer(kind)(network, window, made, facts)
-        with torch.inference_mode():
-            fault = disagreement(network(window), load_trained([made], device="cpu").networks[0](window))
+        if made_in:
+            made_in.write(kind, trained, made, facts)
+            fault = made_in.fault(kind, made)
+        else:
+            _writer(kind)(network, window, made, facts)
+            with torch.inference_mode():
+                fault = disagreement(network(window), load_trained([made], device="cpu").networks[0](window))
         if fault:
             raise MedfuseError(f"{path}: {fault}; export it to another format")
         _refuse_to_replace(path, kind, overwrite)
@@ -86,7 +109,14 @@ def export_network(
             for part in reversed(_parts(made, kind)):  # the .xml last, as it needs its .bin
                 part.replace(path.with_suffix(part.suffix))
     said = f"{path}: run it with `medfuse infer {typed(path)} --input … --output …`"
-    return Result(said, {"files": _parts(path, kind), "format": kind, "weights": facts["weights"]})
+    return Result(
+        said,
+        {"files": _parts(path, kind), "format": kind, "precision": precision, "weights": facts["weights"]},
+    )
+
+
+IN_INT8 = ("onnx", "openvino")
+"""The formats that hold a network in int8."""
 
 
 @contextmanager

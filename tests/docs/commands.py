@@ -51,6 +51,7 @@ NOT_RUN = (
     (r"^medfuse push\b|\bhub:", "asks a hub: tests/verbs/test_push.py has one of its own"),
     (r"dicomweb:", "needs a server: tests have one of their own"),
     (r"track=mlflow", "needs an extra: tests/builtin/trackers"),
+    (r"--precision int8", "needs a gate that was passed: tests/verbs/test_quantize.py"),
     (r"\bgroups\.csv\b", "needs a table of one's own"),
 )
 """Commands of medfuse that are parsed, and not run, and why."""

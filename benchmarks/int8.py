@@ -42,8 +42,9 @@ def main() -> None:
     parser.add_argument("--volume", type=Path, help="a scan for it")
     parser.add_argument("--worker", choices=list(PROGRAMS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.set_defaults(device="cpu", precision="auto")
-    given, _ = parser.parse_known_args()  # workers are told what is set here, too
+    for said, value in (("--device", "cpu"), ("--precision", "auto")):  # as infer.py tells its workers
+        parser.add_argument(said, default=value, help=argparse.SUPPRESS)
+    given = parser.parse_args()
     if given.worker:
         infer.work(given, PROGRAMS)
         return

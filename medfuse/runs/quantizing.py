@@ -24,7 +24,7 @@ from medfuse.runs.calibration import calibration
 from medfuse.runs.problems import placed_split
 from medfuse.runs.records import DATA, RESOLVED, TrainedOn, read_record
 from medfuse.runs.run import located, read_dataset
-from medfuse.trained.loading import load_trained
+from medfuse.trained.loading import load_trained, read_weights
 from medfuse.trained.trained import Prepared, Trained
 
 if TYPE_CHECKING:
@@ -70,12 +70,14 @@ class Source:
         return patients(self.info.cases, self.pipeline.split)
 
 
-def source_of(folder: Path, data: Path | None) -> Source:
-    """The cases of the run in `folder`; `data`: a pipeline file that says them in its stead.
+def source_of(weights: Path, data: Path | None) -> Source:
+    """The cases of the run that holds `weights`; `data`: a pipeline file that says them in its stead, by the
+    fold that the weights say they are of.
 
     Raises CheckpointError where the folder does not say them, and DataError where files are others than those
     that it was trained on, or held-out ones are among those.
     """
+    folder = weights.parent
     record = folder / DATA
     kept = read_record(TrainedOn, record) if record.is_file() else None
     file = data or folder / RESOLVED
@@ -85,7 +87,9 @@ def source_of(folder: Path, data: Path | None) -> Source:
             "name a pipeline file with their `data` and `split`: "
             f"medfuse quantize {typed(folder)} --data FILE"
         )
-    pipeline, document = load_pipeline(file)
+    fold = read_weights(weights)[1].get("fold") if data else None
+    overrides = [f"split.fold={fold}"] if isinstance(fold, int) else []
+    pipeline, document = load_pipeline(file, overrides)
     with located(document):
         info = read_dataset(pipeline)
         split = kept.split if kept and data is None else placed_split(pipeline, info)

@@ -71,7 +71,7 @@ class Int8:
     def _source(self) -> Source:
         from medfuse.runs.quantizing import source_of
 
-        source = source_of(self.weights.parent, self.data)
+        source = source_of(self.weights, self.data)
         if not source.split.validation:
             raise MedfuseError(f"{self.weights.parent}: holds no case out, which would judge it in int8")
         return source

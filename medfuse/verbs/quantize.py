@@ -49,7 +49,7 @@ def quantize_model(
     for file in files:
         if len(files) > 1:
             reporter.say(f"{file.parent}:")
-        source = source_of(file.parent, data)
+        source = source_of(file, data)
         how: dict[str, Any] = {"bound": bound, "seed": seed, "trust": trust, "overwrite": overwrite}
         gates[file.parent] = quantize_run(file, source, **how, reporter=reporter)
     lines = [line for folder, gate in gates.items() for line in _lines(folder, gate)]

@@ -509,3 +509,14 @@ def test_other_networks_go_the_same_way(trained, medfuse, gains, tmp_path, overr
     said = infer(medfuse, folder, trained, tmp_path / "out", *INT8)
     assert said.code == 0, said.err
     assert engine(tmp_path / "out")["precision"] == "int8"
+
+
+def test_auto_does_not_count_twice_what_falls_back_on_another_processor(
+    passed, trained, medfuse, tmp_path, monkeypatch, caplog
+):
+    elsewhere(passed)
+    monkeypatch.setattr("medfuse.model.int8.seconds_in_turns", clock(int8=2.0, others=2.0))
+    said = infer(medfuse, passed, trained, tmp_path / "out")
+    assert said.code == 0, said.err
+    assert "openvino in int8" not in next(line for line in caplog.messages if " runs the network" in line)
+    assert engine(tmp_path / "out")["precision"] != "int8"

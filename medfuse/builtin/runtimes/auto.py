@@ -121,7 +121,9 @@ class _Trials:
         name = registry.name_of(option)
         try:
             run = self._prepared(option)
-            if run.engine["runtime"] != name and label(run.engine) in self.options:
+            precision = run.engine.get("precision")
+            as_asked = run.engine["runtime"] == name and precision == getattr(option, "precision", precision)
+            if not as_asked and label(run.engine) in self.options:
                 return None
             if fault := fault_of(self._reference, run, self.example):
                 self.wrong.append(choice)

@@ -16,7 +16,7 @@ from medfuse.trained.loading import load_trained
 if TYPE_CHECKING:
     from torch import nn
 
-    from medfuse.runs.quantizing import Source
+    from medfuse.runs.source import Source
     from medfuse.trained.trained import Trained
 
 
@@ -69,7 +69,7 @@ class Int8:
         return "" if same >= SAME else f"its results change ({same:.1%} of the voxels in the same class)"
 
     def _source(self) -> Source:
-        from medfuse.runs.quantizing import source_of
+        from medfuse.runs.source import source_of
 
         source = source_of(self.weights, self.data)
         if not source.split.validation:

@@ -41,7 +41,8 @@ def quantize_model(
             raise CheckpointError(f"{file}: is no run with {WEIGHTS}; give the run that it comes from")
     from medfuse.model.openvino import installed as openvino_installed
     from medfuse.model.quantized import installed
-    from medfuse.runs.quantizing import quantize_run, source_of
+    from medfuse.runs.quantizing import quantize_run
+    from medfuse.runs.source import source_of
 
     openvino_installed()
     installed()

@@ -32,7 +32,7 @@ _STORED = 4  # windows that another processor looks at
 _GAIN = 0.97  # of the other's time: what is less is the clock's
 _RUINED = 0.01  # share of the voxels of windows that are decided otherwise, from which layers are looked at
 _SAID = 3  # layers, in a reason
-_WAIT = "wait until it has ended"
+_INSTEAD = "quantise a copy of the folder"
 
 
 def quantize_run(
@@ -57,7 +57,7 @@ def quantize_run(
             f"{folder}: holds no case out, so nothing can judge int8; quantise a run that does, such as a "
             "fold of its cross-validation, or name held-out cases by --data FILE"
         )
-    with locked(make_folder(folder), instead=_WAIT):
+    with locked(make_folder(folder), instead=_INSTEAD):
         known = None if overwrite else Beside(weights, digest).gate()
         if known and (known.bound, known.seed) == (bound, seed) and is_here(known):
             reporter.say(f"{folder}: was judged before; --overwrite judges it again")

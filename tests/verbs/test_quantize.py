@@ -520,3 +520,25 @@ def test_auto_does_not_count_twice_what_falls_back_on_another_processor(
     assert said.code == 0, said.err
     assert "openvino in int8" not in next(line for line in caplog.messages if " runs the network" in line)
     assert engine(tmp_path / "out")["precision"] != "int8"
+
+
+def test_a_run_that_is_in_use_is_left_alone(run, medfuse):
+    from medfuse.core.lock import locked
+
+    with locked(run, instead="wait"):
+        said = medfuse("quantize", run)
+    assert said.code == 2
+    assert "quantise a copy of the folder" in said.err
+
+
+@pytest.mark.parametrize("place", ["medfuse.model.openvino.convert", "nncf.quantize"])
+def test_a_network_that_cannot_be_quantised_is_refused_in_one_line(run, medfuse, monkeypatch, place):
+    def fails(*_, **__):
+        raise RuntimeError("No conversion rule for aten::odd")
+
+    monkeypatch.setattr(place, fails)
+    said = medfuse("quantize", run, "-q")
+    assert said.code == 2
+    assert said.err.strip().count("\n") == 0
+    assert "No conversion rule for aten::odd" in said.err
+    assert not any((run / name).exists() for name in FILES)

@@ -261,7 +261,7 @@ def judge_onnx(weights: Path, source: Source, path: Path, gate: Gate, trust: Seq
     """In words, which classes do not bear what ONNX Runtime makes of a quantised file; by the same gate."""
     trained = load_trained([weights], device="cpu", trust=trust)
     with _aside(path.parent) as staging:
-        judge = Judge(trained, source, staging, Reporter(quiet=True))
+        judge = Judge(trained, source, staging, Reporter())
         exact = judge.of(prepared(converted(trained), "fp32"), "fp32")
         short = judge.of(by_onnxruntime(path), "int8")
         return unborne(judge.rows(exact, short, gate.bound), gate.bound)

@@ -47,7 +47,7 @@ class Int8:
 
         source = self._source()
         cases = source.cases(source.split.train)
-        windows = calibration(trained, cases, seed=self.gate.seed, reporter=Reporter(quiet=True)).windows
+        windows = calibration(trained, cases, seed=self.gate.seed, reporter=Reporter()).windows
         change = partial(quantize_onnx, windows=windows, without=self.gate.kept)
         write(trained.segmenter(), windows[0], path, facts, change)
 

@@ -458,7 +458,7 @@ def test_other_formats_have_no_int8(quantized, medfuse, tmp_path, kind):
 
 @pytest.mark.slow
 def test_export_writes_int8_for_onnx_and_judges_it(quantized, trained, medfuse, tmp_path):
-    onnx = pytest.importorskip("onnx")
+    onnx = pytest.importorskip("onnx", reason="pip install 'medfuse[onnx]' to export to it")
     path = tmp_path / "cubes.onnx"
     said = medfuse("export", quantized, "--format", "onnx", "--precision", "int8", "-o", path)
     assert said.code == 0, said.err
@@ -473,7 +473,7 @@ def test_export_writes_int8_for_onnx_and_judges_it(quantized, trained, medfuse, 
 
 @pytest.mark.slow
 def test_export_writes_no_onnx_whose_classes_lose(quantized, medfuse, tmp_path, monkeypatch):
-    pytest.importorskip("onnx")
+    pytest.importorskip("onnx", reason="pip install 'medfuse[onnx]' to export to it")
     monkeypatch.setattr("medfuse.verbs.export_int8.Int8.fault", lambda *_: "cube: Dice falls")
     how = ("--format", "onnx", "--precision", "int8", "-o", tmp_path / "x.onnx")
     said = medfuse("export", quantized, *how)

@@ -27,8 +27,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from medfuse.core.board import BEAT_S, DEAD_S, LOOK_S
-from medfuse.infer.fleet_files import POLL_S
+from medfuse.core.board import BEAT_S, DEAD_S, LOOK_S, POLL_S
 from medfuse.infer.manifest import size_of
 
 _SIZES = ((128, 60), (160, 80), (192, 80), (192, 120), (224, 120), (256, 140), (288, 160))

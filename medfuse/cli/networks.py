@@ -65,10 +65,6 @@ def infer(
         Literal["labelmap", "binary"],
         typer.Option(help="how DICOM segmentations hold labels; older viewers read binary alone"),
     ] = "labelmap",
-    uncertainty: Annotated[
-        bool,
-        typer.Option("--uncertainty", help="also write how unsure each voxel is: CASE_uncertainty.nii.gz"),
-    ] = False,
     max_memory: Annotated[
         str | None,
         typer.Option(metavar="4GiB", help="main memory that may be taken above the loaded model"),
@@ -105,8 +101,7 @@ def infer(
     from medfuse.verbs.infer import explain_volumes, infer_volumes
 
     how: dict[str, Any] = {"best": best, "device": device, "max_memory": max_memory, "trust": trust or ()}
-    unsure = ["uncertainty=true"] if uncertainty else []
-    how |= {"overrides": [*(overrides or ()), *unsure], "probabilities": probabilities}
+    how |= {"overrides": overrides or (), "probabilities": probabilities}
     how |= {"reporter": Reporter(quiet=quiet), "scans": scans_of(series, naming, uneven)}
     how |= {"strict": strict, "formats": formats or (), "seg_type": seg_type}
     if explain:
@@ -417,6 +412,9 @@ def features(
     overrides: InferOverrides = None,
     best: Best = False,
     device: Device = "auto",
+    workers: WorkerCount = 1,
+    engine: EngineName = "local",
+    engine_options: EngineOptions = None,
     overwrite: Overwrite = False,
     trust: Trusted = None,
     quiet: Quiet = False,
@@ -426,6 +424,7 @@ def features(
     from medfuse.trained.loading import weights_file
 
     source = weights_file(weights, best=best)  # a mistyped path is told before torch is imported
+    from medfuse.verbs.crews import Workers
     from medfuse.verbs.features import save_features
 
     return save_features(
@@ -441,6 +440,7 @@ def features(
         overwrite=overwrite,
         trust=trust or (),
         scans=scans_of(series, naming, uneven),
+        workers=Workers(engine, tuple(engine_options or ()), workers),
         reporter=Reporter(quiet=quiet),
     )
 
@@ -489,11 +489,15 @@ def evaluate(
             "patient's cases together. Each case is a patient if not given",
         ),
     ] = None,
+    workers: WorkerCount = 1,
+    engine: EngineName = "local",
+    engine_options: EngineOptions = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> Result:
     """Judge label maps: Dice, HD95, NSD and volume error."""
     from medfuse.core.reporter import Reporter
+    from medfuse.verbs.crews import Workers
     from medfuse.verbs.evaluate import evaluate_label_maps
 
     return evaluate_label_maps(
@@ -505,6 +509,7 @@ def evaluate(
         lesions=lesions,
         patient=patient,
         calibration=calibration,
+        workers=Workers(engine, tuple(engine_options or ()), workers),
         reporter=Reporter(quiet=quiet),
     )
 

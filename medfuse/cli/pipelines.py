@@ -244,12 +244,16 @@ def compare(
     trust: Trusted = None,
     retrain: Retrain = False,
     max_disk: MaxDisk = None,
+    workers: WorkerCount = 1,
+    engine: EngineName = "local",
+    engine_options: EngineOptions = None,
     quiet: Quiet = False,
 ) -> Result:
     """Train pipelines alike, and tell whether one is better."""
     from medfuse.core.memory import parse_bytes
     from medfuse.core.reporter import Reporter
     from medfuse.verbs.compare import compare_pipelines
+    from medfuse.verbs.crews import Workers
 
     return compare_pipelines(
         inputs,
@@ -263,6 +267,7 @@ def compare(
         retrain=retrain,
         max_disk=parse_bytes(max_disk) if max_disk else None,
         margin=margin,
+        workers=Workers(engine, tuple(engine_options or ()), workers),
         reporter=Reporter(quiet=quiet),
     )
 

@@ -41,6 +41,8 @@ DEAD_S = 60.0
 """Seconds without a heartbeat after which a worker counts as dead."""
 LOOK_S = 30.0
 """Seconds between two looks for cases whose attempts have ended while others are still untouched."""
+POLL_S = 0.2
+"""Seconds between two looks at a board."""
 _FOLDERS = ("claims", "over", "records", "workers", "marks")
 
 
@@ -65,6 +67,11 @@ class Worker:
         if self.quiet_s > DEAD_S:
             return False
         return self.host != socket.gethostname() or _runs(self.pid)
+
+
+def pause(looked_s: float) -> float:
+    """Seconds until the next look at a folder, of which the last one took so long."""
+    return max(POLL_S, 20 * looked_s)
 
 
 def remedy(folder: Path) -> str:

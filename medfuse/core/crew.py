@@ -40,6 +40,12 @@ def ended_by(code: int, said: str) -> str:
     return f"its worker ended with code {code}: {last or 'it said nothing'}" if code else ""
 
 
+def share_of_cores() -> int:
+    """Cores that this process is to use: of a worker, what whoever started it has given it."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if name_of_worker() and given.isdecimal() else os.cpu_count() or 1
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,7 +10,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ _OF_THE_DISK = (
     errno.EOPNOTSUPP,
 )
 
+_TRIES = 20
+
 UNFINISHED = ".unfinished-"
 """How the name of a file begins that is being written."""
 
@@ -51,23 +53,41 @@ def atomic(path: Path) -> Iterator[Path]:
     the block, `path` is either as it was or complete. Only a killed process leaves the temporary file,
     hidden, its name beginning with `.unfinished-`.
     """
-    temporary = path.with_name(f"{UNFINISHED}{secrets.token_hex(4)}{''.join(path.suffixes[-2:])}")
-    try:
+    with ExitStack() as held:  # claimed until it is in its place, or others take it for a leftover
         with reported(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = held.enter_context(_claimed_anew(path))
+        try:
+            with reported(path):
+                mode = temporary.stat().st_mode
+                with _disk_speaks():
+                    yield temporary
+                if temporary.stat().st_mode != mode:  # some libraries make files that nobody else may read
+                    temporary.chmod(mode)
+                with open(temporary, "rb") as file:
+                    os.fsync(file.fileno())
+                if fcntl is None:  # Windows renames no file that is open
+                    held.close()
+                temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _claimed_anew(path: Path) -> Iterator[Path]:
+    """A new file beside `path`, claimed; where others took it for a leftover just before, another one."""
+    with ExitStack() as held:
+        for _ in range(_TRIES):
+            temporary = path.with_name(f"{UNFINISHED}{secrets.token_hex(4)}{''.join(path.suffixes[-2:])}")
             temporary.touch(exist_ok=False)
-            mode = temporary.stat().st_mode
-            with claimed(temporary), _disk_speaks():  # claimed, or others take it for a leftover
-                yield temporary
-            if temporary.stat().st_mode != mode:  # some libraries make files that nobody else may read
-                temporary.chmod(mode)
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+            with suppress(FileNotFoundError):
+                mine = held.enter_context(claimed(temporary))
+                temporary.stat()
+                if mine is not False:
+                    break
+        yield temporary
 
 
 def remove_leftovers(folder: Path, name: str = UNFINISHED) -> None:
@@ -82,8 +102,11 @@ def remove_leftovers(folder: Path, name: str = UNFINISHED) -> None:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[bool]:
-    """Lock a file or folder until the block ends, or the process; whether that could be done."""
+def claimed(path: Path) -> Iterator[bool | None]:
+    """Lock a file or folder until the block ends, or the process; whether that could be done.
+
+    None where the disk has no locks.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         yield _locked(handle)
@@ -96,7 +119,7 @@ def shared(folder: Path) -> Iterator[bool]:
     """Use a folder beside others until the block ends, or the process; whether nobody else did at first."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        alone = _locked(handle)
+        alone = bool(_locked(handle))
         if fcntl is not None:
             with suppress(OSError):  # a disk without locks: nobody is ever alone there
                 fcntl.flock(handle, fcntl.LOCK_SH)
@@ -105,13 +128,15 @@ def shared(folder: Path) -> Iterator[bool]:
         os.close(handle)
 
 
-def _locked(handle: int) -> bool:
+def _locked(handle: int) -> bool | None:
     if fcntl is None:
-        return False
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True
 
 

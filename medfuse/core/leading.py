@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, Protocol
 
-from medfuse.core.board import Board
+from medfuse.core.board import DEAD_S, POLL_S, Board, Worker, pause
 from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import make_folder
 from medfuse.core.lock import locked
 from medfuse.core.reporter import Advance, Reporter
-from medfuse.core.tasks import FOLDER, POLL_S, Task, Tasks, end_tasks, installed, write_tasks
+from medfuse.core.tasks import FOLDER, Task, Tasks, end_tasks, ended_tasks, installed, write_tasks
 from medfuse.core.told import Shown
 
-_ENDING_S = 60.0
+_ENDING_S = DEAD_S + 30
 """For workers of an earlier call to end."""
+_LEAVING_S = 10.0
+"""For workers that this call did not start to see that there is nothing left to do."""
 _HOPELESS = 5
 """Workers that end one after another, while none of them begins a task."""
 
@@ -48,40 +51,50 @@ def lead(
     *,
     what: str,
     reporter: Reporter,
+    common: Mapping[str, Any] = {},
+    keep: bool = False,
     instead: str = "choose another folder",
 ) -> dict[int, dict[str, Any]]:
     """What became of each task, by its number: its `state`, and what it made or why it failed.
 
-    `start` makes so many workers. `what`: tasks are called, in the plural. Workers of an earlier call end
-    first. Raises InUse where another process leads here, with what to do `instead`, and MedfuseError with the
-    reason of workers that cannot work at all.
+    `start` makes so many workers. `what`: tasks are called, in the plural. `common`: given to all. Workers of
+    an earlier call end first. `keep`: whether what they have done counts, where the tasks were the same ones,
+    which holds where tasks say all that what they make depends on. Raises InUse where another process leads
+    here, with what to do `instead`, and MedfuseError with the reason of workers that cannot work at all.
     """
+    was_there = folder.exists()
     fleet = make_folder(folder / FOLDER)
+    shared = Tasks(
+        medfuse=installed(),
+        kind=kind,
+        where=Path.cwd(),
+        began=datetime.now(UTC).isoformat(timespec="seconds"),
+        workers=workers,
+        tasks=tuple(tasks),
+        common=dict(common),
+    )
     with locked(fleet, instead=instead):
-        end_tasks(folder)
-        _wait_for_others(fleet)
+        _take_over(folder, shared, keep=keep)
         board = Board(fleet, len(tasks))
+        ended = False
         try:
-            write_tasks(
-                folder,
-                Tasks(
-                    medfuse=installed(),
-                    kind=kind,
-                    where=Path.cwd(),
-                    began=datetime.now(UTC).isoformat(timespec="seconds"),
-                    workers=workers,
-                    tasks=tuple(tasks),
-                ),
-            )
+            write_tasks(folder, shared)
             crew = start(min(workers, len(tasks)))
             try:
                 with reporter.track(f"{len(tasks)} {what}", len(tasks)) as advance:
-                    return _follow(tasks, board, crew, reporter, advance)
+                    made = _follow(tasks, board, crew, reporter, advance)
+                    ended = True
+                    return made
             finally:
                 end_tasks(folder)
                 crew.end()
+                _alive_after(fleet, _LEAVING_S)
         finally:
-            rmtree(fleet, ignore_errors=True)
+            if ended or not keep:
+                rmtree(fleet, ignore_errors=True)
+            with suppress(OSError):
+                if not was_there:
+                    folder.rmdir()  # where nothing was made in it
 
 
 def _follow(
@@ -93,6 +106,7 @@ def _follow(
     shown = Shown(board, [task.name for task in tasks], reporter)
     try:
         while True:
+            looked = time.monotonic()
             for number, record in board.records(settled):
                 settled[number] = record
                 how = "" if record["state"] == "done" else " failed"
@@ -109,21 +123,43 @@ def _follow(
                 if in_vain > _HOPELESS:
                     raise MedfuseError(f"workers end one after another: {reason}")
                 crew.add()
-            time.sleep(POLL_S)
+            time.sleep(pause(time.monotonic() - looked))
     finally:
         shown.close()
 
 
-def _wait_for_others(fleet: Path) -> None:
-    """What an earlier call left is gone, once its workers have ended. Raises OutputError if they do not."""
+def _take_over(folder: Path, shared: Tasks, *, keep: bool) -> None:
+    """What an earlier call left is gone once its workers have ended, but for what it had done of the same.
+
+    Raises OutputError where they do not end.
+    """
+    end_tasks(folder)
+    fleet = folder / FOLDER
+    if alive := _alive_after(fleet, _ENDING_S):
+        raise OutputError(
+            f"{folder}: {len(alive)} workers of an earlier call go on there, such as process {alive[0].pid} "
+            f"on {alive[0].host}; end them, or wait until they have"
+        )
+    before = ended_tasks(folder) if keep else None
+    same = before is not None and _as_work(before) == _as_work(shared)
+    for name in ("claims", "over", "workers", "marks", "said", *(() if same else ("records",))):
+        rmtree(fleet / name, ignore_errors=True)
+    for number, record in Board(fleet, len(shared.tasks), make=False).records() if same else ():
+        if record["state"] != "done":
+            (fleet / "records" / f"{number}.json").unlink()
+
+
+def _as_work(shared: Tasks) -> dict[str, Any]:
+    """What there is to do, whoever does it and when."""
+    return shared.model_dump(mode="json", exclude={"began", "workers"})
+
+
+def _alive_after(fleet: Path, seconds: float) -> list[Worker]:
+    """Workers that have not ended by then; none, and no longer waited, where all have."""
     board = Board(fleet, 0, make=False)
-    until = time.monotonic() + _ENDING_S
+    until = time.monotonic() + seconds
     while alive := [worker for worker in board.workers() if worker.is_alive]:
         if time.monotonic() > until:
-            raise OutputError(
-                f"{fleet.parent}: {len(alive)} workers of an earlier call go on there, such as process "
-                f"{alive[0].pid} on {alive[0].host}; end them, or wait until they have"
-            )
+            break
         time.sleep(POLL_S)
-    for name in ("claims", "over", "records", "workers", "marks", "said"):
-        rmtree(fleet / name, ignore_errors=True)
+    return alive

@@ -20,6 +20,10 @@ What `do` owes to the others:
   else is tried again, three times without getting on.
 `mark(given)` says how far a task is, in words that change as what outlives its process grows, such as the
 time of its last checkpoint. An attempt that got on does not count as one in vain.
+
+Tasks that are led with `keep` depend on nothing but what they were given: what was done before a call was
+killed counts for the next one that shares the same tasks. Others find out themselves what is done already, as
+trainings do.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ import threading
 import time
 from _thread import interrupt_main
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -37,7 +41,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from medfuse.core.board import Board, remedy
+from medfuse.core.board import POLL_S, Board, remedy
 from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import reported, write_text
 from medfuse.core.json_text import read_json, validated
@@ -46,9 +50,8 @@ from medfuse.core.reporter import Reporter
 from medfuse.core.told import Told
 
 FOLDER = ".fleet"
-POLL_S = 0.2
 _WATCH_S = 1.0
-_FILE = "tasks.json"
+_FILE, _ENDED = "tasks.json", "ended.json"
 _MOST_BYTES = 2**30
 
 Do = Callable[[Mapping[str, Any], Reporter], Mapping[str, Any]]
@@ -72,7 +75,10 @@ class Task(BaseModel):
 
 
 class Tasks(BaseModel):
-    """All that there is to do. kind: of each of them. where: the working directory that paths start at."""
+    """All that there is to do. kind: of each of them. where: the working directory that paths start at.
+
+    common: what all of them are given besides.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -82,6 +88,7 @@ class Tasks(BaseModel):
     began: str
     workers: int
     tasks: tuple[Task, ...]
+    common: dict[str, Any] = {}
 
 
 def installed() -> str:
@@ -96,7 +103,18 @@ def has_tasks(folder: Path) -> bool:
 
 def read_tasks(folder: Path) -> Tasks:
     """What they share. Raises OutputError."""
-    path, what = folder / FOLDER / _FILE, remedy(folder / FOLDER)
+    return _read(folder, _FILE)
+
+
+def ended_tasks(folder: Path) -> Tasks | None:
+    """What was shared there before; None where nothing was, or nobody can tell."""
+    with suppress(OutputError):
+        return _read(folder, _ENDED)
+    return None
+
+
+def _read(folder: Path, name: str) -> Tasks:
+    path, what = folder / FOLDER / name, remedy(folder / FOLDER)
     content = read_json(path, raises=OutputError, remedy=what, most_bytes=_MOST_BYTES)
     return validated(Tasks, content, str(path), raises=OutputError, remedy=what)
 
@@ -108,8 +126,9 @@ def write_tasks(folder: Path, tasks: Tasks) -> None:
 
 def end_tasks(folder: Path) -> None:
     """Workers are to end."""
-    with reported(folder):
-        (folder / FOLDER / _FILE).unlink(missing_ok=True)
+    if has_tasks(folder):
+        with reported(folder):
+            (folder / FOLDER / _FILE).replace(folder / FOLDER / _ENDED)
 
 
 def take_part(
@@ -136,7 +155,10 @@ def take_part(
             f"{tasks.where}: is not there; workers need the folders of {folder} at their places"
         )
     kind = kinds(tasks.kind)
-    board = Board(folder / FOLDER, len(tasks.tasks), mark=lambda number: kind.mark(tasks.tasks[number].given))
+    board = Board(folder / FOLDER, len(tasks.tasks), mark=lambda number: kind.mark(given(number)))
+
+    def given(number: int) -> dict[str, Any]:
+        return {**tasks.common, **tasks.tasks[number].given}
 
     def goes_on() -> bool:
         return is_wanted() and has_tasks(folder)
@@ -146,7 +168,8 @@ def take_part(
         while goes_on():
             number = board.take()
             if number is not None:
-                states.append(_do(tasks.tasks[number], number, kind.do, board, reporter, goes_on))
+                task = Task(name=tasks.tasks[number].name, given=given(number))
+                states.append(_do(task, number, kind.do, board, reporter, goes_on))
             elif board.left:
                 board.doing()
                 time.sleep(POLL_S)

@@ -6,8 +6,9 @@ Where a worker is goes with its heartbeat (core.board), its lines into `said/NUM
 from __future__ import annotations
 
 import json
+import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +50,7 @@ class Told(Reporter):
         super().__init__(quiet=True)
         self._board, self._name, self._own = board, name, own
         self._path = board.folder / _FOLDER / f"{number}.{board.attempt(number)}"
-        self._within = [_Stage("begins", 1)]
+        self._within = [_Stage("at work", 1)]
         self._tell()
 
     def say(self, line: str) -> None:
@@ -105,7 +106,7 @@ class Shown:
         self._board, self._names, self._reporter = board, names, reporter
         self._read: dict[str, int] = {}
         self._over = set[str]()
-        self._bars: dict[str, tuple[ExitStack, Advance]] = {}
+        self._bars: dict[tuple[str, str], tuple[ExitStack, Advance]] = {}
 
     def look(self) -> None:
         """Show what is new."""
@@ -120,24 +121,26 @@ class Shown:
                     self._reporter.say_once(line)
                 else:
                     self._reporter.say(f"{self._name(path)}: {line.strip()}")
-        workers = {w.id: w for w in self._board.workers() if w.is_alive and w.doing}
-        for gone in self._bars.keys() - workers.keys():
+        alive = [worker for worker in self._board.workers() if worker.is_alive and worker.doing]
+        at_work = {(worker.id, str(worker.doing.get("case"))): worker for worker in alive}
+        for gone in self._bars.keys() - at_work.keys():
             self._bars.pop(gone)[0].close()
-        for worker in workers.values():
-            done, note = _where(worker)
-            self._bar(worker)(done, note)
+        for key, worker in at_work.items():
+            self._bar(key, worker)(*_stage(worker))
 
     def close(self) -> None:
         for stack, _ in self._bars.values():
             stack.close()
         self._bars.clear()
 
-    def _bar(self, worker: Worker) -> Callable[[int, str], None]:
-        if worker.id not in self._bars:
+    def _bar(self, key: tuple[str, str], worker: Worker) -> Advance:
+        """Of a task, on a worker."""
+        if key not in self._bars:
+            place = "" if worker.host == socket.gethostname() else f" on {worker.host}"
             stack = ExitStack()
-            bar = stack.enter_context(self._reporter.track(f"{worker.host} {worker.pid}", _UNITS))
-            self._bars[worker.id] = stack, bar
-        return self._bars[worker.id][1]
+            bar = stack.enter_context(self._reporter.track(f"{key[1]}{place}", _UNITS))
+            self._bars[key] = stack, bar
+        return self._bars[key][1]
 
     def _name(self, path: Path) -> str:
         """Of the task that a file on the board is about."""
@@ -168,12 +171,12 @@ def where(worker: Worker) -> str:
         return "begins"
 
 
-def _where(worker: Worker) -> tuple[int, str]:
+def _stage(worker: Worker) -> tuple[int, str]:
     """How far it is with its stage, in thousandths, and in words."""
     said = worker.doing
     try:
         done = int(_UNITS * said["done"] / said["of"])
-        return min(done, _UNITS - 1), f"{said['case']}, {said['what']} {said['note']}".strip()
+        return min(done, _UNITS - 1), f"{said['what']} {said['note']}".strip()
     except (KeyError, TypeError, ZeroDivisionError):
         return 0, ""
 

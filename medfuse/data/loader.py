@@ -16,6 +16,7 @@ from monai.data.dataloader import DataLoader
 from monai.data.dataset import Dataset
 from torch.utils.data import default_collate
 
+from medfuse.core.crew import share_of_cores
 from medfuse.core.errors import DataError, MedfuseError
 from medfuse.core.processes import processes_here
 from medfuse.data.patches import PatchSampler
@@ -93,10 +94,10 @@ def loaded(sampler: PatchSampler, numbers: Iterable[list[Any]]) -> Generator[dic
 
 
 def worker_count(sample: SampleSettings) -> int:
-    """Loader processes of this process; `auto`: one for every two cores, eight at most."""
+    """Loader processes of this process; `auto`: one for every two cores that it has, eight at most."""
     if sample.workers != "auto":
         return sample.workers
-    return min(8, max(1, (os.cpu_count() or 1) // processes_here() // 2))
+    return min(8, max(1, share_of_cores() // processes_here() // 2))
 
 
 def _sockets_fit() -> bool:

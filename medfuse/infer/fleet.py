@@ -17,7 +17,7 @@ from typing import Any
 
 import medfuse
 from medfuse.api import Case, Crew
-from medfuse.core.board import ATTEMPTS, Board, remedy
+from medfuse.core.board import ATTEMPTS, Board, pause, remedy
 from medfuse.core.engine import Engine
 from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import write_json
@@ -32,7 +32,6 @@ from medfuse.infer.fleet_files import (
     announced,
     end_work,
     has_work,
-    pause,
     read_work,
     write_work,
 )
@@ -194,13 +193,14 @@ class SharedLedger(Ledger):
 class Fleet:
     """Workers that are to be: `start` makes so many, which are told `how` by what is in the folder.
 
-    engines: what is to run the networks, if that is known.
+    engines: what is to run the networks, if that is known. verb: what is done with the cases.
     """
 
     start: Callable[[int], Crew]
     workers: int
     how: Mapping[str, Any]
     engines: Sequence[Engine] = ()
+    verb: str = "infer"
 
     def lead(self, left: Sequence[Case], ledger: Ledger, output: Path, facts: Mapping[str, Any]) -> None:
         """`left` is done, and `ledger` is told. Raises MedfuseError with the reason of workers that cannot
@@ -218,6 +218,7 @@ class Fleet:
             cases=tuple(Listed(name=case.name, images=case.images) for case in left),
             began=now(),
             workers=self.workers,
+            verb=self.verb,
         )
         write_work(output, work)
         crew = self.start(min(self.workers, len(left)))

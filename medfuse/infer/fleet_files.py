@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from medfuse.api import Case
-from medfuse.core.board import ATTEMPTS, Board, remedy
+from medfuse.core.board import ATTEMPTS, POLL_S, Board, remedy
 from medfuse.core.errors import OutputError
 from medfuse.core.files import atomic, reported
 from medfuse.core.json_text import read_json, validated
@@ -20,7 +20,6 @@ from medfuse.core.text import typed
 from medfuse.infer.manifest import Manifest
 
 FOLDER = ".fleet"
-POLL_S = 0.2
 ENDING_S = 600.0
 """For workers of an earlier call to end with their case."""
 _WORK, _ENDED = "work.json", "ended.json"
@@ -41,7 +40,10 @@ class Listed(BaseModel):
 
 
 class Work(BaseModel):
-    """What a fleet does. facts: of the recipe, which each worker's must equal. how: a worker's options."""
+    """What a fleet does. facts: of the recipe, which each worker's must equal. how: a worker's options.
+
+    verb: what is done with the cases, infer or features.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,11 +53,7 @@ class Work(BaseModel):
     cases: tuple[Listed, ...]
     began: str
     workers: int
-
-
-def pause(looked_s: float) -> float:
-    """Seconds until the next look at a folder, of which the last one took so long."""
-    return max(POLL_S, 20 * looked_s)
+    verb: str = "infer"
 
 
 def has_work(output: Path) -> bool:

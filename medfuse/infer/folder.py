@@ -114,24 +114,41 @@ def work_through(
     progress: Callable[[Progress], None] = lambda _: None,
     *,
     overwrite: bool = False,
+    share: Share | None = None,
+    fleet: Fleet | None = None,
 ) -> Outcome:
     """`work` on every case that `output`/manifest.json does not list as finished under the same `facts`.
 
     `files`: the names of what it makes of a case; `former`: see Ledger. A case that fails, or
     whose files are not to be replaced, is named with its reason and the rest go on. Raises OutputError, as
-    that concerns all, also where another process works in `output`.
+    that concerns all, also where another process works in `output`. `share`, `fleet`: as of `infer_cases`.
     """
+    if share is not None:
+        share.check(facts)
+        shared = SharedLedger(share, files, overwrite=overwrite)
+        with share.board.joined():
+            while (case := share.take()) is not None:
+                _work_on(case, work, shared)
+        return shared.outcome
     with locked(make_folder(output)):
         ledger = Ledger(cases, facts, output, progress, files, former, overwrite=overwrite)
-        for case in ledger.unfinished():
-            ledger.windows(case)
-            began, inputs = time.monotonic(), files_now(case.images)
-            with failures_of(case, ledger):
-                with ledger.staged(case) as folder:
-                    entry = work(case, folder, partial(ledger.windows, case))
-                seconds = round(time.monotonic() - began, 3)
-                ledger.done(case, {**entry, "inputs": inputs, "seconds": seconds})
+        left = ledger.unfinished()
+        if fleet is not None:
+            fleet.lead(left, ledger, output, facts)
+        else:
+            for case in left:
+                _work_on(case, work, ledger)
         return ledger.finish()
+
+
+def _work_on(case: Case, work: Work, ledger: Ledger) -> None:
+    ledger.windows(case)
+    began, inputs = time.monotonic(), files_now(case.images)
+    with failures_of(case, ledger):
+        with ledger.staged(case) as folder:
+            entry = work(case, folder, partial(ledger.windows, case))
+        seconds = round(time.monotonic() - began, 3)
+        ledger.done(case, {**entry, "inputs": inputs, "seconds": seconds})
 
 
 def refuse_to_replace_images(

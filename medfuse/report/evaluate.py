@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,34 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Judging:
+    """How pairs are judged. ignore: the value of voxels in a reference that nobody annotated.
+
+    lesions: whether the components of each label are counted too.
+    """
+
+    labels: Mapping[str, LabelValue]
+    ignore: int | None = None
+    nsd_tolerance_mm: float = NSD_TOLERANCE_MM
+    tolerance_mm: float = 1e-3
+    lesions: bool = False
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of a pair: the case, and each (kind of map, value) that no label names; or its errors."""
+
+    name: str
+    case: EvaluatedCase | None = None
+    strays: tuple[tuple[str, int], ...] = ()
+    errors: tuple[str, ...] = ()
+
+
+Judge = Callable[[Sequence[Pair], Judging], Iterator[Judged]]
+"""Judges pairs, in any order."""
+
+
 def evaluate_folders(
     predictions: Path,
     references: Path,
@@ -73,6 +102,7 @@ def evaluate_folders(
     patient: str | None = None,
     probabilities: ProbabilitiesOf | None = None,
     reporter: Reporter | None = None,
+    judge: Judge | None = None,
 ) -> Evaluation:
     """Judge every reference that has a prediction of the same name; their endings may differ.
 
@@ -97,6 +127,7 @@ def evaluate_folders(
         lesions=lesions,
         probabilities=probabilities,
         reporter=reporter,
+        judge=judge,
     )
     return Evaluation(
         evaluation.cases,
@@ -125,12 +156,14 @@ def evaluate_pairs(
     lesions: bool = False,
     probabilities: ProbabilitiesOf | None = None,
     reporter: Reporter | None = None,
+    judge: Judge | None = None,
 ) -> Evaluation:
     """Judge `pairs`. A case that cannot be read, or lies on two grids, is an error line; the rest go on.
 
     `ignore`: the value of voxels in a reference that nobody annotated, which are not judged.
     `lesions`: whether the components of each label are counted too. `probabilities`: those of a case of a
-    shape and of a label, for the calibration error.
+    shape and of a label, for the calibration error. `judge`: who does it, threads if not given, with
+    probabilities that it finds itself.
     """
     reporter = reporter or Reporter(quiet=True)
     if labels is None:
@@ -138,46 +171,20 @@ def evaluate_pairs(
     labels = {name: value for name, value in labels.items() if value != 0}
     if odd := [f"{name}: {value}" for name, value in labels.items() if min(members(value)) < 0]:
         raise DataError(f"labels: {', '.join(odd)}: values are 0 or more; renumber them")
-    known = dict(labels)
-
-    def judge(pair: Pair) -> tuple[EvaluatedCase, list[tuple[str, int]]]:
-        return _judge(pair, known, ignore, nsd_tolerance_mm, tolerance_mm, lesions, probabilities)
-
-    return _judge_all(pairs, labels, judge, nsd_tolerance_mm, reporter)
-
-
-def _judge_all(
-    pairs: Sequence[Pair],
-    labels: Mapping[str, LabelValue],
-    judge: Callable[[Pair], tuple[EvaluatedCase, list[tuple[str, int]]]],
-    nsd_tolerance_mm: float,
-    reporter: Reporter,
-) -> Evaluation:
-    import monai.metrics  # noqa: F401  before the threads: two that import it at once can see it half-made
-
+    judge = judge or partial(in_threads, probabilities=probabilities)
+    how = Judging(dict(labels), ignore, nsd_tolerance_mm, tolerance_mm, lesions)
     cases: list[EvaluatedCase] = []
     errors: dict[str, tuple[str, ...]] = {}
     strays: dict[tuple[str, int], list[str]] = {}
-    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="evaluate")
-    try:
-        with reporter.track("evaluate", len(pairs)) as advance:
-            jobs = {pool.submit(judge, pair): pair for pair in pairs}
-            for done, job in enumerate(as_completed(jobs), start=1):
-                name = jobs[job].name
-                try:
-                    case, stray = job.result()
-                except MedfuseError as error:
-                    errors[name] = error.lines
-                except MemoryError:
-                    too_large = "judging it takes more memory than is free; crop it, or use a larger machine"
-                    errors[name] = (f"{jobs[job].reference}: {too_large}",)
-                else:
-                    cases.append(case)
-                    for kind_and_value in stray:
-                        strays.setdefault(kind_and_value, []).append(name)
-                advance(done, name)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with reporter.track("evaluate", len(pairs)) as advance:
+        for done, judged in enumerate(judge(pairs, how), start=1):
+            if judged.case is None:
+                errors[judged.name] = judged.errors
+            else:
+                cases.append(judged.case)
+                for stray in judged.strays:
+                    strays.setdefault(stray, []).append(judged.name)
+            advance(done, judged.name)
     return Evaluation(
         cases=tuple(sorted(cases, key=lambda case: case.name)),
         labels=labels,
@@ -187,47 +194,64 @@ def _judge_all(
     )
 
 
-def _judge(
-    pair: Pair,
-    labels: Mapping[str, LabelValue],
-    ignore: int | None,
-    nsd_tolerance_mm: float,
-    tolerance_mm: float,
-    lesions: bool,
-    probabilities: ProbabilitiesOf | None,
-) -> tuple[EvaluatedCase, list[tuple[str, int]]]:
-    """The case, and each (kind of map, value) that no label names. Raises DataError."""
+def in_threads(
+    pairs: Sequence[Pair], how: Judging, probabilities: ProbabilitiesOf | None = None
+) -> Iterator[Judged]:
+    """Judged in this process, some at a time."""
+    import monai.metrics  # noqa: F401  before the threads: two that import it at once can see it half-made
+
+    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="evaluate")
+    try:
+        for job in as_completed([pool.submit(judge_pair, pair, how, probabilities) for pair in pairs]):
+            yield job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def judge_pair(pair: Pair, how: Judging, probabilities: ProbabilitiesOf | None = None) -> Judged:
+    """One pair; what a user can put right is told, not raised."""
+    try:
+        return _judge(pair, how, probabilities)
+    except MedfuseError as error:
+        return Judged(pair.name, errors=error.lines)
+    except MemoryError:
+        too_large = "judging it takes more memory than is free; crop it, or use a larger machine"
+        return Judged(pair.name, errors=(f"{pair.reference}: {too_large}",))
+
+
+def _judge(pair: Pair, how: Judging, probabilities: ProbabilitiesOf | None) -> Judged:
+    """Raises DataError."""
     grid, predicted = read_geometry(pair.reference), read_geometry(pair.prediction)
-    if unlike := grid.differences(predicted, tolerance_mm):
+    if unlike := grid.differences(predicted, how.tolerance_mm):
         raise DataError(
             f"{pair.prediction}: {'; '.join(unlike)} in {pair.reference}; "
             + grid.remedy(predicted, "predict on the grid of the reference, or resample one to the other")
         )
     prediction, reference = read_labels(pair.prediction).array, read_labels(pair.reference).array
-    known = {0, *map_values(labels.values()), *(() if ignore is None else (ignore,))}
-    stray = [
+    known = {0, *map_values(how.labels.values()), *(() if how.ignore is None else (how.ignore,))}
+    strays = tuple(
         (kind, int(value))
         for kind, array in (("prediction", prediction), ("reference", reference))
         for value in values_of(array)
         if int(value) not in known
-    ]
+    )
     metrics = case_metrics(
         prediction,
         reference,
-        labels,
+        how.labels,
         (grid if grid.spaced else predicted).spacing_mm,
-        nsd_tolerance_mm=nsd_tolerance_mm,
-        ignore=ignore,
+        nsd_tolerance_mm=how.nsd_tolerance_mm,
+        ignore=how.ignore,
     )
     if probabilities is not None and (of := probabilities(pair, reference.shape)) is not None:
-        known_voxels = None if ignore is None else reference != ignore
-        for name, value in labels.items():
+        known_voxels = None if how.ignore is None else reference != how.ignore
+        for name, value in how.labels.items():
             if (said := of(value)) is not None:
                 masks = mask_of(prediction, value), mask_of(reference, value)
                 error = calibration_error(said, *masks, known_voxels)
                 metrics[name] = replace(metrics[name], calibration_error=error)
-    counted = case_lesions(prediction, reference, labels, ignore=ignore) if lesions else None
-    return EvaluatedCase(pair, metrics, counted), stray
+    counted = case_lesions(prediction, reference, how.labels, ignore=how.ignore) if how.lesions else None
+    return Judged(pair.name, EvaluatedCase(pair, metrics, counted), strays)
 
 
 def _absent_labels(evaluation: Evaluation) -> list[str]:

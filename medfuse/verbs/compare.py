@@ -20,7 +20,8 @@ from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
 from medfuse.core.seal import refuse_others, write_own_json
 from medfuse.pipeline import load_pipeline
-from medfuse.verbs.run import run_pipeline
+from medfuse.verbs.crews import ALONE, Workers
+from medfuse.verbs.trainings import Training, train_all
 
 if TYPE_CHECKING:
     from medfuse.report.candidates import Candidate
@@ -45,13 +46,15 @@ def compare_pipelines(
     retrain: bool = False,
     max_disk: int | None = None,
     margin: float | None = None,
+    workers: Workers = ALONE,
     reporter: Reporter,
 ) -> Result:
     """Train every pipeline file with each seed and fold, read every run folder, compare with the first.
 
     Training that is finished is not repeated, unless it is to be (`retrain`). Runs of one pipeline
     (NAME-foldF-seedS) are one candidate. Those that agree on what is frozen share its maps, of which each
-    run may keep `max_disk` bytes. `margin`: a difference in Dice that does not matter.
+    run may keep `max_disk` bytes. `margin`: a difference in Dice that does not matter. `workers`: who trains,
+    each one training at a time.
     Raises MedfuseError where there is nothing to compare, and PipelineError for every faulty file at once.
     """
     from medfuse.report.compare import compare
@@ -59,10 +62,10 @@ def compare_pipelines(
     from medfuse.report.comparison_text import READING, table
     from medfuse.report.paired import MARGIN
 
-    if output:
-        _refuse_others(output, overwrite=overwrite)  # before hours of training
     files = [path for path in inputs if not path.is_dir()]
+    overrides = tuple(overrides)
     names = _names(files, overrides)
+    trainings: dict[str, Training] = {}
     runs_of: dict[str, list[Path]] = {}
     for path in inputs:
         if path.is_dir():
@@ -72,21 +75,29 @@ def compare_pipelines(
         for fold in folds:
             for seed in range(1, seeds + 1):
                 here = f"{name}-fold{fold}-seed{seed}"
-                reporter.say(f"{here}:")
-                own = [*overrides, f"name={here}", f"seed={seed}", f"split.fold={fold}"]
-                run_pipeline(path, own, runs=runs, retrain=retrain, max_disk=max_disk, reporter=reporter)
+                trainings[here] = Training(
+                    file=path,
+                    overrides=(*overrides, f"name={here}", f"seed={seed}", f"split.fold={fold}"),
+                    runs=runs,
+                    folder=runs / here,
+                    retrain=retrain,
+                    max_disk=max_disk,
+                )
                 runs_of.setdefault(name, []).append(runs / here)
     if len(runs_of) < 2:
         raise MedfuseError(
             f"only {', '.join(runs_of)} is given; name two or more pipeline files or run folders of "
             "different pipelines"
         )
+    folder = output or runs / "comparisons" / "-against-".join([*runs_of][:4])
+    _refuse_others(folder, overwrite=overwrite)  # before hours of training
+    words = {"what": "trainings", "instead": "choose another --output"}
+    train_all(trainings, folder, workers, **words, reporter=reporter)
     try:
         candidates = [_candidate(name, folders, trust) for name, folders in runs_of.items()]
         comparison = compare(candidates, MARGIN if margin is None else margin)
     except (ValueError, KeyError) as error:
         raise DataError(f"cannot be compared: {error}; give runs on the same cases and labels") from error
-    folder = output or runs / "comparisons" / "-against-".join([*runs_of][:4])
     _refuse_others(folder, overwrite=overwrite)
     make_folder(folder)
     notes = [f"{name}: {', '.join(map(str, folders))}" for name, folders in runs_of.items()]

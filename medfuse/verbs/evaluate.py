@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
 from medfuse.core.seal import refuse_others
 from medfuse.core.text import aligned, number
+from medfuse.verbs.crews import ALONE, Workers
 
 _MEASURES = {"Dice": "Dice", "HD95": "HD95 mm", "NSD": "NSD"}
 _LESIONS = ("lesions found", "false", "lesion F1")
@@ -31,18 +33,20 @@ def evaluate_label_maps(
     lesions: bool = False,
     patient: str | None = None,
     calibration: bool = False,
+    workers: Workers = ALONE,
     reporter: Reporter,
 ) -> Result:
     """Judge a folder of label maps against another; write summary.json; return a table.
 
     `lesions`: whether the components of each label are counted, found, missed and false. `patient`: a
     regular expression for case names whose first group is the patient. `calibration`: whether probabilities
-    beside the predictions are judged too.
+    beside the predictions are judged too. `workers`: who judges, a case at a time.
     Raises OutputError before any work where another's summary.json is there, unless `overwrite`.
     """
     from medfuse.report.evaluate import evaluate_folders
     from medfuse.report.summary import foreground_text, interval_lines, write_summary
     from medfuse.runs.probabilities import probabilities_beside
+    from medfuse.verbs.judging import judged_by
 
     labels = dict(map(label_of, names))
     ignore = labels.pop("ignore", None)
@@ -55,6 +59,7 @@ def evaluate_label_maps(
             raise MedfuseError(f"--patient {fault}") from fault
     target = (output or predictions) / "summary.json"
     refuse_others(target, overwrite=overwrite)
+    judge = partial(judged_by, workers, target.parent, reporter, calibration) if workers.are_others else None
     evaluation = evaluate_folders(
         predictions,
         references,
@@ -64,6 +69,7 @@ def evaluate_label_maps(
         patient=patient,
         probabilities=probabilities_beside if calibration else None,
         reporter=reporter,
+        judge=judge,
     )
     make_folder(target.parent)
     refuse_others(target, overwrite=overwrite)

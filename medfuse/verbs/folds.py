@@ -15,13 +15,12 @@ from medfuse.core.processes import processes
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import number, typed
 from medfuse.pipeline import load_pipeline
-from medfuse.runs.folder import forget_judgement, refuse_single_run
+from medfuse.runs.folder import refuse_single_run
 from medfuse.runs.folds import choose_together, summarise_folds
 from medfuse.runs.postprocess import said, write_choice
 from medfuse.runs.run import located, read_dataset
 from medfuse.verbs.crews import ALONE, Workers
-from medfuse.verbs.run import RunResult
-from medfuse.verbs.trainings import Training, done, trained
+from medfuse.verbs.trainings import Training, train_all
 
 _ANOTHER = "give the cross-validation another name (--set name=…)"
 
@@ -104,13 +103,15 @@ def run_folds(
             overrides=(*overrides, f"split.fold={fold}"),
             runs=runs,
             folder=folder / f"fold_{fold}",
+            within=folder,
             retrain=retrain,
             max_disk=max_disk,
         )
         for fold in chosen
     }
     try:
-        made = _train(trainings, folder, workers, pipeline.train.device, reporter)
+        how: dict[str, Any] = {"what": "folds", "device": pipeline.train.device, "instead": _ANOTHER}
+        made = train_all(trainings, folder, workers, **how, reporter=reporter)
     finally:
         with suppress(OSError):
             folder.rmdir()  # what a refused start leaves is nothing
@@ -123,24 +124,6 @@ def run_folds(
             summary["notes"] += said(choice)
         write_json(folder / "summary.json", summary)
     return CrossValidated(folder, summary, file)
-
-
-def _train(
-    trainings: Mapping[str, Training], folder: Path, workers: Workers, device: str, reporter: Reporter
-) -> dict[str, RunResult]:
-    """Each by its name, in a folder of its own below `folder`: one after another, or by workers."""
-    if workers.are_others:
-        if any(one.retrain for one in trainings.values()):
-            forget_judgement(folder)
-        how: dict[str, Any] = {"what": "folds", "device": device, "instead": _ANOTHER}
-        return trained(trainings, folder, workers, **how, reporter=reporter)
-    results: dict[str, RunResult] = {}
-    for name, one in trainings.items():
-        reporter.say(f"{name}:")
-        results[name] = done(one, reporter)
-        if one.retrain:
-            forget_judgement(folder)
-    return results
 
 
 def _held(folder: Path) -> AbstractContextManager[None]:

@@ -12,4 +12,8 @@ def kind_of(name: str) -> Kind:
         from medfuse.verbs.trainings import TRAININGS
 
         return TRAININGS
+    if name == "judge":
+        from medfuse.verbs.judging import JUDGING
+
+        return JUDGING
     raise OutputError(f"tasks of kind {name[:40]!r}: are not known here; start the workers anew")

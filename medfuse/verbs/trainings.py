@@ -12,7 +12,7 @@ from medfuse.core.errors import DataError
 from medfuse.core.leading import lead
 from medfuse.core.reporter import Reporter
 from medfuse.core.tasks import FOLDER, Kind, Task, faults
-from medfuse.runs.folder import STATES
+from medfuse.runs.folder import STATES, forget_judgement
 from medfuse.verbs.crews import Workers
 from medfuse.verbs.run import RunResult, run_pipeline
 
@@ -20,7 +20,10 @@ KIND = "train"
 
 
 class Training(BaseModel):
-    """What `run_pipeline` is given, but its reporter."""
+    """What `run_pipeline` is given, but its reporter.
+
+    within: the folder whose judgement is none any more once this is trained anew.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -30,12 +33,17 @@ class Training(BaseModel):
     folder: Path
     retrain: bool = False
     max_disk: int | None = None
+    within: Path | None = None
 
 
 def done(training: Training, reporter: Reporter) -> RunResult:
     """It, from wherever it stands."""
     how = dict(training)
-    return run_pipeline(how.pop("file"), how.pop("overrides"), **how, reporter=reporter)
+    within = how.pop("within")
+    result = run_pipeline(how.pop("file"), how.pop("overrides"), **how, reporter=reporter)
+    if training.retrain and within:
+        forget_judgement(within)
+    return result
 
 
 def train(given: Mapping[str, Any], reporter: Reporter) -> Mapping[str, Any]:
@@ -56,27 +64,49 @@ def how_far(given: Mapping[str, Any]) -> str:
 TRAININGS = Kind(train, how_far)
 
 
-def trained(
+def train_all(
     trainings: Mapping[str, Training],
     folder: Path,
     workers: Workers,
     *,
-    device: str = "auto",
     what: str,
+    device: str = "auto",
     instead: str,
     reporter: Reporter,
 ) -> dict[str, RunResult]:
-    """What each has made, by its name, done by workers that agree in `folder`.
+    """What each has made, by its name: one after another, or by workers that agree in `folder`.
 
-    `what`: they are called, in the plural. `device`: that they train on. `instead`: see `lead`. Raises
-    DataError where any has failed, once the others are done.
+    `what`: they are called, in the plural. `device`: that they train on. `instead`: see `lead`. Raises what
+    the first one does that fails; of workers DataError with the reasons of all that have failed, once the
+    others are done.
     """
+    if not trainings:
+        return {}
+    if workers.are_others:
+        return _shared(trainings, folder, workers, what, device, instead, reporter)
+    results: dict[str, RunResult] = {}
+    for name, one in trainings.items():
+        reporter.say(f"{name}:")
+        results[name] = done(one, reporter)
+    return results
+
+
+def _shared(
+    trainings: Mapping[str, Training],
+    folder: Path,
+    workers: Workers,
+    what: str,
+    device: str,
+    instead: str,
+    reporter: Reporter,
+) -> dict[str, RunResult]:
     tasks = [Task(name=name, given=one.model_dump(mode="json")) for name, one in trainings.items()]
     start = workers.starter(["work", str(folder.resolve()), "--quiet"], folder / FOLDER, device)
     records = lead(folder, KIND, tasks, start, workers.count, what=what, reporter=reporter, instead=instead)
     if lines := faults(tasks, records):
-        done = sum(record["state"] == "done" for record in records.values())
-        raise DataError(*lines, f"{done} of {len(tasks)} {what} are done; run the same command to carry on")
+        finished = sum(record["state"] == "done" for record in records.values())
+        again = "run the same command to carry on"
+        raise DataError(*lines, f"{finished} of {len(tasks)} {what} are done; {again}")
     return {task.name: _result(records[number]["made"]) for number, task in enumerate(tasks)}
 
 

@@ -20,6 +20,7 @@ from medfuse.verbs.kinds import kind_of
 
 if TYPE_CHECKING:
     from medfuse.infer.fleet import Fleet
+    from medfuse.infer.ledger import Outcome
 
 
 class How(BaseModel):
@@ -66,6 +67,10 @@ def work_on(output: Path, *, trust: str | Iterable[str] = (), reporter: Reporter
     from medfuse.runs.models import load_model
 
     share = Share(output, is_wanted=is_wanted)
+    if share.work.verb == "features":
+        from medfuse.verbs.feature_maps import take_features
+
+        return _told(take_features(share, trust), output)
     how = validated(How, share.work.how, str(output), raises=OutputError, remedy="start the fleet anew")
     model = load_model(
         how.weights,
@@ -87,5 +92,9 @@ def work_on(output: Path, *, trust: str | Iterable[str] = (), reporter: Reporter
         seg_type=how.seg_type,
         share=share,
     )
+    return _told(outcome, output)
+
+
+def _told(outcome: Outcome, output: Path) -> Result:
     done, failed = len(outcome.done), len(outcome.failed)
     return Result(f"{done} cases written, {failed} failed: {output}", {"written": outcome.done})

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -215,3 +216,24 @@ def test_what_the_disk_said_before_a_library_failed_of_it_is_told(tmp_path: Path
     failed.__context__ = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(OutputError, match="the disk is full"), atomic(tmp_path / "a.bin"):
         raise failed
+
+
+def test_what_others_sweep_while_it_is_made_is_made_again(tmp_path):
+    """Folds that prepare the same cases sweep the same folder as they begin."""
+    over = threading.Event()
+
+    def sweep():
+        while not over.is_set():
+            remove_leftovers(tmp_path)
+
+    sweepers = [threading.Thread(target=sweep) for _ in range(3)]
+    for thread in sweepers:
+        thread.start()
+    try:
+        for number in range(300):
+            write_text(tmp_path / "a.txt", str(number))
+            assert (tmp_path / "a.txt").read_text() == str(number)
+    finally:
+        over.set()
+        for thread in sweepers:
+            thread.join()

@@ -183,3 +183,28 @@ def test_two_do_not_lead_in_one_folder(tmp_path):
             reporter=QUIET,
             instead="give it another name",
         )
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("other", [False, True])
+def test_what_an_earlier_call_has_done_counts_where_the_tasks_are_the_same(keep, other, tmp_path):
+    asked = []
+
+    def do(given, reporter):
+        if [*asked] == [0, 1]:
+            raise KeyboardInterrupt
+        asked.append(given["n"])
+        return {"n": given["n"]}
+
+    def call(last):
+        tasks = [Task(name=f"task {n}", given={"n": n}) for n in (0, 1, 2, last)]
+        how = {"what": "tasks", "reporter": QUIET, "keep": keep}
+        return lead(tmp_path, "k", tasks, lambda count: Inside(tmp_path, do), 1, **how)
+
+    with pytest.raises(KeyboardInterrupt):
+        call(3)
+    asked[:] = ["again"]
+    records = call(4 if other else 3)
+    assert asked[1:] == ([2, 3] if keep and not other else [0, 1, 2, 4 if other else 3])
+    assert [records[n]["made"]["n"] for n in range(4)] == [0, 1, 2, 4 if other else 3]
+    assert [*tmp_path.iterdir()] == []

@@ -99,3 +99,10 @@ def test_batches_come_however_long_the_name_of_the_temporary_folder_is(
     assert batch["image"].shape == (4, 1, 8, 8, 8)
     assert ("set a shorter one" in caplog.text) == (length > 75)
     shutil.rmtree(short)
+
+
+def test_a_worker_that_has_a_share_of_the_cores_takes_loaders_for_that_share(monkeypatch):
+    monkeypatch.setenv("MEDFUSE_WORKER", "local-1")
+    for cores, loaders in (("1", 1), ("4", 2), ("64", 8)):
+        monkeypatch.setenv("OMP_NUM_THREADS", cores)
+        assert worker_count(SampleSettings()) == loaders

@@ -3,11 +3,13 @@
 import json
 
 import pytest
+from crews import HERE
 from phantoms import write_pipeline
 
 from medfuse import DataError, MedfuseError, PipelineError
 from medfuse.core.reporter import Reporter
 from medfuse.verbs.compare import compare_pipelines
+from medfuse.verbs.crews import ALONE
 
 
 def compare(*inputs, **options):
@@ -26,6 +28,37 @@ def test_files_are_trained_with_every_seed_and_held_against_a_finished_run(finis
     assert {d["label"] for d in found["differences"]} == {"mean foreground Dice", "cube"}
     assert "too few cases to tell: no difference could be significant" in made
     assert 'class="dot"' in (made.values["folder"] / "comparison.html").read_text()
+
+
+def test_workers_train_and_compare_what_one_process_does(finished_run, tmp_path):
+    narrow = write_pipeline(tmp_path / "narrow.yaml", finished_run.data)
+    narrow.write_text(narrow.read_text().replace("name: cubes", "name: narrow"))
+    found = []
+    for workers in (ALONE, HERE):
+        settings = ["train.steps=2", "infer.runtime={use: torch, precision: fp32}"]
+        how = {"seeds": 2, "overrides": settings, "workers": workers}
+        made = compare(finished_run.folder, narrow, runs=tmp_path / workers.__class__.__name__, **how)
+        table = json.loads((made.values["folder"] / "comparison.json").read_text())
+        for candidate in table["candidates"]:
+            del candidate["seconds"], candidate["seconds_per_case"]
+        del table["page_sha256"], table["sha256"]
+        found.append(table)
+        left = sorted(path.name for path in made.values["folder"].iterdir())
+        assert left == ["comparison.html", "comparison.json"]
+    assert found[0] == found[1]
+
+
+def test_of_workers_each_training_that_fails_is_named(finished_run, tmp_path):
+    taken = tmp_path / "runs" / "narrow-fold0-seed2"
+    taken.mkdir(parents=True)
+    (taken / "weights_last.safetensors").write_bytes(b"of somebody else")
+    narrow = write_pipeline(tmp_path / "narrow.yaml", finished_run.data)
+    narrow.write_text(narrow.read_text().replace("name: cubes", "name: narrow"))
+    with pytest.raises(DataError) as caught:
+        compare(finished_run.folder, narrow, seeds=2, runs=tmp_path / "runs", workers=HERE)
+    assert caught.value.lines[0].endswith("(narrow-fold0-seed2)")
+    assert caught.value.lines[1].startswith("1 of 2 trainings are done")
+    assert not (tmp_path / "runs" / "comparisons" / "cubes-against-narrow").exists()
 
 
 def test_a_file_may_be_called_anything(finished_run, tmp_path):

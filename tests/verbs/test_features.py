@@ -11,12 +11,22 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from crews import HERE
 from phantoms import write_case
 
+from medfuse.core.errors import OutputError
+from medfuse.core.files import file_hash
 from medfuse.core.reporter import Reporter
+from medfuse.core.tasks import installed
+from medfuse.infer.fleet_files import FOLDER, Listed, Work, write_work
 from medfuse.trained.loading import load_trained
+from medfuse.verbs.crews import ALONE
+from medfuse.verbs.feature_maps import FeatureJob, HowFeatures
+from medfuse.verbs.features import save_features
 from medfuse.verbs.run import run_pipeline
+from medfuse.verbs.work import work_on
 
+QUIET = Reporter(quiet=True)
 ROOT = Path(__file__).parents[2]
 
 
@@ -150,3 +160,44 @@ def test_the_snippet_of_the_documentation_runs(finished_run, features, tmp_path,
     (tmp_path / "snippet.py").write_text(snippet.replace('"features"', '"out"').replace("cv=5", "cv=2"))
     monkeypatch.chdir(tmp_path)
     assert 0 <= runpy.run_path(str(tmp_path / "snippet.py"))["scores"].mean() <= 1
+
+
+@pytest.mark.parametrize("words", [{}, {"pool": "mean"}, {"kind": "zarr"}, {"kind": "nifti"}])
+def test_workers_make_the_maps_of_one_process_and_the_same_manifest(words, finished_run, tmp_path):
+    made = []
+    for workers in (ALONE, HERE):
+        output = tmp_path / type(workers).__name__
+        layers = {"layers": ["decoded", "encoder.stages.1"], **words}
+        inputs = [finished_run.data / "imagesTr"]
+        said = save_features(finished_run.folder, inputs, output, **layers, workers=workers, reporter=QUIET)
+        assert len(said.values["written"]) == 4
+        assert not (output / FOLDER).exists()
+        again = save_features(finished_run.folder, inputs, output, **layers, workers=workers, reporter=QUIET)
+        assert len(again.values["finished_already"]) == 4
+        cases = json.loads((output / "manifest.json").read_text())["cases"]
+        shapes = {name: (case["layers"], case["windows"]) for name, case in cases.items()}
+        hashes = {str(p.relative_to(output)): file_hash(p) for p in output.rglob("*") if p.is_file()}
+        del hashes["manifest.json"]
+        made.append((shapes, hashes))
+    assert made[0] == made[1]
+
+
+def test_a_worker_with_other_layers_is_refused(finished_run, tmp_path):
+    how = HowFeatures(weights=finished_run.folder / "weights_last.safetensors", layers=("decoded",))
+    facts = {**FeatureJob.of(how, ()).facts, "layers": ["encoder.stages.1"]}
+    images = (finished_run.data / "imagesTr" / "cube_03.nii.gz",)
+    (tmp_path / FOLDER).mkdir()
+    given = {"medfuse": installed(), "facts": facts, "how": how.model_dump(mode="json"), "began": "now"}
+    write_work(tmp_path, Work(cases=(Listed(name="a", images=images),), workers=2, verb="features", **given))
+    with pytest.raises(OutputError, match="works with other layers"):
+        work_on(tmp_path, reporter=QUIET)
+
+
+@pytest.mark.slow
+def test_processes_make_the_maps_of_one(features, finished_run, tmp_path):
+    inputs = finished_run.data / "imagesTr"
+    for count in ("1", "2"):
+        words = ("--layers", "decoded", "--workers", count)
+        assert features(*words, inputs=inputs, output=tmp_path / count).code == 0
+    one, two = ({p.name: file_hash(p) for p in (tmp_path / n).glob("*.npz")} for n in "12")
+    assert one == two

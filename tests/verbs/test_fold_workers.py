@@ -24,7 +24,7 @@ from medfuse.verbs.folds import run_folds
 
 QUIET = Reporter(quiet=True)
 FOLDS = 3
-STEPS = ["train.deterministic=true", "infer.runtime=torch"]
+STEPS = ["train.deterministic=true", "infer.runtime={use: torch, precision: fp32}"]
 
 
 @pytest.fixture(scope="module")

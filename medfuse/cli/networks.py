@@ -65,6 +65,10 @@ def infer(
         Literal["labelmap", "binary"],
         typer.Option(help="how DICOM segmentations hold labels; older viewers read binary alone"),
     ] = "labelmap",
+    uncertainty: Annotated[
+        bool,
+        typer.Option("--uncertainty", help="also write how unsure each voxel is: CASE_uncertainty.nii.gz"),
+    ] = False,
     max_memory: Annotated[
         str | None,
         typer.Option(metavar="4GiB", help="main memory that may be taken above the loaded model"),
@@ -101,7 +105,8 @@ def infer(
     from medfuse.verbs.infer import explain_volumes, infer_volumes
 
     how: dict[str, Any] = {"best": best, "device": device, "max_memory": max_memory, "trust": trust or ()}
-    how |= {"overrides": overrides or (), "probabilities": probabilities}
+    unsure = ["uncertainty=true"] if uncertainty else []
+    how |= {"overrides": [*(overrides or ()), *unsure], "probabilities": probabilities}
     how |= {"reporter": Reporter(quiet=quiet), "scans": scans_of(series, naming, uneven)}
     how |= {"strict": strict, "formats": formats or (), "seg_type": seg_type}
     if explain:

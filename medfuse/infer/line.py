@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,7 +29,11 @@ from medfuse.infer.ledger import Ledger
 from medfuse.infer.manifest import files_now
 from medfuse.infer.plan import FEED_BYTES, Way
 from medfuse.infer.probabilities import (
+    Box,
     open_probabilities,
+    open_uncertainty,
+    probability_file,
+    uncertainty_file,
 )
 from medfuse.infer.recipe import Recipe
 from medfuse.infer.shelf import Shelf
@@ -246,13 +250,15 @@ class Line:
 
     def _written(self, job: _Job, folder: Path) -> dict[str, Any]:
         recipe, began = self._recipe, time.perf_counter()
-        *_, last = (folder / name for name in recipe.files(job.case))
         with ExitStack() as opened:
-            write = None
-            if recipe.probabilities:
-                names = outputs(recipe.labels, recipe.region_order)
-                write = opened.enter_context(open_probabilities(last, job.geometry, names, job.source))
-            exporter = recipe.exporter(job.shape, job.geometry, sweep=job.sweep, probabilities=write)
+            takers = [opened.enter_context(one) for one in self._beside(job, folder)]
+
+            def write(box: Box) -> None:
+                for take in takers:
+                    take(box)
+
+            wanted = write if takers else None
+            exporter = recipe.exporter(job.shape, job.geometry, sweep=job.sweep, probabilities=wanted)
             how = (recipe.label_files, job.geometry, exporter.dtype, job.source)
             slabs = opened.enter_context(open_labels(folder, job.case, *how))
             whole = Whole(job.geometry.shape, exporter.dtype) if recipe.steps else None
@@ -285,6 +291,18 @@ class Line:
             **({"formats": slabs.said} if slabs.said else {}),
             **({"unlike_training": list(job.unlike)} if job.unlike else {}),
         }
+
+    def _beside(self, job: _Job, folder: Path) -> Iterator[AbstractContextManager[Callable[[Box], None]]]:
+        """What takes the probabilities of a case, where files of them are wanted beside its label maps."""
+        recipe, case = self._recipe, job.case.name
+        if recipe.probabilities:
+            path, names = (
+                probability_file(case, recipe.probabilities),
+                outputs(recipe.labels, recipe.region_order),
+            )
+            yield open_probabilities(folder / path, job.geometry, names, job.source)
+        if recipe.settings.uncertainty:
+            yield open_uncertainty(folder / uncertainty_file(case), job.geometry, recipe.kind, job.source)
 
     def _scores_of(self, job: _Job) -> CaseScores:
         names = outputs(self._recipe.labels, self._recipe.region_order)

@@ -235,7 +235,7 @@ class Planner:
             "export": _export_bytes(outlook, grid, self.classes),
             "quality": _quality_bytes(grid, self.classes, self.kind),
             **({"first pass": draft_bytes(grid, self.classes, self.kind)} if self._first(grid) else {}),
-            **({"probabilities": BOX_BYTES} if self.probabilities else {}),
+            **({"probabilities": BOX_BYTES} if self.probabilities or self.settings.uncertainty else {}),
             **({"label maps": whole} if (whole := self._whole_maps(outlook)) else {}),
         }
 

@@ -24,6 +24,7 @@ from medfuse.volumes.write import open_maps
 ProbabilityFormat = Literal["zarr", "nifti"]
 PROBABILITY_FORMATS: tuple[ProbabilityFormat, ...] = ("zarr", "nifti")
 
+_UNCERTAINTY = "_uncertainty"
 _AT_ONCE = 1 << 22  # numbers in a box
 BOX_BYTES = 256 * 2**20
 """What making a box and writing it takes of memory."""
@@ -77,6 +78,24 @@ def _in_file(fine: Sequence[range], geometry: Geometry) -> tuple[slice, slice, s
     return where[0], where[1], where[2]
 
 
+def entropies(values: npt.NDArray[np.float16], kind: str) -> npt.NDArray[np.float16]:
+    """Of probabilities (classes, *any), per voxel: 0 (sure) to 1 (all classes alike).
+
+    -∑ p log p over the logarithm of the number of classes; of regions that of the most doubtful one.
+    """
+    from scipy.special import xlogy
+
+    found = np.zeros(values.shape[1:], np.float32)
+    for one in values.astype(np.float32):
+        own = -xlogy(one, one)
+        if kind == "softmax":
+            found += own
+        else:
+            np.maximum(found, own - xlogy(1 - one, 1 - one), out=found)
+    most = math.log(max(len(values), 2) if kind == "softmax" else 2)
+    return np.clip(found / most, 0, 1).astype(np.float16)
+
+
 def check_format(kind: ProbabilityFormat | None) -> None:
     """Raises MedfuseError where what writes this format is not installed."""
     if kind == "zarr":
@@ -86,6 +105,26 @@ def check_format(kind: ProbabilityFormat | None) -> None:
 def probability_file(case: str, kind: ProbabilityFormat) -> str:
     """The name of a case's file, or folder."""
     return f"{case}_probabilities{'.zarr' if kind == 'zarr' else '.nii.gz'}"
+
+
+def uncertainty_file(case: str) -> str:
+    """The name of a case's file."""
+    return f"{case}{_UNCERTAINTY}.nii.gz"
+
+
+def files_beside(case: str) -> list[str]:
+    """What may lie beside the label maps of a case."""
+    return [*(probability_file(case, kind) for kind in PROBABILITY_FORMATS), uncertainty_file(case)]
+
+
+@contextmanager
+def open_uncertainty(
+    path: Path, geometry: Geometry, kind: str, like: Path
+) -> Iterator[Callable[[Box], None]]:
+    """What takes probabilities box by box, and writes their entropy: a NIfTI file (i, j, k) in float32 on the
+    grid of the image `like`, which is whole or absent. Raises OutputError."""
+    with open_maps(path, geometry.shape, like) as fill:
+        yield lambda box: fill(box.where, entropies(box.values, kind))
 
 
 def open_probabilities(

@@ -15,7 +15,13 @@ from medfuse.infer.decide import Kind
 from medfuse.infer.export import Exporter
 from medfuse.infer.formats import FORMATS, LabelFiles
 from medfuse.infer.postprocess import logit_shifts, tidy
-from medfuse.infer.probabilities import PROBABILITY_FORMATS, Box, ProbabilityFormat, probability_file
+from medfuse.infer.probabilities import (
+    Box,
+    ProbabilityFormat,
+    files_beside,
+    probability_file,
+    uncertainty_file,
+)
 from medfuse.infer.settings import InferSettings, PostprocessSettings
 from medfuse.volumes.endings import LABEL_ENDINGS
 
@@ -57,7 +63,8 @@ class Recipe:
     def files(self, case: Case) -> list[str]:
         """The names of what is written for a case, its label maps first."""
         more = [probability_file(case.name, self.probabilities)] if self.probabilities else []
-        return [*self.label_files.names(case), *more]
+        unsure = [uncertainty_file(case.name)] if self.settings.uncertainty else []
+        return [*self.label_files.names(case), *more, *unsure]
 
     def former(self, case: Case) -> dict[str, str]:
         """What earlier calls may have written for a case and this one does not, and the name of what is
@@ -67,7 +74,7 @@ class Recipe:
         others = {case.name + known.ending: "" for known in FORMATS.values()}
         if not self.label_files.formats:
             others |= {case.name + ending: label_map for ending in LABEL_ENDINGS}
-        others |= dict.fromkeys((probability_file(case.name, kind) for kind in PROBABILITY_FORMATS), "")
+        others |= dict.fromkeys(files_beside(case.name), "")
         return {name: instead for name, instead in others.items() if name not in now}
 
     def exporter(
@@ -99,7 +106,9 @@ class Recipe:
     @property
     def _younger(self) -> list[str]:
         """Settings that are not given, and that folders which were begun earlier do not know."""
-        return [name for name in ("stepped", "compare_heads") if not getattr(self.settings, name)]
+        return [
+            name for name in ("stepped", "compare_heads", "uncertainty") if not getattr(self.settings, name)
+        ]
 
     def facts(self) -> dict[str, Any]:
         regions = {"region_order": list(self.region_order)} if self.region_order else {}

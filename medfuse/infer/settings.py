@@ -67,6 +67,9 @@ class InferSettings(Section):
         description="let auxiliary heads decide too, and tell how far they agree with the main one, which "
         "alone makes the label map",
     )
+    uncertainty: bool = Field(
+        False, description="also write how unsure each voxel is, 0 to 1: CASE_uncertainty.nii.gz"
+    )
     runtime: RuntimeField | None = Field(None, description="what runs the network; auto where not said")
 
     @model_validator(mode="after")

@@ -35,6 +35,7 @@ from medfuse.volumes.nrrd import segments_of
 from medfuse.volumes.read import read_labels
 
 REFERENCE, PREDICTION, ALONE = "reference", "prediction", "labels"
+_BESIDE = ("_probabilities.nii.gz", "_probabilities.zarr", "_uncertainty.nii.gz")
 _REMEDY = "write it anew with `medfuse run`"
 _GIVE = "give both: `medfuse view SCAN LABELS`, or two folders of them"
 
@@ -139,7 +140,7 @@ def _manifest(folder: Path) -> tuple[Mapping[str, Entry], dict[str, LabelValue]]
 
 def _label_map_of(entry: Entry) -> str:
     """The file of a case that holds its labels: a volume where there is one, else a DICOM object."""
-    files = [name for name in entry.known() if "_probabilities" not in name]
+    files = [name for name in entry.known() if not name.endswith(_BESIDE)]
     return next((name for name in files if ending(Path(name))), files[0] if files else entry.file)
 
 

@@ -18,7 +18,7 @@ from medfuse.core.lock import locked
 from medfuse.core.seal import Seal, refuse_others, write_own_json
 from medfuse.data.plan import DataPlan
 from medfuse.infer.manifest import NAME, Entry, read_manifest
-from medfuse.infer.probabilities import PROBABILITY_FORMATS, probability_file
+from medfuse.infer.probabilities import files_beside
 from medfuse.report.statistics import as_csv, measure
 from medfuse.volumes.endings import ending
 from medfuse.volumes.label_maps import fitted
@@ -77,10 +77,10 @@ def write_statistics(output: Path, plan: DataPlan, *, overwrite: bool = False) -
 
 def _hashes(output: Path, case: str, entry: Entry) -> dict[str, str]:
     """The label maps of a case that are there, with their SHA-256 as they are now."""
-    found, probabilities = {}, [probability_file(case, kind) for kind in PROBABILITY_FORMATS]
+    found, beside = {}, files_beside(case)
     for name, known in entry.known().items():
         path = output / name
-        if name in probabilities or not path.is_file():
+        if name in beside or not path.is_file():
             continue
         found[name] = known.sha256 if isinstance(known, Seal) and known.holds(path) else file_hash(path)
     return found

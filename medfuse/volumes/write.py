@@ -75,8 +75,9 @@ def open_volume(
 
 
 @contextmanager
-def open_maps(path: Path, shape: tuple[int, int, int, int], like: Path) -> Iterator[Fill]:
-    """A NIfTI file in float32 of several maps (i, j, k, map) on the grid of `like`, filled in any order.
+def open_maps(path: Path, shape: tuple[int, ...], like: Path) -> Iterator[Fill]:
+    """A NIfTI file in float32 of one map (i, j, k) or several (i, j, k, map) on the grid of `like`, filled in
+    any order.
 
     It is there once the block ends well; until then the maps are in a file beside it, in float16.
     """

@@ -19,10 +19,12 @@ from medfuse.cli.words import (
     PipelineOutput,
     Quiet,
     Series,
+    ShardOption,
     Trusted,
     Uneven,
     Weights,
     WorkerCount,
+    command_without,
     decimal_number,
     scans_of,
     spacing_of,
@@ -92,6 +94,10 @@ def infer(
     workers: WorkerCount = 1,
     engine: EngineName = "local",
     engine_options: EngineOptions = None,
+    shard: ShardOption = None,
+    printed: Annotated[
+        bool, typer.Option("--print", help="only print the file by which others start the engine's workers")
+    ] = False,
     overrides: InferOverrides = None,
     best: Best = False,
     device: Device = "auto",
@@ -104,6 +110,8 @@ def infer(
     from medfuse.verbs.crews import Workers
     from medfuse.verbs.infer import explain_volumes, infer_volumes
 
+    crew = Workers(engine, tuple(engine_options or ()), workers)
+
     how: dict[str, Any] = {"best": best, "device": device, "max_memory": max_memory, "trust": trust or ()}
     unsure = ["uncertainty=true"] if uncertainty else []
     how |= {"overrides": [*(overrides or ()), *unsure], "probabilities": probabilities}
@@ -114,7 +122,14 @@ def infer(
     if output is None:
         raise typer.BadParameter("name a folder for the label maps", param_hint="--output")
     how |= {"overwrite": overwrite, "statistics": statistics, "store": store}
-    how |= {"workers": Workers(engine, tuple(engine_options or ()), workers)}
+    if shard is not None and (workers > 1 or engine != "local" or statistics):
+        other = "--statistics" if statistics else "--workers and --engine"
+        raise typer.BadParameter(f"is one process, and goes without {other}", param_hint="--shard")
+    if printed:
+        return crew.printed(
+            command_without({"--print": 0, "--engine": 1, "--engine-option": 1, "--workers": 1})
+        )
+    how |= {"shard": shard, "workers": crew}
     return infer_volumes(weights, inputs, output, **how)
 
 

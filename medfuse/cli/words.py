@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -113,6 +114,31 @@ def scans_of(wanted: list[str] | None, naming: str, uneven: str) -> Scans:
     return Scans(tuple(wanted or ()), uneven=uneven == "resample", hashed=naming == "hash")
 
 
+def command_without(options: Mapping[str, int]) -> list[str]:
+    """The words of this command line, but these options with so many values each."""
+    found, skipped = [], 0
+    for word in sys.argv[1:]:
+        name, equals, _ = word.partition("=")
+        if skipped:
+            skipped -= 1
+        elif name in options:
+            skipped = 0 if equals else options[name]
+        else:
+            found.append(word)
+    return found
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """`3/16` → (3, 16)."""
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text.strip())
+    if not found or int(found[1]) >= int(found[2]):
+        count = int(found[2]) if found and int(found[2]) else 16
+        raise typer.BadParameter(
+            f"{text[:40]!r}: write which part of how many, counted from 0: 0/{count} to {count - 1}/{count}"
+        )
+    return int(found[1]), int(found[2])
+
+
 def one_fold(text: str) -> str:
     """`all`, or the number of a fold."""
     if text != "all" and not re.fullmatch(r"[0-9]{1,9}", text):
@@ -187,6 +213,15 @@ Best = Annotated[
     bool, typer.Option("--best", help="use a run's best weights on held-out cases instead of its last")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+ShardOption = Annotated[
+    Any,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        parser=lambda text: shard_of(str(text)),
+        help="only this of N equal parts, counted from 0: 0/16 to 15/16, by as many calls anywhere",
+    ),
+]
 WorkerCount = Annotated[
     int,
     whole_number(1, 10_000, "processes that share the work; on this machine each has its part of the cores"),

@@ -51,9 +51,14 @@ class Lost(Exception):
 class Share:
     """The cases that a worker takes from the board of a fleet. Raises OutputError where there is none."""
 
-    def __init__(self, output: Path, *, is_wanted: Callable[[], bool] = lambda: True) -> None:
-        self.output, self.work = output, read_work(output)
-        self.board = Board(output / FOLDER, len(self.work.cases))
+    def __init__(
+        self, output: Path, *, place: Path | None = None, is_wanted: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`place`: where its fleet is, if not in the output folder; beside it are others of the same kind."""
+        self._place = place or output
+        self._common = output / FOLDER if place is None else place.parent
+        self.output, self.work = output, read_work(self._place)
+        self.board = Board(self._place / FOLDER, len(self.work.cases))
         self.cases = tuple(one.case for one in self.work.cases)
         self.numbers = {case.name: number for number, case in enumerate(self.cases)}
         self.ways: dict[str, Way] = {}
@@ -85,12 +90,12 @@ class Share:
         return case
 
     def _goes_on(self) -> bool:
-        return self._is_wanted() and has_work(self.output)
+        return self._is_wanted() and has_work(self._place)
 
     def engines(self, choose: Callable[[], Sequence[Engine]]) -> Sequence[Engine]:
         """What runs the networks of all workers: chosen by the first of them, for all."""
-        path = self.output / FOLDER / ENGINES
-        with locked(self.output / FOLDER, wait_s=ENDING_S):
+        path = self._common / ENGINES
+        with locked(self._common, wait_s=ENDING_S):
             if not path.exists():
                 write_json(path, list(choose()))
         how: dict[str, Any] = {"raises": OutputError, "remedy": remedy(path.parent)}
@@ -98,18 +103,21 @@ class Share:
 
     def check(self, facts: Mapping[str, Any]) -> None:
         """Raises OutputError where this worker would make other label maps than the others."""
-        if self.work.medfuse != medfuse.__version__:
-            raise OutputError(
-                f"{self.output}: a fleet of medfuse {self.work.medfuse} works there, and this is "
-                f"{medfuse.__version__}; install the same version on all machines"
-            )
-        if other := sorted(
-            key for key in {*facts, *self.work.facts} if facts.get(key) != self.work.facts.get(key)
-        ):
-            raise OutputError(
-                f"{self.output}: the fleet there works with other {', '.join(other)}; give all workers the "
-                "same weights and settings"
-            )
+        refuse_other_work(self.output, self.work, facts)
+
+
+def refuse_other_work(output: Path, work: Work, facts: Mapping[str, Any]) -> None:
+    """Raises OutputError where the fleet of a folder is of another version, or makes other label maps."""
+    if work.medfuse != medfuse.__version__:
+        raise OutputError(
+            f"{output}: a fleet of medfuse {work.medfuse} works there, and this is "
+            f"{medfuse.__version__}; install the same version on all machines"
+        )
+    if other := sorted(key for key in {*facts, *work.facts} if facts.get(key) != work.facts.get(key)):
+        raise OutputError(
+            f"{output}: the fleet there works with other {', '.join(other)}; give all workers the "
+            "same weights and settings"
+        )
 
 
 class SharedManifest(Manifest):
@@ -207,7 +215,7 @@ class Fleet:
         work at all."""
         if not left:
             return
-        left = sorted(left, key=lambda case: (-_bytes(case), case.name))
+        left = by_size(left)
         board = Board(output / FOLDER, len(left))
         if self.engines:
             write_json(output / FOLDER / ENGINES, list(self.engines))
@@ -256,8 +264,13 @@ def _follow(left: Sequence[Case], board: Board, ledger: Ledger, crew: Crew) -> N
         time.sleep(pause(time.monotonic() - began))
 
 
-def _bytes(case: Case) -> int:
-    """By which the longest cases come first; 0 of what is not there, which reading tells."""
+def by_size(cases: Sequence[Case]) -> list[Case]:
+    """The largest first, which take longest."""
+    return sorted(cases, key=lambda case: (-bytes_of(case), case.name))
+
+
+def bytes_of(case: Case) -> int:
+    """Of its images on disk; 0 of what is not there, which reading tells."""
     with suppress(OSError):
         return sum(path.stat().st_size for path in case.images)
     return 0

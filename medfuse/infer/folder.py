@@ -22,6 +22,7 @@ from medfuse.infer.manifest import files_now
 from medfuse.infer.plan import Way
 from medfuse.infer.probabilities import check_format
 from medfuse.infer.recipe import Recipe
+from medfuse.infer.shards import Shard, found, gather_parts, gathered, refuse_parts
 from medfuse.infer.sliding import Network, flip_combinations
 from medfuse.quality.usual import Usual
 from medfuse.volumes.dicom.origins import sources_of
@@ -82,9 +83,11 @@ def infer_cases(
         return shared.outcome
     refuse_to_replace_images(cases, lambda case: [output / name for name in recipe.files(case)])
     with locked(make_folder(output)):
+        refuse_parts(output)
         ledger = Ledger(
             cases, recipe.facts(), output, progress, recipe.files, recipe.former, overwrite=overwrite
         )
+        gather_parts(ledger, output)
         cases = [case for case in ledger.unfinished(strict=strict) if _can_be_written(case, recipe, ledger)]
         if fleet is not None:
             plan(cases)  # which tells, and refuses, before any work
@@ -93,6 +96,44 @@ def infer_cases(
             line = Line(prepare, networks, recipe, output, device, plan(cases), ledger, usual, heads)
             line.run(Listed(cases))
         return ledger.finish()
+
+
+def infer_part(
+    shard: Shard,
+    cases: Sequence[Case],
+    *,
+    networks: Callable[[Share], Sequence[Network]],
+    recipe: Recipe,
+    output: Path,
+    overwrite: bool = False,
+    strict: bool = False,
+    **how: Any,
+) -> Outcome:
+    """The same for a part of `cases`, beside processes that do the others (see infer.shards).
+
+    networks: what this part runs, which is what the others run.
+    """
+    refuse_to_replace_images(cases, lambda case: [output / name for name in recipe.files(case)])
+    facts, files = recipe.facts(), (recipe.files, recipe.former)
+
+    def opened(some: Sequence[Case]) -> Ledger:
+        return Ledger(some, facts, output, lambda _: None, *files, overwrite=overwrite, others_stay=True)
+
+    def unfinished(ledger: Ledger, among: Sequence[Case]) -> list[Case]:
+        left = ledger.unfinished(strict=strict, among=among)
+        return [case for case in left if _can_be_written(case, recipe, ledger)]
+
+    share = found(shard, cases, output, facts, opened, unfinished)
+    if share.cases:
+        ways: dict[str, Any] = {
+            "recipe": recipe,
+            "output": output,
+            "overwrite": overwrite,
+            "strict": strict,
+            "share": share,
+        }
+        infer_cases(share.cases, networks=networks(share), **ways, **how)
+    return gathered(shard, cases, output, opened, unfinished)
 
 
 def _can_be_written(case: Case, recipe: Recipe, ledger: Ledger) -> bool:

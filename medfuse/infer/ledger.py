@@ -75,8 +75,12 @@ class Ledger:
         *,
         overwrite: bool = False,
         manifest: Manifest | None = None,
+        others_stay: bool = False,
     ) -> None:
+        """`others_stay`: whether the manifest goes on telling why other cases have failed, or were left."""
         self._manifest = manifest or Manifest(output / NAME, facts)
+        if others_stay:
+            self._manifest.keep_reasons({case.name for case in cases})
         if manifest is None:
             gather(self._manifest, output)
         remove_leftovers(output)
@@ -89,13 +93,13 @@ class Ledger:
         self._has_told = False
         self._seals: dict[str, dict[str, Seal]] = {}
 
-    def unfinished(self, *, strict: bool = False) -> list[Case]:
+    def unfinished(self, *, strict: bool = False, among: Sequence[Case] | None = None) -> list[Case]:
         """The cases that are to be done. Others are told to be finished, or to be left as they are.
 
         With `strict` those fail that were finished although their images are unlike those of training.
         """
         left = []
-        for case in self._cases:
+        for case in self._cases if among is None else among:
             names = self._files(case)
             if self._manifest.has(case, names):
                 if strict and (unlike := self._manifest.unlike(case)):
@@ -191,15 +195,21 @@ class Ledger:
                 self._last[name] = replace(last, windows_done=done, windows=of)
                 self._progress(self._last[name])
 
-    def gather(self) -> None:
-        """What a fleet has settled is in the manifest, and its own files are gone."""
-        gather(self._manifest, self._output)
+    def gather(self, place: Path | None = None) -> None:
+        """What a fleet has settled is in the manifest, and its own files are gone. `place`: where it is."""
+        gather(self._manifest, place or self._output)
         remove_leftovers(self._output)
 
-    def finish(self) -> Outcome:
-        """What became of the cases. Label maps of earlier calls that others stand for now are gone then."""
+    def finish(self, of: Sequence[str] | None = None) -> Outcome:
+        """What became of the cases. Label maps of earlier calls that others stand for now are gone then.
+
+        of: all that is to be told of until the folder is finished, where that is more than these cases.
+        """
         self._clear()
-        self._manifest.finish()
+        if of is None or self._manifest.tells_of(of):
+            self._manifest.finish()
+        else:
+            self._manifest.write()
         return self.outcome
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,11 +59,22 @@ class Manifest:
         self._spelled: dict[str, str] = {}
         self._failed: dict[str, str] = {}
         self._left: dict[str, str] = {}
+        self._reasons = [dict(content.get(kind, {})) if same else {} for kind in ("failed", "left")]
 
     @property
     def engines(self) -> Sequence[Engine]:
         """What ran the networks for the first of the cases that are listed; none where that is not told."""
         return next((entry.engines for entry in self._entries.values() if entry.engines), [])
+
+    def keep_reasons(self, but: Collection[str]) -> None:
+        """What earlier calls said of other cases that failed, or were left, is still told."""
+        self._failed, self._left = (
+            {name: reason for name, reason in told.items() if name not in but} for told in self._reasons
+        )
+
+    def tells_of(self, names: Iterable[str]) -> bool:
+        """Whether it says of all of them what became of them."""
+        return {*names} <= {*self._cases, *self._failed, *self._left}
 
     def has(self, case: Case, names: Sequence[str]) -> bool:
         """Whether the case's files are there, untouched, and made from its images as they are now."""

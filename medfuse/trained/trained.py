@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from medfuse.infer.plan import Plans, Way, WindowCost
     from medfuse.infer.probabilities import ProbabilityFormat
     from medfuse.infer.recipe import Recipe
+    from medfuse.infer.shards import Shard
     from medfuse.model.segmenter import Segmenter
     from medfuse.volumes.dicom.seg import SegKind
 
@@ -84,6 +85,7 @@ class Trained:
         statistics: bool = False,
         share: Share | None = None,
         fleet: Fleet | None = None,
+        shard: Shard | None = None,
     ) -> Outcome:
         """Label maps of `cases` into `output`, probabilities too where wanted, and what became of each.
 
@@ -95,7 +97,7 @@ class Trained:
         MedfuseError before any work where a case cannot be done in it.
         """
         from medfuse.data.foreign import strange, strange_values
-        from medfuse.infer.folder import infer_cases
+        from medfuse.infer.folder import infer_cases, infer_part
         from medfuse.infer.manifest import engines_of
         from medfuse.trained.statistics import refuse_other_statistics, write_statistics
         from medfuse.volumes.dicom.origins import place_of
@@ -105,12 +107,20 @@ class Trained:
         recipe = self._recipe(probabilities=probabilities, formats=formats, seg_type=seg_type)
         if share is not None:
             runners = self._as_before(share.engines(lambda: self._engines_for(share.cases)))
+        elif shard is not None:
+            runners = ()
         elif fleet is not None:
             runners, fleet = (), replace(fleet, engines=engines_of(output, recipe.facts()))
         else:
             runners = self._as_before(engines_of(output, recipe.facts()))
         ways: dict[str, Way] = {}
         told: Counter[str] = Counter()
+
+        def alike(share: Share) -> Sequence[Prepared]:
+            nonlocal runners
+            before = engines_of(output, recipe.facts())
+            runners = self._as_before(share.engines(lambda: before or self._engines_for(share.cases)))
+            return runners
 
         def plan(left: Sequence[Case]) -> Mapping[str, Way]:
             if max_memory is None:
@@ -140,21 +150,18 @@ class Trained:
         with reporter.track(
             f"predicting {len(cases)} case{'s' * (len(cases) != 1)}", 100 * len(cases)
         ) as advance:
+            made: dict[str, Any] = {"prepare": prepare, "recipe": recipe, "plan": plan, "output": output}
+            made |= {"device": self.device}
+            made |= {"overwrite": overwrite, "strict": strict, "usual": self.plan.usual, "heads": self.heads}
+            if shard is not None:
+                return infer_part(shard, cases, networks=alike, **made)
             outcome = infer_cases(
                 cases,
-                prepare=prepare,
                 networks=runners,
-                recipe=recipe,
-                output=output,
-                device=self.device,
-                plan=plan,
                 progress=case_progress(reporter, advance),
-                overwrite=overwrite,
-                strict=strict,
                 share=share,
                 fleet=fleet,
-                usual=self.plan.usual,
-                heads=self.heads,
+                **made,
             )
         if statistics and share is None:
             write_statistics(output, self.plan, overwrite=overwrite)

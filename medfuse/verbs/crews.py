@@ -11,6 +11,7 @@ from medfuse import registry
 from medfuse.api import Command, Crew, Engine
 from medfuse.core.errors import MedfuseError, PluginError
 from medfuse.core.json_text import shortened, validated
+from medfuse.core.result import Result
 from medfuse.core.yaml_text import Walk
 
 LOCAL = "local"
@@ -35,6 +36,14 @@ class Workers:
         made = validated(kind, _options(self.options), where, raises=PluginError, remedy=what)
         return cast(Engine, made)
 
+    def printed(self, arguments: Sequence[str]) -> Result:
+        """The file by which others start these workers, each with its shard. Raises MedfuseError."""
+        try:
+            text = self.plugin().printed(Command(tuple(arguments), Path.cwd()), self.count)
+        except MedfuseError as error:
+            raise MedfuseError(*(_from(self.engine, line) for line in error.lines)) from error
+        return Result(text.rstrip(), {"file": text})
+
     def starter(self, arguments: Sequence[str], folder: Path, device: str = "auto") -> Callable[[int], Crew]:
         """What starts so many workers of `medfuse ARGUMENTS`, which agree in `folder` about who does what."""
         engine = self.plugin()
@@ -43,6 +52,11 @@ class Workers:
 
 
 ALONE = Workers()
+
+
+def _from(engine: str, line: str) -> str:
+    said = f"--engine {engine}: "
+    return line if line.startswith(said) else said + line
 
 
 def _options(texts: Iterable[str]) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def infer_volumes(
     statistics: bool = False,
     store: bool = False,
     workers: Workers = ALONE,
+    shard: tuple[int, int] | None = None,
     reporter: Reporter,
 ) -> Result:
     """Label maps of every volume in `inputs`, in `max_memory` (such as 4GiB) above the loaded model.
@@ -52,6 +53,7 @@ def infer_volumes(
     those of training fail. `formats`: of label maps, where not that of each image.
     `statistics`: whether statistics.json and statistics.csv are written too. `workers`: who
     shares the cases; those of this machine have each a part of its cores and of `max_memory`.
+    `shard`: only this part (from 0) of so many, beside other processes anywhere that do the other parts.
 
     What is fetched from a DICOMweb server is stored there again with `store`, as DICOM segmentations, and at
     another server where that is the `output`.
@@ -66,6 +68,7 @@ def infer_volumes(
     if ending(output) and not output.is_dir():
         raise OutputError(f"{output}: is the name of an image; --output is the folder for the label maps")
     model, cases = _model_and_cases(weights, inputs, overrides, best, device, trust, scans, reporter)
+    from medfuse.infer.shards import Shard
     from medfuse.verbs.work import How, fleet_of
 
     how = How(
@@ -92,6 +95,7 @@ def infer_volumes(
         seg_type=seg_type,
         statistics=statistics,
         fleet=fleet_of(output, how, trust, workers) if workers.are_others else None,
+        shard=None if shard is None else Shard(*shard),
     )
     return storing.finish(outcome_text(outcome, output), outcome, cases, reporter)
 

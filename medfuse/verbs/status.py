@@ -15,6 +15,7 @@ from medfuse.core.text import listed
 from medfuse.core.told import seconds_left, where
 from medfuse.infer.fleet_files import FOLDER, has_work, read_work
 from medfuse.infer.manifest import NAME, read_manifest
+from medfuse.infer.shards import parts
 from medfuse.runs.standing import Standing, standings
 
 _FEW = 20
@@ -27,31 +28,32 @@ def status_of(output: Path) -> Result:
     if has_tasks(output):
         return _of_tasks(output)
     _, content = read_manifest(output / NAME)
-    if not content and not has_work(output):
+    places = [place for place in (output, *parts(output)) if has_work(place)]
+    if not content and not places:
         if runs := standings(output):
             return _of_runs(output, runs)
         raise OutputError(f"{output}: holds no {NAME}; give a run, or the output folder of `medfuse infer`")
     done, failed = set(content.get("cases", {})), dict(content.get("failed", {}))
     values: dict[str, Any] = {"output": output, "finished": content.get("finished"), "workers": []}
     lines = []
-    if has_work(output):
-        work = read_work(output)
-        board = Board(output / FOLDER, len(work.cases), make=False)
-        settled = dict(board.records())
-        for number, record in settled.items():
-            name = work.cases[number].name
-            if record["state"] == "done":
-                done.add(name)
-            else:
-                failed[name] = record.get("reason", "")
-        workers = [worker for worker in board.workers() if worker.is_alive]
+    if places:
+        workers, left, minutes = list[Worker](), 0, list[float | None]()
+        for place in places:
+            work = read_work(place)
+            board = Board(place / FOLDER, len(work.cases), make=False)
+            settled = dict(board.records())
+            for number, record in settled.items():
+                name = work.cases[number].name
+                if record["state"] == "done":
+                    done.add(name)
+                else:
+                    failed[name] = record.get("reason", "")
+            workers += [worker for worker in board.workers() if worker.is_alive]
+            left += len(work.cases) - len(settled)
+            minutes.append(_minutes_left(work.began, len(settled), len(work.cases) - len(settled)))
         running = [str(worker.doing["case"]) for worker in workers if worker.doing]
-        left = len(work.cases) - len(settled)
-        values |= {
-            "left": left,
-            "running": running,
-            "minutes_left": _minutes_left(work.began, len(settled), left),
-        }
+        longest = None if None in minutes else max(found for found in minutes if found is not None)
+        values |= {"left": left, "running": running, "minutes_left": longest}
         values["workers"] = [{"host": w.host, "pid": w.pid, **w.doing} for w in workers]
         lines.append(f"{left} to do, by {_counted(workers)}{_eta(values['minutes_left'])}")
         lines += [f"  {w.host} {w.pid}: {_where(w.doing)}" for w in workers]

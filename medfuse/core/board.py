@@ -33,6 +33,7 @@ from medfuse.core.crew import name_of_worker
 from medfuse.core.errors import OutputError
 from medfuse.core.files import atomic, reported, write_json, write_text
 from medfuse.core.json_text import read_json, validated
+from medfuse.core.patience import patient
 
 ATTEMPTS = 3
 BEAT_S = 2.0
@@ -127,6 +128,7 @@ class Board:
             with suppress(OSError):
                 self._place.unlink()
 
+    @patient
     def take(self) -> int | None:
         """A case that nobody works on, for this worker; None where there is none now (see `left`)."""
         if (number := self._abandoned()) is not None:
@@ -139,6 +141,7 @@ class Board:
         return next((number for number in self._open() if self._take_over(number)), None)
 
     @property
+    @patient
     def left(self) -> bool:
         """Whether there is a case that is not settled."""
         return next(self._open(), None) is not None
@@ -153,6 +156,7 @@ class Board:
         """How many cases nobody has claimed yet, or more."""
         return self.cases - self._next
 
+    @patient
     def holds(self, number: int) -> bool:
         """Whether the newest claim on a case is this worker's."""
         mine = self._mine.get(number)
@@ -162,18 +166,21 @@ class Board:
         """Which attempt at a case is this worker's."""
         return self._mine[number]
 
+    @patient
     def settle(self, number: int, record: Mapping[str, Any]) -> None:
         """What became of a case. A worker that was taken for dead may tell once more; one record stays."""
         write_json(self._record_path(number), {**record, "attempt": self._mine.get(number)})
         self._held.discard(number)
 
+    @patient
     def give_up(self, number: int, reason: str) -> None:
         """This attempt has failed for a reason that may pass. The last one settles the case."""
-        attempt = self._mine.pop(number)
-        self._held.discard(number)
+        attempt = self._mine[number]
         self._note_over(number, attempt, reason)
         if self._in_vain(number, attempt) >= ATTEMPTS:
             self._set_aside(number)
+        del self._mine[number]
+        self._held.discard(number)
 
     def doing(self, **now: Any) -> None:
         """Where this worker is, for whoever looks; told with the next heartbeat."""
@@ -211,6 +218,7 @@ class Board:
                 found.append(Worker(entry.name, **about, quiet_s=quiet, holds=holds))
         return found
 
+    @patient
     def bury(self, name: str, reason: str) -> None:
         """The worker of a name has ended without a word; others need not wait for its heart to stop.
 

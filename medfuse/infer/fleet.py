@@ -17,12 +17,13 @@ from typing import Any
 
 import medfuse
 from medfuse.api import Case, Crew
-from medfuse.core.board import ATTEMPTS, Board, pause, remedy
+from medfuse.core.board import ATTEMPTS, Board, Worker, pause, remedy
 from medfuse.core.engine import Engine
 from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import write_json
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.lock import locked
+from medfuse.core.patience import patient
 from medfuse.core.seal import Seal
 from medfuse.infer.fleet_files import (
     ENDING_S,
@@ -244,10 +245,11 @@ def _follow(left: Sequence[Case], board: Board, ledger: Ledger, crew: Crew) -> N
     without_news = 0
     while len(settled) < len(left):
         before, began = len(settled), time.monotonic()
-        for number, record in board.records(settled):
+        records, workers = _looked_at(board, settled)
+        for number, record in records:
             settled[number] = True
             ledger.take_in(left[number], record)
-        for worker in board.workers():
+        for worker in workers:
             if doing := worker.doing:
                 ledger.follow(doing["case"], doing["done"], doing["of"])
         without_news = 0 if len(settled) > before else without_news
@@ -262,6 +264,12 @@ def _follow(left: Sequence[Case], board: Board, ledger: Ledger, crew: Crew) -> N
             if len(settled) < len(left):
                 crew.add()
         time.sleep(pause(time.monotonic() - began))
+
+
+@patient
+def _looked_at(board: Board, settled: Mapping[int, Any]) -> tuple[list[tuple[int, Any]], list[Worker]]:
+    """What is settled now and was not, and who is at work."""
+    return [*board.records(settled)], board.workers()
 
 
 def by_size(cases: Sequence[Case]) -> list[Case]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -57,8 +58,19 @@ def fleet_of(output: Path, how: How, trust: str | Iterable[str], workers: Worker
 def work_on(output: Path, *, trust: str | Iterable[str] = (), reporter: Reporter) -> Result:
     """Take cases of the fleet that works on `output` until there are none left.
 
-    Raises OutputError where no fleet works there, or one of another version, or with other weights.
+    Raises OutputError where no fleet works there, or one of another version, or with other weights. Where
+    this machine's disks fail it is SystemExit with 1 and a line: another machine's may not.
     """
+    try:
+        return _work_on(output, trust, reporter)
+    except OutputError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        print(error, file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+def _work_on(output: Path, trust: str | Iterable[str], reporter: Reporter) -> Result:
     if has_tasks(output):
         done, failed = take_part(output, kind_of, reporter, is_wanted=is_wanted)
         return Result(f"{done} done, {failed} failed: {output}", {"done": done, "failed": failed})

@@ -1,5 +1,6 @@
 """On a board every case is taken by one living worker at a time, and is settled once, whoever dies."""
 
+import errno
 import os
 import signal
 import socket
@@ -7,12 +8,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 
 import pytest
 
 from medfuse.core import board as boards
+from medfuse.core import patience
 from medfuse.core.board import ATTEMPTS, Board
 from medfuse.core.crew import WORKER
+from medfuse.core.errors import OutputError
 
 
 @pytest.fixture
@@ -266,3 +270,62 @@ def test_attempts_that_got_a_case_on_do_not_count_against_it(folder):
         assert board.take() == 0
         board.give_up(0, "its disk was full")
     assert settled(worker())[0]["state"] == "failed"
+
+
+@pytest.mark.parametrize("failure", [errno.EIO, errno.ESTALE, errno.ENOSPC, errno.ETIMEDOUT])
+def test_a_disk_that_fails_for_a_while_is_asked_again(failure, folder, monkeypatch):
+    """Making claims, writing records and looking at what is left; half a minute of it."""
+    monkeypatch.setattr(patience, "PAUSE_S", 0.001)
+    board, asked = Board(folder, 3), Counter()
+
+    def now_and_then(name, real, concerns=lambda *given: True):
+        def ask(*given, **options):
+            asked[name] += concerns(*given)
+            if concerns(*given) and asked[name] % 3:
+                raise OSError(failure, os.strerror(failure))
+            return real(*given, **options)
+
+        return ask
+
+    for name in ("write_text", "write_json", "_entries"):
+        monkeypatch.setattr(boards, name, now_and_then(name, getattr(boards, name)))
+    claims = str(folder / "claims")
+    monkeypatch.setattr(
+        os, "open", now_and_then("open", os.open, lambda path, *_: str(path).startswith(claims))
+    )
+    taken = []
+    while board.left:
+        number = board.take()
+        taken.append(number)
+        if number == 1 and board.attempt(1) == 1:
+            board.give_up(1, "a reason that may pass")
+        else:
+            board.settle(number, {"state": "done"})
+    assert sorted(taken) == [0, 1, 1, 2]
+    assert all(asked[name] > 2 for name in ("write_json", "_entries", "open")), asked
+
+
+def test_a_disk_that_goes_on_failing_is_a_line(folder, monkeypatch):
+    monkeypatch.setattr(patience, "PAUSE_S", 0.001)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.02)
+    board = Board(folder, 1)
+
+    def full(*given, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(OutputError, match="the disk is full; free some space"):
+        board.take()
+
+
+def test_what_does_not_pass_is_not_asked_again(folder, monkeypatch):
+    board, asked = Board(folder, 1), []
+
+    def refused(*given, **options):
+        asked.append(given)
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(OutputError, match="cannot be written"):
+        board.take()
+    assert len(asked) == 1

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,11 +13,15 @@ import pytest
 from fleets import hashes, infer
 from phantoms import write_case
 
+from medfuse import Command, registry
+from medfuse.api import Case
 from medfuse.core.board import Board
 from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import write_json
 from medfuse.core.reporter import Reporter
+from medfuse.infer.fleet import Fleet
 from medfuse.infer.fleet_files import FOLDER, Listed, Work, gather, write_work
+from medfuse.infer.ledger import Ledger
 from medfuse.infer.manifest import NAME, Manifest
 from medfuse.verbs.work import work_on
 
@@ -164,18 +169,81 @@ def at_work(output: Path) -> list[int]:
     return [worker.pid for worker in board.workers() if worker.is_alive and worker.doing]
 
 
+POISONED = """
+import os, signal, sys
+from pathlib import Path
+from medfuse.core.board import Board
+from medfuse.infer.fleet_files import FOLDER
+board = Board(Path(sys.argv[1]) / FOLDER, 6)
+with board.joined():
+    while board.left:
+        number = board.take()
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number is not None:
+            board.settle(number, {"state": "left", "reason": "by a test"})
+"""
+
+
+class Scripted(Command):
+    """Workers that run a text."""
+
+    @property
+    def words(self):
+        return [sys.executable, "-c", POISONED, *self.arguments]
+
+
+def test_a_case_that_kills_whoever_takes_it_is_set_aside_and_the_rest_go_on(tmp_path):
+    cases = [Case(f"case_{number}", (tmp_path / f"{number}.nii.gz",)) for number in range(6)]
+    ledger = Ledger(cases, {"weights": ["a"]}, tmp_path, lambda _: None, lambda case: [], lambda case: {})
+    engine = registry.get("medfuse.engines", "local")()
+    command = Scripted((str(tmp_path),), tmp_path, "cpu")
+    Fleet(lambda workers: engine.start(command, workers), 2, {}).lead(
+        cases, ledger, tmp_path, {"weights": ["a"]}
+    )
+    outcome = ledger.finish()
+    assert [*outcome.failed] == ["case_2"]
+    reason = outcome.failed["case_2"]
+    assert reason.startswith("set aside after 3 attempts: "), reason
+    assert "its worker was killed by signal 9" in reason
+    assert len(outcome.left) == 5
+    assert not (tmp_path / FOLDER).exists()
+
+
+def test_a_worker_whose_disk_fails_ends_with_1_so_that_the_others_go_on(tmp_path, monkeypatch, capsys):
+    """2 is a mistake of the user's, which ends all."""
+
+    def full(output, **options):
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as error:
+            raise OutputError("/scratch: the disk is full; free some space") from error
+
+    work(tmp_path)
+    monkeypatch.setattr("medfuse.infer.fleet.Share", full)
+    with pytest.raises(SystemExit) as ended:
+        work_on(tmp_path, reporter=QUIET)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.strip() == "/scratch: the disk is full; free some space"
+    assert "the disk is full" in Command((), tmp_path).ended(1, said)
+
+
 CASES, WORKERS, KILLS = 200, 4, 30
 
 
 @pytest.mark.slow
-def test_whoever_is_killed_nothing_is_lost_or_doubled(finished_run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_whoever_is_killed_nothing_is_lost_or_doubled(engine, finished_run, tmp_path, monkeypatch):
+    if engine == "ray":
+        pytest.importorskip("ray", reason="ray comes with the extra ray")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for number in range(CASES):
         write_case(tmp_path, f"cube_{number:03d}", seed=number, label=False)
     images, one, many = tmp_path / "imagesTr", tmp_path / "one", tmp_path / "many"
     subprocess.run(infer(finished_run, images, one), check=True, timeout=1200)
     chance = random.Random(1)
-    command = infer(finished_run, images, many, "--workers", WORKERS)
+    command = infer(finished_run, images, many, "--workers", WORKERS, "--engine", engine)
     leader, killed = subprocess.Popen(command), {"leader": 0, "worker": 0}
     while leader.poll() is None and sum(killed.values()) < KILLS:
         time.sleep(chance.uniform(0.5, 3))

@@ -19,7 +19,7 @@ from medfuse.core.seal import Seal
 from medfuse.core.text import typed
 from medfuse.infer.manifest import Manifest
 
-FOLDER = ".fleet"
+FOLDER, SHARDS = ".fleet", ".shards"
 ENDING_S = 600.0
 """For workers of an earlier call to end with their case."""
 _WORK, _ENDED = "work.json", "ended.json"
@@ -58,6 +58,14 @@ class Work(BaseModel):
 
 def has_work(output: Path) -> bool:
     return (output / FOLDER / _WORK).is_file()
+
+
+def parts(output: Path) -> list[Path]:
+    """Where the fleets of shards are that were begun, and are not in the manifest yet (see infer.shards)."""
+    try:
+        return sorted(path for path in (output / SHARDS).iterdir() if path.is_dir())
+    except FileNotFoundError:
+        return []
 
 
 def read_work(output: Path) -> Work:

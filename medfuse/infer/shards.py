@@ -9,8 +9,7 @@ the manifest is common to them, and it is held for moments.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -24,11 +23,20 @@ from medfuse.core.errors import OutputError
 from medfuse.core.files import make_folder
 from medfuse.core.lock import locked
 from medfuse.infer.fleet import Share, by_size, bytes_of, refuse_other_work
-from medfuse.infer.fleet_files import ENDING_S, FOLDER, Listed, Work, has_work, read_work, write_work
+from medfuse.infer.fleet_files import (
+    ENDING_S,
+    FOLDER,
+    SHARDS,
+    Listed,
+    Work,
+    has_work,
+    parts,
+    read_work,
+    write_work,
+)
 from medfuse.infer.ledger import Ledger, Outcome
 from medfuse.infer.manifest import now
 
-SHARDS = ".shards"
 _BEGINNING_S = 60.0  # others hold the manifest for moments, and a process that does all of it for long
 
 Opened = Callable[[Sequence[Case]], Ledger]
@@ -127,12 +135,6 @@ def refuse_parts(output: Path) -> None:
                 f"{output}: process {worker.pid} on {worker.host} works on --shard {_said(place)} there; "
                 "wait until it has ended, or choose another folder"
             )
-
-
-def parts(output: Path) -> Iterator[Path]:
-    """Those that were begun, and are not in the manifest yet."""
-    with suppress(FileNotFoundError):
-        yield from sorted(path for path in (output / SHARDS).iterdir() if path.is_dir())
 
 
 def _refuse_other_parts(shard: Shard, output: Path, facts: Mapping[str, Any]) -> None:

@@ -13,9 +13,8 @@ from medfuse.core.result import Result
 from medfuse.core.tasks import has_tasks, read_tasks
 from medfuse.core.text import listed
 from medfuse.core.told import seconds_left, where
-from medfuse.infer.fleet_files import FOLDER, has_work, read_work
+from medfuse.infer.fleet_files import FOLDER, has_work, parts, read_work
 from medfuse.infer.manifest import NAME, read_manifest
-from medfuse.infer.shards import parts
 from medfuse.runs.standing import Standing, standings
 
 _FEW = 20

@@ -11,9 +11,9 @@ from medfuse.api import Case
 from medfuse.core.board import Board
 from medfuse.core.errors import OutputError
 from medfuse.infer import shards
-from medfuse.infer.fleet_files import FOLDER, Listed, Work, write_work
+from medfuse.infer.fleet_files import FOLDER, SHARDS, Listed, Work, write_work
 from medfuse.infer.manifest import NAME, now
-from medfuse.infer.shards import SHARDS, Shard
+from medfuse.infer.shards import Shard
 
 
 def cases(folder: Path, sizes) -> list[Case]:

@@ -57,7 +57,7 @@ def slept(engine: str, workers: int, cases: int, seconds: float) -> tuple[float,
         command = Sleeping((str(folder), str(cases), str(seconds)), folder, "cpu")
         options = {} if engine == "local" else {"cores": 1}
         began = time.time()
-        crew = registry.get("medfuse.engines", engine)(**options).start(command, workers)  # type: ignore[attr-defined]
+        crew = registry.get("medfuse.engines", engine)(**options).start(command, workers)
         try:
             while board.left:
                 for name, reason in crew.ended():

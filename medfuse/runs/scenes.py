@@ -35,7 +35,8 @@ from medfuse.volumes.nrrd import segments_of
 from medfuse.volumes.read import read_labels
 
 REFERENCE, PREDICTION, ALONE = "reference", "prediction", "labels"
-_BESIDE = ("_probabilities.nii.gz", "_probabilities.zarr", "_uncertainty.nii.gz")
+_UNSURE = "_uncertainty.nii.gz"
+_BESIDE = ("_probabilities.nii.gz", "_probabilities.zarr", _UNSURE)
 _REMEDY = "write it anew with `medfuse run`"
 _GIVE = "give both: `medfuse view SCAN LABELS`, or two folders of them"
 
@@ -153,7 +154,15 @@ def _scene(name: str, entry: Entry | None, layers: Mapping[str, Path], channel: 
     if lost := [str(path) for path in (image, *layers.values()) if not path.exists()]:
         are = "is not where it was" if len(lost) == 1 else "are not where they were"
         return f"{name} is not shown: {' and '.join(lost)} {are}; {_GIVE}"
-    return Scene(name, image, layers, channel=channel if len(inputs) == 1 else 0)
+    unsure = _uncertainty_of(entry, layers)
+    return Scene(name, image, layers, channel=channel if len(inputs) == 1 else 0, unsure=unsure)
+
+
+def _uncertainty_of(entry: Entry | None, layers: Mapping[str, Path]) -> Path | None:
+    """The volume of it that was written beside a prediction, if there is one."""
+    folder = layers[PREDICTION].parent
+    names = [name for name in (entry.known() if entry else ()) if name.endswith(_UNSURE)]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def scenes_of_files(
@@ -187,7 +196,13 @@ def scenes_of_folders(
         )
     keys = _layer_names(len(folders))
     scenes = [
-        Scene(name, scans[name], {key: own[name] for key, own in zip(keys, held)}, channel=channel)
+        Scene(
+            name,
+            scans[name],
+            {key: own[name] for key, own in zip(keys, held)},
+            channel=channel,
+            unsure=held[-1].get(f"{name}_uncertainty"),
+        )
         for name in shown
     ]
     return with_labels(scenes, names, notes)

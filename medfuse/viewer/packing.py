@@ -52,7 +52,8 @@ def pack(drawn: Drawn) -> Packed:
         "inter": inter,
         "window": window,
         "ct": ct,
-        "layers": list(scene.layers),
+        "layers": [*scene.layers, *(["uncertainty"] if scene.unsure else [])],
+        "compared": len(scene.layers),
         "classes": [
             {"value": c.value, "name": c.name, "color": c.color, "ml": c.ml, "at": c.at}
             for c in drawn.classes

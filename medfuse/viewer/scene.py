@@ -21,6 +21,8 @@ from medfuse.volumes.read import read_geometry, read_labels, read_volume
 from medfuse.volumes.volume import Volume, slabs_of, smallest_integer, values_of
 
 IGNORED = "#8c8c8c"
+UNSURE = {0.1: "#fff3b0", 0.3: "#ffd166", 0.5: "#f8961e", 0.7: "#e5383b", 0.9: "#9d0208"}
+"""Steps of uncertainty, each from there on, and their colours."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Scene:
     `entries`: what the table of labels says; values that it does not have are named by their number.
     `ignore`: the value of voxels that nobody annotated. `ct`: whether it is CT; told from its values if None.
     `dice`: of each label, where it is known. `channel`: which of an image of several is shown, from 0 on.
+    `unsure`: a volume of how unsure each voxel is, 0 to 1, which is drawn in steps.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Scene:
     mean_dice: float | None = None
     channel: int = 0
     tolerance_mm: float = 1e-3
+    unsure: Path | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -83,8 +87,12 @@ def draw(scene: Scene, most_voxels: int) -> Drawn:
     del image
     read = [_layer(scene, path, by) for path in scene.layers.values()]
     values = sorted(set[int]().union(*(layer.counts for layer in read)) - {0})
-    dtype = smallest_integer(len(values))
+    dtype = smallest_integer(len(values) + (len(UNSURE) if scene.unsure else 0))
     places = [_places(layer.array, values, dtype) for layer in read]
+    classes = _classes(scene, values, read, places, geometry.voxel_ml)
+    if scene.unsure:
+        layer, steps = _unsure(scene, scene.unsure, by, len(values), dtype)
+        places, classes = [*places, layer], (*classes, *steps)
     if by != (1, 1, 1):
         notes.append(_coarse_note(geometry.ras_shape, geometry.ras_spacing_mm, by))
     return Drawn(
@@ -92,7 +100,7 @@ def draw(scene: Scene, most_voxels: int) -> Drawn:
         scan,
         tuple(places),
         coarse_affine(as_ras(geometry).affine, by),
-        _classes(scene, values, read, places, geometry.voxel_ml),
+        classes,
         (*scene.notes, *notes),
     )
 
@@ -129,13 +137,36 @@ def _layer(scene: Scene, path: Path, by: Factors) -> _Layer:
 
     Its axes may be stored in another order or direction than those of the scan.
     """
+    own = _on_the_grid(scene, path)
+    array = read_labels(path).array
+    return _Layer(most_frequent(own.turn.apply(array), by), _counts(array))
+
+
+def _unsure(
+    scene: Scene, path: Path, by: Factors, before: int, dtype: npt.DTypeLike
+) -> tuple[npt.NDArray[Any], tuple[Shown, ...]]:
+    """Steps of uncertainty as a layer, whose classes come after `before` others. Raises DataError."""
+    own = _on_the_grid(scene, path)
+    array = np.nan_to_num(read_volume(path).array)
+    whole = np.digitize(array, [*UNSURE])
+    drawn = np.digitize(means(own.turn.apply(array), by), [*UNSURE])
+    layer = np.asfortranarray(np.where(drawn > 0, drawn + before, 0).astype(dtype))
+    steps = []
+    for step, (low, high) in enumerate(zip(UNSURE, [*list(UNSURE)[1:], 1.0]), 1):
+        ml = float((whole == step).sum()) * own.voxel_ml
+        at = _middles([np.where(drawn == step, 1, 0)], 1).get(1)
+        steps.append(Shown(-step, f"unsure {low:g} to {high:g}", UNSURE[low], (ml,), at))
+    return layer, tuple(steps)
+
+
+def _on_the_grid(scene: Scene, path: Path) -> Geometry:
+    """The grid of a file that is drawn over the scan. Raises DataError where it is another."""
     grid, own = read_geometry(scene.image), read_geometry(path)
     if as_ras(grid).differences(as_ras(own), scene.tolerance_mm):
         unlike = "; ".join(grid.differences(own, scene.tolerance_mm))
         remedy = grid.remedy(own, "give labels on the grid of the scan, or resample one to the other")
         raise DataError(f"{place_of(path)}: {unlike} in {place_of(scene.image)}; {remedy}")
-    array = read_labels(path).array
-    return _Layer(most_frequent(own.turn.apply(array), by), _counts(array))
+    return own
 
 
 def as_ras(geometry: Geometry) -> Geometry:

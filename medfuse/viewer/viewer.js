@@ -171,7 +171,8 @@ void main() {
     };
   }
 
-  const isDifference = () => state.layer === state.layers.length && state.layers.length > 1;
+  const isCompared = () => state.about.compared > 1;
+  const isDifference = () => state.layer === state.layers.length && isCompared();
 
   function differing() {  // of what is not hidden
     const seen = [0, ...state.about.classes.map((c, i) => state.hidden.has(c.name) ? 0 : i + 1)];
@@ -222,7 +223,7 @@ void main() {
         throw new Error(`this browser draws ${most} voxels a side; make the page again with less --max-size`);
       }
       nv.drawScene = () => {};  // once is enough
-      const known = state.about ? state.layer : Math.max(0, layers.length - 1);
+      const known = state.about ? state.layer : Math.max(0, about.compared - 1);
       Object.assign(state, {number, about, layers, layer: Math.min(known, Math.max(0, layers.length - 1))});
       nv.volumes = [image, overlay];
       nv.back = image;
@@ -310,7 +311,7 @@ void main() {
     document.title = page.cases.length > 1 ? `${about.name} · ${page.title}` : page.title;
     $("cases").value = state.number;
     if (page.cases.length > 1) history.replaceState(null, "", `#${encodeURIComponent(about.name)}`);
-    const names = about.layers.length > 1 ? [...about.layers, "difference"] : about.layers;
+    const names = isCompared() ? [...about.layers, "difference"] : about.layers;
     buttons($("layers"), names.map((name, i) => [i, name, i === state.layer]), value => choose(+value));
     $("layers").hidden = about.layers.length < 2;
     $("labels").hidden = !layers.length;
@@ -323,7 +324,8 @@ void main() {
     $("notes").replaceChildren(...about.notes.map(note => element("li", note)));
     $("notes").hidden = !about.notes.length;
     $("score").textContent = about.meanDice ? `Dice ${about.meanDice}` : "";
-    $("heads").textContent = about.layers.length > 1 ? `ml: ${about.layers.join(" | ")}` : about.layers.length ? "ml" : "";
+    const heads = about.layers.slice(0, about.compared).join(" | ");
+    $("heads").textContent = isCompared() ? `ml: ${heads}` : about.layers.length ? "ml" : "";
     list();
   }
 
@@ -409,7 +411,7 @@ void main() {
 
   const KEYS = {
     x: () => state.layers.length > 1 && choose(state.layer === 0 ? 1 : 0),
-    d: () => state.layers.length > 1 && choose(isDifference() ? 0 : state.layers.length),
+    d: () => isCompared() && choose(isDifference() ? 0 : state.layers.length),
     h: () => { state.labels = !state.labels; drawLabels(); },
     o: () => { $("outline").click(); },
     s: () => { $("body").click(); },

@@ -161,3 +161,24 @@ def test_a_single_slice_is_shown_in_its_plane(files, shown, shape, view):
     scan = files.scan(shape=shape, affine=np.eye(4))
     labels = files.write("l.nii", np.ones(shape, np.uint8), np.eye(4))
     assert shown(scan, labels).ask("medfuse.state.view") == view
+
+
+def test_uncertainty_is_shown_beside_the_labels_and_compared_with_nothing(files, shown):
+    values = np.zeros((20, 16, 12), np.float32)
+    values[10:14, 3:6, 4:6] = 0.95
+    files.scan("scans/a.nii.gz")
+    files.labels("labels/a.nii.gz")
+    files.write("labels/a_uncertainty.nii.gz", values)
+    tab = shown("scans", "labels")
+    layer = "medfuse.state.about.layers[medfuse.state.layer]"
+    assert tab.ask(layer) == "labels"
+    assert tab.ask("[...document.querySelectorAll('#layers button')].map(b => b.textContent)") == [
+        "labels",
+        "uncertainty",
+    ]
+    tab.press("d")
+    assert tab.ask(layer) == "labels"
+    tab.press("x")
+    assert tab.ask(layer) == "uncertainty"
+    assert tab.ask("medfuse.nv.volumes[1].img.filter(v => v > 0).length") == 24
+    assert tab.ask("medfuse.at(medfuse.state.about.classes.at(-1).at).labels[1]") == "unsure 0.9 to 1"

@@ -193,3 +193,41 @@ def test_ct_is_known_by_its_values_or_said(files):
     assert pack(draw(Scene("c", ct), ALL)).about["ct"]
     assert not pack(draw(Scene("c", mr), ALL)).about["ct"]
     assert pack(draw(Scene("c", mr, ct=True), ALL)).about["window"] == (-160.0, 240.0)
+
+
+def unsure(files, **kwargs):
+    values = np.zeros((20, 16, 12), np.float32)
+    values[2:5, 3:6, 4:6], values[10:12, 3:6, 4:6], values[0, 0, 0] = 0.4, 1.0, np.nan
+    return files.write("u.nii.gz", values, **kwargs)
+
+
+def test_uncertainty_is_a_layer_of_steps_after_the_labels(files):
+    scene = Scene("c", files.scan(), {"labels": files.labels()}, unsure=unsure(files))
+    drawn = draw(scene, ALL)
+    names = [one.name for one in drawn.classes]
+    assert names[-5:] == [
+        f"unsure {a:g} to {b:g}" for a, b in zip((0.1, 0.3, 0.5, 0.7, 0.9), (0.3, 0.5, 0.7, 0.9, 1))
+    ]
+    voxel_ml = drawn.classes[0].ml[0] / (6 * 6 * 5)
+    ml = {one.name: one.ml[0] for one in drawn.classes[-5:]}
+    assert ml["unsure 0.3 to 0.5"] == pytest.approx(18 * voxel_ml)
+    assert ml["unsure 0.9 to 1"] == pytest.approx(12 * voxel_ml)
+    for place, one in enumerate(drawn.classes, 1):
+        if one.at:
+            assert (drawn.layers[1] if one.value < 0 else drawn.layers[0])[one.at] == place
+    assert (drawn.layers[1] > 0).sum() == 30
+
+
+def test_labels_are_drawn_as_they_are_without_uncertainty(files):
+    plain = pack(draw(Scene("c", files.scan(), {"labels": files.labels()}), ALL))
+    both = pack(draw(Scene("c", files.scan(), {"labels": files.labels()}, unsure=unsure(files)), ALL))
+    assert both.parts[:2] == plain.parts
+    assert both.about["classes"][:-5] == plain.about["classes"]
+    assert (plain.about["layers"], plain.about["compared"]) == (["labels"], 1)
+    assert (both.about["layers"], both.about["compared"]) == (["labels", "uncertainty"], 1)
+
+
+def test_uncertainty_on_another_grid_is_refused(files):
+    other = unsure(files, affine=np.diag([9.0, 1, 1, 1]))
+    with pytest.raises(DataError, match=r"u\.nii\.gz"):
+        draw(Scene("c", files.scan(), {"labels": files.labels()}, unsure=other), ALL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -150,7 +151,8 @@ def _tested(
     if patients < 2:
         alone = {"low": -1.0, "high": 1.0, "p": 1.0, "p_mean": 1.0, "p_equivalent": 1.0, "needed": None}
         return found | alone
-    of = judge(np.round(table, 9), np.round(base, 9), margin)
+    cases = np.array([*Counter(map(baseline.patient, values)).values()], np.float64)
+    of = judge(np.round(table, 9), np.round(base, 9), margin, cases)
     effect = max(margin, abs(found["difference"]))
     more = needed(float(of.of_patients[0]), float(of.of_seeds[0]), patients, seeds, effect)
     return found | {

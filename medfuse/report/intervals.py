@@ -145,6 +145,10 @@ class Judged:
         even = 1 - 1 / self.count
         return np.asarray(np.where(rest > 0, even / np.where(rest > 0, rest, 1.0), 1.0)[self.patients])
 
+    def weights(self) -> Floats:
+        """What each patient weighs in the mean."""
+        return np.bincount(self.patients).astype(np.float64)
+
     def alone(self) -> bool:
         """Whether each patient has one case, in one training, and one label: a plain sample."""
         return self.values.shape[1:] == (1, 1) and self.count == len(self.values)
@@ -196,7 +200,7 @@ def _interval_of(
     found: dict[str, Any] = {"value": of.mean(), "level": level, **_counts(of)}
     if of.count < 2:
         return Interval(**found, method="none: of one patient nothing follows")
-    spread = Spread(parts(of.table()))
+    spread = Spread(parts(of.table(), weights=of.weights()))
     (low,), (high,) = spread.limits(level)
     method = method_of(of.count, of.values.shape[1])
     if bounds and math.isinf(bounds[1]):
@@ -242,7 +246,7 @@ def median_interval(
         method = "order statistics (Hettmansperger-Sheather)"
     else:
         share = np.where(np.isfinite(of.values), of.values <= found["value"], np.nan).astype(np.float64)
-        spread = Spread(parts(Judged(share, of.patients).table()))
+        spread = Spread(parts(Judged(share, of.patients).table(), weights=of.weights()))
         from_below, to_above = spread.limits(level)
         half = max(float(spread.mean[0] - from_below[0]), float(to_above[0] - spread.mean[0]))
         low, high = np.quantile(pooled, [max(0.0, 0.5 - half), min(1.0, 0.5 + half)])

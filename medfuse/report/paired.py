@@ -34,9 +34,9 @@ class Tests:
     of_seeds: Floats
 
 
-def judge(table: Floats, baseline: Floats, margin: float) -> Tests:
+def judge(table: Floats, baseline: Floats, margin: float, weights: Floats | None = None) -> Tests:
     """Of (rows, patients, seeds) minus `baseline`, which may have other seeds; of two patients at least."""
-    of = parts(table, baseline)
+    of = parts(table, baseline, weights)
     spread = Spread(of)
     low, high = spread.limits()
     mean = spread.mean

@@ -6,6 +6,7 @@ Everything works on rows at once, so that what is printed and what simulations j
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -31,6 +32,7 @@ class Parts:
     influence: (rows, patients), what each adds; its mean is the mean. `of_patients` and `of_seeds` are
     variances of the mean, `freedom` the degrees of freedom of their sum (Satterthwaite 1946), and
     `few_seeds` those of the seeds alone, where they are so few that these count for themselves; else 0.
+    `of_weights`: those of the patients alone.
     """
 
     influence: Floats
@@ -38,13 +40,15 @@ class Parts:
     of_seeds: Floats
     freedom: Floats
     few_seeds: int = 0
+    of_weights: float = math.inf
 
 
-def parts(table: Floats, other: Floats | None = None) -> Parts:
+def parts(table: Floats, other: Floats | None = None, weights: Floats | None = None) -> Parts:
     """Of (rows, patients, seeds), every patient judged by every seed; with `other`, of the differences to it.
 
     Two models share their patients, and each has seeds of its own. One that was trained once is taken to vary
     as the other does. Where neither was trained twice, nothing is known of seeds, and their part is 0.
+    `weights`: what each patient weighs in the mean, where they differ; few that weigh much are few patients.
     """
     tables = [table] if other is None else [table, other]
     influence = table.mean(axis=2) - (0 if other is None else other.mean(axis=2))
@@ -54,10 +58,16 @@ def parts(table: Floats, other: Floats | None = None) -> Parts:
     if len(levels) < len(tables):
         levels = [level.times(1 + level.seeds) for level in levels]
     of_seeds = sum((level.variance for level in levels), np.zeros(rows))
-    doubt = of_patients**2 / (patients - 1) + sum((level.doubt for level in levels), np.zeros(rows))
+    alone = float(patients - 1 if weights is None else max(1.0, _effective(weights) - 1))
+    doubt = of_patients**2 / alone + sum((level.doubt for level in levels), np.zeros(rows))
     freedom = (of_patients + of_seeds) ** 2 / np.where(doubt > 0, doubt, np.inf)
     few = levels[0].seeds - 1 if len(levels) == 1 and levels[0].seeds <= FEW_SEEDS else 0
-    return Parts(influence, of_patients, of_seeds, np.where(doubt > 0, freedom, patients - 1.0), few)
+    return Parts(influence, of_patients, of_seeds, np.where(doubt > 0, freedom, alone), few, alone)
+
+
+def _effective(weights: Floats) -> float:
+    """As how many patients of one weight these are, as far as their variance is known (Satterthwaite)."""
+    return float((weights**2).sum() ** 2 / (weights**4).sum())
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,7 @@ class Spread:
         plain = stdtrit(self.patients - 1, 1 - tail)
         over_patients = self._over_patients(tail, plain, below)
         if own.few_seeds:
+            over_patients = over_patients * stdtrit(own.of_weights, 1 - tail) / plain
             return np.sqrt(over_patients**2 + stdtrit(own.few_seeds, 1 - tail) ** 2 * own.of_seeds)
         scale = stdtrit(own.freedom, 1 - tail) / plain
         return np.asarray(scale * np.sqrt(over_patients**2 + plain**2 * own.of_seeds))

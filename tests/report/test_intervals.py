@@ -183,3 +183,10 @@ def test_labels_that_not_every_case_has_are_taken_as_they_are_with_several_seeds
     assert of.value == pytest.approx(np.mean(by_case))
     assert (of.patients, of.seeds) == (12, 3)
     assert of.low < of.value < of.high
+
+
+def test_patients_that_weigh_much_are_few_patients():
+    table = np.random.default_rng(14).beta(*DICE, (2000, 8, 1))
+    alike, uneven = (parts(table, weights=np.array(w, float)).freedom for w in ([3] * 8, [9] * 2 + [1] * 6))
+    assert np.allclose(alike, parts(table).freedom)
+    assert (uneven < alike / 3).all()

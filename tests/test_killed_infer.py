@@ -100,7 +100,11 @@ def tree(data: Path, root: Path) -> Path:
 
 
 def hashes(output: Path) -> dict[str, str]:
-    files = [path for path in output.rglob("*") if path.is_file() and path.name not in ("manifest.json",)]
+    files = [
+        path
+        for path in output.rglob("*")
+        if path.is_file() and path.name not in ("manifest.json", "quality.csv")
+    ]
     return {path.name: file_hash(path) for path in files if not path.name.startswith(".")}
 
 

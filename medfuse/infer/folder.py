@@ -24,7 +24,7 @@ from medfuse.infer.probabilities import check_format
 from medfuse.infer.recipe import Recipe
 from medfuse.infer.shards import Shard, found, gather_parts, gathered, refuse_parts
 from medfuse.infer.sliding import Network, flip_combinations
-from medfuse.quality.usual import Usual
+from medfuse.quality.judge import Judge
 from medfuse.volumes.dicom.origins import sources_of
 
 Work = Callable[[Case, Path, Callable[[int, int], None]], dict[str, Any]]
@@ -46,7 +46,7 @@ def infer_cases(
     strict: bool = False,
     share: Share | None = None,
     fleet: Fleet | None = None,
-    usual: Usual | None = None,
+    judge: Judge | None = None,
     heads: int = 1,
 ) -> Outcome:
     """Write a label map for every case into `output`, with the geometry of its image, and manifest.json.
@@ -68,8 +68,8 @@ def infer_cases(
     log says so.
     `progress` is called by any of the threads, by one at a time.
     `fleet`: workers that do it instead of this process. `share`: what this process takes as a worker of one;
-    the outcome is then told by whoever leads. `usual`: among the cases of
-    training, against which these are held. `heads`: with how many's logits the networks answer.
+    the outcome is then told by whoever leads. `judge`: what
+    says how far each is to be trusted. `heads`: with how many's logits the networks answer.
     """
     flip_combinations(recipe.settings.mirror, len(recipe.patch_size))
     check_format(recipe.probabilities)
@@ -79,7 +79,7 @@ def infer_cases(
         shared = SharedLedger(share, recipe.files, overwrite=overwrite)
         share.prepare = lambda case: share.ways.update(plan([case]))
         with share.board.joined():
-            Line(prepare, networks, recipe, output, device, share.ways, shared, usual, heads).run(share)
+            Line(prepare, networks, recipe, output, device, share.ways, shared, judge, heads).run(share)
         return shared.outcome
     refuse_to_replace_images(cases, lambda case: [output / name for name in recipe.files(case)])
     with locked(make_folder(output)):
@@ -93,7 +93,7 @@ def infer_cases(
             plan(cases)  # which tells, and refuses, before any work
             fleet.lead(cases, ledger, output, recipe.facts())
         else:
-            line = Line(prepare, networks, recipe, output, device, plan(cases), ledger, usual, heads)
+            line = Line(prepare, networks, recipe, output, device, plan(cases), ledger, judge, heads)
             line.run(Listed(cases))
         return ledger.finish()
 

@@ -18,13 +18,15 @@ import torch
 from medfuse.api import Case
 from medfuse.core.engine import Engine, differences
 from medfuse.core.errors import MedfuseError, OutputError
-from medfuse.core.files import UNFINISHED, claimed, remove_leftovers, reported
+from medfuse.core.files import UNFINISHED, atomic, claimed, remove_leftovers, reported
 from medfuse.core.json_text import shortened
 from medfuse.core.seal import Seal, seal
 from medfuse.core.section import MOST_BYTES_OF_A_NAME
 from medfuse.core.text import listed
 from medfuse.infer.fleet_files import entry_in, gather, reason_in, seals_in
 from medfuse.infer.manifest import NAME, InTheWay, Manifest
+from medfuse.quality.table import NAME as TABLE
+from medfuse.quality.table import as_csv, summary_line
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class Outcome:
     """What became of the cases, by name. `failed` and `left` hold the reasons.
 
     left: cases whose files stayed as they are, because medfuse did not write them or somebody changed them.
+    quality: a line of how many should be looked at; nothing without scores.
     """
 
     done: tuple[str, ...]
@@ -54,6 +57,7 @@ class Outcome:
     failed: Mapping[str, str]
     manifest: Path
     left: Mapping[str, str]
+    quality: str = ""
 
 
 class Ledger:
@@ -206,6 +210,7 @@ class Ledger:
         of: all that is to be told of until the folder is finished, where that is more than these cases.
         """
         self._clear()
+        self._write_quality()
         if of is None or self._manifest.tells_of(of):
             self._manifest.finish()
         else:
@@ -222,7 +227,35 @@ class Ledger:
             failed={p.case: p.reason for p in last if p.state == "failed"},
             manifest=self._manifest.path,
             left={p.case: p.reason for p in last if p.state == "left"},
+            quality=summary_line(self._entries_of_cases(), self._output / TABLE),
         )
+
+    def _entries_of_cases(self) -> dict[str, Mapping[str, Any]]:
+        """What the manifest says of the cases of this call."""
+        entries = self._manifest.entries
+        return {name: entries[name] for name in self._last if name in entries}
+
+    def _write_quality(self) -> None:
+        """quality.csv of all cases that the manifest lists with scores; what is not medfuse's stays, told."""
+        if not any("quality" in entry for entry in self._manifest.entries.values()):
+            return
+        try:
+            self._manifest.refuse_to_replace([TABLE], overwrite=self._overwrite)
+        except InTheWay as reason:
+            log.warning("%s; so the table of scores is not written", reason)
+            return
+        with self._table(TABLE) as path:
+            path.write_text(as_csv(self._manifest.entries), encoding="utf-8")
+
+    @contextmanager
+    def _table(self, name: str) -> Iterator[Path]:
+        """A hidden place for a file about all cases, which goes to its own when the block ends well.
+
+        By then the manifest knows it by its hash, so that it is medfuse's own when it is written anew.
+        """
+        with atomic(self._output / name) as temporary:
+            yield temporary
+            self._manifest.know_table(name, seal(temporary))
 
     def _clear(self) -> None:
         """What earlier calls wrote for finished cases, under other names: it goes where something else is

@@ -42,8 +42,8 @@ from medfuse.infer.stitch import spare_memory
 from medfuse.infer.windows import AxisName, plan_grid
 from medfuse.quality.agreement import Agreement
 from medfuse.quality.case import CaseScores
+from medfuse.quality.judge import Judge
 from medfuse.quality.scores import rounded
-from medfuse.quality.usual import Usual
 from medfuse.volumes.slabs import Whole
 
 log = logging.getLogger(__name__)
@@ -110,10 +110,10 @@ class Line:
         device: torch.device | str,
         ways: Mapping[str, Way],
         ledger: Ledger,
-        usual: Usual | None = None,
+        judge: Judge | None = None,
         heads: int = 1,
     ) -> None:
-        self._prepare, self._usual = prepare, usual
+        self._prepare, self._judge = prepare, judge or Judge()
         self._networks = [_Timed(network) for network in networks]
         self._recipe = recipe
         self._output = output
@@ -286,7 +286,7 @@ class Line:
             "sums": str(job.count.sums).removeprefix("torch."),
             "seconds_in": {stage: round(seconds, 3) for stage, seconds in job.seconds_in.items()},
             "volumes_ml": volumes_ml(voxels, job.geometry, recipe.labels),
-            "quality": {name: rounded(found) for name, found in scores.found(job.agreement).items()},
+            "quality": self._judge.entry(scores.found(job.agreement), job.distances),
             "case_quality": rounded(job.distances),
             **({"formats": slabs.said} if slabs.said else {}),
             **({"unlike_training": list(job.unlike)} if job.unlike else {}),
@@ -308,8 +308,8 @@ class Line:
         names = outputs(self._recipe.labels, self._recipe.region_order)
         grid, fine = job.geometry.ras_spacing_mm, job.geometry.ras_shape
         spacing = [mm * n / coarse for mm, n, coarse in zip(grid, fine, job.shape)]
-        volumes = self._usual.volumes if self._usual else {}
-        how: dict[str, Any] = {"sweep": job.sweep, "volumes": volumes, "sided": job.geometry.spaced}
+        how: dict[str, Any] = {"sweep": job.sweep, "volumes": self._judge.volumes}
+        how["sided"] = job.geometry.spaced
         return CaseScores(names, self._recipe.kind, job.shape, spacing, **how)
 
     def _settle(self, left: int) -> None:

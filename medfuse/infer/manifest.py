@@ -123,6 +123,18 @@ class Manifest:
             if name not in self._listed and (known := self._known.get(name)) and os.path.lexists(path):
                 yield name, any(isinstance(one, Seal) and one.holds(path) for one in known)
 
+    @property
+    def entries(self) -> Mapping[str, Mapping[str, Any]]:
+        """What is said of each case that is done."""
+        return self._cases
+
+    def know_table(self, name: str, found: Seal) -> None:
+        """A file about all cases is about to be put in its place; one that was there goes."""
+        path = self._folder / name
+        before = [one for one in self._known.get(name, ()) if isinstance(one, Seal) and one.holds(path)]
+        self._known[name] = (*before, found)
+        self.write()
+
     def forget(self, name: str) -> None:
         """A file that an earlier call wrote is no longer there."""
         self._known.pop(name, None)

@@ -15,14 +15,16 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class Score:
-    """`low` to `high`: its range. `bad`: which values are worse. `alone`: whether one network, unmirrored,
-    has it, so that out of fold it is what it is at inference."""
+    """`low` to `high`: its range. `bad`: which values are worse. `least`: by how much, as
+    `badness`, a value is another one at all. `alone`: whether one network has it, so that out of fold it is
+    what it is at inference."""
 
     name: str
     low: float
     high: float
     bad: Literal["high", "low", "far", "no"]
     words: str
+    least: float = 0.01
     alone: bool = True
 
     def badness(self, value: float) -> float:
@@ -39,12 +41,12 @@ class Score:
 SCORES = (
     Score("entropy", 0, 1, "high", "mean entropy on the surface, 1 where all classes are alike"),
     Score("margin", 0, 1, "low", "mean margin on the surface between the likeliest and the next class"),
-    Score("components", 0, inf, "high", "pieces, that touch at no corner"),
+    Score("components", 0, inf, "high", "pieces, that touch at no corner", 0.25),
     Score("largest", 0, 1, "low", "share of the voxels that the largest piece has"),
     Score("volume_ml", 0, inf, "no", "millilitres"),
-    Score("volume", -inf, inf, "far", "deviations of log(ml) from the mean of training"),
+    Score("volume", -inf, inf, "far", "deviations of log(ml) from the mean of training", 0.25),
     Score("border", 0, 1, "high", "share of the surface that is the edge of the field of view"),
-    Score("swapped", 0, 1, "high", "1 where left and right are exchanged"),
+    Score("swapped", 0, 1, "high", "1 where left and right are exchanged", 0.1),
     Score("folds", 0, 1, "low", "mean Dice of each two networks", alone=False),
     Score("flips", 0, 1, "low", "mean Dice of each two mirrored passes"),
     Score("heads", 0, 1, "low", "mean Dice of the main head and each auxiliary one"),
@@ -52,9 +54,9 @@ SCORES = (
 """Of a class, of what the networks decide, before postprocessing, on their own grid."""
 
 CASE_SCORES = (
-    Score("spacing", 0, inf, "high", "distance of the spacing, 1 for the farthest case of training"),
-    Score("field_of_view", 0, inf, "high", "the same of the field of view"),
-    Score("intensities", 0, inf, "high", "the same of the intensities"),
+    Score("spacing", 0, inf, "high", "distance of the spacing, 1 for the farthest case of training", 0.25),
+    Score("field_of_view", 0, inf, "high", "the same of the field of view", 0.25),
+    Score("intensities", 0, inf, "high", "the same of the intensities", 0.25),
 )
 """Of a case, from its header and its intensities."""
 

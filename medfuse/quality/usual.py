@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 KINDS = ("spacing", "field_of_view", "intensities")
 _MAD = 1.4826  # what makes the median deviation of a normal distribution a standard deviation
-_NEAR = 1e-3  # of a logarithm, what counts as no deviation
+_NEAR = 0.05  # the least deviation of volumes: a twentieth
 _MOST = 500  # cases that are each held against the others
 
 

@@ -19,7 +19,17 @@ PROBE = ".probe-"
 """How the name of a folder begins that is gone when `medfuse probe` ends."""
 WEIGHTS = "weights_last.safetensors"
 VIEW = "view"
-JUDGED = ("summary.json", "report.html", "postprocess.json", "view.html", VIEW, *GATE_FILES)
+JUDGED = (
+    "summary.json",
+    "quality.json",
+    "quality.html",
+    "quality_out_of_fold.csv",
+    "report.html",
+    "postprocess.json",
+    "view.html",
+    VIEW,
+    *GATE_FILES,
+)
 """What says how good the weights are, and so is of no use once they change."""
 
 STATES = ("training_state.pt", "training_state.previous.pt")

@@ -35,6 +35,7 @@ def predict_held_out(run: Run) -> None:
         settings=run.pipeline.infer,
         own=run.pipeline.model,
     )
+    model = replace(model, calibration=None)  # which these very cases may have made
     outcome = model.infer(
         cases,
         run.folder / "predictions",

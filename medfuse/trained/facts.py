@@ -49,6 +49,7 @@ class Facts:
     watched: tuple[str, ...]
     settings: InferSettings
     plan: DataPlan
+    fold: int | Literal["all"] | None = None
 
 
 def read_facts(path: Path, facts: Any) -> Facts:
@@ -64,6 +65,7 @@ def read_facts(path: Path, facts: Any) -> Facts:
         read.watched,
         _section(path, "infer", InferSettings, read.infer),
         plan,
+        read.fold,
     )
 
 

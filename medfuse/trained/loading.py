@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from medfuse.data.plan import DataPlan
+    from medfuse.quality.stored import StoredCalibration
 
 _LAST = "weights_last.safetensors"
 
@@ -122,7 +123,22 @@ def load_trained(
         where,
         _stage_before(paths[0], device=device, trust=trust) if plans[0].before else None,
         loaded[0].name,
+        _calibration(paths, hashes, of_all=all(one.of_all for one in loaded)),
     )
+
+
+def _calibration(paths: Sequence[Path], hashes: Sequence[str], *, of_all: bool) -> StoredCalibration | None:
+    """What the cross-validation of these networks told, where all are of one. Raises CheckpointError.
+
+    Of the one that all cases trained (`of_all`) the others' is the best that there is.
+    """
+    from medfuse.quality.stored import NAME, read_calibration
+
+    folders = {path.absolute().parent.parent for path in paths}
+    if len(folders) != 1 or not (file := folders.pop() / NAME).is_file():
+        return None
+    found = read_calibration(file)
+    return found if of_all or found.is_of(hashes) else None
 
 
 BEFORE = "before"
@@ -151,6 +167,7 @@ class _Loaded:
     plan: DataPlan
     settings: InferSettings
     name: str
+    of_all: bool = False
 
 
 def _load(path: Path, where: torch.device, maps: Sequence[str], trust: Trust) -> _Loaded:
@@ -207,7 +224,8 @@ def _from_weights(path: Path, where: torch.device, maps: Sequence[str], trust: T
         )
     load_into(network, state, path)
     merge(network)
-    return _Loaded(network.to(where).eval(), graph, facts.plan, facts.settings, facts.name)
+    network = network.to(where).eval()
+    return _Loaded(network, graph, facts.plan, facts.settings, facts.name, facts.fold == "all")
 
 
 @contextmanager

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from medfuse.infer.recipe import Recipe
     from medfuse.infer.shards import Shard
     from medfuse.model.segmenter import Segmenter
+    from medfuse.quality.judge import Judge
+    from medfuse.quality.stored import StoredCalibration
     from medfuse.volumes.dicom.seg import SegKind
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class Trained:
 
     What `medfuse export` wrote is a callable, windows → logits, or a module; it has no graph. `before`: the
     stage whose label map these are shown beside the image, where they are the second of a cascade.
+    `calibration`: what their cross-validation told of the quality of label maps.
     """
 
     networks: tuple[nn.Module | Prepared, ...]
@@ -69,6 +72,7 @@ class Trained:
     device: torch.device
     before: Trained | None = None
     name: str = ""
+    calibration: StoredCalibration | None = None
 
     def infer(
         self,
@@ -152,7 +156,7 @@ class Trained:
         ) as advance:
             made: dict[str, Any] = {"prepare": prepare, "recipe": recipe, "plan": plan, "output": output}
             made |= {"device": self.device}
-            made |= {"overwrite": overwrite, "strict": strict, "usual": self.plan.usual, "heads": self.heads}
+            made |= {"overwrite": overwrite, "strict": strict, "judge": self.judge, "heads": self.heads}
             if shard is not None:
                 return infer_part(shard, cases, networks=alike, **made)
             outcome = infer_cases(
@@ -430,6 +434,18 @@ class Trained:
                 "train one with model.aux"
             )
         return heads
+
+    @property
+    def judge(self) -> Judge:
+        """What says how far a label map is to be trusted."""
+        from medfuse.quality.judge import Judge
+        from medfuse.quality.stored import SETTINGS
+
+        volumes = self.plan.usual.volumes if self.plan.usual else {}
+        if self.calibration is None:
+            return Judge(volumes)
+        why = self.calibration.otherwise({name: getattr(self.settings, name) for name in SETTINGS})
+        return Judge(volumes, self.calibration.classes, why)
 
     @property
     def heads(self) -> int:

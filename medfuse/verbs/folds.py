@@ -78,7 +78,8 @@ def run_folds(
     any fold has failed of, once the others are done; MedfuseError where several processes would train
     together.
     """
-    from medfuse.data.split import all_splits
+    from medfuse.data.split import all_splits, patients
+    from medfuse.runs.quality import calibrate_together
 
     if processes() > 1:
         raise MedfuseError(
@@ -122,6 +123,12 @@ def run_folds(
             choice = choose_together({fold: result.folder for fold, result in results.items()})
             write_choice(folder, choice)
             summary["notes"] += said(choice)
+        folders = {fold: result.folder for fold, result in results.items()}
+        evaluations = {fold: result.evaluation for fold, result in results.items()}
+        of_whom = patients(info.cases, pipeline.split)
+        told, words = calibrate_together(folder, folders, evaluations, of_whom, pipeline.infer)
+        summary |= {"quality": told} if told else {}
+        summary["notes"] += words
         write_json(folder / "summary.json", summary)
     return CrossValidated(folder, summary, file)
 

@@ -165,6 +165,7 @@ def _is_address(place: str | Path) -> bool:
 def outcome_text(outcome: Outcome, output: Path) -> Result:
     """How many cases were written, were finished already, failed, and were left, with the reasons."""
     lines = [f"{len(outcome.done)} written, {len(outcome.skipped)} were finished already: {output}"]
+    lines += [outcome.quality] if outcome.quality else []
     for cases, what in (
         (outcome.failed, "failed"),
         (outcome.left, "left as they are; move their files away, or --overwrite"),
@@ -178,5 +179,6 @@ def outcome_text(outcome: Outcome, output: Path) -> Result:
         "finished_already": outcome.skipped,
         "failed": outcome.failed,
         "left": outcome.left,
+        "quality": outcome.quality,
     }
     return Result("\n".join(lines), values, code=2 if outcome.failed or outcome.left else 0)

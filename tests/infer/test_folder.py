@@ -124,7 +124,12 @@ def test_a_case_that_fails_is_named_and_the_rest_go_on(scans: Scans) -> None:
     assert outcome.done == ("a", "c")
     assert outcome.failed == {"b": reason}
     assert scans.manifest["failed"] == {"b": reason}
-    assert sorted(p.name for p in scans.output.iterdir()) == ["a.nii.gz", "c.nii.gz", "manifest.json"]
+    assert sorted(p.name for p in scans.output.iterdir()) == [
+        "a.nii.gz",
+        "c.nii.gz",
+        "manifest.json",
+        "quality.csv",
+    ]
 
 
 def test_a_failed_case_is_tried_again(scans: Scans) -> None:

@@ -29,7 +29,8 @@ def as_another_format(scans: Scans, ending: str = ".mha") -> None:
 
 
 def names(scans: Scans) -> list[str]:
-    return sorted(path.name for path in scans.output.iterdir() if path.name != "manifest.json")
+    records = ("manifest.json", "quality.csv")
+    return sorted(path.name for path in scans.output.iterdir() if path.name not in records)
 
 
 @pytest.mark.parametrize("weights", ["abc", "def"])

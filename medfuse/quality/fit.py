@@ -14,9 +14,9 @@ from medfuse.quality.scores import BY_NAME
 Numbers = npt.NDArray[np.float64]
 Known = Mapping[str, float | None]
 
-PRIOR_CASES = 10.0
+PRIOR_CASES = 30.0
 """How many cases what is believed beforehand counts as: that each score tells a little."""
-_BELIEVED = 0.3  # deviations of Dice that one deviation of all scores together is believed to cost
+_BELIEVED = 0.5  # deviations of Dice that a deviation of scores is believed to cost, if they are independent
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _weights(table: Numbers, dice: Numbers) -> Numbers:
     count = table.shape[1]
     if not count:
         return np.zeros(0)
-    believed = np.full(count, _BELIEVED * max(float(dice.std()), 1e-3) / count)
+    believed = np.full(count, _BELIEVED * max(float(dice.std()), 1e-3) / np.sqrt(count))
     strength = np.sqrt(PRIOR_CASES)
     lost = dice.mean() - dice
     whole = np.vstack([table - table.mean(0), strength * np.eye(count)])

@@ -41,7 +41,6 @@ from medfuse.infer.sliding import Network, WindowCount, passes_of, predict_brick
 from medfuse.infer.stitch import spare_memory
 from medfuse.infer.windows import AxisName, plan_grid
 from medfuse.quality.agreement import Agreement
-from medfuse.quality.case import CaseScores
 from medfuse.quality.judge import Judge
 from medfuse.quality.scores import rounded
 from medfuse.volumes.slabs import Whole
@@ -262,7 +261,7 @@ class Line:
             how = (recipe.label_files, job.geometry, exporter.dtype, job.source)
             slabs = opened.enter_context(open_labels(folder, job.case, *how))
             whole = Whole(job.geometry.shape, exporter.dtype) if recipe.steps else None
-            scores = self._scores_of(job)
+            scores = recipe.scores(job.shape, job.geometry, self._judge.volumes, sweep=job.sweep)
             for brick in job.feed:
                 looked = time.perf_counter()
                 scores.add(brick.where, brick.logits)
@@ -303,14 +302,6 @@ class Line:
             yield open_probabilities(folder / path, job.geometry, names, job.source)
         if recipe.settings.uncertainty:
             yield open_uncertainty(folder / uncertainty_file(case), job.geometry, recipe.kind, job.source)
-
-    def _scores_of(self, job: _Job) -> CaseScores:
-        names = outputs(self._recipe.labels, self._recipe.region_order)
-        grid, fine = job.geometry.ras_spacing_mm, job.geometry.ras_shape
-        spacing = [mm * n / coarse for mm, n, coarse in zip(grid, fine, job.shape)]
-        how: dict[str, Any] = {"sweep": job.sweep, "volumes": self._judge.volumes}
-        how["sided"] = job.geometry.spaced
-        return CaseScores(names, self._recipe.kind, job.shape, spacing, **how)
 
     def _settle(self, left: int) -> None:
         """Wait until no more than `left` cases are being written, and name those where it failed."""

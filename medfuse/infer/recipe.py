@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from medfuse.api import Case
 from medfuse.core.geometry import Geometry
-from medfuse.core.labels import LabelValue, map_values
+from medfuse.core.labels import LabelValue, map_values, outputs
 from medfuse.infer.decide import Kind
 from medfuse.infer.export import Exporter
 from medfuse.infer.formats import FORMATS, LabelFiles
@@ -23,6 +23,8 @@ from medfuse.infer.probabilities import (
     uncertainty_file,
 )
 from medfuse.infer.settings import InferSettings, PostprocessSettings
+from medfuse.quality.case import CaseScores
+from medfuse.quality.usual import UsualVolume
 from medfuse.volumes.endings import LABEL_ENDINGS
 
 
@@ -97,6 +99,21 @@ class Recipe:
             shifts=shifts,
             probabilities=probabilities,
         )
+
+    def scores(
+        self,
+        shape: tuple[int, int, int],
+        geometry: Geometry,
+        volumes: Mapping[str, UsualVolume],
+        *,
+        sweep: int,
+    ) -> CaseScores:
+        """What gathers the scores of an image of `shape`. `volumes`: what is usual in training, by class."""
+        names = outputs(self.labels, self.region_order)
+        whole = zip(geometry.ras_spacing_mm, geometry.ras_shape, shape)
+        spacing = [mm * fine / coarse for mm, fine, coarse in whole]
+        how: dict[str, Any] = {"sweep": sweep, "volumes": volumes, "sided": geometry.spaced}
+        return CaseScores(names, self.kind, shape, spacing, **how)
 
     def tidied(self, label_map: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
         """A finished label map (i, j, k) after its steps."""

@@ -92,6 +92,26 @@ class Predictor:
         x, y, z = voxels.shape[1:]
         return self._trained.label_map(voxels, _geometry((x, y, z), spacing, affine))
 
+    def judged(
+        self,
+        array: npt.ArrayLike,
+        *,
+        spacing: Sequence[float] | None = None,
+        affine: npt.ArrayLike | None = None,
+    ) -> tuple[npt.NDArray[np.unsignedinteger[Any]], dict[str, Any]]:
+        """As a call, and how far each class is to be trusted.
+
+        `quality`: class → scores, and where a cross-validation told of them the Dice that is expected and its
+        lower bound; `case_quality`: how far the image is from those of training. Both as in manifest.json.
+        """
+        if spacing is not None and len(spacing) == 2 and affine is None:
+            one_slice = np.asarray(array)[..., None]
+            labels, quality = self.judged(one_slice, affine=np.diag([-spacing[0], -spacing[1], 1, 1]))
+            return labels[..., 0], quality
+        voxels = _channels_first(array, self._trained.plan.channels)
+        x, y, z = voxels.shape[1:]
+        return self._trained.judged_map(voxels, _geometry((x, y, z), spacing, affine))
+
     def files(
         self,
         inputs: str | Path | Sequence[str | Path],

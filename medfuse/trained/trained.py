@@ -42,7 +42,10 @@ if TYPE_CHECKING:
     from medfuse.infer.probabilities import ProbabilityFormat
     from medfuse.infer.recipe import Recipe
     from medfuse.infer.shards import Shard
+    from medfuse.infer.windows import Grid
     from medfuse.model.segmenter import Segmenter
+    from medfuse.quality.agreement import Agreement
+    from medfuse.quality.case import CaseScores
     from medfuse.quality.judge import Judge
     from medfuse.quality.stored import StoredCalibration
     from medfuse.volumes.dicom.seg import SegKind
@@ -197,6 +200,32 @@ class Trained:
 
     def label_map(self, voxels: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.unsignedinteger[Any]]:
         """The label map (i, j, k) of voxels (channels, i, j, k) in memory."""
+        return self._decided(self._seen_by_networks(voxels, geometry), geometry)
+
+    def judged_map(
+        self, voxels: npt.NDArray[Any], geometry: Geometry
+    ) -> tuple[npt.NDArray[np.unsignedinteger[Any]], dict[str, Any]]:
+        """The same, and how far it is to be trusted: `quality` and `case_quality`, as a manifest has them."""
+        from medfuse.data.profile import profile_of
+        from medfuse.infer.sliding import passes_of
+        from medfuse.quality.agreement import Agreement
+        from medfuse.quality.scores import rounded
+
+        image, recipe = self._seen_by_networks(voxels, geometry), self._recipe()
+        passes = passes_of(self.runners, self.settings.mirror, len(self.plan.patch_size), self.heads)
+        agreement = Agreement(passes, len(recipe.written), recipe.kind) if len(passes) > 1 else None
+        sweep = self._grid_of(image).sweep
+        x, y, z = image.shape[1:]
+        scores = recipe.scores((x, y, z), geometry, self.judge.volumes, sweep=sweep)
+        labels = self._decided(image, geometry, scores, agreement)
+        far = self._distances(geometry, [profile_of(channel) for channel in voxels])
+        return labels, {
+            "quality": self.judge.entry(scores.found(agreement), far),
+            "case_quality": rounded(far),
+        }
+
+    def _seen_by_networks(self, voxels: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.float32]:
+        """Voxels in memory, prepared; what is foreign about them is told."""
         from medfuse.data.foreign import strange_values
         from medfuse.data.profile import profile_of
 
@@ -208,20 +237,28 @@ class Trained:
         if self.before is not None:
             labels = self.before.label_map(voxels, geometry)
             image = self._preprocessor.with_stage(image, labels, geometry)
-        return self._decided(image, geometry)
+        return image
+
+    def _grid_of(self, image: npt.NDArray[np.float32]) -> Grid:
+        from medfuse.infer.windows import plan_grid
+
+        how = self.settings
+        return plan_grid(image.shape[1:], self.plan.patch_size, how.overlap, stepped=how.stepped)
 
     def _decided(
-        self, image: npt.NDArray[np.float32], geometry: Geometry
+        self,
+        image: npt.NDArray[np.float32],
+        geometry: Geometry,
+        scores: CaseScores | None = None,
+        agreement: Agreement | None = None,
     ) -> npt.NDArray[np.unsignedinteger[Any]]:
-        """The label map (i, j, k) of an image that is prepared."""
+        """The label map (i, j, k) of an image that is prepared; its `scores` are gathered on the way."""
         from medfuse.infer.sliding import predict_bricks
         from medfuse.infer.stitch import spare_memory
-        from medfuse.infer.windows import plan_grid
         from medfuse.volumes.slabs import Whole
 
         x, y, z = image.shape[1:]
-        how = self.settings
-        grid = plan_grid((x, y, z), self.plan.patch_size, how.overlap, stepped=how.stepped)
+        how, grid = self.settings, self._grid_of(image)
         spare_memory(grid, len(self.plan.classes))
         recipe = self._recipe()
         exporter = recipe.exporter((x, y, z), geometry, sweep=grid.sweep)
@@ -240,7 +277,10 @@ class Trained:
             kind=recipe.kind,
             device=self.device,
             heads=self.heads,
+            agreement=agreement,
         ):
+            if scores is not None:
+                scores.add(brick.where, brick.logits)
             if rows := exporter.add(brick):
                 labels.write(rows.axis, rows.start, rows.labels)
         return recipe.tidied(labels.voxels, geometry) if recipe.steps else labels.voxels

@@ -69,8 +69,8 @@ def main() -> None:
         "wall_minutes": round((time.monotonic() - began) / 60, 1),
         "clean": {name: figures(judged(own)) for name, own in with_mean(clean).items()},
         "corrupted": {
-            name: figures(of_others(with_mean(clean)[name], own))
-            for name, own in with_mean(corrupted).items()
+            name: figures(of_others(own, with_mean(corrupted)[name]))
+            for name, own in with_mean(clean).items()
         },
         "shifts": shifts(clean, corrupted, kinds),
     }
@@ -212,8 +212,23 @@ def moved(voxels: Voxels, strength: float, random: np.random.Generator) -> Voxel
 
 
 def with_mean(cases: Mapping[str, Sequence[JudgedCase]]) -> dict[str, list[JudgedCase]]:
-    """The same, each class by itself, as lists."""
-    return {name: list(own) for name, own in cases.items()}
+    """Each class by itself, and the mean over all of them for the cases in which each was found."""
+    by_case = {name: {case.name: case for case in own} for name, own in cases.items()}
+    everywhere = set.intersection(*(set(own) for own in by_case.values()))
+    return {
+        **{name: [*own] for name, own in cases.items()},
+        "mean": [_mean([own[name] for own in by_case.values()]) for name in sorted(everywhere)],
+    }
+
+
+def _mean(classes: Sequence[JudgedCase]) -> JudgedCase:
+    first = classes[0]
+    scores: dict[str, float | None] = {}
+    for name in first.scores:
+        values = [case.scores.get(name) for case in classes]
+        known = [abs(value) if name == "volume" else value for value in values if value is not None]
+        scores[name] = float(np.mean(known)) if len(known) == len(values) else None
+    return replace(first, scores=scores, dice=float(np.mean([case.dice for case in classes])))
 
 
 def of_others(clean: Sequence[JudgedCase], corrupted: Sequence[JudgedCase]) -> Honesty:

@@ -23,6 +23,10 @@ def winners(logits: Tensor) -> Tensor:
     """
     if logits.device.type == "cpu":
         return torch.from_numpy(_winners(logits.float().numpy()))
+    return _winners_there(logits)
+
+
+def _winners_there(logits: Tensor) -> Tensor:
     best, label = logits[0].clone(), torch.zeros(logits.shape[1:], dtype=torch.int32, device=logits.device)
     for number, one in enumerate(logits[1:], 1):
         label.masked_fill_(one > best, number)

@@ -25,6 +25,7 @@ from medfuse.infer.settings import InferSettings
 from medfuse.infer.sliding import KNOWN_BYTES, Network, window_logits
 from medfuse.infer.stitch import are_large
 from medfuse.infer.windows import AxisName, Grid, brick_voxels, carried_voxels, hot_voxels, plan_grid
+from medfuse.quality.case import BRICK_VOXELS
 
 FEED_BYTES = 64 * 2**20
 """How much may wait between the network and the writer, if it is more than one brick."""
@@ -279,18 +280,17 @@ def _export_bytes(outlook: Outlook, grid: Grid, classes: int) -> int:
     return 2 * 4 * classes * seams + 3 * slab + (0 if streamed else label * prod(fine))
 
 
-_PER_PIECE = 64 * 2**20  # what numbers pieces, and what is counted of a brick
-
-
 def _quality_bytes(grid: Grid, classes: int, kind: Kind) -> int:
-    """What scores hold: labels of a slab, and a plane, a strip and a face of labels and two numbers each."""
+    """What scores hold: labels of a slab; a plane, a strip and a face of labels and two numbers each; numbers
+    of pieces in a plane; and what is counted at once of a brick and of a slab."""
     sweep, second, third = grid.order
     brick = [max(part.stop - part.start for part in axis.bricks()) for axis in grid.axes]
     plane = grid.shape[second] * grid.shape[third]
     label = (1 if classes <= 256 else 4) if kind == "softmax" else classes
     seams = plane + brick[sweep] * (grid.shape[third] + brick[second])
     parts = classes if kind == "regions" else 1
-    return label * brick[sweep] * plane + 9 * parts * seams + min(_PER_PIECE, 48 * prod(brick) + 9 * plane)
+    counted = 100 * min(prod(brick), BRICK_VOXELS) + 16 * max(plane, 1 << 20)
+    return label * brick[sweep] * plane + 9 * parts * seams + 4 * classes * plane + counted
 
 
 def measure(one_window: Callable[[], Tensor]) -> WindowCost:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,10 @@ from medfuse.quality.sides import exchanged, pairs
 from medfuse.quality.surface import ClassSurface, Numbers, Places, Surface
 from medfuse.quality.usual import UsualVolume
 from medfuse.quality.voxels import Kind, entropy_and_margin, winners
+
+BRICK_VOXELS = 1 << 18
+"""As many are looked at together."""
+_AT_ONCE = 1 << 18  # logits in a temporary
 
 
 class CaseScores:
@@ -35,6 +40,7 @@ class CaseScores:
         sided: bool = True,
     ) -> None:
         x, y, z = spacing_mm
+        self._sweep = sweep
         self._voxel_ml = x * y * z / 1000
         self._names, self._kind, self._volumes, self._sided = tuple(names), kind, volumes, sided
         parts = len(names) if kind == "regions" else 1
@@ -44,19 +50,26 @@ class CaseScores:
 
     def add(self, where: Sequence[slice], logits: Tensor) -> None:
         """The next brick (classes, *brick); bricks tile the volume, `sweep` outermost, then x, y, z."""
-        if self._kind == "softmax":
-            self._add(0, where, winners(logits), logits)
-        else:
-            for region in range(len(self._names)):
-                own = logits[region : region + 1]
-                self._add(region, where, (own[0] > 0).byte(), own)
+        for part, own in _in_parts(where, logits, 1 if self._sweep == 2 else 2):
+            if self._kind == "softmax":
+                self._add(0, part, winners(own), own)
+            else:
+                for region in range(len(self._names)):
+                    one = own[region : region + 1]
+                    self._add(region, part, (one[0] > 0).byte(), one)
 
     def _add(self, part: int, where: Sequence[slice], labels: Tensor, logits: Tensor) -> None:
+        flat = logits.reshape(len(logits), -1)
+
         def measure(places: Places) -> tuple[Numbers, Numbers]:
-            at = torch.from_numpy(places).to(logits.device)
-            found = logits.reshape(len(logits), -1).index_select(1, at).cpu().numpy()
-            entropy, margin = entropy_and_margin(found, self._kind)
-            return entropy.reshape(-1), margin.reshape(-1)
+            found = np.zeros((2, len(places)))
+            step = max(1, _AT_ONCE // len(logits))
+            for begin in range(0, len(places), step):
+                at = torch.from_numpy(places[begin : begin + step]).to(logits.device)
+                some = flat.index_select(1, at).cpu().numpy()
+                for row, said in zip(found, entropy_and_margin(some, self._kind)):
+                    row[begin : begin + step] = said.reshape(-1)
+            return found[0], found[1]
 
         decided = labels.cpu().numpy()
         self._surfaces[part].add(where, decided, measure)
@@ -95,6 +108,18 @@ class CaseScores:
             swapped = exchanged(surfaces[left].left_right, surfaces[right].left_right)
             for name in (left, right):
                 made[name]["swapped"] = swapped
+
+
+def _in_parts(
+    where: Sequence[slice], logits: Tensor, axis: int
+) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+    """A brick cut along the axis that bricks come along fastest, so that temporaries stay small."""
+    count = logits.shape[1 + axis]
+    step = max(1, BRICK_VOXELS * count // max(logits[0].numel(), 1))
+    for begin in range(0, count, step):
+        size, start = min(step, count - begin), where[axis].start + begin
+        part = tuple(slice(start, start + size) if a == axis else one for a, one in enumerate(where))
+        yield part, logits.narrow(1 + axis, begin, size)
 
 
 def _agreed(agreement: Agreement | None, classes: int) -> list[Scores]:

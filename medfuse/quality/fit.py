@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import asinh
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ class Weighed:
         """By how many deviations it is worse than usual, long tails drawn in; 0 of what is not known."""
         if value is None:
             return 0.0
-        return float(np.arcsinh((BY_NAME[name].badness(value) - self.mean) / self.deviation))
+        return asinh((BY_NAME[name].badness(value) - self.mean) / self.deviation)
 
 
 @dataclass(frozen=True)

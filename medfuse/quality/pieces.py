@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from medfuse.quality.components import Components
 
-_AT_ONCE = 1 << 22  # voxels that are numbered together
+_AT_ONCE = 1 << 20  # voxels that are numbered together
 
 
 class Pieces:

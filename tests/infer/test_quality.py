@@ -130,3 +130,16 @@ def test_the_table_is_written_anew_as_cases_come(tmp_path: Path) -> None:
     scans.infer()
     rows = (scans.output / "quality.csv").read_text().splitlines()[1:]
     assert sorted(row.partition(",")[0] for row in rows) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "SAR", "PIL", "AIL"])
+def test_no_order_or_direction_of_a_files_axes_changes_it(case: Case, tmp_path: Path, codes: str) -> None:
+    image = nib.load(case.images[0])
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(tuple(codes))
+    )
+    path = tmp_path / "turned" / "a.nii.gz"
+    path.parent.mkdir()
+    nib.save(image.as_reoriented(turn), path)
+    wanted = manifest(case, tmp_path / "one", recipe("softmax"))["quality"]
+    assert manifest(Case("a", (path,)), tmp_path / "two", recipe("softmax"))["quality"] == wanted

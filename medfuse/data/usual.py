@@ -33,10 +33,9 @@ def usual_of(fingerprint: Fingerprint, labels: Mapping[str, LabelValue], are_fix
         kind: UsualNumbers.of([grid[kind] for grid in grids], [floor] * 3)
         for kind, floor in (("spacing", _SPACING), ("field_of_view", _FIELD))
     }
-    if all(len(case.percentiles) == len(are_fixed) for case in cases):
-        rows = [_intensities(case.percentiles, are_fixed) for case in cases]
-        if len({len(row) for row in rows}) == 1 and rows[0]:
-            numbers["intensities"] = UsualNumbers.of(rows, _floors(cases, are_fixed))
+    rows = [_intensities(case.percentiles, are_fixed) for case in cases]
+    if all(rows):
+        numbers["intensities"] = UsualNumbers.of(rows, _floors(cases, are_fixed))
     return Usual(volumes, numbers)
 
 
@@ -59,9 +58,11 @@ def _grid(shape: Sequence[int], spacing_mm: Sequence[float]) -> dict[str, list[f
 
 
 def _intensities(profiles: Sequence[Profile], are_fixed: Sequence[bool]) -> list[float]:
-    """Percentiles where a channel is scaled by fixed numbers, else what is the same in any unit."""
-    pairs = zip(profiles, are_fixed)
-    return [number for one, fixed in pairs for number in (one if fixed else shape_of(one))]
+    """Percentiles where a channel is scaled by fixed numbers, else what is the same in any unit; nothing
+    where some channel has none, as one of a single value."""
+    channels = [one if fixed else shape_of(one) for one, fixed in zip(profiles, are_fixed)]
+    complete = len(channels) == len(are_fixed) and all(channels)
+    return [number for one in channels for number in one] if complete else []
 
 
 def _floors(cases: Sequence[CaseFacts], are_fixed: Sequence[bool]) -> list[float]:
@@ -69,7 +70,7 @@ def _floors(cases: Sequence[CaseFacts], are_fixed: Sequence[bool]) -> list[float
     for channel, fixed in enumerate(are_fixed):
         own = [case.percentiles[channel] for case in cases]
         if fixed:
-            span = max((one[-1] for one in own), default=0.0) - min((one[0] for one in own), default=0.0)
+            span = max(one[-1] for one in own) - min(one[0] for one in own)
             floors += [max(_OF_SPAN * span, 1e-6)] * len(own[0])
         else:
             floors += _OF_SHAPES

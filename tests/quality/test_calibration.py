@@ -37,7 +37,9 @@ def values(found: list[JudgedCase]) -> tuple[list[Any], np.ndarray]:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_steps_are_those_of_scikit_learn(seed: int) -> None:
-    isotonic = pytest.importorskip("sklearn.isotonic")
+    isotonic = pytest.importorskip(
+        "sklearn.isotonic", reason="scikit-learn, of extra features, is not installed"
+    )
     random = np.random.default_rng(seed)
     at, wanted = random.integers(0, 12, 30).astype(float), random.normal(size=30)
     theirs = isotonic.IsotonicRegression(increasing=False, out_of_bounds="clip").fit(at, wanted)

@@ -285,6 +285,9 @@ def search(
     retrain: Annotated[
         bool, typer.Option("--retrain", help="begin the search anew; what its folder holds is removed")
     ] = False,
+    workers: WorkerCount = 1,
+    engine: EngineName = "local",
+    engine_options: EngineOptions = None,
     quiet: Quiet = False,
 ) -> Result:
     """Search forms of a pipeline; tell if one is better.
@@ -294,9 +297,13 @@ def search(
     seen. Run it again to carry on where it stopped.
     """
     from medfuse.core.reporter import Reporter
+    from medfuse.verbs.crews import Workers
     from medfuse.verbs.search import search_pipeline
 
-    return search_pipeline(file, overrides or (), runs=runs, retrain=retrain, reporter=Reporter(quiet=quiet))
+    crew = Workers(engine, tuple(engine_options or ()), workers)
+    return search_pipeline(
+        file, overrides or (), runs=runs, retrain=retrain, workers=crew, reporter=Reporter(quiet=quiet)
+    )
 
 
 def cache(

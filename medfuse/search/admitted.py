@@ -49,6 +49,11 @@ class Gate:
             raise found
         return found
 
+    def see(self, image: ImageInfo) -> None:
+        """From now on it is known what the network of the file is given."""
+        self.image = image
+        self._known.clear()
+
     @property
     def _written(self) -> Combined:
         if not hasattr(self, "_as_written"):

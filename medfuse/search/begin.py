@@ -116,15 +116,24 @@ def read_search(file: Path, overrides: Iterable[str] = ()) -> Asked:
 
 
 def open_study(
-    file: Path, overrides: Iterable[str], *, runs: Path, retrain: bool, reporter: Reporter
+    file: Path,
+    overrides: Iterable[str],
+    *,
+    runs: Path,
+    retrain: bool = False,
+    joins: bool = False,
+    reporter: Reporter,
 ) -> tuple[Study, Asked]:
-    """A study, new or carried on, with all that it stands on looked at. Raises MedfuseError."""
+    """A study, new or carried on, with all that it stands on looked at. Raises MedfuseError.
+
+    `joins`: whether somebody else has opened it, so that values need not be tried out again.
+    """
     asked = read_search(file, overrides)
     with asked.located():
-        return _opened(asked, runs, retrain, reporter), asked
+        return _opened(asked, runs, retrain, joins, reporter), asked
 
 
-def _opened(asked: Asked, runs: Path, retrain: bool, reporter: Reporter) -> Study:
+def _opened(asked: Asked, runs: Path, retrain: bool, joins: bool, reporter: Reporter) -> Study:
     settings, pipeline = asked.settings, asked.pipeline
     if settings.method == "tpe":
         load_optuna()
@@ -145,7 +154,8 @@ def _opened(asked: Asked, runs: Path, retrain: bool, reporter: Reporter) -> Stud
     document.data.pop("search", None)
     gate = Gate(Space(document, asked.name, dimensions), info)
     gate.admit({})
-    gate.refuse_hopeless()
+    if not joins:
+        gate.refuse_hopeless()
     folder = runs / (re.sub(r"[^\w.-]+", "_", asked.name) + "-search")
     journal = Journal(folder)
     make_folder(folder)
@@ -182,7 +192,7 @@ def _opened(asked: Asked, runs: Path, retrain: bool, reporter: Reporter) -> Stud
         f"trials learn from {len(inner.train)} cases and are judged by {len(inner.validation)}; "
         f"{len(outer.validation)} others judge what is chosen; each rung: {budget}",
     ):
-        if line:
+        if line and not joins:
             reporter.say(line)
     return study
 

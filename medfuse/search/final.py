@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medfuse.core.errors import OutputError
-from medfuse.core.lock import locked
+from medfuse.core.lock import InUse, locked
 from medfuse.core.reporter import Reporter
 from medfuse.pipeline import Pipeline
 from medfuse.search.begin import OUTER
@@ -93,10 +92,8 @@ def _train(study: Study, training: Training) -> bool:
                 training.pipeline, bench.info, bench.runs, training.folder, quiet, Together()
             ) as run:
                 do_stages(run, bench.seen)
-    except OutputError as error:
-        if "is in use by" in str(error):
-            return False
-        raise
+    except InUse:
+        return False
     return True
 
 

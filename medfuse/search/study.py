@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medfuse.core.errors import MedfuseError, OutputError, PipelineError, Problem, reason
-from medfuse.core.lock import locked
+from medfuse.core.errors import MedfuseError, PipelineError, Problem, reason
+from medfuse.core.lock import InUse, locked
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import duration
 from medfuse.pipeline import Pipeline
@@ -62,6 +62,8 @@ class Study:
         """What this worker does now, which it holds; a new trial is written down before it begins."""
         with self.journal.turn():
             known, time_left = self.known(), self.time_left()
+            if self.bench.reference is None and 0 in known.told[0]:
+                self.settle_reference()
             if time_left is not None and time_left <= 0 and self._enough(known):
                 return None
             closing = self._closing(known, time_left)
@@ -69,6 +71,8 @@ class Study:
             for step in next_steps(known, self.settings.eta, may_ask=may_ask, closing=closing or not may_ask):
                 if not self._fits(step, known, time_left):
                     continue
+                if step.trial != 0 and known.asked and 0 not in known.told[0]:
+                    continue  # trial 0 decides the grid and the precision of all
                 taken = self._ask(known) if step.trial is None else step
                 if taken and self._hold(taken, held):
                     return taken
@@ -80,7 +84,7 @@ class Study:
         folder.mkdir(exist_ok=True)
         try:
             held.enter_context(locked(folder))
-        except OutputError:
+        except InUse:
             return False
         return True
 
@@ -90,7 +94,7 @@ class Study:
                 try:
                     with locked(folder):
                         pass
-                except OutputError:
+                except InUse:
                     return True
         return False
 
@@ -196,7 +200,7 @@ class Study:
 
         folder = self.journal.run_folder(0)
         self.bench.reference = read_plan(folder)
-        self.gate.image = self.bench.reference.image
+        self.gate.see(self.bench.reference.image)
         if (folder / "precision.json").exists():
             self.precision = read_json(folder / "precision.json")["kind"]
 

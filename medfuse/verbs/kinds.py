@@ -16,4 +16,8 @@ def kind_of(name: str) -> Kind:
         from medfuse.verbs.judging import JUDGING
 
         return JUDGING
+    if name == "search":
+        from medfuse.verbs.search import SEARCHING
+
+        return SEARCHING
     raise OutputError(f"tasks of kind {name[:40]!r}: are not known here; start the workers anew")

@@ -235,3 +235,27 @@ def test_killed_again_and_again_it_makes_the_same_trials(searched, tmp_path):
     assert kills > 0
     first, second = (trials(home / "runs" / "cubes-search") for home in (searched[0].parent, tmp_path))
     assert first == second
+
+
+@pytest.mark.slow  # two workers import torch
+def test_workers_share_the_trials_of_a_search(tmp_path):
+    from medfuse.verbs.crews import Workers
+
+    file = write(tmp_path)
+    said = search(file, workers=Workers(count=2)).values
+    folder = file.parent / "runs" / "cubes-search"
+    names = [path.name for path in (folder / "told").glob("*.json")]
+    assert {name[:4] for name in names} == {"0000", "0001", "0002", "0003"}
+    assert said["trials"] == 4
+    assert len([*folder.glob("final/*/summary.json")]) == (2 if said["chosen"] else 1)
+    assert not (folder / ".fleet").exists()
+
+
+@pytest.mark.slow  # a search of some seconds
+def test_a_front_of_two_objectives_is_told(tmp_path):
+    file = write(tmp_path, "  trials: 4\n  seeds: 1\n  rungs: 1\n  objectives: [dice, parameters]\n")
+    values = search(file).values
+    rows = {row["trial"]: (row["dice"], -row["parameters"]) for row in values["last_rung"]}
+    for number, own in rows.items():
+        beaten = any(a >= own[0] and b >= own[1] and (a, b) != own for a, b in rows.values())
+        assert (number in values["front"]) == (not beaten)

@@ -46,7 +46,7 @@ class Told:
     """What a trial reached at a rung: Dice by label and in all, and what it costs.
 
     `ripe`: the Dice at the probabilities at which it is highest. `seconds`: that this rung took, judging
-    included; `steps`: of training in all.
+    included; `steps`: of training in all; `at`: seconds of the search that were spent by then.
     """
 
     number: int
@@ -60,6 +60,7 @@ class Told:
     steps: int
     seconds: float
     cases: Mapping[str, float]
+    at: float = 0.0
 
 
 class Journal:
@@ -108,7 +109,13 @@ class Journal:
         return sorted(found, key=lambda one: (one.number, one.rung))
 
     def tell(self, told: Told) -> None:
-        write_json(self.folder / "told" / f"{told.number:04d}.{told.rung}.json", asdict(told))
+        record = {**asdict(told), "at": round(self.spent(), 1)}
+        write_json(self.folder / "told" / f"{told.number:04d}.{told.rung}.json", record)
+
+    def is_over(self, number: int, rung: int) -> bool:
+        """Whether a trial has told what it reached at a rung, or cannot be trained."""
+        told, failed = self.folder / "told" / f"{number:04d}.{rung}.json", f"failed/{number:04d}.json"
+        return told.exists() or (self.folder / failed).exists()
 
     def failed(self) -> dict[int, str]:
         found = [self._read(path) for path in sorted((self.folder / "failed").glob("*.json"))]

@@ -79,13 +79,18 @@ class Study:
             return None
 
     def _hold(self, step: Step, held: ExitStack) -> bool:
-        """Whether no other worker trains this trial now."""
+        """Whether no other worker trains this trial now, nor has just told what it came to."""
+        assert step.trial is not None
         folder = self.journal.folder / "trials" / f"{step.trial:04d}.held"
         folder.mkdir(exist_ok=True)
-        try:
-            held.enter_context(locked(folder))
-        except InUse:
-            return False
+        with ExitStack() as mine:
+            try:
+                mine.enter_context(locked(folder))
+            except InUse:
+                return False
+            if self.journal.is_over(step.trial, step.rung):
+                return False
+            held.push(mine.pop_all())
         return True
 
     def _others_work(self) -> bool:

@@ -44,7 +44,7 @@ def trials(folder: Path) -> dict[str, object]:
     found = {}
     for path in sorted([*(folder / "asked").glob("*.json"), *(folder / "told").glob("*.json")]):
         record = json.loads(path.read_text())
-        for of_the_clock in ("seconds", "seconds_per_case", "memory"):
+        for of_the_clock in ("seconds", "seconds_per_case", "memory", "at"):
             record.pop(of_the_clock, None)
         found[f"{path.parent.name}/{path.name}"] = record
     return found
@@ -246,6 +246,8 @@ def test_workers_share_the_trials_of_a_search(tmp_path):
     folder = file.parent / "runs" / "cubes-search"
     names = [path.name for path in (folder / "told").glob("*.json")]
     assert {name[:4] for name in names} == {"0000", "0001", "0002", "0003"}
+    trained = sum(p.read_text().count('"from_step"') for p in folder.glob("trials/*/lock.json"))
+    assert trained == len(names), "each rung of a trial is trained once"
     assert said["trials"] == 4
     assert len([*folder.glob("final/*/summary.json")]) == (2 if said["chosen"] else 1)
     assert not (folder / ".fleet").exists()

@@ -217,7 +217,7 @@ def on_frozen_maps(given: argparse.Namespace) -> Iterator[str]:
     minutes = (max(one["at"] for one in after) - begins) / 60
     trials = {one["number"] for one in after}
     yield (
-        f"- {given.workers} workers: {len(trials)} trials in {minutes:.1f} minutes after the maps were there, "
+        f"- {given.workers} workers: {len(trials)} trials in {minutes:.1f} minutes once the maps were there, "
         f"{len(trials) / minutes:.1f} a minute; {len(after)} trainings"
     )
 

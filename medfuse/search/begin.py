@@ -115,6 +115,28 @@ def read_search(file: Path, overrides: Iterable[str] = ()) -> Asked:
     return Asked(settings, pipeline, document, own, file.stem)
 
 
+def gate_of(asked: Asked, info: DatasetInfo) -> Gate:
+    """What lets combinations of the space through."""
+    dimensions = {key: read_dimension(value) for key, value in asked.settings.space.items()}
+    document = asked.document.copy()
+    document.data.pop("search", None)
+    return Gate(Space(document, asked.name, dimensions), info)
+
+
+def space_lines(pipeline: Pipeline, document: Document, info: DatasetInfo) -> list[str]:
+    """What `check` says of a pipeline's `search`, where it has one. Raises PipelineError."""
+    if (settings := pipeline.search) is None:
+        return []
+    budget, said = plan_budget(settings, pipeline)
+    seeds = seeds_of(settings, pipeline)
+    gate_of(Asked(settings, pipeline, document, document, pipeline.name), info).refuse_hopeless()
+    keys = ", ".join(settings.space)
+    lines = [
+        f"search: {keys}; some combination admits every value; rungs of {budget}, then {len(seeds)} seeds"
+    ]
+    return [*lines, *([said] if said else [])]
+
+
 def open_study(
     file: Path,
     overrides: Iterable[str],
@@ -149,10 +171,7 @@ def _opened(asked: Asked, runs: Path, retrain: bool, joins: bool, reporter: Repo
             ]
         )
     info = read_dataset(pipeline)
-    dimensions = {key: read_dimension(value) for key, value in settings.space.items()}
-    document = asked.document.copy()
-    document.data.pop("search", None)
-    gate = Gate(Space(document, asked.name, dimensions), info)
+    gate = gate_of(asked, info)
     gate.admit({})
     if not joins:
         gate.refuse_hopeless()

@@ -135,9 +135,16 @@ class Space:
             written = self.as_written(key)
             if isinstance(dimension, Choices):
                 same = [o for o in dimension.options if _plain(o) == _plain(written)]
-                if same:
-                    found[key] = same[0]
+            else:
+                same = [written] if dimension.holds(written) else []
+            if same:
+                found[key] = same[0]
         return found
+
+    def differing(self, values: Values) -> dict[str, Any]:
+        """Those that the file does not have."""
+        prior = self.prior()
+        return {k: v for k, v in values.items() if k not in prior or _plain(prior[k]) != _plain(v)}
 
 
 def keys_of(key: str) -> KeyPath:
@@ -166,12 +173,14 @@ def _remove(data: Any, keys: KeyPath) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A plugin's name alone is a mapping with `use`, and a tuple a list."""
+    """A mapping with `use` alone is the name of a plugin, and a tuple a list."""
     if isinstance(value, Mapping):
+        if [*value] == ["use"]:
+            return _plain(value["use"])
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
-    return {"use": str(value)} if isinstance(value, str) else value
+    return str(value) if isinstance(value, str) else value
 
 
 def changes(values: Values) -> Iterator[str]:

@@ -213,7 +213,7 @@ def found(study: Study, done: list[Training], candidate: Any) -> Found:
     scores = known.told[top]
     on_front = {*front(scores)}
     rows = [
-        Row(n, tuple(changes(asked[n].values)), last[n], n in on_front)
+        Row(n, tuple(changes(space.differing(asked[n].values))), last[n], n in on_front)
         for n in sorted(last, key=lambda n: (-last[n].dice, n))
     ]
     chosen = next(row for row in rows if row.number == study.chosen())

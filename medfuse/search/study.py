@@ -128,7 +128,8 @@ class Study:
             self.journal.ask(Asked(0, {}, {}))
             return Step(0)
         number, refused = len(asked), {}
-        tried = {_name(one.values) for one in asked} | {_name(self.gate.space.prior())}
+        space = self.gate.space
+        tried = {_name(space.differing(one.values)) for one in asked}
         proposals = self._proposals(number, asked)
         for _ in range(MOST_REFUSED):
             values = next(proposals)
@@ -137,7 +138,7 @@ class Study:
             except MedfuseError as error:
                 refused[_name(values)] = error.lines[0]
                 continue
-            if _name(combined.values) not in tried:
+            if _name(space.differing(combined.values)) not in tried:
                 self.journal.ask(Asked(number, combined.values, refused))
                 return Step(number)
         return None
@@ -156,7 +157,7 @@ class Study:
     def _train(self, step: Step) -> None:
         assert step.trial is not None
         asked = self.journal.asked()[step.trial]
-        what = ", ".join(changes(asked.values)) or "as the file is written"
+        what = ", ".join(changes(self.gate.space.differing(asked.values))) or "as the file is written"
         try:
             told = self.bench.train(
                 self.pipeline_of(asked, step.rung),

@@ -40,6 +40,11 @@ class Range:
     log: bool = False
     whole: bool = False
 
+    def holds(self, value: Any) -> bool:
+        """Whether it is one of these numbers."""
+        number = isinstance(value, int if self.whole else int | float) and not isinstance(value, bool)
+        return number and self.low <= value <= self.high
+
     @property
     def kind(self) -> str:
         return "int" if self.whole else "log" if self.log else "range"
@@ -61,6 +66,12 @@ class Subset:
 
     def examples(self) -> tuple[tuple[Any, ...], ...]:
         return tuple(("subset_of", n) for n in range(len(self.options)))
+
+    def holds(self, value: Any) -> bool:
+        """Whether it is a list of these, long enough and in their order."""
+        if not isinstance(value, list) or len(value) < self.at_least:
+            return False
+        return value == [option for option in self.options if option in value]
 
     def example(self, place: tuple[Any, ...]) -> Any:
         """The fewest that hold that one: those that follow it, in their order."""

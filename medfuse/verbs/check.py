@@ -13,6 +13,7 @@ from medfuse.runs.checked import checked
 from medfuse.runs.frozen_check import foretold
 from medfuse.runs.run import located
 from medfuse.runs.weights import weights_lines
+from medfuse.search.begin import space_lines
 
 if TYPE_CHECKING:
     from medfuse.model.verify import VerifiedFacts
@@ -26,6 +27,7 @@ def check_pipeline(file: Source, overrides: Iterable[str] = ()) -> Result:
     pipeline, document = load_pipeline(file, overrides)
     with located(document):
         sound = checked(pipeline)
+        space = space_lines(pipeline, document, sound.info)
     info, image, graph, facts = sound.info, sound.image, sound.graph, sound.facts
     from medfuse.runs.doubts import network_doubts
 
@@ -53,6 +55,7 @@ def check_pipeline(file: Source, overrides: Iterable[str] = ()) -> Result:
         "",
         f"{facts.parameters:,} parameters; every declared shape agrees with the real one",
         *later,
+        *space,
     ]
     said = {
         "file": document.source,
@@ -64,7 +67,7 @@ def check_pipeline(file: Source, overrides: Iterable[str] = ()) -> Result:
         "features": graph.rows(),
         "loss_weights": fixed,
         "parameters": facts.parameters,
-        "notes": [*info.notes, *sound.doubts, *pretrained, *facts.notes, *doubts, *later],
+        "notes": [*info.notes, *sound.doubts, *pretrained, *facts.notes, *doubts, *later, *space],
     }
     return Result("\n".join(lines), said, page=lambda: _page(graph, lines), rows=graph.rows)
 

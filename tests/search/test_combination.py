@@ -75,3 +75,10 @@ def test_a_value_that_is_none_is_refused_at_its_key(cubes):
     with pytest.raises(PipelineError) as refused:
         cubes.space.combine({"train.learning_rate": -1.0})
     assert refused.value.problems[0].path == ("train", "learning_rate")
+
+
+def test_values_of_the_file_are_known_as_such(tmp_path):
+    space = {"train.learning_rate": {"log": [1e-4, 1e-1]}, "loss": ["tversky", "dice_ce"]}
+    made = gate(tmp_path, space, "train.learning_rate=0.01", "loss={use: tversky}").space
+    assert made.prior() == {"train.learning_rate": 0.01, "loss": "tversky"}
+    assert made.differing({"train.learning_rate": 0.01, "loss": "dice_ce"}) == {"loss": "dice_ce"}

@@ -261,3 +261,18 @@ def test_a_front_of_two_objectives_is_told(tmp_path):
     for number, own in rows.items():
         beaten = any(a >= own[0] and b >= own[1] and (a, b) != own for a, b in rows.values())
         assert (number in values["front"]) == (not beaten)
+
+
+def test_check_looks_at_the_space_too(tmp_path):
+    from medfuse.verbs.check import check_pipeline
+
+    file = write(tmp_path)
+    assert "some combination admits every value" in str(check_pipeline(file))
+    with pytest.raises(PipelineError, match=r"search\.space\.train\.step: the pipeline has no such key"):
+        check_pipeline(write(tmp_path, space="  space: {train.step: [1, 2]}\n"))
+
+
+def test_without_optuna_a_search_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MedfuseError, match=r"medfuse\[search\]"):
+        search(write(tmp_path))

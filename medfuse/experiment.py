@@ -24,7 +24,7 @@ from medfuse.core.named import within
 from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
 from medfuse.pipeline import Pipeline as _Model
-from medfuse.pipeline import document_of, load_pipeline, parse_pipeline, problems_of, yaml_of
+from medfuse.pipeline import document_of, load_pipeline, pipelines_of, problems_of, yaml_of
 from medfuse.registry import is_offered
 
 Override = str
@@ -50,7 +50,9 @@ class Pipeline(_Model):
     def _of(cls, model: _Model) -> Self:
         """The same, of this class."""
         values = {name: getattr(model, name) for name in _Model.model_fields}
-        return cast(Self, cls.model_construct(model.model_fields_set, **values))
+        made = cls.model_construct(model.model_fields_set, **values)
+        made._first = model.first
+        return cast(Self, made)
 
     @classmethod
     def load(cls, path: str | Path, *overrides: Override) -> Self:
@@ -67,7 +69,7 @@ class Pipeline(_Model):
         document = document_of(self, overrides)
         for name, value in sections.items():
             document.data[name] = _merged(document.data.get(name), value)
-        return self._of(parse_pipeline(document, default_name=self.name))
+        return self._of(pipelines_of(document, self.name)[-1][0])
 
     @property
     def yaml(self) -> str:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, ValidationError
 
 from medfuse.core.document import Document
 from medfuse.core.errors import Path as KeyPath
@@ -16,8 +16,15 @@ from medfuse.core.errors import PipelineError, Problem, did_you_mean
 from medfuse.core.features import ImageInfo
 from medfuse.core.json_text import shortened
 from medfuse.core.section import Section
+from medfuse.core.staged import STAGES, add_to_schema, finer, list_problems, merged, take_in, view
 from medfuse.core.text import yaml_text
-from medfuse.data.settings import AugmentSettings, PreprocessSettings, SampleSettings, SplitSettings
+from medfuse.data.settings import (
+    AugmentSettings,
+    CascadeSettings,
+    PreprocessSettings,
+    SampleSettings,
+    SplitSettings,
+)
 from medfuse.infer.settings import InferSettings
 from medfuse.model.graph import plan_graph
 from medfuse.model.plan import GraphPlan
@@ -35,6 +42,9 @@ def _listed(value: Any) -> Any:
 
 class Pipeline(Section):
     """One experiment: data in, model, training, inference, report."""
+
+    further_keys: ClassVar = (STAGES,)
+    _first: Pipeline | None = PrivateAttr(None)
 
     name: str = Field(
         "", pattern=r"^[\w.-]*$", description="names the run's folder; the file's name where empty"
@@ -61,6 +71,21 @@ class Pipeline(Section):
     search: SearchSettings | None = Field(
         None, description="what `medfuse search` may try; nothing else is changed by it"
     )
+    cascade: CascadeSettings | None = Field(
+        None, description="in a file with two `stages`: how the second uses the first"
+    )
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
+        """What a pipeline file may say: the sections of one pipeline, or of two stages too."""
+        schema = super().model_json_schema(*args, **options)
+        add_to_schema(schema)
+        return schema
+
+    @property
+    def first(self) -> Pipeline | None:
+        """The first stage, of which this is the second."""
+        return self._first
 
 
 Source = Path | Pipeline
@@ -68,21 +93,82 @@ Source = Path | Pipeline
 
 
 def load_pipeline(source: Source, overrides: Iterable[str] = ()) -> tuple[Pipeline, Document]:
-    """Read, override and validate a pipeline. Raises PipelineError with every problem, in order."""
+    """Read, override and validate a pipeline. Raises PipelineError with every problem, in order.
+
+    Of a cascade it is the second stage, which knows the first.
+    """
+    return load_stages(source, overrides)[-1]
+
+
+def load_stages(source: Source, overrides: Iterable[str] = ()) -> list[tuple[Pipeline, Document]]:
+    """The pipelines of a source in the order in which they are trained: one, or two of a cascade."""
     if isinstance(source, Pipeline):
-        document, name = document_of(source, overrides), source.name or "pipeline"
+        document, name = document_of(source), source.name or "pipeline"
     else:
-        document, name = Document.load(source, overrides), source.stem
-    return parse_pipeline(document, default_name=name), document
+        document, name = Document.load(source), source.stem
+    for override in overrides:
+        take_in(document, override)
+        document.override(override)
+    return pipelines_of(document, name)
+
+
+def pipelines_of(document: Document, name: str) -> list[tuple[Pipeline, Document]]:
+    """As `load_stages`, of what was read. Raises PipelineError with every problem located."""
+    if STAGES in document.data:
+        return _staged(document, name)
+    if document.data.get("cascade") is not None:
+        message = f"is of a file with `{STAGES}`; remove it, or write two stages"
+        raise document.located(PipelineError([Problem(("cascade",), message, at_key=True)]))
+    return [(parse_pipeline(document, default_name=name), document)]
 
 
 def parse_pipeline(document: Document, *, default_name: str = "") -> Pipeline:
-    """Validate the values of `document`. Raises PipelineError with every problem located."""
+    """Validate the values of `document`, those of one pipeline. Raises PipelineError with every problem
+    located."""
+    if STAGES in document.data:
+        message = "two stages are here where one pipeline is wanted; write the one as a file of its own"
+        raise document.located(PipelineError([Problem((STAGES,), message, at_key=True)]))
     try:
         pipeline = Pipeline.model_validate(document.data)
     except ValidationError as error:
         raise document.located(PipelineError(problems_of(error, Pipeline, document.data))) from None
     return pipeline if pipeline.name else pipeline.model_copy(update={"name": default_name})
+
+
+def _staged(document: Document, default_name: str) -> list[tuple[Pipeline, Document]]:
+    """Two stages, the second of which knows the first. Raises PipelineError with the problems of both."""
+    if problems := list_problems(document):
+        raise document.located(PipelineError(problems))
+    views = [view(document, number) for number in (0, 1)]
+    found, faults = [], []
+    for one in views:
+        try:
+            found.append(parse_pipeline(one, default_name=default_name))
+        except PipelineError as error:
+            faults.append(error)
+    if faults:
+        lines = dict.fromkeys(line for error in faults for line in error.lines)
+        raise PipelineError([problem for error in faults for problem in error.problems], [*lines])
+    first, second = found
+    if problems := [*_pair_problems(first, second)]:
+        raise document.located(PipelineError(problems))
+    made = second.model_copy(update={"cascade": second.cascade or CascadeSettings()})
+    made._first = first.model_copy(update={"name": f"{second.name}.before"})
+    return [*zip((made._first, made), views)]
+
+
+def _pair_problems(first: Pipeline, second: Pipeline) -> Iterable[Problem]:
+    """What two stages cannot be together."""
+    coarse, fine = first.preprocess.spacing_mm, second.preprocess.spacing_mm
+    where = (STAGES, 0, "preprocess", "spacing_mm")
+    if coarse == "auto":
+        yield Problem(where, "is the scans' own where it is auto; say how coarse, such as [4, 4, 4]")
+    elif fine != "auto" and (message := finer(coarse, fine)):
+        yield Problem(where, message)
+    for key in ("postprocess", "overlap"):
+        if getattr(first.infer, key) == "auto":
+            message = "is not chosen for a first stage, whose label maps nobody judges; leave it out"
+            yield Problem((STAGES, 0, "infer", key), message)
 
 
 def resolved(pipeline: Pipeline) -> dict[str, Any]:
@@ -101,7 +187,12 @@ def document_of(pipeline: Pipeline, overrides: Iterable[str] = ()) -> Document:
 
 def yaml_of(pipeline: Pipeline) -> str:
     """A pipeline as the text of a file, defaults included, which reads back as the same pipeline."""
-    return yaml_text(resolved(pipeline))
+    return yaml_text(with_stages(resolved(pipeline), pipeline))
+
+
+def with_stages(values: Mapping[str, Any], pipeline: Pipeline) -> dict[str, Any]:
+    """The `values` of a pipeline as a file that has its first stage too, where it is the second."""
+    return dict(values) if pipeline.first is None else merged(resolved(pipeline.first), values)
 
 
 def watched_maps(pipeline: Pipeline) -> dict[str, KeyPath]:
@@ -150,7 +241,7 @@ def _problems(
             yield Problem((*path, "use"), _sentence(error))
         elif error["type"] == "extra_forbidden":
             around = _model_at(model, tuple(error["loc"])[:-1])
-            known = [*around.model_fields] if around else []
+            known = [*around.model_fields, *getattr(around, "further_keys", ())] if around else []
             meant = did_you_mean(str(path[-1]), known)
             yield Problem(path, f"unknown key{meant} (known: {', '.join(known)})", at_key=True)
         elif error["type"] == "missing":

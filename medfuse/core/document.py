@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class Document:
         self.data = data
         self.source = source
         self._places, self._keys = places, keys
+        self._stands: Callable[[KeyPath], KeyPath] = tuple
 
     @classmethod
     def load(cls, path: Path, overrides: Iterable[str] = ()) -> Document:
@@ -48,8 +50,42 @@ class Document:
             raise MedfuseError(*(f"{place}: {message}" for place, message in walk.problems))
         return cls(data, walk.places, walk.keys, source)
 
+    def repeat(self, source: KeyPath, target: KeyPath) -> None:
+        """Put what stands at `source` at `target` too; problems with either are told at the source."""
+        value, around = self._at(source), self._at(target[:-1])
+        around[target[-1]] = copy.deepcopy(value)
+        for places in (self._places, self._keys):
+            inner = {path: place for path, place in places.items() if path[: len(source)] == source}
+            places |= {(*target, *path[len(source) :]): place for path, place in inner.items()}
+
+    def _at(self, path: KeyPath) -> Any:
+        found: Any = self.data
+        for key in path:
+            found = found[key]
+        return found
+
+    def within(self, inner: KeyPath, left_out: Collection[str] = ()) -> Document:
+        """As if the sections of the mapping at `inner` stood outside, in place of those of the same names.
+
+        `left_out`: names of sections that are in none. Problems are told where things stand in the file; of
+        sections that stand nowhere, in `inner`. Paths that begin with `inner[0]` lead into such a mapping.
+        """
+        own = self._at(inner)
+        outside = {key: value for key, value in self.data.items() if key not in left_out}
+        made = Document({**outside, **own}, self._places, self._keys, self.source)
+
+        def stands(path: KeyPath) -> KeyPath:
+            whole = path if path[:1] == inner[:1] else (*inner, *path)
+            around, rest = whole[: len(inner)], whole[len(inner) :]
+            is_outside = bool(rest) and rest[0] in outside and rest[0] not in self._at(around)
+            return rest if is_outside else whole
+
+        made._stands = stands
+        return made
+
     def locate(self, path: KeyPath) -> str:
         """`liver.yaml:7:12`, or `--set a.b`: the place of `path`, or of the nearest mapping around it."""
+        path = self._stands(path)
         for length in range(len(path), -1, -1):
             if (place := self._places.get(path[:length])) is not None:
                 return place
@@ -57,10 +93,11 @@ class Document:
 
     def located(self, error: PipelineError) -> PipelineError:
         """The same problems, each line beginning with its place; ordered as in the file."""
-        places = [self._place_of(problem) for problem in error.problems]
+        problems = [replace(problem, path=self._stands(problem.path)) for problem in error.problems]
+        places = [self._place_of(problem) for problem in problems]
         lines = [
             f"{place}: {p.message if place == f'--set {dotted(p.path)}' else p}"
-            for place, p in zip(places, error.problems)
+            for place, p in zip(places, problems)
         ]
         order = sorted(range(len(lines)), key=lambda i: _by_line(places[i]))
         return PipelineError([error.problems[i] for i in order], lines=[lines[i] for i in order])

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medfuse.core.geometry import Geometry
+from medfuse.core.region import Region
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,8 @@ class Prepared:
     to `geometry.ras_shape` by the same function, and to the file's own axes by `geometry.turn.undo`.
     `source` is the first image file: results overlay it. `profiles`: percentiles of each channel as it was
     before (see data.profile). `unlike`: in how far it is unlike what a model was trained on, in words;
-    `distances`: in numbers (see data.usual).
+    `distances`: in numbers (see data.usual). `region`: what alone is looked at, all where None. `stage`:
+    what an earlier stage said, in words.
     """
 
     name: str
@@ -46,3 +48,5 @@ class Prepared:
     profiles: tuple[tuple[float, ...], ...] = ()
     unlike: tuple[str, ...] = ()
     distances: Mapping[str, float | None] = field(default_factory=dict)
+    region: Region | None = None
+    stage: str = ""

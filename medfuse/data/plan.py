@@ -13,6 +13,7 @@ from medfuse.core.labels import LabelValue, from_json, map_values, outputs, unit
 from medfuse.core.text import by
 from medfuse.core.topology import SMALLEST, plan_strides, total_stride
 from medfuse.data.fingerprint import ChannelFacts, Fingerprint
+from medfuse.data.focus import Focus
 from medfuse.data.seen import Seen
 from medfuse.data.settings import WINDOWS, PreprocessSettings, SampleSettings, WindowSettings, kind_of
 from medfuse.data.usual import usual_of
@@ -82,6 +83,7 @@ class DataPlan:
     Per-axis tuples are (x, y, z); a `patch_size` of two numbers means 2-D, (x, y) slices.
     `pixel_mm`: of pictures whose file does not tell the size of a pixel.
     `before`: label values of an earlier stage's label map, each of which is one more input of the network.
+    `focus`: which windows are run, by what an earlier stage finds; all where it is None.
     `reasons`: one sentence for each value that was `auto`. `seen`: what its cases were like, where known.
     `label_table`: codes and colours that the dataset says of labels. `usual`: what is usual among its cases,
     by which new ones are held to them, where known.
@@ -101,6 +103,12 @@ class DataPlan:
     before: tuple[int, ...] = ()
     label_table: Mapping[str, LabelSays] = field(default_factory=dict)
     usual: Usual | None = None
+    focus: Focus | None = None
+
+    @property
+    def is_second(self) -> bool:
+        """Whether it is that of the second stage of a cascade."""
+        return bool(self.before) or self.focus is not None
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -174,6 +182,7 @@ class DataPlan:
             tuple(data.get("before", ())),
             {name: LabelSays(**said) for name, said in data.get("label_table", {}).items()},
             Usual.from_json(usual) if (usual := data.get("usual")) else None,
+            Focus.from_json(said) if (said := data.get("focus")) else None,
         )
 
 

@@ -123,6 +123,17 @@ class LabelSaysFacts(_Strict):
         return str(Code.of(value)) if value else value
 
 
+class FocusFacts(_Strict):
+    """See `data.focus.Focus`."""
+
+    threshold: float = Field(gt=0, le=1)
+    margin_mm: float = Field(ge=0, le=1e6)
+    lost: float = Field(0.0, ge=0, le=1)
+    cases: int = Field(0, ge=0, lt=2**31)
+    looked_at: float = Field(1.0, ge=0, le=1)
+    weights: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=1000)] = ()
+
+
 class PlanFacts(_Strict):
     """See `data.plan.DataPlan`."""
 
@@ -143,6 +154,7 @@ class PlanFacts(_Strict):
     before: Annotated[tuple[Value, ...], Field(max_length=1000)] = ()
     label_table: Annotated[dict[Name, LabelSaysFacts], Field(max_length=10_000)] = {}
     usual: UsualFacts | None = None
+    focus: FocusFacts | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> PlanFacts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -28,6 +28,7 @@ from medfuse.data.plan import DataPlan, Normalization, resampled_shape
 from medfuse.data.profile import Sampler
 from medfuse.data.resample import Floats, SlabResampler
 from medfuse.volumes.dicom.index import modality_of
+from medfuse.volumes.read import read_labels
 from medfuse.volumes.volume import slabs_of, smallest_integer
 
 _SCORES = ("zscore", "nonzero_zscore")
@@ -42,10 +43,14 @@ Read = Callable[[], Iterator[tuple[int, int, Floats]]]
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """What a plan does to a case. Training and inference use the same one."""
+    """What a plan does to a case. Training and inference use the same one.
+
+    `shown`: case → the label map of an earlier stage, where these lie on disk, as those of training do.
+    """
 
     plan: DataPlan
     tolerance_mm: float = 1e-3
+    shown: Mapping[str, Path] = field(default_factory=dict)
 
     def look(self, case: Case) -> Outlook:
         """What preparing a case will take, from the headers of its files.
@@ -81,6 +86,9 @@ class Preprocessor:
             self._check_room(case.images[0], source.geometry, shape, free, "disk")
         some = Sampler(source.geometry.shape)
         image = self._streamed(source.read, source.geometry, scratch, some)
+        if case.name in self.shown:
+            labels = read_labels(self.shown[case.name]).array
+            image = self.with_stage(image, labels, source.geometry)
         return Prepared(case.name, image, source.geometry, case.images[0], some.profiles())
 
     def prepare_array(self, array: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.float32]:

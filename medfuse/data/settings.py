@@ -214,3 +214,27 @@ class SampleSettings(Section):
     workers: Auto | Annotated[int, Field(ge=0)] = Field(
         "auto", description="loader processes; 0 loads in the training process"
     )
+
+
+class CascadeSettings(Section):
+    """How the second of two `stages` uses the first, which finds where the targets are."""
+
+    targets: Literal["classes", "foreground"] = Field(
+        "classes", description="what the first stage learns: the labels as they are, or all of them as one"
+    )
+    folds: Annotated[int, Field(ge=2, le=20)] = Field(
+        3,
+        description="parts of the training cases; the first stage is trained once without each, so that "
+        "every case is seen by a network that has not learned from it. They share its minutes, and see new "
+        "scans together",
+    )
+    shown: bool = Field(
+        False, description="whether the second stage is shown the first one's label map beside the image"
+    )
+    may_lose: float = Field(
+        0.001,
+        ge=0,
+        lt=1,
+        description="share of a label's voxels, in the mean of the cases, that may lie where the second "
+        "stage does not look; what looks least and keeps it is chosen on cases held out of the first",
+    )

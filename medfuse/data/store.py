@@ -204,7 +204,8 @@ def case_key(case: Case, preprocessor: Preprocessor, hashes: Mapping[str, str]) 
     how = [asdict(n) for n in plan.normalization]
     ignore = [] if plan.ignore is None else [plan.ignore]
     grid = [plan.spacing_mm, plan.pixel_mm, preprocessor.tolerance_mm]
-    parts = [FORMAT, grid, plan.values, how, files, *ignore, *labelled]
+    shown = [plan.before, hashes[str(preprocessor.shown[case.name])]] if plan.before else []
+    parts = [FORMAT, grid, plan.values, how, files, *ignore, *labelled, *shown]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_LENGTH]
 
 

@@ -22,6 +22,7 @@ from medfuse.core.errors import OutputError
 from medfuse.core.geometry import Geometry
 from medfuse.core.labels import LabelValue, members, outputs
 from medfuse.core.prepared import Prepared
+from medfuse.core.region import Region
 from medfuse.infer.bricks import Brick
 from medfuse.infer.feed import Abandoned, Feed
 from medfuse.infer.formats import open_labels
@@ -64,6 +65,8 @@ class _Job:
     seconds_in: dict[str, float]
     unlike: tuple[str, ...] = ()
     distances: Mapping[str, float | None] = field(default_factory=dict)
+    region: Region | None = None
+    stage: str = ""
     again: bool = False
     sweep: int = 0
     count: WindowCount = field(default_factory=WindowCount)
@@ -169,8 +172,20 @@ class Line:
         prepared = self._prepare(case)
         seconds_in = {"reading": time.perf_counter() - began}
         image, (x, y, z) = prepared.image, prepared.image.shape[1:]
-        about = (prepared.geometry, prepared.source, seconds_in, prepared.unlike, prepared.distances)
-        return _Job(case, inputs, began, image, (x, y, z), *about)
+        return _Job(
+            case,
+            inputs,
+            began,
+            image,
+            (x, y, z),
+            prepared.geometry,
+            prepared.source,
+            seconds_in,
+            prepared.unlike,
+            prepared.distances,
+            prepared.region,
+            prepared.stage,
+        )
 
     def _predict(self, job: _Job, writing: ThreadPoolExecutor) -> None:
         way = self._ways.get(job.case.name) or Way(self._recipe.settings.batch_size)
@@ -192,7 +207,9 @@ class Line:
         began, before = time.perf_counter(), self._network_seconds
         self._feed = job.feed
         settings = self._recipe.settings
-        grid = plan_grid(job.shape, self._recipe.patch_size, settings.overlap, way.sweep, settings.stepped)
+        grid = plan_grid(
+            job.shape, self._recipe.patch_size, settings.windows_overlap, way.sweep, settings.stepped
+        )
         if job.case.name not in self._ways:  # under a limit freed memory goes back more strictly
             spare_memory(grid, len(self._recipe.written))
         job.sweep = grid.sweep
@@ -205,7 +222,7 @@ class Line:
                     job.image,
                     self._networks,
                     **self._options,
-                    overlap=settings.overlap,
+                    overlap=settings.windows_overlap,
                     batch_size=way.batch_size,
                     sums=torch.float16 if way.sums == "float16" else None,
                     sums_on=None if way.roomy else "cpu",
@@ -215,6 +232,7 @@ class Line:
                     skip_air=settings.skip_air,
                     adaptive_overlap=settings.adaptive_overlap,
                     kind=self._recipe.kind,
+                    region=job.region,
                     count=job.count,
                     agreement=job.agreement,
                     progress=lambda done, of: self._ledger.windows(job.case, done, of),
@@ -288,6 +306,7 @@ class Line:
             "quality": self._judge.entry(scores.found(job.agreement), job.distances),
             "case_quality": rounded(job.distances),
             **({"formats": slabs.said} if slabs.said else {}),
+            **({"first_stage": job.stage} if job.stage else {}),
             **({"unlike_training": list(job.unlike)} if job.unlike else {}),
         }
 

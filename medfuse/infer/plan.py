@@ -198,7 +198,8 @@ class Planner:
     def _plan(self, outlook: Outlook, following: Outlook | None, way: Way) -> CasePlan:
         how = self.settings
         grids = [
-            plan_grid(outlook.shape[1:], self.patch_size, how.overlap, axis, how.stepped) for axis in _AXES
+            plan_grid(outlook.shape[1:], self.patch_size, how.windows_overlap, axis, how.stepped)
+            for axis in _AXES
         ]
         grid = min(grids, key=lambda grid: sum(self._bytes(outlook, following, way, grid).values()))
         short = self.cost.kept_bytes == 2 * self.classes * prod(grid.window)

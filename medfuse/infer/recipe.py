@@ -123,9 +123,8 @@ class Recipe:
     @property
     def _younger(self) -> list[str]:
         """Settings that are not given, and that folders which were begun earlier do not know."""
-        return [
-            name for name in ("stepped", "compare_heads", "uncertainty") if not getattr(self.settings, name)
-        ]
+        younger = ("stepped", "compare_heads", "uncertainty", "windows")
+        return [name for name in younger if not getattr(self.settings, name)]
 
     def facts(self) -> dict[str, Any]:
         regions = {"region_order": list(self.region_order)} if self.region_order else {}

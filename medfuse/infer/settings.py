@@ -34,10 +34,18 @@ class PostprocessSettings(Section):
         return [name for name in dict.fromkeys(named) if name not in labels]
 
 
+USUAL_OVERLAP = 0.5
+"""Of neighbouring windows, where nothing else is said (nnU-Net's)."""
+
+
 class InferSettings(Section):
     """Sliding windows over whole volumes."""
 
-    overlap: float = Field(0.5, ge=0, lt=1, description="share of a window that the next one covers again")
+    overlap: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = Field(
+        USUAL_OVERLAP,
+        description="share of a window that the next one covers again; auto: the least that costs no label "
+        "of held-out cases more than 0.001 of Dice, for new scans only",
+    )
     batch_size: Annotated[int, Field(ge=1)] = Field(1, description="windows per forward pass")
     mirror: tuple[Literal["x", "y", "z"], ...] = Field(
         (), description="axes for test-time mirroring; all combinations are averaged"
@@ -70,11 +78,21 @@ class InferSettings(Section):
     uncertainty: bool = Field(
         False, description="also write how unsure each voxel is, 0 to 1: CASE_uncertainty.nii.gz"
     )
+    windows: Literal["all"] | None = Field(
+        None, description="all: in a cascade too, where else those are run that its first stage points to"
+    )
     runtime: RuntimeField | None = Field(None, description="what runs the network; auto where not said")
+
+    @property
+    def windows_overlap(self) -> float:
+        """The share; the usual one where it is left to held-out cases and nothing was chosen yet."""
+        return USUAL_OVERLAP if self.overlap == "auto" else self.overlap
 
     @model_validator(mode="after")
     def _first_pass_overlaps_less(self) -> "InferSettings":
-        if self.adaptive_overlap is not None and self.adaptive_overlap >= self.overlap:
+        if self.adaptive_overlap is not None and self.overlap == "auto":
+            raise ValueError("adaptive_overlap needs a number for overlap, which is auto; leave one out")
+        if self.adaptive_overlap is not None and self.adaptive_overlap >= self.windows_overlap:
             raise ValueError(
                 f"adaptive_overlap {self.adaptive_overlap} saves nothing; choose one below {self.overlap}, "
                 "the overlap"

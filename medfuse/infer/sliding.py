@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from medfuse.core.errors import DataError, PipelineError, Problem, ShapeError
+from medfuse.core.region import Region
 from medfuse.infer.air import Body, find_body
 from medfuse.infer.bricks import Brick
 from medfuse.infer.decide import Kind
@@ -107,6 +108,7 @@ def predict_bricks(
     skip_air: bool = False,
     adaptive_overlap: float | None = None,
     kind: Kind = "softmax",
+    region: Region | None = None,
     count: WindowCount | None = None,
     progress: Callable[[int, int], None] | None = None,
     heads: int = 1,
@@ -129,7 +131,8 @@ def predict_bricks(
     counted as one. A window whose channels are constant is answered as an earlier one of the same constants;
     as many answers are kept as fit into KNOWN_BYTES, and at least one where there is no shelf. With
     `skip_air` the network is not asked about a window that has no body within half a window of it (see
-    `find_body`): its logits say class 0. With `adaptive_overlap`, which is below `overlap`, windows that
+    `find_body`): its logits say class 0. Nor is it about one that does not touch `region`, so that in all of
+    a region logits are what they are without. With `adaptive_overlap`, which is below `overlap`, windows that
     overlap by that much come first; the others are only asked about where those decide differently on some
     voxel, by the largest logit or as `kind` says (see `Draft`), and elsewhere say what they decided. An image
     that takes no fewer windows so is seen as without.
@@ -154,7 +157,7 @@ def predict_bricks(
         agreement=agreement,
     )
     grid = plan_grid(image.shape[1:], patch_size, overlap, sweep, stepped)
-    reader = _Reader(image, grid, torch.device(device), find_body(image) if skip_air else None)
+    reader = _Reader(image, grid, torch.device(device), find_body(image) if skip_air else None, region)
     dtype, free = sums or torch.float32, sums is None and are_large(grid, classes)
     held_on = sums_on or _roomy(reader.device, carry_bytes(grid, classes, dtype.itemsize))
     stitcher = Stitcher(grid, device=held_on, dtype=dtype, shelf=shelf)
@@ -199,7 +202,7 @@ def window_logits(
     """
     flips, flat = flip_combinations(mirror, len(patch_size)), len(patch_size) == 2
     ensemble = _Ensemble(networks, flips, classes=classes, batch_size=1, flat=flat, heads=heads)
-    reader = _Reader(window, grid := plan_grid(window.shape[1:], patch_size, 0.0), torch.device(device), None)
+    reader = _Reader(window, grid := plan_grid(window.shape[1:], patch_size, 0.0), torch.device(device))
     (place,) = grid
     made, _ = ensemble.logits(reader.to_device([reader.read(place)]))
     return _finite(made[0])
@@ -270,7 +273,7 @@ def _answers(
     waiting: list[tuple[_Answer, Where]] = []
     for number, (window, index) in enumerate(zip(grid, grid.indices()), 1):
         own = reader.inside(grid.own(index), window)
-        if reader.in_air(window):
+        if reader.passes_over(window):
             waiting.append((_Answer(background), own))
             count.skipped += 1
         elif draft is not None and draft.settles(window):
@@ -435,9 +438,16 @@ class _Reader:
     Where the image is smaller than the grid it stands in the middle of zeros.
     """
 
-    def __init__(self, image: Image, grid: Grid, device: torch.device, body: Body | None) -> None:
+    def __init__(
+        self,
+        image: Image,
+        grid: Grid,
+        device: torch.device,
+        body: Body | None = None,
+        region: Region | None = None,
+    ) -> None:
         self.device = device
-        self._body = body
+        self._body, self._region = body, region
         self._image = image
         self._size = image.shape[1:]
         self._before = tuple((wanted - n) // 2 for wanted, n in zip(grid.shape, self._size))
@@ -460,8 +470,11 @@ class _Reader:
         ]
         return places[0], places[1], places[2]
 
-    def in_air(self, window: Window) -> bool:
-        """Whether there is known to be no body in the window, nor within half a window of it."""
+    def passes_over(self, window: Window) -> bool:
+        """Whether the window lies outside of the region, or there is known to be no body within half a window
+        of it."""
+        if self._region is not None and not self._region.touches(self._part(window.where)[0]):
+            return True
         if self._body is None:
             return False
         x, y, z = (

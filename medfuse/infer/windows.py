@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from medfuse.core.region import Region
+
 AxisName = Literal["x", "y", "z"]
 Stepped = Literal["constant", "gaussian"]
 """The weights of windows that lie a step apart, as MONAI's do."""
@@ -119,6 +121,20 @@ def plan_grid(
     sweeps = range(3) if sweep is None else ["xyz".index(sweep)]
     grids = [Grid(covered, (x, y, z), (a, b, c), sweep=axis) for axis in sweeps]
     return min(grids, key=lambda grid: (int(carried_voxels(grid).max()), -covered[grid.sweep]))
+
+
+def windows_in(grid: Grid, region: Region) -> int:
+    """How many windows touch the region of an image that stands in the middle of the grid."""
+    before = [(wanted - n) // 2 for wanted, n in zip(grid.shape, region.shape)]
+
+    def part(where: tuple[slice, slice, slice]) -> tuple[slice, slice, slice]:
+        x, y, z = (
+            slice(max(one.start - first, 0), min(one.stop - first, n))
+            for one, first, n in zip(where, before, region.shape)
+        )
+        return x, y, z
+
+    return sum(region.touches(part(window.where)) for window in grid)
 
 
 def carried_voxels(grid: Grid) -> npt.NDArray[np.int64]:

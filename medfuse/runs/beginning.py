@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfuse.api import Split
@@ -44,7 +45,8 @@ _POINTS = 21  # of a course, at which a schedule is looked at
 class Planned:
     """What is known of a run before it is trained.
 
-    hashes: path → SHA-256 of every file of its cases. standing: how far its training has come.
+    hashes: path → SHA-256 of every file of its cases. standing: how far its training has come. shown: case →
+    the label map of a first stage that the network is shown.
     """
 
     split: Split
@@ -53,6 +55,7 @@ class Planned:
     hashes: Mapping[str, str]
     data: TrainedOn
     standing: Spent
+    shown: Mapping[str, Path] = field(default_factory=dict)
 
 
 def write_records(run: Run, planned: Planned, graph: GraphPlan, found: Mapping[str, Any]) -> None:

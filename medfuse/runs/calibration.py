@@ -125,6 +125,7 @@ def _windows(trained: Trained, case: Case) -> Iterator[tuple[Voxels, Voxels]]:
     label = trained.prepare_label(case, made)[None]
     how = trained.settings
     grids = [
-        windows_of(image, trained.plan.patch_size, how.overlap, how.stepped) for image in (made.image, label)
+        windows_of(image, trained.plan.patch_size, how.windows_overlap, how.stepped)
+        for image in (made.image, label)
     ]
     yield from zip(*grids)

@@ -12,6 +12,7 @@ from medfuse.data.plan import counted_inputs
 from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import Pipeline, plan_network
 from medfuse.runs.problems import dataset_problems, objective_problems, placed_split, setting_problems
+from medfuse.runs.two_stages import first_dataset, shown_values
 from medfuse.runs.weights import advice, origins, scaling_problems
 from medfuse.volumes.endings import is_picture
 
@@ -42,8 +43,12 @@ def checked(pipeline: Pipeline, info: DatasetInfo | None = None, image: ImageInf
     doubts: tuple[str, ...] = ()
     try:
         info = info or pipeline.data.read()
+        if pipeline.first:
+            first_dataset(pipeline, info)
     except DataError as error:
         problems += dataset_problems(pipeline, error)
+    except PipelineError as error:
+        problems += error.problems
     found: Mapping[str, Origin] = {}
     try:
         found = origins(pipeline)
@@ -100,6 +105,7 @@ def nominal_image(
     spacing = pipeline.preprocess.spacing_mm
     spacing_mm = (1.0,) * 3 if spacing == "auto" else spacing
     channels = info.channels if info else ("",)
+    shown = len(shown_values(pipeline, info)) if info else 0
     advised = advice(pipeline, found or {}, channels)
     scaled = advised.normalize if advised else pipeline.preprocess.normalize
-    return ImageInfo(counted_inputs(channels, scaled), size, spacing_mm[: len(size)])
+    return ImageInfo(counted_inputs(channels, scaled) + shown, size, spacing_mm[: len(size)])

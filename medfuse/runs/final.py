@@ -13,8 +13,10 @@ from medfuse.core.errors import CheckpointError
 from medfuse.core.files import reported
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.text import number
+from medfuse.infer.settings import USUAL_OVERLAP
 from medfuse.pipeline import resolved
 from medfuse.report.intervals import Interval
+from medfuse.runs import overlap
 from medfuse.runs.changes import case_changes, pipeline_changes, text_changes
 from medfuse.runs.folder import FOLD_ALL, fold_folders
 from medfuse.runs.postprocess import FILE, read_choice, said, write_choice
@@ -40,7 +42,8 @@ def unjudged(run: Run) -> tuple[Evaluation, tuple[str, ...]]:
     beside = cross_validation(run)
     labels = {name: value for name, value in run.info.labels.items() if value != 0}
     notes = (nothing_held_out(run.split), beside.expectation())
-    return Evaluation((), labels, NSD_TOLERANCE_MM, notes=notes), _postprocess(run, beside)
+    chosen = (*_postprocess(run, beside), *_overlap(run, beside))
+    return Evaluation((), labels, NSD_TOLERANCE_MM, notes=notes), chosen
 
 
 @dataclass(frozen=True)
@@ -164,3 +167,16 @@ def _postprocess(run: Run, beside: CrossValidation) -> tuple[str, ...]:
         return (f"postprocess: auto is chosen by a cross-validation, and {none}, so nothing is done",)
     write_choice(run.folder, choice)
     return ("postprocess: as the cross-validation chose:", *(f"  {line}" for line in said(choice)))
+
+
+def _overlap(run: Run, beside: CrossValidation) -> tuple[str, ...]:
+    """As `_postprocess`, of the overlap of windows."""
+    if run.pipeline.infer.overlap != "auto":
+        return ()
+    choice = None if beside.fault else overlap.read_choice(beside.folder)
+    if choice is None:
+        overlap.forget_choice(run.folder)
+        none = "there is none beside it" if beside.fault else "it chose nothing"
+        return (f"overlap: auto is chosen by a cross-validation, and {none}, so it is {USUAL_OVERLAP:g}",)
+    overlap.write_choice(run.folder, choice)
+    return ("overlap: as the cross-validation chose:", f"  {choice.said()}")

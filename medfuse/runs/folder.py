@@ -26,6 +26,7 @@ JUDGED = (
     "quality_out_of_fold.csv",
     "report.html",
     "postprocess.json",
+    "overlap.json",
     "view.html",
     VIEW,
     *GATE_FILES,

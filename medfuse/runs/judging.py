@@ -120,7 +120,7 @@ def _threshold_scores(run: Run, plan: DataPlan, store: Store) -> dict[str, dict[
                 trained.networks[0],
                 patch_size=plan.patch_size,
                 classes=len(plan.classes),
-                overlap=run.pipeline.infer.overlap,
+                overlap=run.pipeline.infer.windows_overlap,
                 batch_size=run.pipeline.infer.batch_size,
                 device=trained.device,
             ).sigmoid()
@@ -162,7 +162,7 @@ def draw_pictures(
     with run.reporter.track("drawing what is inside the network", len(chosen)) as advance:
         for done, judged in enumerate(chosen, 1):
             case = replace(run.cases[judged.name], label=judged.pair.prediction)
-            prepared = preprocessor.prepare(case)
+            prepared = trained.prepare(case) if plan.before else preprocessor.prepare(case)
             inside = CaseInside(prepared.image, preprocessor.prepare_label(case, prepared))
             made[case.name] = draw_inside(
                 network, inside, plan.image, maps=maps, gradcam=gradcam, labels=outputs

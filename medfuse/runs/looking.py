@@ -46,7 +46,7 @@ def logits_of(
             windows,
             patch_size=plan.patch_size,
             classes=len(plan.classes),
-            overlap=settings.overlap,
+            overlap=settings.windows_overlap,
             batch_size=settings.batch_size,
             device=device,
         )

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from medfuse.core.errors import MedfuseError
 from medfuse.core.reporter import Reporter
-from medfuse.infer.settings import PostprocessSettings
+from medfuse.infer.settings import USUAL_OVERLAP, PostprocessSettings
 from medfuse.runs.folder import FOLD_ALL, WEIGHTS, fold_folders
+from medfuse.runs.overlap import overlap_for
 from medfuse.runs.postprocess import steps_for
 from medfuse.trained.loading import load_trained, weights_file
 from medfuse.trained.trained import Trained
@@ -33,7 +34,22 @@ def load_model(
         other = f"; {finals[0]} is one network that all cases trained" if finals else ""
         reporter.say(f"the mean of {len(files)} folds{other}")
     model = load_trained(files, device=device, overrides=overrides, trust=trust)
+    model = _with_chosen_overlap(model, weights, files, reporter)
     return _with_chosen_steps(model, weights, files, reporter)
+
+
+def _with_chosen_overlap(
+    model: Trained, weights: Sequence[Path], files: Sequence[Path], reporter: Reporter
+) -> Trained:
+    """The model with the overlap that its held-out cases chose, where it is left to them."""
+    if model.settings.overlap != "auto":
+        return model
+    chosen = overlap_for(weights)
+    chosen = overlap_for(files) if chosen is None else chosen
+    if chosen is None:
+        reporter.say(f"overlap: auto: nothing was chosen for these weights, so it is {USUAL_OVERLAP:g}")
+    settings = model.settings.model_copy(update={"overlap": USUAL_OVERLAP if chosen is None else chosen})
+    return replace(model, settings=settings)
 
 
 def _with_chosen_steps(

@@ -20,7 +20,7 @@ from medfuse.core.device import processor
 from medfuse.core.errors import CheckpointError
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.labels import LabelValue
-from medfuse.pipeline import Pipeline, resolved
+from medfuse.pipeline import Pipeline, resolved, with_stages
 
 if TYPE_CHECKING:
     from medfuse.data.plan import DataPlan
@@ -49,7 +49,8 @@ class TrainedOn(Record):
     """data.json: what the weights were made from. A run has one, as long as it has weights.
 
     cases: all that have a label, as `auto` values are planned from all of them, and those that pseudo-labels
-    are made for. teacher: the hash of the weights that make them, where that is another run.
+    are made for. teacher: the hash of the weights that make them, where that is another run. before: those
+    of the first stage of a cascade, of which it is the second.
     """
 
     labels: dict[str, LabelValue]
@@ -60,6 +61,7 @@ class TrainedOn(Record):
     validation: tuple[str, ...]
     cases: dict[str, CaseHashes]
     teacher: str | None
+    before: tuple[str, ...] = ()
 
     @property
     def split(self) -> Split:
@@ -202,7 +204,7 @@ def resolved_values(pipeline: Pipeline, plan: DataPlan) -> dict[str, Any]:
     values = resolved(pipeline)
     values["preprocess"]["spacing_mm"] = list(plan.spacing_mm)
     values["sample"] |= {"patch_size": list(plan.patch_size), "batch_size": plan.batch_size}
-    return values
+    return with_stages(values, pipeline)
 
 
 def resolved_text(pipeline: Pipeline, plan: DataPlan, split: Split, stretches: Sequence[Stretch]) -> str:

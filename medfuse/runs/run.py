@@ -41,7 +41,7 @@ class Run:
     kept: what its weights were trained on, where it has any that count. starts: whether training begins at
     its first step, and so may replace what stands in the folder. pins: what `pipeline` has in place of what
     `said`, the one of the file, has. max_disk: bytes that frozen maps may take. whole: the budget that it may
-    be given in the end, where it is trained in parts.
+    be given in the end, where it is trained in parts. retrain: whether weights that count are replaced.
     """
 
     pipeline: Pipeline
@@ -57,6 +57,7 @@ class Run:
     said: Pipeline | None = None
     max_disk: int | None = None
     whole: TrainSettings | None = None
+    retrain: bool = False
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -120,7 +121,9 @@ def open_run(
         own = reporter if together.is_first else Reporter(quiet=True)
         store = runs / "prepared" / info_name(pipeline)
         pinned = with_pins(pipeline, pins)
-        yield Run(pinned, info, split, folder, store, own, together, kept, starts, pins, pipeline, max_disk)
+        how = (pins, pipeline, max_disk)
+        made = Run(pinned, info, split, folder, store, own, together, kept, starts, *how, retrain=retrain)
+        yield made
 
 
 def refuse_soon(pipeline: Pipeline, info: DatasetInfo, folder: Path) -> None:
@@ -209,6 +212,11 @@ def _split(folder: Path, pipeline: Pipeline, info: DatasetInfo, kept: TrainedOn 
         now = kept.model_copy(update={"train": split.train, "validation": split.validation})
         _refuse(folder, [], data_changes(kept, now))
     return kept.split
+
+
+def refuse_changes(folder: Path, changes: list[str]) -> None:
+    """Raises DataError where anything is another than what the weights in `folder` were made from."""
+    _refuse(folder, [], changes)
 
 
 def _refuse(folder: Path, other_values: list[str], changes: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -22,11 +22,13 @@ from medfuse.runs.judging import (
     predict_held_out,
     write_run_report,
 )
+from medfuse.runs.overlap import choose_overlap
 from medfuse.runs.problems import objective_problems, placed_split, setting_problems
 from medfuse.runs.records import FINGERPRINT, LOCK, PLAN, Lock, read_plan, read_record
 from medfuse.runs.run import Run, trained_on
 from medfuse.runs.tracking import tracked
 from medfuse.runs.training import train
+from medfuse.runs.two_stages import shown_values
 from medfuse.runs.weights import advice, origins, scaling_problems
 
 if TYPE_CHECKING:
@@ -47,22 +49,33 @@ class Judged:
     postprocess: tuple[str, ...]
 
 
-def do_stages(run: Run, seen: Fingerprint | None = None) -> Judged:
-    """Every stage, each of which carries on where an earlier process stopped. `seen`: see `prepare`."""
+def do_stages(
+    run: Run,
+    seen: Fingerprint | None = None,
+    *,
+    planned: Planned | None = None,
+    notes: Sequence[str] = (),
+) -> Judged:
+    """Every stage, each of which carries on where an earlier process stopped.
+
+    `seen`: see `prepare`. `planned`: what is known already. `notes`: what is said, and in its summary, too.
+    """
     from medfuse.report.summary import write_summary
 
-    planned = run.together.first(lambda: prepare(run, seen))
+    for line in notes:
+        run.reporter.say(line)
+    planned = planned or run.together.first(lambda: prepare(run, seen))
     run, plan = replace(run, split=planned.split), planned.plan
     graph = plan_network(run.pipeline, plan.image, len(plan.classes))
     with filled_store(run, planned) as store, tracked(run, planned.standing.step) as trackers:
         train(run, planned, graph, store, trackers)
         if not run.together.is_first:
             raise SystemExit(0)  # this process was there for training
-        told = (*_outlook(run), *frozen_note(run.folder))
+        told = (*notes, *_outlook(run), *frozen_note(run.folder))
         if run.split.validation:
             predict_held_out(run)
             evaluation = evaluate(run)
-            chosen = choose_postprocess(run, plan, store)
+            chosen = (*choose_postprocess(run, plan, store), *choose_overlap(run))
             otherwise = judged_otherwise(run)
         else:
             (evaluation, chosen), otherwise = unjudged(run), ()
@@ -85,10 +98,11 @@ def _outlook(run: Run) -> tuple[str, ...]:
     return told
 
 
-def prepare(run: Run, seen: Fingerprint | None = None) -> Planned:
+def prepare(run: Run, seen: Fingerprint | None = None, *, known: bool = False) -> Planned:
     """Check every case, plan every `auto` value, verify the graph. Nothing is written yet.
 
-    `seen` is what was found of the same files before, and saves reading them.
+    `seen` is what was found of the same files before, and saves reading them. `known`: whether what is odd
+    about the data has been said already.
 
     A run that has weights keeps its plan and its split. Raises MedfuseError where it has other data.
     The split of a fresh one is another where it is stratified by what only the label maps tell.
@@ -129,7 +143,8 @@ def prepare(run: Run, seen: Fingerprint | None = None) -> Planned:
         raise PipelineError(problems)
     run.reporter.say(f"  network: {facts.parameters:,} parameters")
     data = trained_on(run.pipeline, run.info, run.split, hashes)
-    for line in (*doubts(run, fingerprint, plan, data), *network_doubts(run.pipeline, graph)):
+    odd = [] if known else doubts(run, fingerprint, plan, data)
+    for line in (*odd, *network_doubts(run.pipeline, graph)):
         run.reporter.say_once(line)
     return Planned(run.split, plan, fingerprint, hashes, data, standing)
 
@@ -148,6 +163,7 @@ def _plan(run: Run, fingerprint: Fingerprint, hashes: Mapping[str, str]) -> Data
             run.reporter.say(f"{error.lines[0]} (written anew, as the data are the same)")
     asked = advice(run.pipeline, origins(run.pipeline), run.info.channels)
     plan = make_plan(fingerprint, run.info, run.pipeline.preprocess, run.pipeline.sample, asked)
+    plan = replace(plan, before=shown_values(run.pipeline, run.info))
     if not run.starts:
         graph = plan_network(run.pipeline, plan.image, len(plan.classes))
         write_json(run.folder / PLAN, {"data": plan.to_json(), "graph": graph.rows()})
@@ -169,7 +185,7 @@ def filled_store(run: Run, planned: Planned) -> Iterator[Store]:
         alone = held.enter_context(store.in_use())
         cases = [run.cases[name] for name in (*run.split.train, *run.split.validation)]
         cases += run.unlabelled()
-        preprocessor = Preprocessor(planned.plan, run.pipeline.preprocess.tolerance_mm)
+        preprocessor = Preprocessor(planned.plan, run.pipeline.preprocess.tolerance_mm, planned.shown)
         with run.reporter.track(f"preparing {len(cases)} cases", len(cases)) as advance:
             store.build(
                 cases,

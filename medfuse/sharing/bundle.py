@@ -213,7 +213,7 @@ def inference(model: SharedModel) -> dict[str, Any]:
         "inferer": {
             "_target_": "scripts.windows.Windows",
             "roi_size": list(plan.patch_size),
-            "overlap": settings.overlap,
+            "overlap": settings.windows_overlap,
             "sw_batch_size": settings.batch_size,
             "stepped": settings.stepped,
             "mirror": list(settings.mirror),

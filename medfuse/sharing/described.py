@@ -19,6 +19,7 @@ from medfuse.core.json_text import parse_json, read_json, shortened, validated
 from medfuse.core.text import listed, typed
 from medfuse.data.plan import DataPlan, is_ct
 from medfuse.data.plan_facts import NormalizationFacts, SeenFacts
+from medfuse.infer.settings import USUAL_OVERLAP
 from medfuse.model.hub import PREFIX, fetch_shared
 from medfuse.runs.folder import FOLD_ALL, WEIGHTS, fold_folders
 from medfuse.sharing.description import FILE, Channel, Description, Label, Training, Windows
@@ -261,14 +262,30 @@ def describe_plan(plan: DataPlan, *, name: str, windows: Mapping[str, Any]) -> D
         spacing_mm=plan.spacing_mm,
         patch_size=plan.patch_size,
         windows=_windows(windows),
+        cascade=_cascade(plan),
         seen=SeenFacts(**asdict(plan.seen)) if plan.seen else None,
     )
+
+
+def _cascade(plan: DataPlan) -> str:
+    """What the second stage of a cascade takes of the first; nothing for any other network."""
+    parts = []
+    if focus := plan.focus:
+        parts.append(
+            f"runs windows within {focus.margin_mm:g} mm of where its first stage finds anything "
+            f"(probability {focus.threshold:g}), {focus.looked_at:.1%} of the volume in training"
+        )
+    if plan.before:
+        parts.append("is shown the label map of its first stage")
+    return "; ".join(parts)
 
 
 def _windows(said: Mapping[str, Any]) -> Windows:
     known = {key: said[key] for key in Windows.model_fields if key in said}
     where = "what it says of its windows"
-    return validated(Windows, {"overlap": 0.5, **known}, where, raises=CheckpointError, remedy=_REMEDY)
+    if known.get("overlap", "auto") == "auto":
+        known["overlap"] = USUAL_OVERLAP
+    return validated(Windows, known, where, raises=CheckpointError, remedy=_REMEDY)
 
 
 # ---- what was exported, and what others wrote

@@ -115,7 +115,7 @@ class Description(Said):
 
     seen: what the cases were like that it was trained on. license: an SPDX expression, "" where nobody gave
     one. sources: pretrained weights. imported: what it was turned into a run from. versions: of the packages
-    that trained it. notes: a line each.
+    that trained it. notes: a line each. cascade: what it takes of a first stage, "" where there is none.
     """
 
     medfuse: Word
@@ -128,6 +128,7 @@ class Description(Said):
     spacing_mm: tuple[Millimetres, Millimetres, Millimetres]
     patch_size: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=2, max_length=3)]
     windows: Windows
+    cascade: Line = ""
     weights: Annotated[tuple[Digest, ...], Field(max_length=1000)] = ()
     parameters: Count | None = None
     training: Training = Training()

@@ -30,6 +30,8 @@ def _rows(said: Description) -> Iterator[tuple[str, str]]:
         yield "", f"… {len(said.labels) - MOST_LABELS} more; --json has all"
     yield from _headed("images", map(channel_text, said.channels))
     yield "spacing", f"{spacing_text(said)}, windows of {by(said.patch_size)} voxels, {windows_text(said)}"
+    if said.cascade:
+        yield "cascade", said.cascade
     yield "trained on", training_text(said.training)
     yield from _headed("score", score_lines(said))
     if said.parameters is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +91,7 @@ def load_trained(
     does not tap are tapped for them. Raises MedfuseError for one that there is not.
     """
     from medfuse.core.device import settle
+    from medfuse.data.focus import loosest
 
     where = _device(paths, device)
     settle(where)
@@ -118,10 +119,10 @@ def load_trained(
         tuple(one.network for one in loaded),
         hashes,
         loaded[0].graph,
-        plans[0],
+        replace(plans[0], focus=loosest([plan.focus for plan in plans])),
         _overridden(settings or loaded[0].settings, overrides),
         where,
-        _stage_before(paths[0], device=device, trust=trust) if plans[0].before else None,
+        _stage_before(paths, plans, device=device, trust=trust) if plans[0].is_second else None,
         loaded[0].name,
         _calibration(paths, hashes, of_all=all(one.of_all for one in loaded)),
     )
@@ -145,13 +146,41 @@ BEFORE = "before"
 """The folder, in a run or around its folds, that holds the run whose label maps it is shown."""
 
 
-def _stage_before(path: Path, *, device: str, trust: str | Iterable[str]) -> Trained:
-    """The first stage of the cascade that `path` is the second of. Raises CheckpointError."""
+def _stage_before(
+    paths: Sequence[Path], plans: Sequence[DataPlan], *, device: str, trust: str | Iterable[str]
+) -> Trained:
+    """The first stage of the cascade that `paths` are the second of: those of all of them together, where
+    each has its own. Raises CheckpointError, also for one that is another than their plans say."""
+    found: list[Path] = []
+    for path, plan in zip(paths, plans):
+        own = first_stage_weights(path)
+        if plan.focus and plan.focus.weights and {*plan.focus.weights} != {*map(file_hash, own)}:
+            raise CheckpointError(
+                f"{path}: is the second stage of a cascade, and {', '.join(map(str, own))} are not those of "
+                "its first, as it was trained after; copy the whole run folder"
+            )
+        found += own
+    before = load_trained([*dict.fromkeys(found)], device=device, trust=trust)
+    faults = []
+    if before.plan.channels != plans[0].channels:
+        faults.append(f"channels {', '.join(before.plan.channels)} for {', '.join(plans[0].channels)}")
+    if lost := [str(value) for value in plans[0].before if value not in before.plan.values]:
+        faults.append(f"no label of the value {', '.join(lost)}, which it is shown")
+    if faults:
+        raise CheckpointError(
+            f"{found[0]}: is not the first stage of {paths[0]}: it has {' and '.join(faults)}; copy the "
+            "whole run folder"
+        )
+    return before
+
+
+def first_stage_weights(path: Path) -> list[Path]:
+    """Those of the first stage of the cascade that the weights `path` are of. Raises CheckpointError."""
     for folder in (path.parent / BEFORE, path.parent.parent / BEFORE):
         if folder == path.parent:  # which is no stage before itself
             continue
         if found := [*folder.glob(_LAST), *sorted(folder.glob(f"fold_*/{_LAST}"))]:
-            return load_trained(found, device=device, trust=trust)
+            return found
     raise CheckpointError(
         f"{path}: is the second stage of a cascade, and {path.parent / BEFORE} holds no {_LAST} of the "
         "first; copy the whole run folder"

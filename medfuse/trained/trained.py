@@ -6,8 +6,8 @@ import json
 import logging
 import tempfile
 import threading
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -33,15 +33,19 @@ if TYPE_CHECKING:
     from medfuse.core.geometry import Geometry
     from medfuse.core.prepared import Outlook
     from medfuse.core.prepared import Prepared as PreparedCase
+    from medfuse.core.region import Region
+    from medfuse.data.focus import Focus
     from medfuse.data.plan import DataPlan
     from medfuse.data.prepare import Preprocessor
     from medfuse.data.profile import Profile
+    from medfuse.infer.bricks import Brick
     from medfuse.infer.fleet import Fleet, Share
     from medfuse.infer.ledger import Outcome, Progress
     from medfuse.infer.plan import Plans, Way, WindowCost
     from medfuse.infer.probabilities import ProbabilityFormat
     from medfuse.infer.recipe import Recipe
     from medfuse.infer.shards import Shard
+    from medfuse.infer.sliding import WindowCount
     from medfuse.infer.windows import Grid
     from medfuse.model.segmenter import Segmenter
     from medfuse.quality.agreement import Agreement
@@ -51,6 +55,9 @@ if TYPE_CHECKING:
     from medfuse.volumes.dicom.seg import SegKind
 
 log = logging.getLogger(__name__)
+
+NOTHING_FOUND = "nothing found, so all of the volume is looked at"
+"""What is said of a case in which the first stage of a cascade sees nothing but background."""
 
 MOST_LINES = 5
 """About cases whose intensities are unlike those of training, which are read one by one."""
@@ -62,8 +69,9 @@ Prepare = Callable[["Tensor", "Engine | None"], Callable[["Tensor"], "Tensor"]]
 class Trained:
     """Trained networks (one, or the folds of one model) with all that inference needs.
 
-    What `medfuse export` wrote is a callable, windows → logits, or a module; it has no graph. `before`: the
-    stage whose label map these are shown beside the image, where they are the second of a cascade.
+    What `medfuse export` wrote is a callable, windows → logits, or a module; it has no graph. `before`: where
+    they are the second stage of a cascade, the first, whose label map these are shown beside the image or
+    which says where to look, as their plan has it.
     `calibration`: what their cross-validation told of the quality of label maps.
     """
 
@@ -188,11 +196,11 @@ class Trained:
     def prepare(self, case: Case, *, scratch: Path | None = None) -> PreparedCase:
         """What the networks are shown of a case: its image, and what the stage before says of it."""
         made = self._preprocessor.prepare(case, scratch=scratch)
-        if self.before is None:
+        if self.before is None or not self._asks:
             return made
         earlier = self.before.prepare(case)
-        labels = self.before._decided(earlier.image, earlier.geometry)
-        return replace(made, image=self._preprocessor.with_stage(made.image, labels, made.geometry))
+        image, region, stage = self._after(made.image, earlier.image, earlier.region, made.geometry)
+        return replace(made, image=image, region=region, stage=stage)
 
     def prepare_label(self, case: Case, like: PreparedCase) -> npt.NDArray[np.integer[Any]]:
         """Numbers of a case's label values (see DataPlan) on the networks' grid. Raises DataError."""
@@ -200,7 +208,7 @@ class Trained:
 
     def label_map(self, voxels: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.unsignedinteger[Any]]:
         """The label map (i, j, k) of voxels (channels, i, j, k) in memory."""
-        return self._decided(self._seen_by_networks(voxels, geometry), geometry)
+        return self._decided(*self._seen_by_networks(voxels, geometry), geometry)
 
     def judged_map(
         self, voxels: npt.NDArray[Any], geometry: Geometry
@@ -211,21 +219,23 @@ class Trained:
         from medfuse.quality.agreement import Agreement
         from medfuse.quality.scores import rounded
 
-        image, recipe = self._seen_by_networks(voxels, geometry), self._recipe()
+        (image, region), recipe = self._seen_by_networks(voxels, geometry), self._recipe()
         passes = passes_of(self.runners, self.settings.mirror, len(self.plan.patch_size), self.heads)
         agreement = Agreement(passes, len(recipe.written), recipe.kind) if len(passes) > 1 else None
-        sweep = self._grid_of(image).sweep
+        sweep = self._grid_of(image.shape).sweep
         x, y, z = image.shape[1:]
         scores = recipe.scores((x, y, z), geometry, self.judge.volumes, sweep=sweep)
-        labels = self._decided(image, geometry, scores, agreement)
+        labels = self._decided(image, region, geometry, scores, agreement)
         far = self._distances(geometry, [profile_of(channel) for channel in voxels])
         return labels, {
             "quality": self.judge.entry(scores.found(agreement), far),
             "case_quality": rounded(far),
         }
 
-    def _seen_by_networks(self, voxels: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.float32]:
-        """Voxels in memory, prepared; what is foreign about them is told."""
+    def _seen_by_networks(
+        self, voxels: npt.NDArray[Any], geometry: Geometry
+    ) -> tuple[npt.NDArray[np.float32], Region | None]:
+        """Voxels in memory, prepared, and which part is looked at; what is foreign about them is told."""
         from medfuse.data.foreign import strange_values
         from medfuse.data.profile import profile_of
 
@@ -233,54 +243,150 @@ class Trained:
         self._warn_of_foreign([outlook], self._told_of_arrays)
         values = strange_values(self.plan, [profile_of(channel) for channel in voxels])
         self._tell({outlook.name: values}, self._told_of_arrays, most=1)
-        image = self._preprocessor.prepare_array(voxels, geometry)
-        if self.before is not None:
-            labels = self.before.label_map(voxels, geometry)
-            image = self._preprocessor.with_stage(image, labels, geometry)
-        return image
+        return self._prepared_array(voxels, geometry)
 
-    def _grid_of(self, image: npt.NDArray[np.float32]) -> Grid:
+    def _prepared_array(
+        self, voxels: npt.NDArray[Any], geometry: Geometry
+    ) -> tuple[npt.NDArray[np.float32], Region | None]:
+        """As `prepare`, of voxels in memory: the image, and which part of it is looked at."""
+        image = self._preprocessor.prepare_array(voxels, geometry)
+        if self.before is None or not self._asks:
+            return image, None
+        image, region, _ = self._after(image, *self.before._prepared_array(voxels, geometry), geometry)
+        return image, region
+
+    @property
+    def _focus(self) -> Focus | None:
+        return None if self.settings.windows == "all" else self.plan.focus
+
+    @property
+    def _asks(self) -> bool:
+        """Whether anything that the stage before says is wanted."""
+        return bool(self.plan.before) or self._focus is not None
+
+    def _after(
+        self,
+        image: npt.NDArray[np.float32],
+        earlier: npt.NDArray[np.float32],
+        earlier_region: Region | None,
+        geometry: Geometry,
+    ) -> tuple[npt.NDArray[np.float32], Region | None, str]:
+        """An image with the label map of the stage before beside it, which is shown the `earlier` image;
+        which part of it is looked at; and that in words."""
+        import numpy as np
+
+        assert self.before is not None
+        found = np.zeros(earlier.shape[1:], np.float32)
+        bricks = self.before._bricks(earlier, earlier_region)
+        if self._focus is not None:
+            bricks = self.before._noting(bricks, found)
+        if self.plan.before:
+            labels = self.before._decided_of(bricks, earlier.shape, geometry)
+            image = self._preprocessor.with_stage(image, labels, geometry)
+        else:
+            deque(bricks, 0)
+        if self._focus is None:
+            return image, None, ""
+        x, y, z = image.shape[1:]
+        region = self._focus.region(found, geometry, (x, y, z))
+        return image, region, NOTHING_FOUND if region is None else f"{region.there.mean():.1%} looked at"
+
+    def _grid_of(self, image_shape: Sequence[int], overlap: float | None = None) -> Grid:
+        """The windows of an image of this shape (channels, x, y, z)."""
         from medfuse.infer.windows import plan_grid
 
         how = self.settings
-        return plan_grid(image.shape[1:], self.plan.patch_size, how.overlap, stepped=how.stepped)
+        share = how.windows_overlap if overlap is None else overlap
+        return plan_grid(image_shape[1:], self.plan.patch_size, share, stepped=how.stepped)
 
-    def _decided(
+    def presence(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(x, y, z): the probability of anything but background, on the grid of a prepared image."""
+        import numpy as np
+
+        found = np.zeros(image.shape[1:], np.float32)
+        deque(self._noting(self._bricks(image), found), 0)
+        return found
+
+    def _noting(self, bricks: Iterator[Brick], found: npt.NDArray[np.float32]) -> Iterator[Brick]:
+        """The same bricks, whose probability of anything but background is written into `found`."""
+        for brick in bricks:
+            logits = brick.logits.float()
+            share = logits.sigmoid().amax(0) if self.plan.regions else 1 - logits.softmax(0)[0]
+            found[brick.where] = share.cpu().numpy()
+            yield brick
+
+    def _bricks(
         self,
         image: npt.NDArray[np.float32],
-        geometry: Geometry,
-        scores: CaseScores | None = None,
+        region: Region | None = None,
+        *,
+        overlap: float | None = None,
+        count: WindowCount | None = None,
         agreement: Agreement | None = None,
-    ) -> npt.NDArray[np.unsignedinteger[Any]]:
-        """The label map (i, j, k) of an image that is prepared; its `scores` are gathered on the way."""
+    ) -> Iterator[Brick]:
+        """Logits of a prepared image, by windows that overlap as the settings say where it is not said."""
         from medfuse.infer.sliding import predict_bricks
-        from medfuse.infer.stitch import spare_memory
-        from medfuse.volumes.slabs import Whole
 
-        x, y, z = image.shape[1:]
-        how, grid = self.settings, self._grid_of(image)
-        spare_memory(grid, len(self.plan.classes))
-        recipe = self._recipe()
-        exporter = recipe.exporter((x, y, z), geometry, sweep=grid.sweep)
-        labels = Whole(geometry.shape, exporter.dtype)
-        for brick in predict_bricks(
+        how = self.settings
+        return predict_bricks(
             image,
             self.runners,
             patch_size=self.plan.patch_size,
             classes=len(self.plan.classes),
-            overlap=how.overlap,
+            overlap=how.windows_overlap if overlap is None else overlap,
             batch_size=how.batch_size,
             mirror=how.mirror,
             stepped=how.stepped,
             skip_air=how.skip_air,
             adaptive_overlap=how.adaptive_overlap,
-            kind=recipe.kind,
+            kind="regions" if self.plan.regions else "softmax",
+            region=region,
+            count=count,
             device=self.device,
             heads=self.heads,
             agreement=agreement,
-        ):
-            if scores is not None:
-                scores.add(brick.where, brick.logits)
+        )
+
+    def decided(self, case: PreparedCase, overlap: float) -> tuple[npt.NDArray[np.unsignedinteger[Any]], int]:
+        """The label map (i, j, k) of a prepared case with this overlap, and how many windows were run."""
+        from medfuse.infer.sliding import WindowCount
+
+        count = WindowCount()
+        bricks = self._bricks(case.image, case.region, overlap=overlap, count=count)
+        return self._decided_of(bricks, case.image.shape, case.geometry, overlap), count.run
+
+    def _decided(
+        self,
+        image: npt.NDArray[np.float32],
+        region: Region | None,
+        geometry: Geometry,
+        scores: CaseScores | None = None,
+        agreement: Agreement | None = None,
+    ) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """The label map (i, j, k) of an image that is prepared; its `scores` are gathered on the way."""
+        bricks = self._bricks(image, region, agreement=agreement)
+        if scores is not None:
+            bricks = _scored(bricks, scores)
+        return self._decided_of(bricks, image.shape, geometry)
+
+    def _decided_of(
+        self,
+        bricks: Iterator[Brick],
+        image_shape: Sequence[int],
+        geometry: Geometry,
+        overlap: float | None = None,
+    ) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """The label map (i, j, k) that logits of an image of this shape (channels, x, y, z) say."""
+        from medfuse.infer.stitch import spare_memory
+        from medfuse.volumes.slabs import Whole
+
+        _, x, y, z = image_shape
+        grid = self._grid_of(image_shape, overlap)
+        spare_memory(grid, len(self.plan.classes))
+        recipe = self._recipe()
+        exporter = recipe.exporter((x, y, z), geometry, sweep=grid.sweep)
+        labels = Whole(geometry.shape, exporter.dtype)
+        for brick in bricks:
             if rows := exporter.add(brick):
                 labels.write(rows.axis, rows.start, rows.labels)
         return recipe.tidied(labels.voxels, geometry) if recipe.steps else labels.voxels
@@ -394,7 +500,7 @@ class Trained:
 
         made = self._preprocessor.prepare(case, scratch=Path(tempfile.gettempdir()))
         image = made.image
-        if self.before is not None:  # whatever it may say
+        if self.plan.before:  # whatever it may say
             nothing = np.zeros(made.geometry.shape, np.uint8)
             image = self._preprocessor.with_stage(image, nothing, made.geometry)
         return measure(
@@ -535,6 +641,13 @@ class Trained:
         if not isinstance(network, Segmenter):
             raise CheckpointError("an exported network cannot be looked into; give the run, or its weights")
         return network
+
+
+def _scored(bricks: Iterator[Brick], scores: CaseScores) -> Iterator[Brick]:
+    """The same bricks, of which scores are gathered."""
+    for brick in bricks:
+        scores.add(brick.where, brick.logits)
+        yield brick
 
 
 def _refusal(found: Mapping[str, str]) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from medfuse.core.document import Document
+from medfuse.core.errors import PipelineError
 from medfuse.core.result import Result
 from medfuse.core.text import aligned, by
 from medfuse.model.plan import GraphPlan
-from medfuse.pipeline import Pipeline, Source, load_pipeline
+from medfuse.pipeline import Pipeline, Source, load_stages
 from medfuse.runs.checked import checked
 from medfuse.runs.frozen_check import foretold
 from medfuse.runs.run import located
@@ -22,9 +24,38 @@ if TYPE_CHECKING:
 def check_pipeline(file: Source, overrides: Iterable[str] = ()) -> Result:
     """Plan the graph of a pipeline, verify it on the meta device; return the table of features.
 
-    Reads the dataset's text files, opens no image. Raises PipelineError with every problem located.
+    Of a cascade both stages'. Reads the dataset's text files, opens no image. Raises PipelineError with every
+    problem located.
     """
-    pipeline, document = load_pipeline(file, overrides)
+    return of_stages(
+        load_stages(file, overrides), lambda pipeline, document: _check(file, pipeline, document)
+    )
+
+
+def of_stages(
+    stages: Sequence[tuple[Pipeline, Document]], said: Callable[[Pipeline, Document], Result]
+) -> Result:
+    """What is said of the one stage; of two with a heading each, and values under `stages` too.
+
+    Raises PipelineError with the problems of both.
+    """
+    found: list[Result] = []
+    faults: list[PipelineError] = []
+    for pipeline, document in stages:
+        try:
+            found.append(said(pipeline, document))
+        except PipelineError as error:
+            faults.append(error)
+    if faults:
+        lines = dict.fromkeys(line for error in faults for line in error.lines)
+        raise PipelineError([problem for error in faults for problem in error.problems], [*lines])
+    if len(found) == 1:
+        return found[0]
+    texts = [f"stage {number} of {len(found)}\n{one}" for number, one in enumerate(found, 1)]
+    return Result("\n\n".join(texts), {**found[-1].values, "stages": [one.values for one in found]})
+
+
+def _check(file: Source, pipeline: Pipeline, document: Document) -> Result:
     with located(document):
         sound = checked(pipeline)
         space = space_lines(pipeline, document, sound.info)

@@ -14,6 +14,8 @@ from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import UNFINISHED, claimed, make_folder, remove_leftovers, reported
 from medfuse.core.result import Result
 from medfuse.core.text import typed
+from medfuse.infer.settings import USUAL_OVERLAP
+from medfuse.runs.overlap import overlap_for
 from medfuse.sharing.clean import cleaned
 from medfuse.sharing.described import ABOUT, describe
 from medfuse.sharing.formats import FORMATS, SharedKind, write_model
@@ -149,7 +151,10 @@ def _facts(source: Path, digest: str, license: str) -> dict[str, Any]:
     """What the weights file says, without its runtime, which may be a plugin; and which weights they are."""
     facts = cleaned(read_weights(source)[1])
     about = describe(source).model_copy(update={"license": license}).model_dump(mode="json")
-    return {**facts, "infer": {**facts["infer"], "runtime": None}, "weights": digest, ABOUT: about}
+    infer = {**facts["infer"], "runtime": None}
+    if infer.get("overlap") == "auto":
+        infer["overlap"] = overlap_for([source]) or USUAL_OVERLAP
+    return {**facts, "infer": infer, "weights": digest, ABOUT: about}
 
 
 def _file(output: Path, kind: Format, name: str) -> Path:

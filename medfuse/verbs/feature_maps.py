@@ -68,7 +68,7 @@ class FeatureJob:
             "pool": self.how.pool,
             "format": self.how.kind,
             "patch_size": list(self.model.plan.patch_size),
-            "overlap": self.model.settings.overlap,
+            "overlap": self.model.settings.windows_overlap,
         }
 
     @property
@@ -97,7 +97,7 @@ class FeatureJob:
             self.network,
             self.layers,
             patch_size=model.plan.patch_size,
-            overlap=model.settings.overlap,
+            overlap=model.settings.windows_overlap,
             batch_size=model.settings.batch_size,
             pool=self.how.pool,
             device=model.device,

@@ -15,6 +15,7 @@ from medfuse.core.processes import processes
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import number, typed
 from medfuse.pipeline import load_pipeline
+from medfuse.runs import overlap
 from medfuse.runs.folder import refuse_single_run
 from medfuse.runs.folds import choose_together, summarise_folds
 from medfuse.runs.postprocess import said, write_choice
@@ -129,6 +130,11 @@ def run_folds(
         told, words = calibrate_together(folder, folders, evaluations, of_whom, pipeline.infer)
         summary |= {"quality": told} if told else {}
         summary["notes"] += words
+        if pipeline.infer.overlap == "auto":
+            found = [overlap.read_choice(result.folder) for result in results.values()]
+            together = overlap.choose_together(one for one in found if one)
+            overlap.write_choice(folder, together)
+            summary["notes"].append(together.said())
         write_json(folder / "summary.json", summary)
     return CrossValidated(folder, summary, file)
 

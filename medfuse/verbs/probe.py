@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfuse.api import Split
-from medfuse.core.errors import DataError, did_you_mean
+from medfuse.core.errors import DataError, PipelineError, Problem, did_you_mean
 from medfuse.core.files import claimed, make_folder, remove_leftovers
 from medfuse.core.reporter import Reporter
 from medfuse.pipeline import Pipeline, load_pipeline, plan_network
@@ -86,6 +86,9 @@ def probe_pipeline(
     Prepared cases stay in `runs`, as a run finds them again; all else is removed.
     """
     pipeline, document = load_pipeline(file, overrides)
+    if pipeline.cascade and pipeline.cascade.shown:
+        message = "shows the second stage label maps that only a run makes; probe it with cascade.shown=false"
+        raise document.located(PipelineError([Problem(("cascade", "shown"), message)]))
     from medfuse.train.log import read_rows
     from medfuse.train.optimizer import peak_rate
     from medfuse.train.rate import sweep_rates

@@ -12,6 +12,7 @@ from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
 from medfuse.core.text import typed
 from medfuse.pipeline import Pipeline, Source, load_pipeline
+from medfuse.runs.cascade import do_cascade
 from medfuse.runs.run import located, open_run, read_dataset, refuse_soon, run_folder
 from medfuse.runs.stages import do_stages
 
@@ -114,7 +115,7 @@ def run_pipeline(
                 pipeline, info, runs, where, reporter, together, retrain=retrain, max_disk=max_disk
             ) as run,
         ):
-            judged = do_stages(run)
+            judged = do_cascade(run) if pipeline.first else do_stages(run)
             return RunResult(where, judged.evaluation, judged.postprocess)
 
 

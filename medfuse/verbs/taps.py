@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medfuse import registry
 from medfuse.api import ImageInfo
+from medfuse.core.document import Document
 from medfuse.core.errors import DataError, MedfuseError, PipelineError, Problem, did_you_mean
 from medfuse.core.result import Result
 from medfuse.core.text import aligned, by
@@ -17,10 +18,11 @@ from medfuse.model.around import WITHIN
 from medfuse.model.blame import placed
 from medfuse.model.graph import plan_graph
 from medfuse.model.plan import BackbonePlan
-from medfuse.pipeline import Pipeline, load_pipeline
+from medfuse.pipeline import Pipeline, load_stages
 from medfuse.runs.checked import nominal_image
 from medfuse.runs.run import located
 from medfuse.runs.weights import origins
+from medfuse.verbs.check import of_stages
 
 if TYPE_CHECKING:
     from medfuse.model.layers import Layer
@@ -32,8 +34,15 @@ def taps_table(file: Path, overrides: Iterable[str] = (), *, backbone: str | Non
     """The layers of one backbone, or of all. Reads the dataset's text files, opens no image.
 
     Where the graph has faults the layers are listed all the same, as a mistyped layer is one of the faults.
+    Of a cascade those of both stages, or of those that have such a backbone.
     """
-    pipeline, document = load_pipeline(file, overrides)
+    stages = load_stages(file, overrides)
+    if backbone is not None:
+        stages = [one for one in stages if backbone in one[0].model.backbones] or stages[-1:]
+    return of_stages(stages, lambda pipeline, document: _table(file, pipeline, document, backbone))
+
+
+def _table(file: Path, pipeline: Pipeline, document: Document, backbone: str | None) -> Result:
     names = [*pipeline.model.backbones]
     if backbone is not None and backbone not in names:
         near = did_you_mean(backbone, names)

@@ -10,19 +10,20 @@ import numpy.typing as npt
 
 from medfuse.quality.scores import Scores
 
-AGREEMENTS = ("folds", "flips", "heads")
-"""Scores of agreement, the most telling first: 1 where all passes decide alike."""
+SURE = ("expected", "folds", "flips", "heads")
+"""Scores that are 1 where a case is sure, the most telling first: expected Dice, and agreement."""
 
 Vectors = npt.NDArray[np.floating[Any]]
 
 
 def doubt(classes: Mapping[str, Scores]) -> tuple[float, str]:
-    """0 (sure) to 1 of a case, and by what: how little its passes agree, else the entropy on its surface.
+    """0 (sure) to 1 of a case, and by what: its expected Dice, how little its passes agree, or the entropy
+    on its surface.
 
     The mean over the classes that have it. 1 where nothing was found, as that is a scan of another kind or
     one that failed.
     """
-    for name in (*AGREEMENTS, "entropy"):
+    for name in (*SURE, "entropy"):
         if found := [value for scores in classes.values() if (value := scores.get(name)) is not None]:
             mean = float(np.mean(found))
             return (mean if name == "entropy" else 1 - mean), name

@@ -186,7 +186,11 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _by(rows: Sequence[Mapping[str, Any]]) -> str:
-    words = {"folds": "how the networks agree", "flips": "how the mirrored passes agree"}
+    words = {
+        "expected": "the Dice that is expected",
+        "folds": "how the networks agree",
+        "flips": "how the mirrored passes agree",
+    }
     words |= {"heads": "how the heads agree", "entropy": "the entropy on the surface"}
     found = [*dict.fromkeys(words[row["by"]] for row in rows if row["by"] in words)]
     return " or ".join(found) or "what was found"

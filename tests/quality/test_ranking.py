@@ -63,4 +63,5 @@ def test_doubt_goes_by_the_most_telling_score_there_is():
     assert doubt(both) == (pytest.approx(0.2), "folds")
     assert doubt({"a": {"folds": None, "entropy": 0.2}}) == (pytest.approx(0.2), "entropy")
     assert doubt({"a": {"folds": None, "entropy": None}}) == (1.0, "nothing found")
+    assert doubt({"a": {"expected": 0.6, "folds": 0.9, "entropy": 0.2}}) == (pytest.approx(0.4), "expected")
     assert doubt({}) == (1.0, "nothing found")

@@ -1,7 +1,7 @@
 """What intervals cover and how often verdicts are wrong, on simulated Dice whose truth is known.
 
-nice -n 19 python benchmarks/statistics.py                  # 4,000 samples a row, ten minutes on one thread
-python benchmarks/statistics.py --samples 1000 --only seeds # one table, more roughly
+nice -n 19 python benchmarks/intervals.py                  # 4,000 samples a row, ten minutes on one thread
+python benchmarks/intervals.py --samples 1000 --only seeds # one table, more roughly
 
 Prints the tables of docs/statistics.md. With 4,000 samples, chance moves a number by ±0.7 % (95 %).
 """

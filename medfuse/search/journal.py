@@ -46,7 +46,8 @@ class Told:
     """What a trial reached at a rung: Dice by label and in all, and what it costs.
 
     `ripe`: the Dice at the probabilities at which it is highest. `seconds`: that this rung took, judging
-    included; `steps`: of training in all; `at`: seconds of the search that were spent by then.
+    included; `steps` and `trained`: steps and seconds of training in all; `at`: seconds of the search that
+    were spent by then.
     """
 
     number: int
@@ -60,6 +61,7 @@ class Told:
     steps: int
     seconds: float
     cases: Mapping[str, float]
+    trained: float = 0.0
     at: float = 0.0
 
 

@@ -244,19 +244,18 @@ class Study:
         """Raises PipelineError where one trial and the last trainings take longer than there are minutes."""
         if self.settings.minutes is None:
             return
-        own = [one for one in self.journal.told() if one.number == 0]
-        share = self.budget.amounts[own[-1].rung] / self.budget.full
-        full = self._full_seconds() or sum(one.seconds for one in own) / share
+        own = [one for one in self.journal.told() if one.number == 0][-1]
+        full = own.trained * self.budget.full / self.budget.amounts[own.rung]
         trainings = 2 * len(seeds_of(self.settings, self.gate.space.combine({}).pipeline))
-        needed = (trainings + 2) * full / 60
+        needed = (trainings + 1) * full / 60
         if needed > self.settings.minutes:
             raise PipelineError(
                 [
                     Problem(
                         ("search", "minutes"),
-                        f"{self.settings.minutes:g} minutes are too few: a trial takes about "
-                        f"{duration(full)}, as trial 0 did, and so does each of {trainings} trainings at "
-                        f"the end; give {needed:.1f} at least, a smaller budget in `train`, or fewer seeds",
+                        f"{self.settings.minutes:g} minutes are too few: a training takes about "
+                        f"{duration(full)}, as that of trial 0 does, and there are {trainings} more at the "
+                        f"end; give {needed:.1f} at least, a smaller budget in `train`, or fewer seeds",
                     )
                 ]
             )

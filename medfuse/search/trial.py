@@ -54,9 +54,14 @@ class Bench:
             with filled_store(run, planned) as store:
                 train(run, planned, graph, store, Trackers(run, planned.standing.step))
                 judged = self._judge(run, planned.plan, store)
-            steps = how_far(folder).step
+            stands = how_far(folder)
         return Told(
-            number=number, rung=rung, steps=steps, seconds=round(time.monotonic() - began, 3), **judged
+            number=number,
+            rung=rung,
+            steps=stands.step,
+            trained=round(stands.seconds, 3),
+            seconds=round(time.monotonic() - began, 3),
+            **judged,
         )
 
     def _judge(self, run: Run, plan: DataPlan, store: Any) -> dict[str, Any]:

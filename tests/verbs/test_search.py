@@ -44,7 +44,7 @@ def trials(folder: Path) -> dict[str, object]:
     found = {}
     for path in sorted([*(folder / "asked").glob("*.json"), *(folder / "told").glob("*.json")]):
         record = json.loads(path.read_text())
-        for of_the_clock in ("seconds", "seconds_per_case", "memory", "at"):
+        for of_the_clock in ("seconds", "seconds_per_case", "memory", "trained", "at"):
             record.pop(of_the_clock, None)
         found[f"{path.parent.name}/{path.name}"] = record
     return found
@@ -276,3 +276,9 @@ def test_without_optuna_a_search_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MedfuseError, match=r"medfuse\[search\]"):
         search(write(tmp_path))
+
+
+@pytest.mark.slow  # a training of some seconds
+def test_minutes_that_trial_0_shows_to_be_too_few_are_refused(tmp_path):
+    said = refused(tmp_path, "  minutes: 0.05\n  seeds: 2\n", overrides=["train.steps=3000"])
+    assert "search.minutes: 0.05 minutes are too few: a training takes about" in said

@@ -13,6 +13,9 @@ import scanner
 from medfuse.core.files import file_hash
 from medfuse.volumes.read import read_geometry, read_labels, read_volume
 
+RECORDS = ("manifest.", "quality.")
+
+
 IN_STEPS = """
 import os, sys, threading
 from medfuse import Predictor
@@ -100,11 +103,7 @@ def tree(data: Path, root: Path) -> Path:
 
 
 def hashes(output: Path) -> dict[str, str]:
-    files = [
-        path
-        for path in output.rglob("*")
-        if path.is_file() and path.name not in ("manifest.json", "quality.csv")
-    ]
+    files = [path for path in output.rglob("*") if path.is_file() and not path.name.startswith(RECORDS)]
     return {path.name: file_hash(path) for path in files if not path.name.startswith(".")}
 
 

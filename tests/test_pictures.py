@@ -14,6 +14,9 @@ from PIL import Image
 from medfuse import Predictor
 from medfuse.volumes.read import read_labels, read_volume
 
+RECORDS = ("manifest.", "quality.")
+
+
 MM = 0.5
 PIPELINE = """\
 data: {use: folder, root: data, classes: {square: 1}, channels: %s}
@@ -80,7 +83,7 @@ def all_the_way(folder: Path, monkeypatch: pytest.MonkeyPatch, medfuse: Any, wri
         said = medfuse(*arguments.split())
         assert said.code == 0, said.err
     images = sorted((folder / "data" / "images").iterdir())
-    made = sorted(path for path in (folder / "out").iterdir() if path.suffix not in (".json", ".csv"))
+    made = sorted(path for path in (folder / "out").iterdir() if not path.name.startswith(RECORDS))
     assert [path.name for path in made] == [path.name for path in images]
     predictor = Predictor.load("runs/p", device="cpu")
     for image, label in zip(images, made):

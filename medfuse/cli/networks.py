@@ -45,11 +45,19 @@ def infer(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="folder for the label maps, or dicomweb:URL; needed but with --explain"
+            "--output",
+            "-o",
+            help="folder for the label maps, s3://BUCKET/FOLDER or the like, or dicomweb:URL; needed but "
+            "with --explain",
         ),
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="only tell windows, time and memory of each case")
+        bool,
+        typer.Option(
+            "--explain",
+            help="only tell windows, time and memory of each case; with --workers or --price hours, cost and "
+            "tail of all, from some that are done for it",
+        ),
     ] = False,
     probabilities: Annotated[
         Literal["zarr", "nifti"] | None,
@@ -91,6 +99,10 @@ def infer(
             help="also write volume, intensities, components and place of each class: statistics.csv, .json",
         ),
     ] = False,
+    price: Annotated[
+        str | None,
+        typer.Option(metavar="0.60/h", help="of a worker's hour, for what --explain says of the cost"),
+    ] = None,
     workers: WorkerCount = 1,
     engine: EngineName = "local",
     engine_options: EngineOptions = None,
@@ -118,7 +130,9 @@ def infer(
     how |= {"reporter": Reporter(quiet=quiet), "scans": scans_of(series, naming, uneven)}
     how |= {"strict": strict, "formats": formats or (), "seg_type": seg_type}
     if explain:
-        return explain_volumes(weights, inputs, **how)
+        return explain_volumes(weights, inputs, workers=crew, price=price, **how)
+    if price is not None:
+        raise typer.BadParameter("is for --explain", param_hint="--price")
     if output is None:
         raise typer.BadParameter("name a folder for the label maps", param_hint="--output")
     how |= {"overwrite": overwrite, "statistics": statistics, "store": store}

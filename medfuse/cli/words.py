@@ -190,8 +190,8 @@ Images = Annotated[
     typer.Option(
         "--input",
         "-i",
-        help="image, folder of images, or DICOM: files, folders, zip, dicomweb:URL?StudyInstanceUID=…; "
-        "repeatable",
+        help="image, folder of images, or DICOM: files, folders, zip, dicomweb:URL?StudyInstanceUID=…; for "
+        "infer also cases.csv or .parquet, and s3://BUCKET/FOLDER or the like; repeatable",
     ),
 ]
 Series = Annotated[

@@ -23,7 +23,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,7 @@ LOOK_S = 30.0
 """Seconds between two looks for cases whose attempts have ended while others are still untouched."""
 POLL_S = 0.2
 """Seconds between two looks at a board."""
+_SET_ASIDE = "set aside after "
 _FOLDERS = ("claims", "over", "records", "workers", "marks")
 
 
@@ -73,6 +74,16 @@ class Worker:
 def pause(looked_s: float) -> float:
     """Seconds until the next look at a folder, of which the last one took so long."""
     return max(POLL_S, 20 * looked_s)
+
+
+def is_set_aside(reason: str) -> bool:
+    """Whether it is the reason of a case that was tried as often as can be."""
+    return reason.startswith(_SET_ASIDE)
+
+
+def set_aside(tries: Iterable[str], attempts: int = ATTEMPTS) -> str:
+    """The reason of such a case, from those of its attempts."""
+    return f"{_SET_ASIDE}{attempts} attempts: {'; '.join(dict.fromkeys(tries))}"
 
 
 def remedy(folder: Path) -> str:
@@ -361,9 +372,9 @@ class Board:
                 temporary.write_text(reason, encoding="utf-8")
 
     def _set_aside(self, number: int) -> None:
-        reasons = "; ".join(dict.fromkeys(self.tries(number)))
-        line = f"set aside after {self._newest(number)} attempts: {reasons}"
-        self.settle(number, {"state": "failed", "reason": line})
+        self.settle(
+            number, {"state": "failed", "reason": set_aside(self.tries(number), self._newest(number))}
+        )
 
     def _claim_path(self, number: int, attempt: int) -> Path:
         return self.folder / "claims" / f"{number}.{attempt}"

@@ -5,6 +5,7 @@
     ├── PluginError           a plugin that is missing, ambiguous or broken, blamed on its package
     ├── ShapeError            feature maps that do not fit together
     ├── DataError             an image, a label or a dataset
+    │   └── StorageError      a bucket or a server that does not answer now, and may later
     ├── CheckpointError       weights that cannot be loaded, or belong to another model
     └── OutputError           a file or folder that cannot be written
 
@@ -72,6 +73,10 @@ class DataError(MedfuseError):
     """An image, a label or a dataset is wrong."""
 
 
+class StorageError(DataError):
+    """A bucket or a server does not answer now, and may later."""
+
+
 class CheckpointError(MedfuseError):
     """Weights cannot be loaded, or belong to another model."""
 
@@ -110,10 +115,10 @@ def dotted(path: Path) -> str:
     return text
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'spp'?`, or nothing where no known word is near."""
-    near = difflib.get_close_matches(str(word), list(known), n=1)
-    return f"; did you mean '{near[0]}'?" if near else ""
+def did_you_mean(word: str, known: Iterable[str], *, near: float = 0.6) -> str:
+    """`; did you mean 'spp'?`, or nothing where no known word is as `near` (0 to 1)."""
+    found = difflib.get_close_matches(str(word), list(known), n=1, cutoff=near)
+    return f"; did you mean '{found[0]}'?" if found else ""
 
 
 def reason(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import math
 import re
 import stat
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,8 +32,8 @@ def read_json(
 ) -> Any:
     """What a JSON file holds. Raises `raises`, in one line that ends with `remedy`.
 
-    No NaN and no infinity, no key twice, nothing nested without end, no file larger than `most_bytes`, and
-    nothing but a plain file: pipes are not waited for.
+    No NaN and no infinity, no key twice, nothing nested without end, no file larger than `most_bytes` or of
+    more values than such a one may have, and nothing but a plain file: pipes are not waited for.
     """
     return parse_json(
         read_text(path, raises=raises, remedy=remedy, most_bytes=most_bytes),
@@ -84,7 +85,7 @@ def parse_json(
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         if len(text) > most_bytes:
             raise ValueError(f"it is too large to be right ({_size(len(text))})")
-        _refuse_nesting(text)
+        _refuse_nesting(text, MOST_VALUES * max(1, most_bytes // MOST_BYTES))
         value = json.loads(
             text,
             object_pairs_hook=_no_key_twice,
@@ -108,11 +109,22 @@ def validated(
 ) -> T:
     """A JSON value as a `kind`: a pydantic model, a dataclass, `dict[str, int]`. Raises `raises`."""
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(value))  # in which a list is a tuple, strictly too
+        made: T = _adapter(kind).validate_json(json.dumps(value))  # in which a list is a tuple, strictly too
+        return made
     except ValidationError as error:
         raise raises(f"{where}: {first_fault(error)}; {remedy}") from None
     except RecursionError:
         raise raises(f"{where}: is nested too deeply; {remedy}") from None
+
+
+_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Made once for each kind, as that takes a while."""
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
 def first_fault(error: ValidationError) -> str:
@@ -135,20 +147,19 @@ def shortened(text: str, most: int = 80) -> str:
 
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a character: two make one, and one alone cannot be written
+_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
+_BETWEEN = re.compile(r"[^\[\]{}]+")
 _OUTSIDE = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)', re.DOTALL)
 
 
-def _refuse_nesting(text: str) -> None:
+def _refuse_nesting(text: str, most_values: int) -> None:
     """Before anything is made of it. Raises ValueError."""
-    depth = values = 0
-    for found in re.finditer(r"[\[{]+|[\]}]+|[,:]+", _OUTSIDE.sub("", text)):
-        sign, count = found[0][0], len(found[0])
-        depth += {"[": count, "{": count, "]": -count, "}": -count}.get(sign, 0)
-        values += count
-        if depth > DEEPEST:
-            raise ValueError(f"it is nested more than {DEEPEST} deep")
-        if values > MOST_VALUES:
-            raise ValueError(f"it holds more than {MOST_VALUES:,} values")
+    plain = _OUTSIDE.sub("", text)
+    deepest = max(accumulate(map(_STEPS.__getitem__, _BETWEEN.sub("", plain))), default=0)
+    if deepest > DEEPEST:
+        raise ValueError(f"it is nested more than {DEEPEST} deep")
+    if plain.count(",") + plain.count(":") > most_values:
+        raise ValueError(f"it holds more than {most_values:,} values")
 
 
 def _no_key_twice(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

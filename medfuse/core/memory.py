@@ -107,6 +107,11 @@ def memory_growth(device: torch.device | None = None) -> Iterator[Callable[[], i
     yield lambda: max(0, _status("VmHWM") - before)
 
 
+def peak_memory() -> int:
+    """The most bytes of main memory that this process has had at once, as far as the system tells."""
+    return _status("VmHWM")
+
+
 def _status(key: str) -> int:
     return _kib("/proc/self/status", key)
 

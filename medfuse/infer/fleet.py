@@ -7,10 +7,9 @@ moment: the same command takes in what is there, and does the rest.
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,25 +18,28 @@ import medfuse
 from medfuse.api import Case, Crew
 from medfuse.core.board import ATTEMPTS, Board, Worker, pause, remedy
 from medfuse.core.engine import Engine
-from medfuse.core.errors import MedfuseError, OutputError
+from medfuse.core.errors import MedfuseError, OutputError, StorageError
 from medfuse.core.files import write_json
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.lock import locked
 from medfuse.core.patience import patient
 from medfuse.core.seal import Seal
+from medfuse.infer.away import size_of_images
 from medfuse.infer.fleet_files import (
     ENDING_S,
     FOLDER,
     Listed,
     Work,
     announced,
+    carry_along,
     end_work,
     has_work,
+    on_this_machine,
     read_work,
     write_work,
 )
 from medfuse.infer.ledger import Ledger, Progress, reason_of
-from medfuse.infer.manifest import NAME, Manifest, now
+from medfuse.infer.manifest import NAME, Manifest, made_by, now
 from medfuse.infer.plan import Way
 
 ENGINES = "engines.json"
@@ -60,7 +62,7 @@ class Share:
         self._common = output / FOLDER if place is None else place.parent
         self.output, self.work = output, read_work(self._place)
         self.board = Board(self._place / FOLDER, len(self.work.cases))
-        self.cases = tuple(one.case for one in self.work.cases)
+        self.cases = tuple(on_this_machine(self._place, one.case) for one in self.work.cases)
         self.numbers = {case.name: number for number, case in enumerate(self.cases)}
         self.ways: dict[str, Way] = {}
         self.prepare: Callable[[Case], None] = lambda case: None
@@ -140,7 +142,11 @@ class SharedManifest(Manifest):
         write_json(place, {name: asdict(found) for name, found in seals.items()})
 
     def note(self, case: Case, seals: Mapping[str, Seal], entry: Mapping[str, Any]) -> None:
-        said = {**entry, "host": socket.gethostname(), "written": now()}
+        listed = self._share.work.cases[self._share.numbers[case.name]]
+        inputs = [dict(one) for one in entry.get("inputs", ())]
+        for one, image in zip(inputs, listed.images if not listed.origins else ()):
+            one["file"] = str(image.absolute())  # as whoever leads knows it
+        said = {**entry, "inputs": inputs, **made_by()}
         files = {name: asdict(found) for name, found in seals.items()}
         self._settle(case, {"state": "done", "files": files, "entry": said})
 
@@ -190,7 +196,8 @@ class SharedLedger(Ledger):
         """What may pass is tried again, by this worker or another."""
         if isinstance(error, Lost):
             return
-        if isinstance(error, MedfuseError) and not isinstance(error.__cause__, OSError | MemoryError):
+        passing = isinstance(error, StorageError) or isinstance(error.__cause__, OSError | MemoryError)
+        if isinstance(error, MedfuseError) and not passing:
             super().failed(case, error)
             return
         number = self._numbers[case.name]
@@ -224,11 +231,12 @@ class Fleet:
             medfuse=medfuse.__version__,
             facts=dict(facts),
             how=dict(self.how),
-            cases=tuple(Listed(name=case.name, images=case.images) for case in left),
+            cases=tuple(Listed.of(case) for case in left),
             began=now(),
             workers=self.workers,
             verb=self.verb,
         )
+        carry_along(output, left)
         write_work(output, work)
         crew = self.start(min(self.workers, len(left)))
         try:
@@ -274,11 +282,4 @@ def _looked_at(board: Board, settled: Mapping[int, Any]) -> tuple[list[tuple[int
 
 def by_size(cases: Sequence[Case]) -> list[Case]:
     """The largest first, which take longest."""
-    return sorted(cases, key=lambda case: (-bytes_of(case), case.name))
-
-
-def bytes_of(case: Case) -> int:
-    """Of its images on disk; 0 of what is not there, which reading tells."""
-    with suppress(OSError):
-        return sum(path.stat().st_size for path in case.images)
-    return 0
+    return sorted(cases, key=lambda case: (-size_of_images(case), case.name))

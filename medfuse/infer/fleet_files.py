@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from shutil import rmtree
+from shutil import copy2, rmtree
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -15,9 +16,13 @@ from medfuse.core.board import ATTEMPTS, POLL_S, Board, remedy
 from medfuse.core.errors import OutputError
 from medfuse.core.files import atomic, reported
 from medfuse.core.json_text import read_json, validated
+from medfuse.core.remembered import cache_folder, make_private
 from medfuse.core.seal import Seal
+from medfuse.core.storage import Item
 from medfuse.core.text import typed
+from medfuse.infer.away import Away, size_of_images
 from medfuse.infer.manifest import Manifest
+from medfuse.volumes.endings import SERIES, ending
 
 FOLDER, SHARDS = ".fleet", ".shards"
 ENDING_S = 600.0
@@ -33,9 +38,18 @@ class Listed(BaseModel):
 
     name: str
     images: tuple[Path, ...]
+    origins: tuple[tuple[Item, ...], ...] = ()
+    bytes: int = 0
+
+    @classmethod
+    def of(cls, case: Case) -> Listed:
+        origins = case.origins if isinstance(case, Away) else ()
+        return cls(name=case.name, images=case.images, origins=origins, bytes=size_of_images(case))
 
     @property
     def case(self) -> Case:
+        if self.origins:
+            return Away(self.name, self.images, origins=self.origins)
         return Case(self.name, self.images)
 
 
@@ -54,6 +68,34 @@ class Work(BaseModel):
     began: str
     workers: int
     verb: str = "infer"
+
+
+def carry_along(output: Path, cases: Iterable[Case]) -> None:
+    """Small files that stand for DICOM series go from a cache of this machine to where all see them."""
+    for image in (image for case in cases for image in case.images):
+        if ending(image) == SERIES and image.is_file():
+            copy = _carried(output, image)
+            make_private(copy.parent)
+            with reported(copy):
+                copy2(image, copy)  # with its time, by which a changed image is noticed
+
+
+def on_this_machine(output: Path, case: Case) -> Case:
+    """A case whose small files are in a cache of another machine, with copies in that of this one."""
+    images = []
+    for image in case.images:
+        carried = _carried(output, image)
+        if ending(image) == SERIES and not image.exists() and carried.is_file():
+            image = cache_folder() / "series" / image.parent.name / image.name
+            make_private(image.parent)
+            with reported(image):
+                copy2(carried, image)
+        images.append(image)
+    return replace(case, images=tuple(images))
+
+
+def _carried(output: Path, image: Path) -> Path:
+    return output / FOLDER / "series" / image.parent.name / image.name
 
 
 def has_work(output: Path) -> bool:
@@ -146,10 +188,12 @@ def gather(manifest: Manifest, output: Path) -> None:
     board = Board(folder, len(work.cases), make=False)
     _wait_for(board, output)
     same = all(manifest.facts.get(key) == value for key, value in work.facts.items())
+    records = dict(board.records())
     for number in range(len(work.cases)):
-        for seals in announced(board, number):
-            manifest.know(seals)
-    for number, record in board.records():
+        if number not in records or records[number]["state"] != "done":
+            for seals in announced(board, number):
+                manifest.know(seals)
+    for number, record in records.items():
         name, seals = work.cases[number].name, seals_in(record)
         if record["state"] == "done" and same:
             manifest.take(name, seals, entry_in(record))

@@ -15,10 +15,12 @@ from medfuse.core.errors import DataError, OutputError
 from medfuse.core.files import make_folder
 from medfuse.core.lock import locked
 from medfuse.core.prepared import Prepared
+from medfuse.infer.away import Scratch, files_now
+from medfuse.infer.bucket import Bucket
 from medfuse.infer.fleet import Fleet, Share, SharedLedger
 from medfuse.infer.ledger import Ledger, Outcome, Progress
 from medfuse.infer.line import Line, Listed, failures_of
-from medfuse.infer.manifest import files_now
+from medfuse.infer.manifest import with_hashes
 from medfuse.infer.plan import Way
 from medfuse.infer.probabilities import check_format
 from medfuse.infer.recipe import Recipe
@@ -48,6 +50,9 @@ def infer_cases(
     fleet: Fleet | None = None,
     judge: Judge | None = None,
     heads: int = 1,
+    scratch: Scratch | None = None,
+    bucket: Bucket | None = None,
+    given: Mapping[str, Mapping[str, Any]] = {},
 ) -> Outcome:
     """Write a label map for every case into `output`, with the geometry of its image, and manifest.json.
 
@@ -70,6 +75,8 @@ def infer_cases(
     `fleet`: workers that do it instead of this process. `share`: what this process takes as a worker of one;
     the outcome is then told by whoever leads. `judge`: what
     says how far each is to be trusted. `heads`: with how many's logits the networks answer.
+    `scratch`: for images that are elsewhere. `bucket`: where files go from `output`. `given`: what else is
+    known of cases, for the manifest.
     """
     flip_combinations(recipe.settings.mirror, len(recipe.patch_size))
     check_format(recipe.probabilities)
@@ -79,13 +86,24 @@ def infer_cases(
         shared = SharedLedger(share, recipe.files, overwrite=overwrite)
         share.prepare = lambda case: share.ways.update(plan([case]))
         with share.board.joined():
-            Line(prepare, networks, recipe, output, device, share.ways, shared, judge, heads).run(share)
+            how = (share.ways, shared, judge, heads, scratch)
+            Line(prepare, networks, recipe, output, device, *how).run(share)
         return shared.outcome
     refuse_to_replace_images(cases, lambda case: [output / name for name in recipe.files(case)])
+    if bucket is not None:
+        bucket.refuse_to_replace_images(cases, [name for case in cases for name in recipe.files(case)])
     with locked(make_folder(output)):
         refuse_parts(output)
         ledger = Ledger(
-            cases, recipe.facts(), output, progress, recipe.files, recipe.former, overwrite=overwrite
+            cases,
+            recipe.facts(),
+            output,
+            progress,
+            recipe.files,
+            recipe.former,
+            overwrite=overwrite,
+            manifest=bucket.manifest(recipe.facts()) if bucket else None,
+            given=given,
         )
         gather_parts(ledger, output)
         cases = [case for case in ledger.unfinished(strict=strict) if _can_be_written(case, recipe, ledger)]
@@ -93,8 +111,11 @@ def infer_cases(
             plan(cases)  # which tells, and refuses, before any work
             fleet.lead(cases, ledger, output, recipe.facts())
         else:
-            line = Line(prepare, networks, recipe, output, device, plan(cases), ledger, judge, heads)
-            line.run(Listed(cases))
+            how = (plan(cases), ledger, judge, heads, scratch)
+            line, source = Line(prepare, networks, recipe, output, device, *how), Listed(cases)
+            ledger.again = source.again
+            while source:
+                line.run(source)
         return ledger.finish()
 
 
@@ -117,7 +138,8 @@ def infer_part(
     facts, files = recipe.facts(), (recipe.files, recipe.former)
 
     def opened(some: Sequence[Case]) -> Ledger:
-        return Ledger(some, facts, output, lambda _: None, *files, overwrite=overwrite, others_stay=True)
+        more = {"overwrite": overwrite, "others_stay": True, "given": how.get("given", {})}
+        return Ledger(some, facts, output, lambda _: None, *files, **more)
 
     def unfinished(ledger: Ledger, among: Sequence[Case]) -> list[Case]:
         left = ledger.unfinished(strict=strict, among=among)
@@ -188,6 +210,7 @@ def _work_on(case: Case, work: Work, ledger: Ledger) -> None:
     with failures_of(case, ledger):
         with ledger.staged(case) as folder:
             entry = work(case, folder, partial(ledger.windows, case))
+        inputs = with_hashes(inputs, case.images)
         seconds = round(time.monotonic() - began, 3)
         ledger.done(case, {**entry, "inputs": inputs, "seconds": seconds})
 

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +16,9 @@ from typing import Any, Literal
 import torch
 
 from medfuse.api import Case
+from medfuse.core.board import ATTEMPTS, set_aside
 from medfuse.core.engine import Engine, differences
-from medfuse.core.errors import MedfuseError, OutputError
+from medfuse.core.errors import DataError, MedfuseError, OutputError, StorageError
 from medfuse.core.files import UNFINISHED, atomic, claimed, remove_leftovers, reported
 from medfuse.core.json_text import shortened
 from medfuse.core.seal import Seal, seal
@@ -25,6 +26,7 @@ from medfuse.core.section import MOST_BYTES_OF_A_NAME
 from medfuse.core.text import listed
 from medfuse.infer.fleet_files import entry_in, gather, reason_in, seals_in
 from medfuse.infer.manifest import NAME, InTheWay, Manifest
+from medfuse.infer.records import WRITERS, record_files, rows
 from medfuse.quality.table import NAME as TABLE
 from medfuse.quality.table import as_csv, summary_line
 
@@ -80,11 +82,13 @@ class Ledger:
         overwrite: bool = False,
         manifest: Manifest | None = None,
         others_stay: bool = False,
+        given: Mapping[str, Mapping[str, Any]] = {},
     ) -> None:
         """`others_stay`: whether the manifest goes on telling why other cases have failed, or were left."""
         self._manifest = manifest or Manifest(output / NAME, facts)
         if others_stay:
             self._manifest.keep_reasons({case.name for case in cases})
+        self._manifest.given = given
         if manifest is None:
             gather(self._manifest, output)
         remove_leftovers(output)
@@ -93,8 +97,10 @@ class Ledger:
         self._progress = progress
         self._lock = threading.RLock()
         self._last = {case.name: Progress(case.name, n, len(cases)) for n, case in enumerate(cases, 1)}
-        self._cases = cases
+        self._cases, self._by_name = cases, {case.name: case for case in cases}
         self._has_told = False
+        self._tries: dict[str, list[str]] = {}
+        self.again: Callable[[Case], None] | None = None
         self._seals: dict[str, dict[str, Seal]] = {}
 
     def unfinished(self, *, strict: bool = False, among: Sequence[Case] | None = None) -> list[Case]:
@@ -150,9 +156,8 @@ class Ledger:
                     self._refuse_to_wander()
                     self._manifest.refuse_to_replace([*seals], overwrite=self._overwrite)
                     self._manifest.announce(case, seals)
-                for name in seals:
-                    _move(staging / name, self._output / name, staging)
-                self._seals[case.name] = {name: s.at(self._output / name) for name, s in seals.items()}
+                placed = {name: self._manifest.place(name, staging / name, s) for name, s in seals.items()}
+                self._seals[case.name] = placed
         except Exception:
             self._refuse_to_wander()  # which explains what went wrong
             raise
@@ -173,7 +178,15 @@ class Ledger:
                 self._manifest.note_left(case, str(error))
                 self._tell(case, state="left", reason=str(error))
                 return
-            self._manifest.note_failure(case, reason := reason_of(case, error))
+            reason = reason_of(case, error)
+            if isinstance(error, StorageError) and self.again is not None:
+                tries = self._tries.setdefault(case.name, [])
+                tries.append(reason)
+                if len(tries) < ATTEMPTS:
+                    self.again(self._by_name[case.name])
+                    return
+                reason = set_aside(tries)
+            self._manifest.note_failure(case, reason)
             self._tell(case, state="failed", reason=reason)
 
     def take_in(self, case: Case, record: Mapping[str, Any]) -> None:
@@ -181,6 +194,11 @@ class Ledger:
         with self._lock:
             if record["state"] == "done":
                 entry, seals = entry_in(record), seals_in(record)
+                try:
+                    self._manifest.arrived(case.name, seals)
+                except DataError as error:
+                    self.failed(case, error)
+                    return
                 self._tell_of_another_engine(entry.get("engines", ()))
                 self._manifest.take(case.name, seals, entry)
                 self._tell(case, state="done", windows_done=entry["windows"], windows=entry["windows"])
@@ -200,9 +218,10 @@ class Ledger:
                 self._progress(self._last[name])
 
     def gather(self, place: Path | None = None) -> None:
-        """What a fleet has settled is in the manifest, and its own files are gone. `place`: where it is."""
+        """What a fleet in `place` has settled is in the manifest and its table, and its files are gone."""
         gather(self._manifest, place or self._output)
         remove_leftovers(self._output)
+        self._write_records()
 
     def finish(self, of: Sequence[str] | None = None) -> Outcome:
         """What became of the cases. Label maps of earlier calls that others stand for now are gone then.
@@ -212,9 +231,8 @@ class Ledger:
         self._clear()
         self._write_quality()
         if of is None or self._manifest.tells_of(of):
-            self._manifest.finish()
-        else:
-            self._manifest.write()
+            self._manifest.end()
+        self._write_records()
         return self.outcome
 
     @property
@@ -256,6 +274,22 @@ class Ledger:
         with atomic(self._output / name) as temporary:
             yield temporary
             self._manifest.know_table(name, seal(temporary))
+
+    def _write_records(self) -> None:
+        """The manifest as a table, beside it. What others have put in its place stays, and is told."""
+        table = list(rows(self._manifest.content, self._cases, self._manifest.given))
+        with ExitStack() as written:
+            for name in record_files():
+                try:
+                    self._manifest.refuse_to_replace([name], overwrite=self._overwrite)
+                except InTheWay as reason:
+                    log.warning("%s; so no table of the cases is written there", reason)
+                    continue
+                temporary = written.enter_context(atomic(self._output / name))
+                WRITERS[name](temporary, table)
+                self._manifest.replace(name, seal(temporary))
+            self._manifest.write()  # which knows them before they are there
+        self._manifest.publish([*record_files(), TABLE])
 
     def _clear(self) -> None:
         """What earlier calls wrote for finished cases, under other names: it goes where something else is
@@ -324,15 +358,6 @@ def _in_words_of(output: Path, staging: Path) -> Iterator[None]:
         yield
     except OutputError as error:
         raise OutputError(*(line.replace(str(staging), str(output)) for line in error.lines)) from error
-
-
-def _move(source: Path, target: Path, aside: Path) -> None:
-    """Put a file or folder in its place; a folder that stands there goes `aside` first."""
-    with reported(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir() and target.is_dir():
-            target.rename(aside / secrets.token_hex(4))
-        source.replace(target)
 
 
 def reason_of(case: Case, error: Exception) -> str:

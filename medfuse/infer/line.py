@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
@@ -23,11 +24,12 @@ from medfuse.core.geometry import Geometry
 from medfuse.core.labels import LabelValue, members, outputs
 from medfuse.core.prepared import Prepared
 from medfuse.core.region import Region
+from medfuse.infer.away import Away, Scratch, inputs_now
 from medfuse.infer.bricks import Brick
 from medfuse.infer.feed import Abandoned, Feed
 from medfuse.infer.formats import open_labels
 from medfuse.infer.ledger import Ledger
-from medfuse.infer.manifest import files_now
+from medfuse.infer.manifest import with_hashes
 from medfuse.infer.plan import FEED_BYTES, Way
 from medfuse.infer.probabilities import (
     Box,
@@ -89,13 +91,19 @@ class Source(Protocol):
 
 
 class Listed:
-    """Cases that are known from the start."""
+    """Cases that are known from the start, and those that are to be tried again after them."""
 
     def __init__(self, cases: Sequence[Case]) -> None:
-        self._cases = iter(cases)
+        self._cases = deque(cases)
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    def again(self, case: Case) -> None:
+        self._cases.append(case)
 
     def take(self) -> Case | None:
-        return next(self._cases, None)
+        return self._cases.popleft() if self._cases else None
 
     take_ahead = take
 
@@ -114,8 +122,10 @@ class Line:
         ledger: Ledger,
         judge: Judge | None = None,
         heads: int = 1,
+        scratch: Scratch | None = None,
     ) -> None:
         self._prepare, self._judge = prepare, judge or Judge()
+        self._scratch = scratch
         self._networks = [_Timed(network) for network in networks]
         self._recipe = recipe
         self._output = output
@@ -168,9 +178,18 @@ class Line:
             upcoming.append((case, reading.submit(self._read, case)))
 
     def _read(self, case: Case) -> _Job:
-        began, inputs = time.perf_counter(), files_now(case.images)
-        prepared = self._prepare(case)
-        seconds_in = {"reading": time.perf_counter() - began}
+        began, seconds_in = time.perf_counter(), dict[str, float]()
+        try:
+            inputs = inputs_now(case)
+            if self._scratch and isinstance(case, Away):
+                case = self._scratch.bring(case)
+                seconds_in["fetching"] = time.perf_counter() - began
+            prepared = self._prepare(case)
+            inputs = with_hashes(inputs, case.images)
+        except BaseException:
+            self._drop(case)
+            raise
+        seconds_in["reading"] = time.perf_counter() - began - seconds_in.get("fetching", 0.0)
         image, (x, y, z) = prepared.image, prepared.image.shape[1:]
         return _Job(
             case,
@@ -186,6 +205,10 @@ class Line:
             prepared.region,
             prepared.stage,
         )
+
+    def _drop(self, case: Case) -> None:
+        if self._scratch:
+            self._scratch.drop(case)
 
     def _predict(self, job: _Job, writing: ThreadPoolExecutor) -> None:
         way = self._ways.get(job.case.name) or Way(self._recipe.settings.batch_size)
@@ -262,6 +285,8 @@ class Line:
         except BaseException:
             job.feed.abandon()
             raise
+        finally:
+            self._drop(job.case)
         seconds = round(time.perf_counter() - job.began, 3)
         self._ledger.done(job.case, {**entry, "inputs": job.inputs, "seconds": seconds})
 

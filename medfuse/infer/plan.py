@@ -105,7 +105,7 @@ class CasePlan:
             self.name,
             f"{by(self.shape[1:])} voxels",
             f"{self.windows} windows of {by(self.patch_size)}",
-            _duration(self.seconds),
+            lasting(self.seconds),
             f"{bytes_text(self.need)} ({parts})",
             str(self.way),
         ]
@@ -138,7 +138,7 @@ class Plans:
         windows, seconds = sum(plan.windows for plan in self.plans), sum(plan.seconds for plan in self.plans)
         table = [aligned([plan.cells() for plan in self.plans])] if self.plans else []
         faults = [f"{name}: {reason}" for name, reason in self.faults.items()]
-        total = f"{len(self.plans)} cases, {windows} windows, about {_duration(seconds)}"
+        total = f"{len(self.plans)} cases, {windows} windows, about {lasting(seconds)}"
         return "\n".join([*table, *faults, total])
 
 
@@ -338,7 +338,8 @@ def _middle(shape: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(start, start + wanted) for start, wanted in zip(starts, size))
 
 
-def _duration(seconds: float) -> str:
+def lasting(seconds: float) -> str:
+    """`4.2 s`, `12.0 min`, `3.4 h`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

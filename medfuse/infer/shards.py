@@ -22,13 +22,15 @@ from medfuse.core.crew import is_wanted
 from medfuse.core.errors import OutputError
 from medfuse.core.files import make_folder
 from medfuse.core.lock import locked
-from medfuse.infer.fleet import Share, by_size, bytes_of, refuse_other_work
+from medfuse.infer.away import size_of_images
+from medfuse.infer.fleet import Share, by_size, refuse_other_work
 from medfuse.infer.fleet_files import (
     ENDING_S,
     FOLDER,
     SHARDS,
     Listed,
     Work,
+    carry_along,
     has_work,
     parts,
     read_work,
@@ -58,7 +60,7 @@ class Shard:
         mine = []
         for case in by_size(cases):
             load, index = loads[0]
-            heapq.heapreplace(loads, (load + max(1, bytes_of(case)), index))
+            heapq.heapreplace(loads, (load + max(1, size_of_images(case)), index))
             if index == self.index:
                 mine.append(case)
         return mine
@@ -92,10 +94,11 @@ def found(
                 medfuse=medfuse.__version__,
                 facts=dict(facts),
                 how={},
-                cases=tuple(Listed(name=case.name, images=case.images) for case in left),
+                cases=tuple(Listed.of(case) for case in left),
                 began=now(),
                 workers=1,
             )
+            carry_along(place, left)
             write_work(place, work)
         return Share(output, place=place, is_wanted=is_wanted)
 

@@ -19,7 +19,7 @@ import medfuse
 from medfuse import registry
 from medfuse.api import Case, Runtime
 from medfuse.core.engine import Engine, label, told_by, told_once
-from medfuse.core.errors import CheckpointError, DataError, MedfuseError
+from medfuse.core.errors import CheckpointError, DataError, MedfuseError, StorageError
 from medfuse.core.reporter import Advance, Reporter
 from medfuse.infer.settings import InferSettings
 from medfuse.model.plan import GraphPlan
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from medfuse.data.plan import DataPlan
     from medfuse.data.prepare import Preprocessor
     from medfuse.data.profile import Profile
+    from medfuse.infer.away import Scratch
     from medfuse.infer.bricks import Brick
+    from medfuse.infer.bucket import Bucket
     from medfuse.infer.fleet import Fleet, Share
     from medfuse.infer.ledger import Outcome, Progress
     from medfuse.infer.plan import Plans, Way, WindowCost
@@ -61,6 +63,8 @@ NOTHING_FOUND = "nothing found, so all of the volume is looked at"
 
 MOST_LINES = 5
 """About cases whose intensities are unlike those of training, which are read one by one."""
+
+_MOST_UNANSWERED = 3
 
 Prepare = Callable[["Tensor", "Engine | None"], Callable[["Tensor"], "Tensor"]]
 
@@ -101,6 +105,9 @@ class Trained:
         share: Share | None = None,
         fleet: Fleet | None = None,
         shard: Shard | None = None,
+        scratch: Scratch | None = None,
+        bucket: Bucket | None = None,
+        given: Mapping[str, Mapping[str, Any]] = {},
     ) -> Outcome:
         """Label maps of `cases` into `output`, probabilities too where wanted, and what became of each.
 
@@ -121,7 +128,7 @@ class Trained:
             raise MedfuseError("--max-memory: is not planned for the two stages of a cascade; leave it out")
         recipe = self._recipe(probabilities=probabilities, formats=formats, seg_type=seg_type)
         if share is not None:
-            runners = self._as_before(share.engines(lambda: self._engines_for(share.cases)))
+            runners = self._as_before(share.engines(lambda: self._engines_for(share.cases, scratch)))
         elif shard is not None:
             runners = ()
         elif fleet is not None:
@@ -134,7 +141,9 @@ class Trained:
         def alike(share: Share) -> Sequence[Prepared]:
             nonlocal runners
             before = engines_of(output, recipe.facts())
-            runners = self._as_before(share.engines(lambda: before or self._engines_for(share.cases)))
+            runners = self._as_before(
+                share.engines(lambda: before or self._engines_for(share.cases, scratch))
+            )
             return runners
 
         def plan(left: Sequence[Case]) -> Mapping[str, Way]:
@@ -166,7 +175,7 @@ class Trained:
             f"predicting {len(cases)} case{'s' * (len(cases) != 1)}", 100 * len(cases)
         ) as advance:
             made: dict[str, Any] = {"prepare": prepare, "recipe": recipe, "plan": plan, "output": output}
-            made |= {"device": self.device}
+            made |= {"device": self.device, "scratch": scratch, "given": given}
             made |= {"overwrite": overwrite, "strict": strict, "judge": self.judge, "heads": self.heads}
             if shard is not None:
                 return infer_part(shard, cases, networks=alike, **made)
@@ -177,6 +186,7 @@ class Trained:
                 share=share,
                 fleet=fleet,
                 **made,
+                bucket=bucket,
             )
         if statistics and share is None:
             write_statistics(output, self.plan, overwrite=overwrite)
@@ -485,12 +495,25 @@ class Trained:
                 more = "; manifest.json tells of others" if told[kind] == most > 1 else ""
                 log.warning("%s%s", line, more)
 
-    def _engines_for(self, cases: Sequence[Case]) -> list[Engine]:
-        """What runs the networks, tried out on the last case that can be read; none if none can."""
+    def _engines_for(self, cases: Sequence[Case], scratch: Scratch | None = None) -> list[Engine]:
+        """What runs the networks, tried out on the last case that can be read; none if none can.
+
+        Raises StorageError where images are elsewhere and a few of them do not come.
+        """
+        unanswered = 0
         for case in reversed(cases):
-            with suppress(DataError):
-                self._window_cost(case, self.runners)
+            try:
+                self._window_cost(scratch.bring(case) if scratch else case, self.runners)
                 return [run.engine for run in self.runners]
+            except StorageError:
+                unanswered += 1
+                if unanswered == _MOST_UNANSWERED:
+                    raise
+            except DataError:
+                continue
+            finally:
+                if scratch:
+                    scratch.drop(case)
         return []
 
     def _window_cost(self, case: Case, runners: Sequence[Callable[[Tensor], Tensor]]) -> WindowCost:

@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medfuse.core.board import Board, Worker
+from medfuse.core.board import Board, Worker, is_set_aside
 from medfuse.core.errors import OutputError
 from medfuse.core.result import Result
+from medfuse.core.storage import is_remote
 from medfuse.core.tasks import has_tasks, read_tasks
 from medfuse.core.text import listed
 from medfuse.core.told import seconds_left, where
-from medfuse.infer.fleet_files import FOLDER, has_work, parts, read_work
+from medfuse.infer.fleet_files import FOLDER, Work, has_work, parts, read_work
 from medfuse.infer.manifest import NAME, read_manifest
 from medfuse.runs.standing import Standing, standings
 
 _FEW = 20
 
 
-def status_of(output: Path) -> Result:
+def status_of(output: str | Path) -> Result:
     """Cases that are done, worked on, failed and left to do. Raises OutputError where nothing was done."""
+    if is_remote(output):
+        return _of_bucket(output)
+    return _of_folder(Path(output))
+
+
+def _of_bucket(address: str | Path) -> Result:
+    """Of an output folder at an address, as its manifest and what is not yet in that tell."""
+    from medfuse.infer.away import Scratch
+    from medfuse.infer.bucket import Bucket
+
+    with Scratch() as scratch:
+        bucket = Bucket(address, scratch.folder / "labels")
+        _, content = read_manifest(bucket.folder / NAME)
+    if not content:
+        raise OutputError(f"{bucket.shown}: holds no {NAME}; give the output folder of `medfuse infer`")
+    return _of_manifest(bucket.shown, content)
+
+
+def _of_manifest(output: str, content: Mapping[str, Any]) -> Result:
+    failed = dict(content.get("failed", {}))
+    done = len(content.get("cases", {}))
+    lines = [_counts(output, done, failed), _end(content), *_few(failed)]
+    values: dict[str, Any] = {"output": output, "finished": content.get("finished"), "workers": []}
+    values |= {"done": done, "failed": failed, "set_aside": _set_aside(failed)}
+    return Result("\n".join(lines), values)
+
+
+def _of_folder(output: Path) -> Result:
     if not output.is_dir():
         raise OutputError(f"{output}: no such folder; give a run, or the output folder of `medfuse infer`")
     if has_tasks(output):
@@ -49,19 +78,17 @@ def status_of(output: Path) -> Result:
                     failed[name] = record.get("reason", "")
             workers += [worker for worker in board.workers() if worker.is_alive]
             left += len(work.cases) - len(settled)
-            minutes.append(_minutes_left(work.began, len(settled), len(work.cases) - len(settled)))
+            minutes.append(_minutes_left(work, settled))
         running = [str(worker.doing["case"]) for worker in workers if worker.doing]
         longest = None if None in minutes else max(found for found in minutes if found is not None)
         values |= {"left": left, "running": running, "minutes_left": longest}
         values["workers"] = [{"host": w.host, "pid": w.pid, **w.doing} for w in workers]
         lines.append(f"{left} to do, by {_counted(workers)}{_eta(values['minutes_left'])}")
         lines += [f"  {w.host} {w.pid}: {_where(w.doing)}" for w in workers]
-    elif content.get("finished"):
-        lines.append(f"finished at {content['finished']}")
     else:
-        lines.append("not finished; run the same command again to carry on, if nobody works there")
-    values |= {"done": len(done), "failed": failed}
-    lines.insert(0, f"{output}: {len(done)} done, {len(failed)} failed")
+        lines.append(_end(content))
+    values |= {"done": len(done), "failed": failed, "set_aside": _set_aside(failed)}
+    lines.insert(0, _counts(output, len(done), failed))
     lines += _few(failed)
     return Result("\n".join(lines), values)
 
@@ -119,10 +146,28 @@ def _few(failed: Mapping[str, str]) -> list[str]:
     return lines
 
 
-def _minutes_left(began: str, settled: int, left: int) -> float | None:
-    """At the pace so far; None while nothing is settled."""
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(began)).total_seconds()
-    return round(seconds / settled * left / 60, 1) if settled else None
+def _minutes_left(work: Work, settled: Collection[int]) -> float | None:
+    """At the pace so far, by bytes where sizes are known, as the largest come first; None at first."""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(work.began)).total_seconds()
+    sizes = [case.bytes for case in work.cases]
+    weights = sizes if all(sizes) else [1] * len(sizes)
+    done = sum(weights[number] for number in settled)
+    return round(seconds / done * (sum(weights) - done) / 60, 1) if done else None
+
+
+def _counts(output: object, done: int, failed: Mapping[str, str]) -> str:
+    aside = len(_set_aside(failed))
+    return f"{output}: {done} done, {len(failed)} failed" + (f", {aside} of them set aside" if aside else "")
+
+
+def _set_aside(failed: Mapping[str, str]) -> list[str]:
+    return [name for name, reason in failed.items() if is_set_aside(reason)]
+
+
+def _end(content: Mapping[str, Any]) -> str:
+    if content.get("finished"):
+        return f"finished at {content['finished']}"
+    return "not finished; run the same command again to carry on, if nobody works there"
 
 
 def _counted(workers: Sequence[Worker]) -> str:

@@ -18,6 +18,7 @@ from medfuse.core.tasks import has_tasks, take_part
 from medfuse.infer.fleet_files import FOLDER, read_work
 from medfuse.verbs.crews import LOCAL, Workers
 from medfuse.verbs.kinds import kind_of
+from medfuse.volumes.dicom.series import ALL, Scans
 
 if TYPE_CHECKING:
     from medfuse.infer.fleet import Fleet
@@ -39,6 +40,7 @@ class How(BaseModel):
     seg_type: Literal["labelmap", "binary"] = "labelmap"
     strict: bool = False
     overwrite: bool = False
+    scans: Scans = ALL
 
 
 def fleet_of(output: Path, how: How, trust: str | Iterable[str], workers: Workers) -> Fleet:
@@ -75,6 +77,7 @@ def _work_on(output: Path, trust: str | Iterable[str], reporter: Reporter) -> Re
         done, failed = take_part(output, kind_of, reporter, is_wanted=is_wanted)
         return Result(f"{done} done, {failed} failed: {output}", {"done": done, "failed": failed})
     read_work(output)  # before anything heavy is imported
+    from medfuse.infer.away import Scratch
     from medfuse.infer.fleet import Share
     from medfuse.runs.models import load_model
 
@@ -92,18 +95,20 @@ def _work_on(output: Path, trust: str | Iterable[str], reporter: Reporter) -> Re
         trust=trust,
         reporter=reporter,
     )
-    outcome = model.infer(
-        share.cases,
-        output,
-        reporter,
-        max_memory=how.max_memory,
-        probabilities=how.probabilities,
-        overwrite=how.overwrite,
-        strict=how.strict,
-        formats=how.formats,
-        seg_type=how.seg_type,
-        share=share,
-    )
+    with Scratch(how.scans) as scratch:
+        outcome = model.infer(
+            share.cases,
+            output,
+            reporter,
+            scratch=scratch,
+            max_memory=how.max_memory,
+            probabilities=how.probabilities,
+            overwrite=how.overwrite,
+            strict=how.strict,
+            formats=how.formats,
+            seg_type=how.seg_type,
+            share=share,
+        )
     return _told(outcome, output)
 
 

@@ -16,7 +16,10 @@ from medfuse.volumes.marks import begins_as_dicom
 NAMED = 3
 MOST_INSIDE = 10_000  # entries of a folder inside that are counted
 
-RECORDS = ("manifest.json", "quality.csv", "summary.json", "view.html", "DICOMDIR", ".fleet")
+RECORDS = (
+    *("manifest.json", "manifest.jsonl", "manifest.parquet", "quality.csv", "summary.json"),
+    *("view.html", "DICOMDIR", ".fleet"),
+)
 """What medfuse itself writes beside label maps, and what lists other files: no line needs to name them."""
 
 

@@ -39,6 +39,8 @@ FIRST |= {"podman", "unzip", "zip", "ls", "cat", "export", "ssh", "apptainer", "
 """Words that a line of a shell begins with; a block of other lines is what a command says."""
 
 NOT_RUN = (
+    (r"s3://|https://host", "needs a bucket or a server: tests/verbs/test_cloud.py"),
+    (r"cases\.csv", "needs a table: tests/infer/test_table.py"),
     (r"^medfuse serve\b", "serves until it is stopped: tests/service starts it"),
     (r"--devices\b|--nodes\b", "starts processes: tests/train/test_together.py does"),
     (r"^medfuse work\b|--workers\b", "starts processes, or joins them: tests/infer/test_fleet.py does"),

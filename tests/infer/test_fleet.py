@@ -263,3 +263,32 @@ def test_whoever_is_killed_nothing_is_lost_or_doubled(engine, finished_run, tmp_
     assert hashes(many) == hashes(one)
     assert len(cases_of(many)) == CASES
     assert {p.name for p in many.iterdir()} == {p.name for p in one.iterdir()}
+
+
+def test_a_machine_with_a_cache_of_its_own_takes_cases_of_dicom(finished_run, tmp_path, monkeypatch):
+    import nibabel
+    import numpy as np
+    import scanner
+
+    from medfuse.infer.cases import find_inputs
+    from medfuse.infer.fleet import Share
+    from medfuse.infer.fleet_files import carry_along
+    from medfuse.volumes.read import read_geometry
+
+    image = nibabel.load(finished_run.data / "imagesTr" / "cube_00.nii.gz")
+    scanner.write(tmp_path / "scan", np.rint(np.asarray(image.dataobj)).astype(np.int16), step_mm=2.0)
+    monkeypatch.setenv("MEDFUSE_CACHE", str(tmp_path / "leaders"))
+    (case,) = find_inputs([tmp_path / "scan"], ["CT"])
+    out = tmp_path / "out"
+    work(out, cases=(Listed.of(case),))
+    carry_along(out, [case])
+    assert Share(out).cases == (case,)
+    (tmp_path / "leaders").rename(tmp_path / "gone")
+    monkeypatch.setenv("MEDFUSE_CACHE", str(tmp_path / "workers"))
+    (other,) = Share(out).cases
+    assert other.images[0].is_relative_to(tmp_path / "workers")
+    assert (
+        other.images[0].stat().st_mtime_ns
+        == (out / FOLDER / "series").rglob("*.json").__next__().stat().st_mtime_ns
+    )
+    assert read_geometry(other.images[0]).shape == image.shape

@@ -25,9 +25,12 @@ from medfuse.infer.folder import infer_cases
 from medfuse.infer.ledger import Progress
 from medfuse.infer.plan import Way
 from medfuse.infer.recipe import Recipe
+from medfuse.infer.records import record_files
 from medfuse.infer.settings import InferSettings
 from medfuse.volumes.read import read_geometry, read_labels, read_volume
 from medfuse.volumes.write import open_volume
+
+RECORDS = ["manifest.json", *record_files()]
 
 
 @pytest.fixture
@@ -124,12 +127,7 @@ def test_a_case_that_fails_is_named_and_the_rest_go_on(scans: Scans) -> None:
     assert outcome.done == ("a", "c")
     assert outcome.failed == {"b": reason}
     assert scans.manifest["failed"] == {"b": reason}
-    assert sorted(p.name for p in scans.output.iterdir()) == [
-        "a.nii.gz",
-        "c.nii.gz",
-        "manifest.json",
-        "quality.csv",
-    ]
+    assert sorted(p.name for p in scans.output.iterdir()) == ["a.nii.gz", "c.nii.gz", *RECORDS, "quality.csv"]
 
 
 def test_a_failed_case_is_tried_again(scans: Scans) -> None:

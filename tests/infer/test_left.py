@@ -39,7 +39,7 @@ def correct(path: Path) -> bytes:
 
 def content(folder: Path) -> dict[str, bytes]:
     """The bytes of every file but the manifest."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"]
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("manifest.")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 

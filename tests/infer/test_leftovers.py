@@ -11,6 +11,9 @@ from scans import Scans
 
 from medfuse.api import Case
 
+RECORDS = ("manifest.", "quality.")
+
+
 CHANGED = "from earlier calls, and not of the cases as they are now"
 
 
@@ -29,8 +32,7 @@ def as_another_format(scans: Scans, ending: str = ".mha") -> None:
 
 
 def names(scans: Scans) -> list[str]:
-    records = ("manifest.json", "quality.csv")
-    return sorted(path.name for path in scans.output.iterdir() if path.name not in records)
+    return sorted(path.name for path in scans.output.iterdir() if not path.name.startswith(RECORDS))
 
 
 @pytest.mark.parametrize("weights", ["abc", "def"])

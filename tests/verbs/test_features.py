@@ -19,6 +19,7 @@ from medfuse.core.files import file_hash
 from medfuse.core.reporter import Reporter
 from medfuse.core.tasks import installed
 from medfuse.infer.fleet_files import FOLDER, Listed, Work, write_work
+from medfuse.infer.records import record_files
 from medfuse.trained.loading import load_trained
 from medfuse.verbs.crews import ALONE
 from medfuse.verbs.feature_maps import FeatureJob, HowFeatures
@@ -96,7 +97,7 @@ def test_a_failing_case_is_named_and_the_rest_go_on(features, tmp_path):
     assert said.code == 2
     assert "1 written" in said.out
     assert "bad.nii.gz: is not a gzip file" in said.out
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"good.npz", "manifest.json"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"good.npz", "manifest.json", *record_files()}
 
 
 def test_a_nifti_map_of_stride_1_lies_on_its_image(finished_run, features, tmp_path):

@@ -50,7 +50,7 @@ def test_one_label_map_in_several_formats_is_the_same(infer, tmp_path):
     said = infer("--format", "nifti,nrrd", "--format", "dicom_seg,rtstruct")
     assert said.code == 0, said.err
     out = tmp_path / "out"
-    assert sorted(p.name for p in out.iterdir() if p.suffix not in (".json", ".csv")) == [
+    assert sorted(p.name for p in out.iterdir() if not p.name.startswith(("manifest.", "quality."))) == [
         f"{NAME}.dcm",
         f"{NAME}.nii.gz",
         f"{NAME}.nrrd",
@@ -68,7 +68,7 @@ def test_one_label_map_in_several_formats_is_the_same(infer, tmp_path):
     assert np.array_equal(read_labels(found.files[NAME]).array, nifti.array)
     entry = manifest(out)["cases"][NAME]
     assert sorted(entry["files"]) == sorted(
-        p.name for p in out.iterdir() if p.suffix not in (".json", ".csv")
+        p.name for p in out.iterdir() if not p.name.startswith(("manifest.", "quality."))
     )
     assert entry["formats"]["dicom_seg"]["kind"] == "LABELMAP"
     weights = manifest(out)["weights"]

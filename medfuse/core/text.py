@@ -32,6 +32,13 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 0.1 else f"{1000 * seconds:.1f} ms"
 
 
+def lasting(seconds: float) -> str:
+    """`4.2 s`, `12.0 min`, `3.4 h`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells, aligned in columns."""
     widths = [max(map(len, column)) for column in zip(*rows)]

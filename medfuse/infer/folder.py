@@ -111,8 +111,8 @@ def infer_cases(
             plan(cases)  # which tells, and refuses, before any work
             fleet.lead(cases, ledger, output, recipe.facts())
         else:
-            how = (plan(cases), ledger, judge, heads, scratch)
-            line, source = Line(prepare, networks, recipe, output, device, *how), Listed(cases)
+            source, parts = Listed(cases), (plan(cases), ledger, judge, heads, scratch)
+            line = Line(prepare, networks, recipe, output, device, *parts)
             ledger.again = source.again
             while source:
                 line.run(source)

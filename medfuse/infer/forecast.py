@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from medfuse.core.dispatch import Timetable, dispatch
 from medfuse.core.errors import MedfuseError
-from medfuse.infer.plan import lasting
+from medfuse.core.text import lasting
 
 SAMPLED = 20
 """Cases that are done to know of the others."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from medfuse.core.errors import MedfuseError
 from medfuse.core.memory import bytes_text, memory_growth
 from medfuse.core.prepared import Outlook
-from medfuse.core.text import aligned, by
+from medfuse.core.text import aligned, by, lasting
 from medfuse.infer.decide import Kind
 from medfuse.infer.draft import draft_bytes, first_pass
 from medfuse.infer.formats import LabelFiles
@@ -336,10 +336,3 @@ def run_one_window(
 def _middle(shape: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
     starts = [max(0, (n - wanted) // 2) for n, wanted in zip(shape, size)]
     return tuple(slice(start, start + wanted) for start, wanted in zip(starts, size))
-
-
-def lasting(seconds: float) -> str:
-    """`4.2 s`, `12.0 min`, `3.4 h`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

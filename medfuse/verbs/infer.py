@@ -65,7 +65,6 @@ def infer_volumes(
     from medfuse.infer.bucket import Bucket
     from medfuse.infer.formats import formats_of
     from medfuse.infer.manifest import NAME
-    from medfuse.infer.shards import Shard
     from medfuse.verbs.storing import Storing
     from medfuse.verbs.work import How, fleet_of
 
@@ -99,6 +98,8 @@ def infer_volumes(
             overwrite=overwrite,
             scans=scans,
         )
+        from medfuse.infer.shards import Shard
+
         outcome = model.infer(
             cases,
             output,

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 JSONL, PARQUET = "manifest.jsonl", "manifest.parquet"
 _LISTS = ("inputs", "input_sha256", "files", "file_sha256", "weights", "warnings")
 """Columns of several values in each row."""
+COLUMNS = (
+    *("case", "state", "reason", *_LISTS[:-1], "runtime", "precision", "device", "threads"),
+    *("medfuse", "host", "pid", "written", "seconds", "peak_bytes", "warnings"),
+)
+"""Those of every row, whatever became of the case; others are there where somebody says so."""
+_NUMBERS = {"threads": "int64", "pid": "int64", "peak_bytes": "int64", "seconds": "float64"}
+"""Columns of numbers, even where no case has one, by their kind in Parquet."""
 
 
 def record_files() -> tuple[str, ...]:
@@ -34,6 +41,7 @@ def rows(
     content: Mapping[str, Any], cases: Iterable[Case] = (), given: Mapping[str, Mapping[str, Any]] = {}
 ) -> Iterator[dict[str, Any]]:
     """A row for each case of a manifest, in the order of their names: nested values by their path with dots.
+    Every row has the COLUMNS; what is not known there is None, or an empty list.
 
     `cases`: those of this call, by which images of cases that have failed are known, and `given`, what else
     is known of them.
@@ -44,17 +52,16 @@ def rows(
     for name, (state, said) in sorted(found.items()):
         weights = list(content.get("weights") or ())
         if state == "done":
-            yield {"case": name, "state": state, "weights": weights, **_of_entry(said)}
+            yield _whole({"case": name, "state": state, "weights": weights, **_of_entry(said)})
         else:
             state = "set aside" if is_set_aside(said) else state
             about = {"inputs": images.get(name, []), "weights": weights}
-            yield {
-                "case": name,
-                "state": state,
-                "reason": said,
-                **about,
-                **flat({"given": given.get(name, {})}),
-            }
+            beside = flat({"given": given.get(name, {})})
+            yield _whole({"case": name, "state": state, "reason": said, **about, **beside})
+
+
+def _whole(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: [] if name in _LISTS else None for name in COLUMNS} | dict(row)
 
 
 def _places(case: Case) -> list[str]:
@@ -79,11 +86,18 @@ def _of_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _engine(engines: Sequence[Engine]) -> dict[str, Any]:
-    """`runtime`, `precision` and what else says what ran the networks; where they differ, all of them."""
+    """`runtime`, `precision` and what else says what ran the networks; where they differ, all of them, and
+    of numbers, as of threads, the largest."""
     keys = dict.fromkeys(
         key for engine in engines for key, said in engine.items() if isinstance(said, str | int)
     )
-    return {key: ", ".join(dict.fromkeys(str(e[key]) for e in engines if key in e)) for key in keys}
+    return {key: _together([e[key] for e in engines if key in e]) for key in keys}
+
+
+def _together(said: Sequence[Any]) -> str | int:
+    if all(isinstance(one, int) and not isinstance(one, bool) for one in said):
+        return max(said)
+    return ", ".join(dict.fromkeys(map(str, said)))
 
 
 def flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
@@ -101,20 +115,20 @@ def write_jsonl(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_parquet(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
-    """A column for each key of any row; text where its values are of several kinds."""
+    """The COLUMNS, and one for each other key of any row; text where its values are of several kinds."""
     arrow, parquet = import_offline("pyarrow"), import_offline("pyarrow.parquet")
-    names = dict.fromkeys(key for row in table for key in row)
+    names = dict.fromkeys([*COLUMNS, *(key for row in table for key in row)])
     columns = {name: _column(arrow, name, [row.get(name) for row in table]) for name in names}
-    parquet.write_table(arrow.table(columns or {"case": arrow.array([], arrow.string())}), path)
+    parquet.write_table(arrow.table(columns), path)
 
 
 def _column(arrow: Any, name: str, values: Sequence[Any]) -> Any:
     if name in _LISTS:
         lists = [[_text(one) for one in value or ()] for value in values]
         return arrow.array(lists, arrow.list_(arrow.string()))
-    if any(value is not None and not isinstance(value, str) for value in values):
+    if name in _NUMBERS or any(value is not None and not isinstance(value, str) for value in values):
         with suppress(arrow.ArrowException, OverflowError, UnicodeError):
-            return arrow.array(values)
+            return arrow.array(values, _NUMBERS.get(name))
     return arrow.array([None if value is None else _text(value) for value in values], arrow.string())
 
 

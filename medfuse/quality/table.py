@@ -29,7 +29,8 @@ HEAD = (
 
 
 def as_csv(entries: Entries) -> str:
-    """Empty cells where a class has no such number. Spacing, field of view and intensities are the case's."""
+    """Empty cells where a class has no such number. Spacing, field of view and intensities are the case's.
+    Where nothing tells which Dice is to be expected, the highest entropy comes first."""
     rows = []
     for case, entry in entries.items():
         of_case = _mapping(entry.get("case_quality"))
@@ -40,7 +41,7 @@ def as_csv(entries: Entries) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEAD)
     for said in sorted(rows, key=_order):
-        writer.writerow(["" if said.get(key) is None else _cell(said[key]) for key in HEAD])
+        writer.writerow(["" if said.get(key) is None else _cell(key, said[key]) for key in HEAD])
     return text.getvalue()
 
 
@@ -68,18 +69,21 @@ def summary_line(entries: Entries, where: object) -> str:
 
 
 def _order(said: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What should be looked at comes first, then the least that is expected."""
-    expected = said.get("expected")
+    """What should be looked at comes first, then the least that is expected, then the highest entropy."""
+    expected, entropy = said.get("expected"), said.get("entropy")
     return (
         not said.get("look"),
         expected is not None,
         expected if isinstance(expected, float | int) else 0.0,
+        -entropy if isinstance(entropy, float | int) else 0.0,
         str(said["case"]),
         str(said["class"]),
     )
 
 
-def _cell(value: Any) -> Any:
+def _cell(key: str, value: Any) -> Any:
+    if key == "components" and isinstance(value, float) and value.is_integer():
+        return int(value)
     return ("yes" if value else "no") if isinstance(value, bool) else value
 
 

@@ -11,7 +11,7 @@ from medfuse.api import Case
 from medfuse.core.board import set_aside
 from medfuse.core.seal import seal
 from medfuse.infer.ledger import Ledger
-from medfuse.infer.records import JSONL, PARQUET, flat, record_files, rows, write_parquet
+from medfuse.infer.records import COLUMNS, JSONL, PARQUET, flat, record_files, rows, write_parquet
 
 ENTRY = {
     "engines": [{"runtime": "torch", "precision": "bf16", "versions": {"torch": "2.8"}}],
@@ -157,3 +157,27 @@ def test_columns_of_several_kinds_and_paths_that_are_no_text_are_text(tmp_path):
 def test_nested_values_are_told_by_their_path():
     assert flat({"a": {"b": {"c": 1}, "d": 2}, "e": {}}) == {"a.b.c": 1, "a.d": 2}
     assert list(rows({"cases": {}, "failed": {}, "left": {}})) == []
+
+
+@pytest.mark.parametrize("done", ["ab", "a", ""])
+def test_the_documented_columns_are_always_there(done, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow comes with the extra tables")
+    book = ledger(tmp_path, "a", "b")
+    do(book, *done)
+    for case in book._cases:
+        if case.name not in done:
+            book.failed(case, MemoryError())
+    book.finish()
+    for row in table(tmp_path).values():
+        assert [*row][: len(COLUMNS)] == [*COLUMNS]
+    columns = parquet.read_schema(tmp_path / PARQUET)
+    assert columns.names[: len(COLUMNS)] == [*COLUMNS]
+    kinds = {name: str(columns.field(name).type) for name in ("threads", "reason", "seconds", "pid")}
+    assert kinds == {"threads": "int64", "reason": "string", "seconds": "double", "pid": "int64"}
+
+
+def test_threads_are_a_number_and_of_several_engines_the_most():
+    engines = [{"runtime": "torch", "threads": 2}, {"runtime": "onnx", "threads": 8}]
+    content = {"cases": {"a": {"engines": engines}}, "failed": {}, "left": {}}
+    (row,) = rows(content)
+    assert (row["threads"], row["runtime"]) == (8, "torch, onnx")

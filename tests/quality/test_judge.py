@@ -110,6 +110,17 @@ def test_one_line_says_how_many_are_to_be_looked_at() -> None:
     assert summary_line({"older": {}}, "q.csv") == ""
 
 
+def test_without_calibration_the_highest_entropy_comes_first_and_pieces_are_whole_numbers() -> None:
+    entropies = {"a": 0.1, "b": None, "c": 0.9, "d": 0.5}
+    made = {
+        case: {"quality": {"liver": {"look": False, "expected": None, "entropy": e, "components": 2.0}}}
+        for case, e in entropies.items()
+    }
+    rows = [*csv.DictReader(as_csv(made).splitlines())]
+    assert [row["case"] for row in rows] == ["c", "d", "a", "b"]
+    assert {row["components"] for row in rows} == {"2"}
+
+
 def test_case_and_class_names_of_any_kind_are_one_cell() -> None:
     odd = {'a,"b"\nc': {"quality": {"left, lower": {"look": True, "reasons": "x; y, z"}}}}
     (row,) = csv.DictReader(as_csv(odd).splitlines(keepends=True))

@@ -110,6 +110,7 @@ class Board:
         self._looked = time.monotonic()
         self._doing: dict[str, Any] = {}
         self._turn = threading.Lock()
+        self._leave: Callable[[], None] | None = None
         for name in _FOLDERS if make else ():
             with reported(folder / name):
                 (folder / name).mkdir(parents=True, exist_ok=True)
@@ -119,6 +120,17 @@ class Board:
     @contextmanager
     def joined(self) -> Iterator[None]:
         """This process is a worker: its heart beats until the block ends."""
+        if self._leave is not None:  # it beats already, and goes on to
+            yield
+            return
+        self.join()
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def join(self) -> None:
+        """This process is a worker from now on: its heart beats until it leaves."""
         ended = threading.Event()
 
         def beat() -> None:
@@ -131,13 +143,20 @@ class Board:
             self.bury(self._name, "its worker was lost, and started again")
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()
-        try:
-            yield
-        finally:
+
+        def leave() -> None:
             ended.set()
             thread.join()
             with suppress(OSError):
                 self._place.unlink()
+
+        self._leave = leave
+
+    def leave(self) -> None:
+        """It is none any more, if it was one."""
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
 
     @patient
     def take(self) -> int | None:

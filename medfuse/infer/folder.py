@@ -146,16 +146,19 @@ def infer_part(
         return [case for case in left if _can_be_written(case, recipe, ledger)]
 
     share = found(shard, cases, output, facts, opened, unfinished)
-    if share.cases:
-        ways: dict[str, Any] = {
-            "recipe": recipe,
-            "output": output,
-            "overwrite": overwrite,
-            "strict": strict,
-            "share": share,
-        }
-        infer_cases(share.cases, networks=networks(share), **ways, **how)
-    return gathered(shard, cases, output, opened, unfinished)
+    try:
+        if share.cases:
+            ways: dict[str, Any] = {
+                "recipe": recipe,
+                "output": output,
+                "overwrite": overwrite,
+                "strict": strict,
+                "share": share,
+            }
+            infer_cases(share.cases, networks=networks(share), **ways, **how)
+        return gathered(shard, share, cases, output, opened, unfinished)
+    finally:
+        share.board.leave()
 
 
 def _can_be_written(case: Case, recipe: Recipe, ledger: Ledger) -> bool:

@@ -227,12 +227,19 @@ class Ledger:
         """What became of the cases. Label maps of earlier calls that others stand for now are gone then.
 
         of: all that is to be told of until the folder is finished, where that is more than these cases.
+        Raises OutputError where nothing has become of a case.
         """
+        undone = [last.case for last in self._last.values() if last.state == "predicting"]
         self._clear()
         self._write_quality()
-        if of is None or self._manifest.tells_of(of):
+        if not undone and (of is None or self._manifest.tells_of(of)):
             self._manifest.end()
         self._write_records()
+        if undone:
+            raise OutputError(
+                f"{self._output}: {len(undone)} of {len(self._last)} cases are not done, and nothing says "
+                f"why: {listed(undone)}; run the same command again"
+            )
         return self.outcome
 
     @property

@@ -79,8 +79,9 @@ def found(
 ) -> Share:
     """The board of a part, with what is left of it: made by the first that comes, joined by the next.
 
-    Raises OutputError where parts are at work with other weights, of another version, or of another number,
-    and where a process does all of them.
+    This process is a worker there as soon as others may look, who would take a part without one for left
+    behind; `gathered` ends that. Raises OutputError where parts are at work with other weights, of another
+    version, or of another number, and where a process does all of them.
     """
     place, mine = shard.place(output), shard.of(cases)
     with locked(make_folder(output), wait_s=_BEGINNING_S):
@@ -100,20 +101,27 @@ def found(
             )
             carry_along(place, left)
             write_work(place, work)
-        return Share(output, place=place, is_wanted=is_wanted)
+        share = Share(output, place=place, is_wanted=is_wanted)
+        share.board.join()
+        return share
 
 
 def gathered(
-    shard: Shard, cases: Sequence[Case], output: Path, opened: Opened, unfinished: Unfinished
+    shard: Shard, share: Share, cases: Sequence[Case], output: Path, opened: Opened, unfinished: Unfinished
 ) -> Outcome:
-    """What became of the cases of a part, which is in the manifest then."""
+    """What became of the cases of a part, which is in the manifest then.
+
+    Raises OutputError where nothing has become of some.
+    """
     place, mine = shard.place(output), shard.of(cases)
+    records: dict[str, Mapping[str, Any]] = {}
+    records |= {share.cases[number].name: record for number, record in share.board.records()}
+    share.board.leave()  # from here on others may clear the part away
     with locked(output, wait_s=ENDING_S):
-        records: dict[str, Mapping[str, Any]] = {}
         if has_work(place):
             work = read_work(place)
             board = Board(place / FOLDER, len(work.cases), make=False)
-            records = {work.cases[number].name: record for number, record in board.records()}
+            records |= {work.cases[number].name: record for number, record in board.records()}
         ledger = opened(mine)
         for case in mine:
             if case.name in records:

@@ -3,15 +3,18 @@
 import json
 import subprocess
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 from fleets import hashes, infer
 
 from medfuse.api import Case
 from medfuse.core.board import Board
-from medfuse.core.errors import OutputError
+from medfuse.core.errors import DataError, OutputError
 from medfuse.infer import shards
+from medfuse.infer.fleet import SharedLedger
 from medfuse.infer.fleet_files import FOLDER, SHARDS, Listed, Work, write_work
+from medfuse.infer.ledger import Ledger
 from medfuse.infer.manifest import NAME, now
 from medfuse.infer.shards import Shard
 
@@ -178,3 +181,43 @@ def test_it_goes_alone(finished_run, medfuse, tmp_path):
         said = medfuse("infer", finished_run.folder, "-i", tmp_path, "-o", tmp_path, "--shard", "0/2", *more)
         assert said.code == 2
         assert "is one process, and goes without" in " ".join(said.err.split())
+
+
+def part_of(folder: Path, index: int, count: int, every: list[Case]):
+    """A part as `infer_part` begins it; `end` writes label maps of bytes, and tells what became of it."""
+    facts: dict = {}
+
+    def opened(some):
+        return Ledger(some, facts, folder, lambda _: None, lambda case: [], lambda case: {}, others_stay=True)
+
+    def unfinished(ledger, among):
+        return ledger.unfinished(among=among)
+
+    shard = Shard(index, count)
+    share = shards.found(shard, every, folder, facts, opened, unfinished)
+
+    def end():
+        ledger = SharedLedger(share, lambda case: [], overwrite=False)
+        with share.board.joined():
+            while (case := share.take()) is not None:
+                ledger.failed(case, DataError("it was tried"))
+        return shards.gathered(shard, share, every, folder, opened, unfinished)
+
+    return share, end
+
+
+def test_parts_that_begin_at_the_same_moment_leave_each_other_alone(tmp_path):
+    every = cases(tmp_path, [10, 20, 30, 40])
+    begun = [part_of(tmp_path / "out", index, 3, every) for index in range(3)]
+    told = [end() for _, end in begun]
+    assert sorted(name for outcome in told for name in outcome.failed) == names(every)
+    assert listed(tmp_path / "out")["finished"]
+
+
+def test_a_part_whose_cases_nobody_did_is_an_error(tmp_path):
+    every = cases(tmp_path, [10, 20, 30, 40])
+    _, end = part_of(tmp_path / "out", 0, 2, every)
+    rmtree(Shard(0, 2).place(tmp_path / "out"))
+    with pytest.raises(OutputError, match="2 of 2 cases are not done"):
+        end()
+    assert not listed(tmp_path / "out")["finished"]

@@ -24,7 +24,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from medfuse.core.errors import OutputError
 from medfuse.core.files import atomic, reported, write_json, write_text
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.patience import patient
+from medfuse.core.repeated import repeated
 
 ATTEMPTS = 3
 BEAT_S = 2.0
@@ -131,26 +132,22 @@ class Board:
 
     def join(self) -> None:
         """This process is a worker from now on: its heart beats until it leaves."""
-        ended = threading.Event()
 
         def beat() -> None:
-            while not ended.wait(BEAT_S):
-                with suppress(OSError):  # a disk may be away for a while
-                    self._beat()
+            with suppress(OSError):  # a disk may be away for a while
+                self._beat()
+
+        def end() -> None:
+            with suppress(OSError):
+                self._place.unlink()
 
         self._beat()
         if self._name:  # its engine has started it again
             self.bury(self._name, "its worker was lost, and started again")
-        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-        thread.start()
-
-        def leave() -> None:
-            ended.set()
-            thread.join()
-            with suppress(OSError):
-                self._place.unlink()
-
-        self._leave = leave
+        held = ExitStack()
+        held.callback(end)
+        held.enter_context(repeated(beat, BEAT_S, "heartbeat"))
+        self._leave = held.close
 
     def leave(self) -> None:
         """It is none any more, if it was one."""

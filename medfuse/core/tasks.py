@@ -29,7 +29,6 @@ trainings do.
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from _thread import interrupt_main
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +45,7 @@ from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import reported, write_text
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.lock import InUse
+from medfuse.core.repeated import repeated
 from medfuse.core.reporter import Reporter
 from medfuse.core.told import Told
 
@@ -216,21 +216,15 @@ def _in_turn(task: Task, do: Do, told: Told, goes_on: Callable[[], bool]) -> Map
 @contextmanager
 def _ended_when(is_over: Callable[[], bool]) -> Iterator[None]:
     """This process is ended as by SIGTERM, in the midst of what it does, once `is_over`."""
-    ended = threading.Event()
 
-    def watch() -> None:
-        while not ended.wait(_WATCH_S):
-            if is_over():
-                interrupt_main(signal.SIGTERM)
-                return
+    def watch() -> bool:
+        over = is_over()
+        if over:
+            interrupt_main(signal.SIGTERM)
+        return over
 
-    thread = threading.Thread(target=watch, name="watch", daemon=True)
-    thread.start()
-    try:
+    with repeated(watch, _WATCH_S, "watch"):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def faults(tasks: Sequence[Task], records: Mapping[int, Mapping[str, Any]]) -> list[str]:

@@ -15,7 +15,6 @@ import json
 import os
 import secrets
 import socket
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -27,6 +26,7 @@ from medfuse.core.errors import DataError, OutputError
 from medfuse.core.files import make_folder, write_json
 from medfuse.core.json_text import read_json
 from medfuse.core.lock import locked
+from medfuse.core.repeated import repeated
 
 _BEAT_S = 1.0
 _RENAME = "give the search another name (--set name=…), or begin it anew with --retrain"
@@ -142,24 +142,17 @@ class Journal:
     def session(self) -> Iterator[None]:
         """The time that passes until the block ends, or the process does, is spent."""
         path = self.folder / "sessions" / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}.json"
-        began, ended = time.time(), threading.Event()
+        began = time.time()
 
         def beat() -> None:
             with suppress(OSError, OutputError):
                 write_json(path, {"began": began, "seen": time.time()})
 
-        def beats() -> None:
-            while not ended.wait(_BEAT_S):
-                beat()
-
         beat()
-        thread = threading.Thread(target=beats, name="minutes of a search", daemon=True)
-        thread.start()
         try:
-            yield
+            with repeated(beat, _BEAT_S, "minutes of a search"):
+                yield
         finally:
-            ended.set()
-            thread.join()
             beat()
 
     def spent(self) -> float:

@@ -17,6 +17,7 @@ from medfuse.core.errors import DataError, MedfuseError
 from medfuse.core.json_text import read_json
 from medfuse.core.memory import bytes_text
 from medfuse.core.reporter import Advance, Reporter
+from medfuse.infer.records import JSONL, PARQUET
 from medfuse.quality.table import NAME as QUALITY
 from medfuse.service.jobs import Job, shown
 from medfuse.service.limits import Limits
@@ -102,7 +103,7 @@ def _tell(job: Job, cases: list[Case], outcome: Outcome) -> None:
             wanted = ("volumes_ml", "quality", "case_quality", "unlike_training", "seconds_in", "formats")
             said = {key: entry[key] for key in wanted if key in entry}
         job.cases[case.name] = said
-    kept_out = (outcome.manifest.name, QUALITY)
+    kept_out = (outcome.manifest.name, QUALITY, JSONL, PARQUET)
     files = [
         path
         for path in sorted(job.results.iterdir())

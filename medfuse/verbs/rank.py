@@ -18,8 +18,10 @@ from medfuse.core.files import write_text
 from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
 from medfuse.core.seal import refuse_others, write_own_json
+from medfuse.core.storage import is_remote
 from medfuse.core.text import aligned
 from medfuse.infer.manifest import NAME, Entry, read_manifest
+from medfuse.infer.table import is_table
 from medfuse.model.plan import IMAGE
 from medfuse.quality.ranking import doubt, in_turn
 from medfuse.runs.folder import fold_folders
@@ -27,6 +29,7 @@ from medfuse.trained.loading import graph_of, weights_file
 from medfuse.verbs.features import save_features
 from medfuse.verbs.infer import infer_volumes
 from medfuse.volumes.dicom.series import ALL, Scans
+from medfuse.volumes.dicom.web import is_remote as is_web
 from medfuse.volumes.read import read_labels
 
 Cost = Literal["cases", "slices"]
@@ -59,6 +62,7 @@ def rank_pool(
     labelled: scans that are annotated already, whose likes add little. layer: the map that tells scans apart;
     the coarsest that is tapped if not given. Raises MedfuseError.
     """
+    _refuse_tables((*inputs, *labelled))
     refuse_others(output / JSON, overwrite=overwrite)
     how: dict[str, Any] = {"best": best, "device": device, "overwrite": overwrite, "trust": trust}
     how |= {"scans": scans, "reporter": reporter}
@@ -97,6 +101,13 @@ def rank_pool(
         code=made.code,
         rows=lambda: rows,
     )
+
+
+def _refuse_tables(places: Sequence[str | Path]) -> None:
+    """Raises DataError for what is no scan or folder here, before anything is inferred."""
+    if found := [place for place in places if is_table(place) or (is_remote(place) and not is_web(place))]:
+        remedy = "give scans and folders of scans on this machine"
+        raise DataError(*(f"{place}: is not taken by rank; {remedy}" for place in found))
 
 
 def _vectors(

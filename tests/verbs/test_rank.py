@@ -97,3 +97,12 @@ def test_a_ranking_that_somebody_wrote_stays(rank, tmp_path):
     said = rank()
     assert said.code == 2
     assert "ranking.json: is not what medfuse wrote" in said.err
+
+
+def test_a_table_is_refused_before_anything_is_inferred(finished_run, medfuse, tmp_path):
+    (tmp_path / "cases.csv").write_text("image\na.nii.gz\n")
+    out = tmp_path / "out"
+    said = medfuse("rank", finished_run.folder, "-i", tmp_path / "cases.csv", "-o", out, "-q")
+    assert said.code == 2
+    assert "cases.csv: is not taken by rank" in said.err
+    assert not out.exists()

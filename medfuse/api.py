@@ -460,12 +460,14 @@ class Command:
 
     Workers know of cases by `folder` alone, which all of them see under this path; an engine may keep files
     in a folder of its own there, such as logs. device: as `--device`, for engines that give out GPUs.
+    places: files and folders that the arguments name, as they name them, as far as that is known.
     """
 
     arguments: tuple[str, ...]
     folder: Path
     device: str = "auto"
     module: str = "medfuse"
+    places: tuple[Path, ...] = ()
 
     @property
     def words(self) -> list[str]:
@@ -521,6 +523,9 @@ class Engine(Plugin):
     """
 
     group: ClassVar[str] = "medfuse.engines"
+
+    def ready(self) -> None:
+        """Raises MedfuseError where it is plain that no worker can be started; asked before all else."""
 
     def start(self, command: Command, workers: int) -> Crew:
         """So many workers. Raises MedfuseError where there is nothing to start them on."""

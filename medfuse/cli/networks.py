@@ -141,7 +141,8 @@ def infer(
         raise typer.BadParameter(f"is one process, and goes without {other}", param_hint="--shard")
     if printed:
         return crew.printed(
-            command_without({"--print": 0, "--engine": 1, "--engine-option": 1, "--workers": 1})
+            command_without({"--print": 0, "--json": 0, "--engine": 1, "--engine-option": 1, "--workers": 1}),
+            [*weights, *inputs, output],
         )
     how |= {"shard": shard, "workers": crew}
     return infer_volumes(weights, inputs, output, **how)
@@ -456,9 +457,10 @@ def features(
     """Write the activations of layers for every image. Finished cases are skipped when run again."""
     from medfuse.core.reporter import Reporter
     from medfuse.trained.loading import weights_file
-
-    source = weights_file(weights, best=best)  # a mistyped path is told before torch is imported
     from medfuse.verbs.crews import Workers
+
+    crew = Workers(engine, tuple(engine_options or ()), workers).ready()
+    source = weights_file(weights, best=best)  # a mistyped path is told before torch is imported
     from medfuse.verbs.features import save_features
 
     return save_features(
@@ -474,7 +476,7 @@ def features(
         overwrite=overwrite,
         trust=trust or (),
         scans=scans_of(series, naming, uneven),
-        workers=Workers(engine, tuple(engine_options or ()), workers),
+        workers=crew,
         reporter=Reporter(quiet=quiet),
     )
 
@@ -543,7 +545,7 @@ def evaluate(
         lesions=lesions,
         patient=patient,
         calibration=calibration,
-        workers=Workers(engine, tuple(engine_options or ()), workers),
+        workers=Workers(engine, tuple(engine_options or ()), workers).ready(),
         reporter=Reporter(quiet=quiet),
     )
 

@@ -66,7 +66,7 @@ def run(
         if folds is not None:
             raise typer.BadParameter("--fold and --folds: give one; first --folds all, then --fold all")
         overrides = [*(overrides or ()), f"split.fold={one_fold(fold)}"]
-    crew = Workers(engine, tuple(engine_options or ()), workers)
+    crew = Workers(engine, tuple(engine_options or ()), workers).ready()
     if crew.are_others and (folds is None or devices * nodes > 1):
         wrong = (
             "one fold a worker; give --folds all, too" if folds is None else "leave out --devices, --nodes"
@@ -267,7 +267,7 @@ def compare(
         retrain=retrain,
         max_disk=parse_bytes(max_disk) if max_disk else None,
         margin=margin,
-        workers=Workers(engine, tuple(engine_options or ()), workers),
+        workers=Workers(engine, tuple(engine_options or ()), workers).ready(),
         reporter=Reporter(quiet=quiet),
     )
 
@@ -300,7 +300,7 @@ def search(
     from medfuse.verbs.crews import Workers
     from medfuse.verbs.search import search_pipeline
 
-    crew = Workers(engine, tuple(engine_options or ()), workers)
+    crew = Workers(engine, tuple(engine_options or ()), workers).ready()
     return search_pipeline(
         file, overrides or (), runs=runs, retrain=retrain, workers=crew, reporter=Reporter(quiet=quiet)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +18,8 @@ from medfuse.core.lock import locked
 from medfuse.core.reporter import Advance, Reporter
 from medfuse.core.tasks import FOLDER, Task, Tasks, end_tasks, ended_tasks, installed, write_tasks
 from medfuse.core.told import Shown
+
+log = logging.getLogger(__name__)
 
 _ENDING_S = DEAD_S + 30
 """For workers of an earlier call to end."""
@@ -79,7 +82,12 @@ def lead(
         ended = False
         try:
             write_tasks(folder, shared)
-            crew = start(min(workers, len(tasks)))
+            try:
+                crew = start(min(workers, len(tasks)))
+            except BaseException:  # nobody works there, nor will
+                end_tasks(folder)
+                ended = next(board.records(), None) is None
+                raise
             try:
                 with reporter.track(f"{len(tasks)} {what}", len(tasks)) as advance:
                     made = _follow(tasks, board, crew, reporter, advance)
@@ -119,6 +127,8 @@ def _follow(
                 ended = [("", "none is left, and there is more to do")]
             for name, reason in ended:
                 board.bury(name, reason)
+                if name:
+                    log.warning("worker %s was lost: %s; another carries on", name, reason)
                 in_vain, claims = (in_vain + 1 if board.claims == claims else 0), board.claims
                 if in_vain > _HOPELESS:
                     raise MedfuseError(f"workers end one after another: {reason}")

@@ -7,11 +7,13 @@ moment: the same command takes in what is there, and does the rest.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import medfuse
@@ -41,6 +43,8 @@ from medfuse.infer.fleet_files import (
 from medfuse.infer.ledger import Ledger, Progress, reason_of
 from medfuse.infer.manifest import NAME, Manifest, made_by, now
 from medfuse.infer.plan import Way
+
+log = logging.getLogger(__name__)
 
 ENGINES = "engines.json"
 _HOPELESS = 5
@@ -238,7 +242,11 @@ class Fleet:
         )
         carry_along(output, left)
         write_work(output, work)
-        crew = self.start(min(self.workers, len(left)))
+        try:
+            crew = self.start(min(self.workers, len(left)))
+        except BaseException:  # nobody works there, nor will
+            rmtree(output / FOLDER, ignore_errors=True)
+            raise
         try:
             _follow(left, board, ledger, crew)
         finally:
@@ -266,6 +274,8 @@ def _follow(left: Sequence[Case], board: Board, ledger: Ledger, crew: Crew) -> N
             ended = [("", "none is left, and there is more to do")]
         for name, reason in ended:
             board.bury(name, reason)
+            if name:
+                log.warning("worker %s was lost: %s; another takes its case", name, reason)
             without_news += 1
             if without_news > _HOPELESS + 2 * ATTEMPTS:
                 raise MedfuseError(f"workers end one after another: {reason}")

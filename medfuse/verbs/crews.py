@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +37,21 @@ class Workers:
         made = validated(kind, _options(self.options), where, raises=PluginError, remedy=what)
         return cast(Engine, made)
 
-    def printed(self, arguments: Sequence[str]) -> Result:
-        """The file by which others start these workers, each with its shard. Raises MedfuseError."""
+    def ready(self) -> Workers:
+        """The same; raises MedfuseError where they cannot be started, before anything is read or written."""
+        engine = self.plugin()
+        if self.are_others:
+            engine.ready()
+        return self
+
+    def printed(self, arguments: Sequence[str], places: Sequence[str | Path] = ()) -> Result:
+        """The file by which others start these workers, each with its shard. Raises MedfuseError.
+
+        places: what the arguments name that each of them must see.
+        """
+        paths = tuple(Path(place) for place in places if not _is_address(place))
         try:
-            text = self.plugin().printed(Command(tuple(arguments), Path.cwd()), self.count)
+            text = self.plugin().printed(Command(tuple(arguments), Path.cwd(), places=paths), self.count)
         except MedfuseError as error:
             raise MedfuseError(*(_from(self.engine, line) for line in error.lines)) from error
         return Result(text.rstrip(), {"file": text})
@@ -52,6 +64,11 @@ class Workers:
 
 
 ALONE = Workers()
+
+
+def _is_address(place: str | Path) -> bool:
+    """Whether it is no path: s3://…, dicomweb:https://…, or a model's name elsewhere."""
+    return re.match(r"[a-z][a-z0-9+.-]+:", str(place), re.IGNORECASE) is not None
 
 
 def _from(engine: str, line: str) -> str:

@@ -68,7 +68,7 @@ def infer_volumes(
     from medfuse.verbs.storing import Storing
     from medfuse.verbs.work import How, fleet_of
 
-    workers.plugin()  # before anything is read
+    workers.ready()
     with Scratch(scans) as scratch:
         bucket = None
         if storage.is_remote(output):

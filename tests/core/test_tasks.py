@@ -170,6 +170,17 @@ def test_workers_that_cannot_work_at_all_end_it_with_their_reason(tmp_path):
     assert (crew.over, [*tmp_path.iterdir()]) == (1, [])
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_workers_that_cannot_be_started_leave_no_work_behind(keep, tmp_path):
+    def refuse(count):
+        raise MedfuseError("no cluster answers")
+
+    how = {"what": "tasks", "reporter": QUIET, "keep": keep}
+    with pytest.raises(MedfuseError, match="no cluster answers"):
+        lead(tmp_path, "k", [Task(name="a", given={})], refuse, 1, **how)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_two_do_not_lead_in_one_folder(tmp_path):
     (tmp_path / FOLDER).mkdir()
     with locked(tmp_path / FOLDER), pytest.raises(InUse, match="or give it another name"):

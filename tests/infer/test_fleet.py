@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -193,7 +194,7 @@ class Scripted(Command):
         return [sys.executable, "-c", POISONED, *self.arguments]
 
 
-def test_a_case_that_kills_whoever_takes_it_is_set_aside_and_the_rest_go_on(tmp_path):
+def test_a_case_that_kills_whoever_takes_it_is_set_aside_and_the_rest_go_on(tmp_path, caplog):
     cases = [Case(f"case_{number}", (tmp_path / f"{number}.nii.gz",)) for number in range(6)]
     ledger = Ledger(cases, {"weights": ["a"]}, tmp_path, lambda _: None, lambda case: [], lambda case: {})
     engine = registry.get("medfuse.engines", "local")()
@@ -206,8 +207,25 @@ def test_a_case_that_kills_whoever_takes_it_is_set_aside_and_the_rest_go_on(tmp_
     reason = outcome.failed["case_2"]
     assert reason.startswith("set aside after 3 attempts: "), reason
     assert "its worker was killed by signal 9" in reason
+    lost = [
+        line
+        for line in caplog.messages
+        if re.match(r"worker local-\w+ was lost: its worker was killed", line)
+    ]
+    assert len({*lost}) == len(lost) == 3
     assert len(outcome.left) == 5
     assert not (tmp_path / FOLDER).exists()
+
+
+def test_workers_that_cannot_be_started_leave_no_work_behind(tmp_path):
+    def refuse(workers):
+        raise MedfuseError("no cluster answers")
+
+    cases = [Case("a", (tmp_path / "a.nii.gz",))]
+    ledger = Ledger(cases, {}, tmp_path, lambda _: None, lambda case: [], lambda case: {})
+    with pytest.raises(MedfuseError, match="no cluster answers"):
+        Fleet(refuse, 2, {}).lead(cases, ledger, tmp_path, {})
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_worker_whose_disk_fails_ends_with_1_so_that_the_others_go_on(tmp_path, monkeypatch, capsys):

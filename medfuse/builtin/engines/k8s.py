@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import shlex
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -10,9 +13,16 @@ from pydantic import Field
 
 from medfuse.api import Command, Crew, Engine
 from medfuse.core.errors import MedfuseError
+from medfuse.core.text import listed
+
+log = logging.getLogger(__name__)
 
 _INDEX = "$(JOB_COMPLETION_INDEX)"
 """Which Kubernetes puts in place of it in a pod's command; counted from 0, as shards are."""
+_PRINT = (
+    "--engine k8s: starts nothing itself; add --print to `medfuse infer`, which alone has it, and "
+    "`kubectl apply -f` what that prints"
+)
 _MOST_PODS = 100_000  # of an Indexed Job with limits for each index
 
 
@@ -40,14 +50,22 @@ class Kubernetes(Engine):
     at_once: int | None = Field(None, ge=1, le=_MOST_PODS, description="pods at a time; all if not given")
     retries: int = Field(6, ge=0, le=1000, description="how often a shard begins again")
 
+    def ready(self) -> None:
+        raise MedfuseError(_PRINT)
+
     def start(self, command: Command, workers: int) -> Crew:
-        raise MedfuseError(
-            "--engine k8s: starts nothing itself; add --print, and `kubectl apply -f` what it prints"
-        )
+        raise MedfuseError(_PRINT)
 
     def printed(self, command: Command, workers: int) -> str:
         if workers > _MOST_PODS:
             raise MedfuseError(f"--engine k8s: a Job has {_MOST_PODS:,} pods at most, and not {workers:,}")
+        if unseen := [str(place) for place in command.places if not _is_below(place, self.mount)]:
+            log.warning(
+                "--engine k8s: %s: not below %s, where pods have the volume; name it as pods see it, or give "
+                "--engine-option mount=…, unless it is in their image",
+                listed(unseen),
+                self.mount,
+            )
         container = {
             "name": "medfuse",
             "image": self.image,
@@ -92,6 +110,13 @@ _RULES = [
     },
 ]
 """A pod whose node goes away begins again, uncounted; what a user must put right is not tried again."""
+
+
+def _is_below(place: Path, mount: str) -> bool:
+    """Whether a path is in the volume, as a pod sees it."""
+    return os.path.normpath(place).startswith(os.path.join(os.path.normpath(mount), "")) or (
+        os.path.normpath(place) == os.path.normpath(mount)
+    )
 
 
 def _literal(word: str) -> str:

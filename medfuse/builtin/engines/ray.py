@@ -19,6 +19,7 @@ from medfuse.core.errors import MedfuseError, lacks, reason
 from medfuse.core.offline import import_offline
 
 _PATIENCE_S = 10.0  # for an address to answer, and for workers to end by themselves
+_RETURN_S = 3.0  # for actors to say what their workers, which have ended, said
 
 
 class Ray(Engine):
@@ -43,11 +44,13 @@ class Ray(Engine):
     )
     scales: bool = Field(False, description="the cluster adds nodes when they are asked for")
 
+    def ready(self) -> None:
+        _imported()
+        if self.address:
+            _knock(self.address, _silent(self.address))
+
     def start(self, command: Command, workers: int) -> Crew:
-        try:
-            ray = import_offline("ray")
-        except ImportError as error:
-            raise MedfuseError(f"--engine ray: {lacks(error) or reason(error)}") from error
+        ray = _imported()
         folder = self._connect(ray, workers)
         try:
             crew = RayCrew(ray, command, self._part(ray, command, workers), folder)
@@ -71,7 +74,7 @@ class Ray(Engine):
             room = max(cores(), workers * (self.cores or 1))
             ray.init(address="local", num_cpus=room, include_dashboard=False, _temp_dir=folder, **quiet)
             return folder
-        where = f"--engine ray: no cluster answers at {self.address}"
+        where = _silent(self.address)
         _knock(self.address, where)
         try:
             ray.init(address=self.address, **quiet)
@@ -97,6 +100,17 @@ class Ray(Engine):
                 "say --engine-option scales=true where nodes come when they are asked for"
             )
         return {"num_cpus": each, "num_gpus": gpus, "resources": self.resources or None}
+
+
+def _imported() -> Any:
+    try:
+        return import_offline("ray")
+    except ImportError as error:
+        raise MedfuseError(f"--engine ray: {lacks(error) or reason(error)}") from error
+
+
+def _silent(address: str) -> str:
+    return f"--engine ray: no cluster answers at {address}"
 
 
 def _has(node: Mapping[str, float], wanted: Mapping[str, float]) -> bool:
@@ -176,11 +190,13 @@ class RayCrew:
         return found
 
     def end(self) -> None:
+        runs = [*self._members]
         members, self._members = [actor for _, actor in self._members.values()], {}
         with suppress(self._ray.exceptions.RayError):
             asked = [actor.stop.remote() for actor in members]
             if asked:
                 self._ray.wait(asked, num_returns=len(asked), timeout=_PATIENCE_S + 1)
+                self._ray.wait(runs, num_returns=len(runs), timeout=_RETURN_S)  # else Ray calls them failed
         for actor in members:
             self._kill(actor)
         _leave(self._ray, self._folder)

@@ -6,9 +6,11 @@ import hashlib
 import os
 import secrets
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -48,17 +50,20 @@ class Slurm(Engine):
         "slurm", description="local: processes on this machine in place of jobs, to try a command"
     )
 
+    def ready(self) -> None:
+        self._executor(Command((), Path(tempfile.gettempdir())))  # which makes nothing yet
+
     def start(self, command: Command, workers: int) -> Crew:
-        try:
-            submitit = import_offline("submitit")
-        except ImportError as error:
-            raise MedfuseError(f"--engine slurm: {lacks(error) or reason(error)}") from error
-        executor = self._executor(submitit, command)
+        executor = self._executor(command)
         crew = SlurmCrew(executor, command, self.cores, self.executor == "slurm")
         crew.add_all(workers)
         return crew
 
-    def _executor(self, submitit: Any, command: Command) -> Any:
+    def _executor(self, command: Command) -> Any:
+        try:
+            submitit = import_offline("submitit")
+        except ImportError as error:
+            raise MedfuseError(f"--engine slurm: {lacks(error) or reason(error)}") from error
         folder = command.folder / "slurm"
         kinds = {"slurm": submitit.SlurmExecutor, "local": submitit.LocalExecutor}
         try:

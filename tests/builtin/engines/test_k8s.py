@@ -1,6 +1,8 @@
 """An Indexed Job of Kubernetes whose pods do a shard each."""
 
+import json
 import shlex
+from pathlib import Path
 
 import pytest
 import yaml
@@ -82,6 +84,46 @@ def test_engines_that_start_their_workers_print_nothing(medfuse):
     said = medfuse("infer", "runs/liver", "-i", "scans", "-o", "labels", "--print")
     assert said.code == 2
     assert "--engine local: it starts its workers itself; leave --print out" in said.err
+
+
+@pytest.mark.parametrize(
+    ("places", "told"),
+    [
+        (("/data/runs", "/data", "/data/a/../b"), ""),
+        (("runs/liver", "/data/x"), "runs/liver: not below /data"),
+        (("/database", "/data/../etc"), "/database, /data/../etc: not below /data"),
+    ],
+)
+def test_what_pods_do_not_see_is_one_line(places, told, caplog):
+    engine().printed(Command(ARGUMENTS, "/data", places=tuple(map(Path, places))), 2)
+    assert len(caplog.messages) == bool(told)
+    assert told in "".join(caplog.messages)
+
+
+def test_json_is_of_what_is_printed_and_not_of_the_pods(medfuse):
+    words = ("infer", "s3://bucket/run", "-i", "/data/in", "-o", "/data/out", "--engine", "k8s", "--print")
+    said = medfuse(*words, "--json")
+    assert (said.code, said.err) == (0, "")
+    assert "--json" not in json.loads(said.out)["file"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("infer", "run", "-i", "scans", "-o", "out"),
+        ("evaluate", "ours", "theirs", "-o", "out"),
+        ("features", "run", "-l", "bottleneck", "-i", "scans", "-o", "out"),
+        ("run", "pipeline.yaml", "--folds", "all"),
+        ("compare", "a.yaml", "b.yaml", "-o", "out"),
+        ("search", "a.yaml"),
+    ],
+)
+def test_every_verb_refuses_to_start_it_before_all_else(words, medfuse, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = medfuse(*words, "--engine", "k8s", "--workers", "2")
+    assert said.code == 2
+    assert said.err.count("starts nothing itself; add --print to `medfuse infer`, which alone has it") == 1
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_job_of_too_many_pods_is_a_line():

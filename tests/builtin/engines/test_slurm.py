@@ -74,6 +74,10 @@ def test_a_machine_without_slurm_is_a_line(tmp_path, monkeypatch):
     with pytest.raises(MedfuseError, match="no srun here; run this on a machine of a Slurm cluster") as said:
         engine().start(rehearsal(tmp_path), 1)
     assert len(said.value.lines) == 1
+    before = [*tmp_path.iterdir()]
+    with pytest.raises(MedfuseError, match="no srun here"):
+        engine().ready()
+    assert [*tmp_path.iterdir()] == before
 
 
 @pytest.mark.slow

@@ -223,15 +223,17 @@ class Ledger:
         remove_leftovers(self._output)
         self._write_records()
 
-    def finish(self, of: Sequence[str] | None = None) -> Outcome:
+    def finish(self, of: Sequence[str] | None = None, part: tuple[int, int] | None = None) -> Outcome:
         """What became of the cases. Label maps of earlier calls that others stand for now are gone then.
 
         of: all that is to be told of until the folder is finished, where that is more than these cases.
-        Raises OutputError where nothing has become of a case.
+        part: these cases are this one of so many. Raises OutputError where nothing has become of a case.
         """
         undone = [last.case for last in self._last.values() if last.state == "predicting"]
         self._clear()
         self._write_quality()
+        if part is not None and not undone:
+            self._manifest.note_part(*part)
         if not undone and (of is None or self._manifest.tells_of(of)):
             self._manifest.end()
         self._write_records()

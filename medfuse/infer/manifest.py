@@ -75,6 +75,7 @@ class Manifest:
         self._old_journals = [*self._folder.glob(f"{JOURNALS}*")]
         self._failed: dict[str, str] = {}
         self._left: dict[str, str] = {}
+        self._parts = content.get("parts") if same else None
         self._reasons = [dict(content.get(kind, {})) if same else {} for kind in ("failed", "left")]
 
     @property
@@ -83,7 +84,9 @@ class Manifest:
         return next((entry.engines for entry in self._entries.values() if entry.engines), [])
 
     def keep_reasons(self, but: Collection[str]) -> None:
-        """What earlier calls said of other cases that failed, or were left, is still told."""
+        """What earlier calls said of other cases that failed, or were left, is still told, and of parts."""
+        if self._parts is not None:
+            self._content["parts"] = self._parts
         self._failed, self._left = (
             {name: reason for name, reason in told.items() if name not in but} for told in self._reasons
         )
@@ -91,6 +94,13 @@ class Manifest:
     def tells_of(self, names: Iterable[str]) -> bool:
         """Whether it says of all of them what became of them."""
         return {*names} <= {*self._cases, *self._failed, *self._left}
+
+    def note_part(self, index: int, count: int) -> None:
+        """All cases of part `index` of `count` are told of, once that is written."""
+        self._content["parts"] = {
+            "count": count,
+            "ended": sorted({index, *ended_parts(self._content, count)}),
+        }
 
     def has(self, case: Case, names: Sequence[str]) -> bool:
         """Whether the case's files are there, untouched, and made from its images as they are now."""
@@ -224,6 +234,7 @@ class Manifest:
 
     def end(self) -> None:
         """All is done, once that is written."""
+        self._content.pop("parts", None)
         self._content["finished"] = now()
 
     def finish(self) -> None:
@@ -288,6 +299,13 @@ class Manifest:
         for name in (self._cases.pop(case, None) or {}).get("files", ()):
             self._listed.pop(name, None)
         self._entries.pop(case, None)
+
+
+def ended_parts(content: Mapping[str, Any], count: int) -> list[int]:
+    """Which of `count` parts a manifest says to have ended."""
+    parts = content.get("parts")
+    ended = parts.get("ended") if isinstance(parts, dict) and parts.get("count") == count else []
+    return [index for index in ended if isinstance(index, int)] if isinstance(ended, list) else []
 
 
 def _json(value: Any, indented: int = 0) -> str:

@@ -128,7 +128,7 @@ def gathered(
                 ledger.take_in(case, records[case.name])
         _take(ledger, place)
         unfinished(ledger, [case for case in mine if case.name not in records])
-        return ledger.finish(of=[case.name for case in cases])
+        return ledger.finish(of=[case.name for case in cases], part=(shard.index, shard.count))
 
 
 def gather_parts(ledger: Ledger, output: Path) -> None:

@@ -15,7 +15,7 @@ from medfuse.core.tasks import has_tasks, read_tasks
 from medfuse.core.text import listed
 from medfuse.core.told import seconds_left, where
 from medfuse.infer.fleet_files import FOLDER, Work, has_work, parts, read_work
-from medfuse.infer.manifest import NAME, read_manifest
+from medfuse.infer.manifest import NAME, ended_parts, read_manifest
 from medfuse.runs.standing import Standing, standings
 
 _FEW = 20
@@ -52,7 +52,8 @@ def _of_manifest(output: str, content: Mapping[str, Any]) -> Result:
 
 def _of_folder(output: Path) -> Result:
     if not output.is_dir():
-        raise OutputError(f"{output}: no such folder; give a run, or the output folder of `medfuse infer`")
+        what = "is a file" if output.exists() else "no such folder"
+        raise OutputError(f"{output}: {what}; give a run, or the output folder of `medfuse infer`")
     if has_tasks(output):
         return _of_tasks(output)
     _, content = read_manifest(output / NAME)
@@ -60,7 +61,10 @@ def _of_folder(output: Path) -> Result:
     if not content and not places:
         if runs := standings(output):
             return _of_runs(output, runs)
-        raise OutputError(f"{output}: holds no {NAME}; give a run, or the output folder of `medfuse infer`")
+        raise OutputError(
+            f"{output}: no workers share anything there now, and it is neither a run nor the "
+            "output folder of `medfuse infer`"
+        )
     done, failed = set(content.get("cases", {})), dict(content.get("failed", {}))
     values: dict[str, Any] = {"output": output, "finished": content.get("finished"), "workers": []}
     lines = []
@@ -87,6 +91,8 @@ def _of_folder(output: Path) -> Result:
         lines += [f"  {w.host} {w.pid}: {_where(w.doing)}" for w in workers]
     else:
         lines.append(_end(content))
+    if places and (told := _of_parts(content, {place.name for place in parts(output)})):
+        lines.append(told)
     values |= {"done": len(done), "failed": failed, "set_aside": _set_aside(failed)}
     lines.insert(0, _counts(output, len(done), failed))
     lines += _few(failed)
@@ -167,7 +173,27 @@ def _set_aside(failed: Mapping[str, str]) -> list[str]:
 def _end(content: Mapping[str, Any]) -> str:
     if content.get("finished"):
         return f"finished at {content['finished']}"
+    if told := _of_parts(content):
+        return f"not finished: {told}"
     return "not finished; run the same command again to carry on, if nobody works there"
+
+
+def _of_parts(content: Mapping[str, Any], begun: Collection[str] = ()) -> str:
+    """Which parts of a folder have ended, and which were not begun; "" where nothing is known of parts."""
+    said = content.get("parts")
+    count = said.get("count") if isinstance(said, dict) else None
+    if not isinstance(count, int) or content.get("finished"):
+        return ""
+    ended = ended_parts(content, count)
+    waiting = [n for n in range(count) if n not in ended and f"{n}-of-{count}" not in begun]
+    told = f"of --shard 0/{count} to {count - 1}/{count} {len(ended)} ended: {listed(_shards(ended, count))}"
+    if not waiting:
+        return told
+    return f"{told}; still to be begun: {listed(_shards(waiting, count))}"
+
+
+def _shards(numbers: Sequence[int], count: int) -> list[str]:
+    return [f"{number}/{count}" for number in numbers]
 
 
 def _counted(workers: Sequence[Worker]) -> str:

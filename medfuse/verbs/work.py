@@ -15,7 +15,9 @@ from medfuse.core.json_text import validated
 from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
 from medfuse.core.tasks import has_tasks, take_part
-from medfuse.infer.fleet_files import FOLDER, read_work
+from medfuse.infer.fleet_files import FOLDER, has_work, parts, read_work
+from medfuse.infer.manifest import NAME, read_manifest
+from medfuse.runs.standing import standings
 from medfuse.verbs.crews import LOCAL, Workers
 from medfuse.verbs.kinds import kind_of
 from medfuse.volumes.dicom.series import ALL, Scans
@@ -76,6 +78,8 @@ def _work_on(output: Path, trust: str | Iterable[str], reporter: Reporter) -> Re
     if has_tasks(output):
         done, failed = take_part(output, kind_of, reporter, is_wanted=is_wanted)
         return Result(f"{done} done, {failed} failed: {output}", {"done": done, "failed": failed})
+    if not has_work(output):
+        raise OutputError(f"{output}: {_why_no_work(output)}")
     read_work(output)  # before anything heavy is imported
     from medfuse.infer.away import Scratch
     from medfuse.infer.fleet import Share
@@ -110,6 +114,28 @@ def _work_on(output: Path, trust: str | Iterable[str], reporter: Reporter) -> Re
             share=share,
         )
     return _told(outcome, output)
+
+
+def _why_no_work(output: Path) -> str:
+    """Why there is nothing to take part in, and what to do."""
+    if not output.exists():
+        return "no such folder; give the one in which workers share cases or trainings"
+    if not output.is_dir():
+        return "is a file; give the folder in which workers share cases or trainings"
+    if parts(output):
+        return "parts work there (--shard), which nobody joins; start another part"
+    _, content = read_manifest(output / NAME)
+    runs = standings(output)
+    if content.get("finished") or (runs and all(run.judged for run in runs.values())):
+        return "nothing is left to do there"
+    if content or (output / FOLDER).exists():
+        return "nobody works there now, and it is not finished; the command that began it carries on"
+    if runs:
+        return "no workers share trainings there; the command that began them carries on"
+    return (
+        "no workers share anything there; `--workers 2` of `medfuse infer`, `run --folds all`, `compare`, "
+        "`search`, `features` and `evaluate` starts some"
+    )
 
 
 def _told(outcome: Outcome, output: Path) -> Result:

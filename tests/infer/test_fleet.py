@@ -83,7 +83,7 @@ def work(output: Path, **changed) -> Work:
 
 def test_who_joins_must_have_the_same_version_and_weights(finished_run, tmp_path):
     how = {"weights": [str(finished_run.folder)]}
-    with pytest.raises(OutputError, match="no fleet works there"):
+    with pytest.raises(OutputError, match="no workers share anything there"):
         work_on(tmp_path, reporter=QUIET)
     work(tmp_path / "old", how=how, medfuse="0.0.1")
     with pytest.raises(OutputError, match=r"a fleet of medfuse 0\.0\.1 works there"):

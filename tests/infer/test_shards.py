@@ -77,6 +77,9 @@ def test_one_after_another_they_make_what_one_makes(finished_run, medfuse, one, 
         f"{name}.nii.gz" for name in done
     )
     assert listed(tmp_path)["finished"] is None
+    assert (
+        "of --shard 0/3 to 2/3 1 ended: 1/3; still to be begun: 0/3, 2/3" in medfuse("status", tmp_path).out
+    )
     assert not (tmp_path / SHARDS).exists()
     assert "0 written" in part("1/3").out
     assert part("0/3").code == part("2/3").code == 0
@@ -85,6 +88,7 @@ def test_one_after_another_they_make_what_one_makes(finished_run, medfuse, one, 
     assert listed(tmp_path)["cases"].keys() == listed(one)["cases"].keys()
     assert listed(tmp_path)["engines"] == listed(one)["engines"] if "engines" in listed(one) else True
     assert listed(tmp_path)["finished"]
+    assert "parts" not in listed(tmp_path)
 
 
 @pytest.mark.slow

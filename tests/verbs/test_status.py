@@ -123,6 +123,42 @@ def test_a_folder_that_is_finished_and_one_that_is_not(tmp_path, medfuse):
     assert "run the same command again" in medfuse("status", tmp_path).out
 
 
+def test_words_of_parts_are_true(tmp_path, medfuse):
+    about = {"medfuse": "0.1.0", "cases": {"a": {"file": "a.nii.gz"}}, "failed": {}, "finished": None}
+    for parts, told in (
+        (
+            {"count": 2, "ended": [0]},
+            "not finished: of --shard 0/2 to 1/2 1 ended: 0/2; still to be begun: 1/2",
+        ),
+        ({"count": 2, "ended": [0, 1]}, "not finished: of --shard 0/2 to 1/2 2 ended: 0/2, 1/2\n"),
+        ({"count": "2"}, "run the same command again"),
+        (3, "run the same command again"),
+    ):
+        write_json(tmp_path / "manifest.json", {**about, "parts": parts})
+        assert told in medfuse("status", tmp_path).out
+
+
+def test_where_nothing_is_shared_a_worker_is_told_why(tmp_path, finished_run, medfuse):
+    def said(place) -> str:
+        told = medfuse("work", place)
+        assert (told.code, told.err.count("\n")) == (2, 1)
+        return told.err
+
+    (tmp_path / "file").touch()
+    (tmp_path / "done").mkdir()
+    (tmp_path / "half").mkdir()
+    about = {"medfuse": "0.1.0", "cases": {}}
+    write_json(tmp_path / "done" / "manifest.json", {**about, "finished": "2026-01-01T00:00:00+00:00"})
+    write_json(tmp_path / "half" / "manifest.json", {**about, "finished": None})
+    assert "none: no such folder" in said(tmp_path / "none")
+    assert "file: is a file" in said(tmp_path / "file")
+    assert "is a file" in medfuse("status", tmp_path / "file").err
+    assert "done: nothing is left to do there" in said(tmp_path / "done")
+    assert "nothing is left to do there" in said(finished_run.folder)
+    assert "it is not finished; the command that began it carries on" in said(tmp_path / "half")
+    assert "no workers share anything there; `--workers 2` of" in said(tmp_path)
+
+
 def test_what_is_no_output_folder_is_a_line(tmp_path, medfuse):
     for place in (tmp_path, tmp_path / "none"):
         said = medfuse("status", place)

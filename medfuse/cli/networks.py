@@ -129,16 +129,20 @@ def infer(
     how |= {"overrides": [*(overrides or ()), *unsure], "probabilities": probabilities}
     how |= {"reporter": Reporter(quiet=quiet), "scans": scans_of(series, naming, uneven)}
     how |= {"strict": strict, "formats": formats or (), "seg_type": seg_type}
-    if explain:
-        return explain_volumes(weights, inputs, workers=crew, price=price, **how)
-    if price is not None:
-        raise typer.BadParameter("is for --explain", param_hint="--price")
-    if output is None:
-        raise typer.BadParameter("name a folder for the label maps", param_hint="--output")
-    how |= {"overwrite": overwrite, "statistics": statistics, "store": store}
     if shard is not None and (workers > 1 or engine != "local" or statistics):
         other = "--statistics" if statistics else "--workers and --engine"
         raise typer.BadParameter(f"is one process, and goes without {other}", param_hint="--shard")
+    if explain:
+        return explain_volumes(weights, inputs, workers=crew, price=price, shard=shard, **how)
+    if price is not None:
+        raise typer.BadParameter(
+            "what cases will cost is told by --explain, before any is done; add --explain, or leave --price "
+            "out",
+            param_hint="--price",
+        )
+    if output is None:
+        raise typer.BadParameter("name a folder for the label maps", param_hint="--output")
+    how |= {"overwrite": overwrite, "statistics": statistics, "store": store}
     if printed:
         return crew.printed(
             command_without({"--print": 0, "--json": 0, "--engine": 1, "--engine-option": 1, "--workers": 1}),

@@ -21,7 +21,7 @@ from medfuse.core.seal import Seal
 from medfuse.core.storage import Item
 from medfuse.core.text import typed
 from medfuse.infer.away import Away, size_of_images
-from medfuse.infer.manifest import Manifest
+from medfuse.infer.manifest import Entry, Manifest
 from medfuse.volumes.endings import SERIES, ending
 
 FOLDER, SHARDS = ".fleet", ".shards"
@@ -164,6 +164,8 @@ def entry_in(record: Mapping[str, Any]) -> dict[str, Any]:
             f"{FOLDER}/records: a case is done, and nothing is said of it; remove the folder {FOLDER}, and "
             "run the same command again"
         )
+    where, what = f"{FOLDER}/records", f"remove the folder {FOLDER}, and run the same command again"
+    validated(Entry, entry, where, raises=OutputError, remedy=what)
     return entry
 
 

@@ -141,9 +141,11 @@ class Forecast:
         where = "a machine like this one" if self.alike else "on this machine"
         where = f"each {where}" if self.alike and not one else where
         low, high = (lasting(end) for end in self.wall_range_s)
+        was = "was" if self.sampled == 1 else "were"
+        cases = f"{self.cases} case{'s' * (self.cases != 1)}"
         lines = [
-            f"{self.cases} cases, {self.workers} worker{'s' * (not one)} ({where}): {lasting(self.wall_s)} "
-            f"({low} to {high}), by {self.sampled} of them that were done for it",
+            f"{cases}, {self.workers} worker{'s' * (not one)} ({where}): {lasting(self.wall_s)} "
+            f"({low} to {high}), by {self.sampled} of them that {was} done for it",
             f"the last worker goes on for {lasting(self.tail_s)} after the first has nothing to do; "
             f"{100 * self.utilisation:.0f} % of their time is work",
         ]

@@ -213,6 +213,7 @@ class Manifest:
         files = {name: asdict(found) for name, found in seals.items()}
         more = {"given": dict(self.given[name])} if self.given.get(name) else {}
         self._cases[name] = {"file": next(iter(files)), "files": files, **entry, **more}
+        self._entries[name] = Entry.model_validate(self._cases[name])
 
     def note_failure(self, case: Case, reason: str) -> None:
         self.take_failure(case.name, reason)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,11 @@ from medfuse.volumes.endings import ENDINGS, ending, stem
 NAMES = ("case", "name", "subjectid")
 IMAGE = "image"
 _MOST_BYTES = 2**30
+_MORE = "\0more"
+"""What a row holds beyond its columns."""
+_MANY = "has more cells than there are columns; mend it"
+_SIGNS = {",": "commas", ";": "`;`", "\t": "tabs", "|": "`|`"}
+"""What may stand between cells."""
 
 
 @dataclass(frozen=True)
@@ -46,32 +50,28 @@ def read_table(path: Path, channels: Sequence[str], scans: Scans = ALL) -> Table
     columns = {name.strip().lower(): name for name in header}
     name_in = next((columns[name] for name in NAMES if name in columns), None)
     images_in, faults = _image_columns(path, columns, channels)
-    if faults:
-        raise DataError(*faults)
-    made, seen = Table(), defaultdict[str, list[int]](list)
+    made, seen = Table(), dict[str, int]()
     for number, row in rows:
-        where = f"{path}:{number}"
+        wrong = [_MANY] if _MORE in row else []
         said = [str(row.get(column) or "").strip() for column in images_in]
         if empty := [column for column, value in zip(images_in, said) if not value]:
-            faults.append(f"{where}: {', '.join(empty)}: is empty; name the image there")
-            continue
-        name = str((row.get(name_in) if name_in else None) or _stem(said[0])).strip()
-        if fault := _fault_of_name(name):
-            faults.append(f"{where}: {fault}")
-            continue
-        seen[name].append(number)
+            wrong.append(f"{', '.join(empty)}: is empty; name the image there")
+        name = str(row.get(name_in) or "").strip() if name_in else _stem(said[0]) if said else ""
+        if name_in and not name:
+            wrong.append(f"{name_in}: is empty; name the case there, or leave the column out")
+        elif name and name in seen:
+            wrong.append(f"case {name!r} is in row {seen[name]} too; give each case one row")
+        elif images_in and said[0] and (fault := _fault_of_name(name)):
+            wrong.append(fault)
+        seen.setdefault(name, number)
         try:
-            made.cases.append(_case(name, said, path.parent, scans))
+            made.cases.append(_case(name, [one for one in said if one], path.parent, scans))
         except DataError as error:
-            faults += [f"{where}: {line}" for line in error.lines]
+            wrong += error.lines
+        faults += [f"{path}:{number}: {fault}" for fault in wrong]
         used = (*images_in, name_in)
         made.given[name] = {key: row[key] for key in header if key not in used and row.get(key) is not None}
-    for name, lines in seen.items():
-        if len(lines) > 1:
-            faults.append(
-                f"{path}:{lines[1]}: case {name!r} is in row {lines[0]} too; give each case one row"
-            )
-    if not rows:
+    if not rows and images_in:
         faults.append(f"{path}: holds no rows; add one for each case")
     if faults:
         raise DataError(*faults)
@@ -121,11 +121,19 @@ def _case(name: str, said: Sequence[str], folder: Path, scans: Scans) -> Case:
             paths.append(as_volume_file(path, scans))
         except DataError as error:
             faults += error.lines
-    if not faults and (odd := [path for path in paths if ending(path) is None]):
-        faults = [f"{path}: unknown ending; medfuse reads {', '.join(ENDINGS)}" for path in odd]
+    faults += [_unread(path) for path in paths if ending(path) is None]
     if faults:
         raise DataError(*faults)
     return Case(name, tuple(paths))
+
+
+def _unread(path: Path) -> str:
+    if path.is_dir():
+        return (
+            f"{path}: is a folder without DICOM files; give the file of the image, or a folder that holds "
+            "one DICOM series"
+        )
+    return f"{path}: unknown ending; medfuse reads {', '.join(ENDINGS)}"
 
 
 def _item(address: str) -> Item:
@@ -144,11 +152,12 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
     if path.suffix.lower() == ".parquet":
         return _read_parquet(path)
     text = read_text(path, remedy="give a table in UTF-8", most_bytes=_MOST_BYTES)
-    tabs = path.suffix.lower() == ".tsv"
+    sign = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", strict=True)
+        reader = csv.DictReader(io.StringIO(text, newline=""), restkey=_MORE, delimiter=sign, strict=True)
         header = [*(reader.fieldnames or ())]
-        rows = [*_lines(path, reader)]
+        _refuse_other_signs(path, header, sign)
+        rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise DataError(f"{path}: is no table: {error}; write it anew as CSV") from error
     if twice := sorted({name for name in header if header.count(name) > 1}):
@@ -156,11 +165,14 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
     return header, rows
 
 
-def _lines(path: Path, reader: csv.DictReader[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    for row in reader:
-        if None in row:
-            raise DataError(f"{path}:{reader.line_num}: has more cells than there are columns; mend it")
-        yield reader.line_num, row
+def _refuse_other_signs(path: Path, header: Sequence[str], sign: str) -> None:
+    """Raises DataError where one column stands for several that something else is between."""
+    found = [other for other in _SIGNS if other != sign and len(header) == 1 and other in header[0]]
+    if found:
+        raise DataError(
+            f"{path}:1: {_SIGNS[found[0]]} found between the columns, where {_SIGNS[sign]} are wanted; write "
+            f"the table with {_SIGNS[sign]}" + ("" if sign == "\t" else ", or with tabs as .tsv")
+        )
 
 
 def _read_parquet(path: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:

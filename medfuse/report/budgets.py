@@ -24,6 +24,8 @@ def unequal(candidates: Sequence[Candidate]) -> list[str]:
             continue
         most, least = max(found.values()), min(found.values())
         if most > least * (_ALIKE if key == "minutes" else 1):
+            while number(most, digits) == number(least, digits):
+                digits += 1
             each = ", ".join(f"{name} {number(value, digits)}" for name, value in found.items())
             lines.append(f"unequal budgets: {what}: {each}; a difference in Dice may be one of these")
     steps = {c.name: c.steps for c in candidates if c.steps}

@@ -93,11 +93,12 @@ def too_few(comparison: Comparison) -> list[str]:
     could = "could" if len(few) == len(rows) else "could not"
     many = sorted({d.differing or d.patients for d in few})
     cases = f"{many[0]} to {many[-1]}" if len(many) > 1 else str(many[0])
+    cases += " case that differs" if many[-1] == 1 else " cases that differ"
     tests = f"{len(rows)} tests" if len(rows) > 1 else "one test"
     return [
-        f"too few cases to tell: {which} {could} be significant, however large, with {cases} cases that "
-        f"differ and {tests}; at least {enough_cases(len(rows))} have to differ, and more seeds do not help: "
-        "judge on more cases, for instance on all folds"
+        f"too few cases to tell: {which} {could} be significant, however large, with {cases} and {tests}"
+        f"; at least {enough_cases(len(rows))} have to differ, and more seeds do not help: judge on more "
+        "cases, for instance on all folds"
     ]
 
 
@@ -105,8 +106,9 @@ def _small(comparison: Comparison) -> list[str]:
     least = min((d.patients for d in comparison.differences), default=FEWEST_FOR_A_CLAIM)
     if least >= FEWEST_FOR_A_CLAIM:
         return []
+    who = f"{least} patient{'s' * (least != 1)}"
     enough = f"it takes {FEWEST_FOR_A_CLAIM}"
-    return [f"{least} patients, n too small for a claim that two models are equivalent; {enough}"]
+    return [f"{who}, n too small for a claim that two models are equivalent; {enough}"]
 
 
 def _seeds(comparison: Comparison) -> list[str]:

@@ -289,12 +289,11 @@ def caveat(patients: int) -> str:
     """What an interval of so few cannot know; nothing where it is as good as it says."""
     if patients >= SOME:
         return ""
-    unseen = (
-        f"of a kind of patient that is up to {_unseen(patients):.0%} of all, none may be among {patients}"
-    )
+    who = f"{patients} patient{'s' * (patients != 1)}"
+    unseen = f"up to {_unseen(patients):.0%} of all patients may be of a kind that is not among them"
     if patients < FEW:
-        return f"{patients} patients, n too small for a claim: wide, and {unseen}"
-    return f"{patients} patients: {unseen}"
+        return f"{who}, n too small for a claim: intervals are wide, and {unseen}"
+    return f"{who}: {unseen}"
 
 
 def _unseen(patients: int) -> float:

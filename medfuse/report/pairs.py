@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from medfuse.core.labels import LabelValue
 from medfuse.core.reporter import Reporter
 from medfuse.volumes.dicom.segments import label_object
 from medfuse.volumes.endings import ENDINGS, ending
-from medfuse.volumes.folders import left_out, listed, look_into, named, not_there
+from medfuse.volumes.folders import BESIDE, left_out, listed, look_into, named, not_there
 from medfuse.volumes.label_maps import (
     Fitted,
     common_grid,
@@ -56,18 +56,25 @@ def pair_folders(predictions: Path, references: Path) -> tuple[list[Pair], list[
             f"{references}: {named(lacking, 'reference')} without a prediction in {predictions}; {remedy}"
         )
     errors += [not_there(path) for side in held for path in side.lost]
-    alone = [ours[name][0].name for name in ours if name not in theirs]
+    unpaired = [ours[name][0] for name in ours if name not in theirs]
+    alone = [path.name for path in unpaired if not _is_beside(path, ours)]
     notes = [f"{predictions}: {named(alone, 'prediction')} without a reference, not judged"] if alone else []
     if alone and lacking and not ours.keys() & theirs.keys():
         errors.insert(0, f"{predictions} and {references} share no case: no two names in them are the same")
     for folder, side, used in zip((predictions, references), held, label_maps):
-        notes += left_out(folder, (*used, *side.lost), [folder])
+        beside = [path for path in side.folders if _is_beside(path, ours)]
+        notes += left_out(folder, (*used, *side.lost, *beside), [folder])
     single = [n for n in theirs if len(theirs[n]) == 1 and len(ours.get(n, ())) == 1]
     if not single:
         empty = [folder for folder, side in ((predictions, ours), (references, theirs)) if not side]
         none = [f"{folder}: no label map here ends with one of {', '.join(ENDINGS)}" for folder in empty]
         raise DataError(*none, *errors, *notes)
     return [Pair(n, ours[n][0], theirs[n][0]) for n in single], errors, notes
+
+
+def _is_beside(path: Path, cases: Container[str]) -> bool:
+    """Whether medfuse wrote it beside the label map of a case, which is there."""
+    return any(path.name.endswith(more) and path.name.removesuffix(more) in cases for more in BESIDE)
 
 
 def _objects(folder: Path, volumes: Sequence[Path]) -> list[Path]:

@@ -22,7 +22,7 @@ from medfuse.runs.records import PLAN, read_plan
 from medfuse.viewer.scene import Scene
 from medfuse.volumes.dicom.index import as_volume_file, modality_of
 from medfuse.volumes.endings import NRRD, ending, stem
-from medfuse.volumes.folders import listed, named
+from medfuse.volumes.folders import BESIDE, listed, named
 from medfuse.volumes.label_maps import (
     Fitted,
     as_label_path,
@@ -36,7 +36,6 @@ from medfuse.volumes.read import read_labels
 
 REFERENCE, PREDICTION, ALONE = "reference", "prediction", "labels"
 _UNSURE = "_uncertainty.nii.gz"
-_BESIDE = ("_probabilities.nii.gz", "_probabilities.zarr", _UNSURE)
 _REMEDY = "write it anew with `medfuse run`"
 _GIVE = "give both: `medfuse view SCAN LABELS`, or two folders of them"
 
@@ -141,7 +140,7 @@ def _manifest(folder: Path) -> tuple[Mapping[str, Entry], dict[str, LabelValue]]
 
 def _label_map_of(entry: Entry) -> str:
     """The file of a case that holds its labels: a volume where there is one, else a DICOM object."""
-    files = [name for name in entry.known() if not name.endswith(_BESIDE)]
+    files = [name for name in entry.known() if not name.endswith(BESIDE)]
     return next((name for name in files if ending(Path(name))), files[0] if files else entry.file)
 
 

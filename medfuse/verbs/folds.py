@@ -93,7 +93,12 @@ def run_folds(
         info = read_dataset(pipeline)
         count = pipeline.split.folds
         if pipeline.split.file or info.splits:
-            count = len(all_splits(info, pipeline.split)[1])
+            source, splits = all_splits(info, pipeline.split)
+            count, wanted = len(splits), pipeline.split.folds
+            if count != wanted and "folds" in pipeline.split.model_fields_set:
+                reporter.say(
+                    f"the {count} folds of {source} count, and split.folds, which is {wanted}, does not"
+                )
     chosen = range(count) if folds is None else sorted({*folds})
     if missing := [fold for fold in chosen if fold not in range(count)]:
         raise DataError(f"--folds {missing[0]}: there are {count} folds, counted from 0")

@@ -163,17 +163,19 @@ def explain_volumes(
     seg_type: SegKind = "labelmap",
     workers: Workers = ALONE,
     price: str | None = None,
+    shard: tuple[int, int] | None = None,
     reporter: Reporter,
 ) -> Result:
     """What `infer_volumes` would take: windows, time and memory of every case. Writes nothing.
 
     With several `workers`, or the `price` of one's hour, some cases are really done, into a folder that is
     gone afterwards: they say how long all will take, what that costs, and how long the last worker goes on
-    alone. It has failed where a case cannot be done.
+    alone. It has failed where a case cannot be done. `shard`: of this part of the cases alone.
     """
     from medfuse.infer.away import Away, Scratch
     from medfuse.infer.forecast import Price
     from medfuse.infer.formats import formats_of
+    from medfuse.infer.shards import Shard
     from medfuse.verbs.forecast import age_s, foretold
     from medfuse.verbs.work import How
 
@@ -193,6 +195,9 @@ def explain_volumes(
         )
     if any(isinstance(case, Away) for case in cases):
         raise MedfuseError("--explain: reads headers, and images of the table are elsewhere; copy them here")
+    if shard is not None:
+        mine = {case.name for case in Shard(*shard).of(cases)}
+        cases = [case for case in cases if case.name in mine]
     before_s = age_s()
     plans = model.plans(
         cases,

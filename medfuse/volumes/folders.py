@@ -22,6 +22,9 @@ RECORDS = (
 )
 """What medfuse itself writes beside label maps, and what lists other files: no line needs to name them."""
 
+BESIDE = ("_probabilities.nii.gz", "_probabilities.zarr", "_uncertainty.nii.gz")
+"""What medfuse itself writes beside the label map of a case: its name, and this."""
+
 
 @dataclass(frozen=True)
 class Held:

@@ -96,6 +96,36 @@ def test_who_joins_must_have_the_same_version_and_weights(finished_run, tmp_path
         work_on(tmp_path / "odd", reporter=QUIET)
 
 
+def test_what_a_fleet_settled_before_its_leader_died_is_finished_already(tmp_path):
+    from dataclasses import asdict
+
+    from medfuse.core.seal import seal
+    from medfuse.infer.away import inputs_now
+
+    cases = [Case(name, (tmp_path / "scans" / name,)) for name in "ab"]
+    (tmp_path / "scans").mkdir()
+    for case in cases:
+        case.images[0].write_bytes(b"image")
+    work(tmp_path)
+    board = Board(tmp_path / FOLDER, 2)
+    (tmp_path / "a.nii.gz").write_bytes(b"labels")
+    entry = {"windows": 1, "inputs": inputs_now(cases[0])}
+    files = {"a.nii.gz": asdict(seal(tmp_path / "a.nii.gz"))}
+    board.settle(board.take(), {"state": "done", "files": files, "entry": entry})
+
+    def again() -> list[str]:
+        ways = (lambda now: None, lambda case: [f"{case.name}.nii.gz"], lambda case: {})
+        ledger = Ledger(cases, {"weights": ["a"]}, tmp_path, *ways)
+        left = [case.name for case in ledger.unfinished()]
+        assert ledger.outcome.skipped == (() if "a" in left else ("a",))
+        ledger.finish()
+        return left
+
+    assert again() == ["b"]
+    cases[0].images[0].write_bytes(b"another image")
+    assert again() == ["a", "b"]
+
+
 def test_what_a_fleet_settled_before_its_leader_died_is_taken_in(tmp_path):
     work(tmp_path)
     board = Board(tmp_path / FOLDER, 2)

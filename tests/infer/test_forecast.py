@@ -131,6 +131,18 @@ def test_infer_explains_what_workers_will_take_and_writes_nothing(finished_run, 
     assert {str(path) for path in tmp_path.rglob("*")} == before
 
 
+def test_a_part_of_the_cases_is_explained_alone(finished_run, medfuse):
+    images = finished_run.data / "imagesTr"
+    words = ("infer", finished_run.folder, "-i", images, "--explain", "--json")
+    everything, *parts = (
+        [row["case"] for row in json.loads(medfuse(*words, *more).out)["cases"]]
+        for more in ((), ("--shard", "0/2"), ("--shard", "1/2"))
+    )
+    assert all(parts)
+    assert sorted([*parts[0], *parts[1]]) == sorted(everything)
+    assert len(set(everything)) == len(everything)
+
+
 def test_a_price_is_for_explain(finished_run, medfuse, tmp_path):
     images = finished_run.data / "imagesTr"
     said = medfuse("infer", finished_run.folder, "-i", images, "-o", tmp_path / "out", "--price", "1")

@@ -143,3 +143,59 @@ def test_infer_takes_a_table_and_its_columns_are_in_the_rows(finished_run, medfu
         "pz": ("failed", "z"),
     }
     assert "2 were finished already" in medfuse(*words).out
+
+
+def told_of(path: Path, text: str, channels: tuple[str, ...] = ("CT",)) -> tuple[str, ...]:
+    path.write_text(text)
+    with pytest.raises(DataError) as told:
+        read_table(path, channels)
+    return tuple(line.removeprefix(f"{path}:") for line in told.value.lines)
+
+
+def test_all_that_is_wrong_is_told_at_once_in_the_order_of_rows(images):
+    (images / "empty").mkdir()
+    rows = (
+        "a,scans/a.nii.gz",
+        "b,scans/b.nii.gz,more",
+        ",scans/none.nii.gz",
+        "a,scans/b.nii.gz",
+        "c,empty",
+        ",",
+        "../d,scans/none.nii.gz,more",
+    )
+    lines = told_of(images / "cases.csv", "\n".join(("case,image", *rows)))
+    wanted = (
+        "3: has more cells",
+        "4: case: is empty",
+        f"4: {images}/scans/none.nii.gz: no such file",
+        "5: case 'a' is in row 2 too",
+        f"6: {images}/empty: is a folder without DICOM files; give the file of the image, or a folder",
+        "7: image: is empty",
+        "7: case: is empty",
+        "8: has more cells",
+        "8: '../d': is no name of a file",
+        f"8: {images}/scans/none.nii.gz: no such file",
+    )
+    assert len(lines) == len(wanted)
+    for line, start in zip(lines, wanted):
+        assert line.startswith(start)
+
+
+def test_a_column_that_lacks_hides_no_fault_of_rows(images):
+    first, second = told_of(images / "cases.csv", "case,imag\na,b,c\n")
+    assert "has no column 'image'" in first
+    assert second.startswith("2: has more cells")
+
+
+@pytest.mark.parametrize(
+    ("name", "sign", "line"),
+    [
+        ("cases.csv", ";", "1: `;` found between the columns, where commas are wanted"),
+        ("cases.csv", "\t", "1: tabs found between the columns, where commas are wanted"),
+        ("cases.tsv", ",", "1: commas found between the columns, where tabs are wanted"),
+        ("cases.tsv", ";", "1: `;` found between the columns, where tabs are wanted"),
+    ],
+)
+def test_another_sign_between_columns_is_named(images, name, sign, line):
+    (said,) = told_of(images / name, f"case{sign}image\na{sign}scans/a.nii.gz\n")
+    assert said.startswith(line)

@@ -60,7 +60,7 @@ def test_too_few_pairs_prove_nothing_and_that_is_said(pairs, trainings):
     assert all(d.is_hopeless for d in made.differences)
     for text in (table(made), page(made)):
         assert "no difference could be significant" in text
-        assert f"{pairs} cases that differ" in text
+        assert ("1 case that differs" if pairs == 1 else f"{pairs} cases that differ") in text
         assert "equivalent within" not in table(made)
 
 
@@ -216,6 +216,8 @@ def test_every_mean_has_its_interval_in_the_table_and_in_the_file():
         ({"seconds": 60.0}, ""),
         ({"seconds": 63.0}, ""),
         ({"seconds": 120.0}, "minutes of training: a 1.0, b 2.0"),
+        ({"seconds": 67.0}, "minutes of training: a 1.0, b 1.1"),
+        ({"seconds": 62.9}, ""),
         ({"cases": 30}, "cases that it learned from: a 20, b 30"),
     ],
 )
@@ -242,3 +244,15 @@ def test_a_value_that_a_seed_lacks_leaves_the_others_in_their_places():
     dice, slots = {"organ": {"x": [0.1], "y": [0.2, 0.3]}}, {"organ": {"x": [1], "y": [0, 1]}}
     values = Candidate("a", dice, 2, slots=slots).values(["organ"], ["x", "y"])[:, :, 0]
     assert np.array_equal(values, [[np.nan, 0.1], [0.2, 0.3]], equal_nan=True)
+
+
+def test_budgets_that_differ_are_written_so_that_they_do():
+    a, b = of_seeds("a", [0.0], seconds=4.0, cases=20), of_seeds("b", [0.1], seconds=5.0, cases=20)
+    assert "minutes of training: a 0.07, b 0.08" in table(compare([a, b]))
+
+
+def test_one_patient_is_one():
+    text = table(compare([candidate("a", BASE[:1]), candidate("b", BASE[:1])]))
+    assert "1 patient, n too small" in text
+    assert "1 patients" not in text
+    assert "1 cases" not in text

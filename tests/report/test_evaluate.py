@@ -43,6 +43,16 @@ def test_a_prediction_without_a_reference_is_a_note(store, cube, tmp_path):
     assert (errors, notes) == ([], [f"{tmp_path}/pred: {words}"])
 
 
+def test_what_infer_wrote_beside_a_label_map_is_no_prediction(store, cube, tmp_path):
+    for name in ("ref/a.nii", "pred/a.nii", "pred/a_uncertainty.nii.gz", "pred/a_probabilities.nii.gz"):
+        store(name, cube)
+    (tmp_path / "pred" / "a_probabilities.zarr").mkdir()
+    assert pair_folders(*folders(tmp_path))[1:] == ([], [])
+    store("pred/other_uncertainty.nii.gz", cube)
+    (note,) = pair_folders(*folders(tmp_path))[2]
+    assert "1 prediction (other_uncertainty.nii.gz) without a reference" in note
+
+
 @pytest.mark.parametrize("side", ["ref", "pred"])
 def test_a_link_without_target_is_an_error_on_either_side_and_the_rest_go_on(store, cube, tmp_path, side):
     for name in ("ref/a.nii", "pred/a.nii", f"{'pred' if side == 'ref' else 'ref'}/b.nii"):

@@ -92,6 +92,14 @@ def test_a_fold_that_there_is_not_is_refused_and_leaves_nothing(validated, medfu
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_number_of_folds_that_the_datasets_own_outdo_is_told(validated, medfuse, tmp_path):
+    words = ("--folds", "0", "--runs", tmp_path / "runs", "--set", "sample.patch_size=[3, 3, 3]")
+    told = "the 2 folds of the dataset's own splits count, and split.folds, which is 4, does not"
+    assert told in medfuse("run", validated[0], *words, "--set", "split.folds=4").err
+    for more in ((), ("--set", "split.folds=2")):
+        assert "split.folds" not in medfuse("run", validated[0], *words, *more).err
+
+
 def test_folds_of_a_pipeline_that_is_refused_leave_no_folder(validated, medfuse, tmp_path):
     words = ("--folds", "0", "--runs", tmp_path / "runs", "--set", "train.learning_rate=-1")
     assert medfuse("run", validated[0], *words).code == 2

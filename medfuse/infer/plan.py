@@ -138,7 +138,8 @@ class Plans:
         windows, seconds = sum(plan.windows for plan in self.plans), sum(plan.seconds for plan in self.plans)
         table = [aligned([plan.cells() for plan in self.plans])] if self.plans else []
         faults = [f"{name}: {reason}" for name, reason in self.faults.items()]
-        total = f"{len(self.plans)} cases, {windows} windows, about {lasting(seconds)}"
+        cases = f"{len(self.plans)} case{'s' * (len(self.plans) != 1)}"
+        total = f"{cases}, {windows} window{'s' * (windows != 1)}, about {lasting(seconds)}"
         return "\n".join([*table, *faults, total])
 
 

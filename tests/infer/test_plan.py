@@ -162,3 +162,9 @@ def test_a_first_pass_is_counted_at_its_most() -> None:
 def test_a_first_pass_that_overlaps_as_much_is_refused() -> None:
     with pytest.raises(ValueError, match=r"adaptive_overlap 0\.5 saves nothing; choose one below 0\.5"):
         InferSettings(adaptive_overlap=0.5)
+
+
+def test_one_case_is_one():
+    plan = CasePlan("a", (1, 8, 8, 8), (8, 8, 8), 1, Way(), {"sums": 1}, 1.0)
+    assert Plans([plan], {}).text().splitlines()[-1].startswith("1 case, 1 window, about")
+    assert Plans([plan, plan], {}).text().splitlines()[-1].startswith("2 cases, 2 windows, about")

@@ -293,11 +293,11 @@ def test_whoever_is_killed_nothing_is_lost_or_doubled(engine, finished_run, tmp_
     command = infer(finished_run, images, many, "--workers", WORKERS, "--engine", engine)
     leader, killed = subprocess.Popen(command), {"leader": 0, "worker": 0}
     while leader.poll() is None and sum(killed.values()) < KILLS:
-        time.sleep(chance.uniform(0.5, 3))
+        time.sleep(chance.uniform(0.1, 0.7))
         alive = at_work(many)
         if not alive:
             continue
-        if chance.random() < 0.2:
+        if chance.random() < 0.25:
             leader.kill()
             leader.wait()
             killed["leader"] += 1

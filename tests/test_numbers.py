@@ -62,7 +62,7 @@ def test_mean_foreground_dice_is_one_number_wherever_it_is_told(folders, medfuse
     one, two = (Candidate(name, dice_of_cases([summary]), 1) for name in ("one", "two"))
     head, row = (re.split(r"\s{2,}", line) for line in table(compare([one, two])).splitlines()[:2])
     assert head[1] == MEAN == told.partition(":")[0]
-    assert row[1] == f"{number:.4f} [{low:.4f}, {high:.4f}]"
+    assert row[1:3] == [f"{number:.4f}", f"[{low:.4f}, {high:.4f}]"]
 
 
 def test_every_mean_tells_over_how_many_cases_it_is(folders, medfuse):

@@ -17,15 +17,15 @@ def table(comparison: Comparison) -> str:
 
 
 def means_rows(comparison: Comparison) -> list[list[str]]:
-    dice = [head for label in comparison.labels for head in (label, "cases")]
+    dice = [head for label in comparison.labels for head in (label, "95 %", "cases")]
     costs = ["parameters", "GFLOP/patch", "maps MiB/patch", "s/case", "steps", "minutes"]
     rows = [["model", *dice, "trainings", *costs]]
     for c in comparison.candidates:
         dice = []
         for label in comparison.labels:
             interval = c.interval(label)
-            limits = "" if interval is None else interval.limits_text()
-            dice += [number(c.mean(label), 4) + limits, str(c.n(label))]
+            limits = "" if interval is None else interval.limits_text().strip()
+            dice += [number(c.mean(label), 4), limits, str(c.n(label))]
         parameters = "–" if c.parameters is None else f"{c.parameters:,}"
         minutes = None if c.seconds is None else c.seconds / 60
         cost = [
@@ -127,7 +127,7 @@ def _seeds(comparison: Comparison) -> list[str]:
 
 READING = (
     "A label's column is its mean Dice over so many cases; mean foreground Dice is the mean of these means. "
-    "Brackets: its 95 % interval.",
+    "Brackets: the 95 % interval of the mean before them.",
     "Differences are case by case to the first model's. Their interval (95 %) is over patients, and where "
     "models were trained with several seeds over these too, so that a luckier model does not win.",
     "Better, worse: the test of the mean difference (by its interval) and Wilcoxon's signed-rank test over "

@@ -122,13 +122,7 @@ def _follow(
             shown.look()
             if len(settled) == len(tasks):
                 return settled
-            ended = [*crew.ended()]
-            if not ended and not len(crew) and board.left:
-                ended = [("", "none is left, and there is more to do")]
-            for name, reason in ended:
-                board.bury(name, reason)
-                if name:
-                    log.warning("worker %s was lost: %s; another carries on", name, reason)
+            for reason in reasons_of_lost(crew, board, "another carries on"):
                 in_vain, claims = (in_vain + 1 if board.claims == claims else 0), board.claims
                 if in_vain > _HOPELESS:
                     raise MedfuseError(f"workers end one after another: {reason}")
@@ -173,3 +167,15 @@ def _alive_after(fleet: Path, seconds: float) -> list[Worker]:
             break
         time.sleep(POLL_S)
     return alive
+
+
+def reasons_of_lost(crew: Crew, board: Board, then: str) -> list[str]:
+    """Why workers have ended since the last call, each of them buried, and told with what happens `then`; one
+    reason more where nobody is left, and there is more to do."""
+    ended = [*crew.ended()]
+    for name, reason in ended:
+        board.bury(name, reason)
+        log.warning("worker %s was lost: %s; %s", name, reason, then)
+    if not ended and not len(crew) and board.left:
+        return ["none is left, and there is more to do"]
+    return [reason for _, reason in ended]

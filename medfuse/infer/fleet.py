@@ -7,7 +7,6 @@ moment: the same command takes in what is there, and does the rest.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from medfuse.core.engine import Engine
 from medfuse.core.errors import MedfuseError, OutputError, StorageError
 from medfuse.core.files import write_json
 from medfuse.core.json_text import read_json, validated
+from medfuse.core.leading import reasons_of_lost
 from medfuse.core.lock import locked
 from medfuse.core.patience import patient
 from medfuse.core.seal import Seal
@@ -43,8 +43,6 @@ from medfuse.infer.fleet_files import (
 from medfuse.infer.ledger import Ledger, Progress, reason_of
 from medfuse.infer.manifest import NAME, Manifest, made_by, now
 from medfuse.infer.plan import Way
-
-log = logging.getLogger(__name__)
 
 ENGINES = "engines.json"
 _HOPELESS = 5
@@ -269,13 +267,7 @@ def _follow(left: Sequence[Case], board: Board, ledger: Ledger, crew: Crew) -> N
             if doing := worker.doing:
                 ledger.follow(doing["case"], doing["done"], doing["of"])
         without_news = 0 if len(settled) > before else without_news
-        ended = [*crew.ended()]
-        if not ended and not len(crew) and board.left:
-            ended = [("", "none is left, and there is more to do")]
-        for name, reason in ended:
-            board.bury(name, reason)
-            if name:
-                log.warning("worker %s was lost: %s; another takes its case", name, reason)
+        for reason in reasons_of_lost(crew, board, "another takes its case"):
             without_news += 1
             if without_news > _HOPELESS + 2 * ATTEMPTS:
                 raise MedfuseError(f"workers end one after another: {reason}")

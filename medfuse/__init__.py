@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         PluginError,
         ShapeError,
     )
-    from medfuse.experiment import Pipeline, compare
+    from medfuse.experiment import Pipeline, compare, search
     from medfuse.registry import register
     from medfuse.trained.predictor import Predictor
 
@@ -91,6 +91,7 @@ __all__ = [
     "compare",
     "plugins",
     "register",
+    "search",
     "settings",
 ]
 
@@ -99,6 +100,7 @@ _PLACES = {
     "Predictor": "trained.predictor",
     "compare": "experiment",
     "register": "registry",
+    "search": "experiment",
 }
 
 

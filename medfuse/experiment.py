@@ -1,10 +1,11 @@
-"""A pipeline in Python, as a notebook builds it: changed, checked, trained and compared, without a file.
+"""A pipeline in Python, as a notebook builds it: changed, checked, trained, compared and searched around.
 
     import medfuse
     liver = medfuse.Pipeline.load("pipelines/liver.yaml")
     wider = liver.with_("train.minutes=5", loss="tversky", name="tversky")
     wider.check()
     medfuse.compare([liver, wider], seeds=2)
+    medfuse.search(liver, {"loss": ["dice_ce", "tversky"]}, minutes=60)
 
 It is the model of the file: `yaml` is its text, and what reads that is the same pipeline.
 """
@@ -13,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ValidationError
 
-from medfuse.api import Plugin
+from medfuse.api import Engine, Plugin
+from medfuse.core.document import Document
 from medfuse.core.errors import MedfuseError, PipelineError
 from medfuse.core.files import write_text
 from medfuse.core.named import within
@@ -25,7 +27,10 @@ from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
 from medfuse.pipeline import Pipeline as _Model
 from medfuse.pipeline import document_of, load_pipeline, pipelines_of, problems_of, yaml_of
-from medfuse.registry import is_offered
+from medfuse.registry import is_offered, name_of, registered
+
+if TYPE_CHECKING:
+    from medfuse.verbs.crews import Workers
 
 Override = str
 """As of `--set`: "train.minutes=5"."""
@@ -68,7 +73,7 @@ class Pipeline(_Model):
         _refuse_unknown(sections)
         document = document_of(self, overrides)
         for name, value in sections.items():
-            document.data[name] = _merged(document.data.get(name), value)
+            document.put(name, _merged(document.data.get(name), value), f"with_({name}=…)")
         return self._of(pipelines_of(document, self.name)[-1][0])
 
     @property
@@ -93,22 +98,27 @@ class Pipeline(_Model):
         *,
         folds: Literal["all"] | Sequence[int] | None = None,
         retrain: bool = False,
+        workers: int = 1,
+        engine: str | Engine = "local",
         quiet: bool = False,
     ) -> Result:
         """As `medfuse run`: prepare, train, predict, evaluate, report; what is finished is not repeated.
 
         folds: the folds of a cross-validation, into `runs`/NAME/fold_K, for which the pipeline is saved in
-        `runs`/pipelines.
+        `runs`/pipelines. `workers` of an `engine`, by its name or as an object such as
+        `medfuse.plugins.engines.slurm(cores=4)`, train a fold each.
         """
         from medfuse.verbs.folds import run_folds
         from medfuse.verbs.run import run_pipeline
 
+        crew = _crew([self], workers, engine)
         how: dict[str, Any] = {"runs": Path(runs), "retrain": retrain, "reporter": Reporter(quiet=quiet)}
         if folds is None:
+            if crew.are_others:
+                raise MedfuseError('workers train one fold each; give folds="all", too')
             return run_pipeline(self, **how).result()
         file = _saved(self, Path(runs))
-        made = run_folds(file, folds=None if folds == "all" else folds, **how)
-        return Result(made.text(), made.values())
+        return run_folds(file, folds=None if folds == "all" else folds, workers=crew, **how).result()
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -125,15 +135,21 @@ def compare(
     output: str | Path | None = None,
     overwrite: bool = False,
     retrain: bool = False,
+    margin: float | None = None,
     trust: str | Iterable[str] = (),
+    workers: int = 1,
+    engine: str | Engine = "local",
     quiet: bool = False,
 ) -> Result:
     """As `medfuse compare`: pipelines, files and folders of finished runs, held against the first of them.
 
-    Pipelines that were made here are saved in `runs`/pipelines first, under their names.
+    Pipelines that were made here are saved in `runs`/pipelines first, under their names. `margin`: a
+    difference in Dice that does not matter. `workers` of an `engine` train one training each.
     """
     from medfuse.verbs.compare import compare_pipelines
 
+    inputs = [*inputs]
+    crew = _crew(inputs, workers, engine)
     made = [one if isinstance(one, str | Path) else _saved(one, Path(runs)) for one in inputs]
     return compare_pipelines(
         [Path(one) for one in made],
@@ -143,9 +159,88 @@ def compare(
         output=None if output is None else Path(output),
         overwrite=overwrite,
         retrain=retrain,
+        margin=margin,
         trust=trust,
+        workers=crew,
         reporter=Reporter(quiet=quiet),
     )
+
+
+def search(
+    pipeline: _Model | str | Path,
+    space: Mapping[str, Any] | None = None,
+    *,
+    minutes: float | None = None,
+    trials: int | None = None,
+    objectives: Sequence[str] | None = None,
+    runs: str | Path = "runs",
+    retrain: bool = False,
+    workers: int = 1,
+    engine: str | Engine = "local",
+    quiet: bool = False,
+    **settings: Any,
+) -> Result:
+    """As `medfuse search`: which form of a pipeline, or of a file, is best, and is that more than luck?
+
+    `space` says what may be tried, by keys as `--set` has them: `{"loss": ["dice_ce", tversky(…)],
+    "train.learning_rate": {"log": [1e-4, 1e-2]}}`. `settings`: other keys of `search:`, such as seeds=5. What
+    is not given is as the pipeline's `search` has it. Its folder is `runs`/NAME-search, where the same call,
+    or `medfuse search runs/pipelines/NAME.yaml`, goes on. `workers` of an `engine` train a trial each.
+    """
+    from medfuse.verbs.search import search_pipeline
+
+    words = {"space": space, "minutes": minutes, "trials": trials, "objectives": objectives}
+    given = {key: value for key, value in words.items() if value is not None} | settings
+    if given or isinstance(pipeline, _Model):
+        model = pipeline if isinstance(pipeline, _Model) else _searched(Path(pipeline))
+        made = _with_search(model, given) if given else model
+        crew, file = _crew([made], workers, engine), _saved(made, Path(runs))
+    else:
+        crew, file = _crew([], workers, engine), Path(pipeline)
+    return search_pipeline(
+        file, runs=Path(runs), retrain=retrain, workers=crew, reporter=Reporter(quiet=quiet)
+    )
+
+
+def _searched(file: Path) -> _Model:
+    """The pipeline of a file, or the one that a file of `pipeline:` and `search:` is about."""
+    from medfuse.searching.begin import PIPELINE_KEY, read_search
+
+    if PIPELINE_KEY not in Document.load(file).data:
+        return load_pipeline(file)[0]
+    asked = read_search(file)
+    return asked.pipeline.model_copy(update={"search": asked.settings, "name": asked.name})
+
+
+def _with_search(pipeline: _Model, given: Mapping[str, Any]) -> _Model:
+    """With these keys of `search:` in place of those that it has."""
+    before = {} if pipeline.search is None else pipeline.search.model_dump(mode="json", exclude_unset=True)
+    return Pipeline._of(pipeline).with_(search=None).with_(search={**before, **given})
+
+
+def _crew(inputs: Iterable[_Model | str | Path], workers: int, engine: str | Engine) -> Workers:
+    """Who trains. Raises MedfuseError where other processes would lack a plugin of this one."""
+    from medfuse.verbs.crews import Workers
+
+    crew = Workers.of(engine, workers).ready()
+    pipelines = [one for one in inputs if isinstance(one, _Model)]
+    if crew.are_others and (own := sorted({name for one in pipelines for name in _of_this_process(one)})):
+        raise MedfuseError(
+            f"{', '.join(own)}: registered in this process alone, and workers are others; leave out "
+            "`workers`, or make it a package with `medfuse plugins new`"
+        )
+    return crew
+
+
+def _of_this_process(pipeline: _Model) -> Iterator[str]:
+    """Names of plugins that no package has, in a pipeline and in what its search may try."""
+    own = registered()
+    space = pipeline.search.space if pipeline.search else {}
+    parts = [*_parts(pipeline), *(_parts(pipeline.first) if pipeline.first else ()), *_parts(space)]
+    for part in parts:
+        name = name_of(part) if isinstance(part, Plugin) else part
+        if isinstance(name, str) and name in own:
+            yield name
 
 
 def _saved(pipeline: _Model, runs: Path) -> Path:

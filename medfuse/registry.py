@@ -123,6 +123,11 @@ def _installed(group: str) -> tuple[Entry, ...]:
     return tuple(sorted(found, key=lambda e: (e.name, e.package)))
 
 
+def registered() -> frozenset[str]:
+    """The names that `register` has added."""
+    return frozenset(entry.name for entry in _registered)
+
+
 def forget() -> None:
     """What is known of packages, as one may have been installed since; what was registered stays."""
     _installed.cache_clear()

@@ -8,6 +8,7 @@ from medfuse.data.settings import AugmentSettings, PreprocessSettings, SampleSet
 from medfuse.infer.settings import InferSettings
 from medfuse.model.settings import ModelSettings
 from medfuse.report.settings import ReportSettings
+from medfuse.space.settings import SearchSettings
 from medfuse.train.settings import TrainSettings
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "PreprocessSettings",
     "ReportSettings",
     "SampleSettings",
+    "SearchSettings",
     "SplitSettings",
     "TrainSettings",
 ]

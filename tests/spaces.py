@@ -6,8 +6,8 @@ from typing import Any
 from phantoms import write_dataset, write_pipeline
 
 from medfuse.core.document import Document
-from medfuse.search.admitted import Gate
-from medfuse.search.combination import Space
+from medfuse.searching.admitted import Gate
+from medfuse.searching.combination import Space
 from medfuse.space.dimensions import read_dimension
 
 

@@ -1,19 +1,24 @@
 """A pipeline in Python is the pipeline of the file: the same values, the same errors, the same runs."""
 
 import importlib.util
+import random
 import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from phantoms import write_dataset, write_pipeline
 from pydantic import Field
 from torch import nn
 
 import medfuse
-from medfuse import registry
+from medfuse import experiment, registry
 from medfuse.core.result import Result
 from medfuse.pipeline import load_pipeline, resolved
+from medfuse.searching.admitted import draw
+from medfuse.searching.begin import gate_of, read_search
+from medfuse.verbs.crews import Workers
 
 ROOT = Path(__file__).parents[1]
 PIPELINES = sorted((ROOT / "pipelines").glob("*.yaml"))
@@ -187,6 +192,132 @@ def test_pipelines_files_and_runs_are_compared(cubes, pipeline, tmp_path, plain_
         quiet=True,
     )
     assert again.values["differences"] == said.values["differences"]
+    assert said._repr_html_().startswith("<iframe")
+    rows = said.found.rows()
+    assert {row["model"] for row in rows} == {pipeline.name, "other"}
+    assert {row["verdict"] for row in rows} == {None, "undecided"}
+
+
+def searched(*given, monkeypatch, **options):
+    """The file that a search from Python begins with, and how."""
+    seen = {}
+
+    def begin(file, **how):
+        seen.update(how, file=file)
+        return Result("text", {})
+
+    monkeypatch.setattr("medfuse.verbs.search.search_pipeline", begin)
+    medfuse.search(*given, quiet=True, **options)
+    return seen
+
+
+def test_a_space_of_python_is_that_of_the_file(cubes, pipeline, tmp_path, monkeypatch):
+    losses = medfuse.plugins.losses
+    space = {
+        "loss": [losses.dice_ce(), losses.tversky(false_negatives=0.8), {"use": "focal"}],
+        "model.aux.schedule": (medfuse.plugins.aux_schedules.constant(weight=0.5), None),
+        "train.learning_rate": {"log": (1e-4, 1e-2)},
+        "sample.foreground": {"range": [np.float64(0.1), np.float32(0.5)]},
+    }
+    file = searched(pipeline, space, trials=4, seeds=(5, 6), monkeypatch=monkeypatch, runs=tmp_path)["file"]
+    own = tmp_path / "own.yaml"
+    own.write_text(f"""\
+pipeline: {cubes}
+search:
+  trials: 4
+  seeds: [5, 6]
+  space:
+    loss: [dice_ce, {{use: tversky, false_negatives: 0.8}}, {{use: focal}}]
+    model.aux.schedule: [{{use: constant, weight: 0.5}}, null]
+    train.learning_rate: {{log: [1e-4, 1e-2]}}
+    sample.foreground: {{range: [0.1, 0.5]}}
+""")
+    ours, theirs = read_search(file), read_search(own)
+    assert ours.settings == theirs.settings
+    assert resolved(ours.pipeline) == {
+        **resolved(theirs.pipeline),
+        "search": resolved(ours.pipeline)["search"],
+    }
+    assert medfuse.Pipeline.load(file).search == ours.settings
+    gates = [gate_of(one, one.pipeline.data.read()) for one in (ours, theirs)]
+    for n in range(20):
+        values = draw(gates[0].space.dimensions, random.Random(n))
+        assert gates[0].space.identity(values) == gates[1].space.identity(values)
+
+
+def test_what_is_not_given_to_a_search_is_as_the_pipeline_has_it(pipeline, tmp_path, monkeypatch):
+    made = pipeline.with_(search={"space": {"loss": ["dice_ce", "tversky"]}, "minutes": 5, "margin": 0.01})
+    how = {"monkeypatch": monkeypatch, "runs": tmp_path}
+    same = read_search(searched(made, **how)["file"]).settings
+    assert same == made.search
+    wider = read_search(searched(made, {"loss": ["focal", "dice_ce"]}, minutes=9, **how)["file"]).settings
+    assert (wider.space, wider.minutes, wider.margin) == ({"loss": ["focal", "dice_ce"]}, 9, 0.01)
+
+
+def test_a_file_is_searched_as_the_command_does(cubes, tmp_path, monkeypatch):
+    text = f"pipeline: {cubes}\nsearch: {{trials: 4, space: {{loss: [dice_ce, tversky]}}}}\n"
+    own = tmp_path / "wide.yaml"
+    own.write_text(text)
+    how = {"monkeypatch": monkeypatch, "runs": tmp_path / "runs"}
+    assert searched(own, **how)["file"] == own
+    more = read_search(searched(own, trials=7, **how)["file"])
+    assert (more.name, more.settings.trials, more.settings.space["loss"]) == (
+        "wide",
+        7,
+        ["dice_ce", "tversky"],
+    )
+    fresh = read_search(searched(cubes, {"loss": ["tversky"]}, trials=3, **how)["file"])
+    assert (fresh.name, fresh.settings.trials) == ("cubes", 3)
+
+
+def test_mistakes_of_a_search_are_said_at_once_before_anything_is_written(pipeline, tmp_path):
+    space = {"seed": [1, 2], "loss": ["a", "a"], "train.learning_rate": {"log": [0, 1]}}
+    with pytest.raises(medfuse.PipelineError) as caught:
+        medfuse.search(pipeline, space, trials=1, objectives=["speed"], runs=tmp_path / "runs")
+    assert len(caught.value.lines) == 5
+    assert not (tmp_path / "runs").exists()
+
+
+def test_workers_and_engine_are_those_of_the_command(pipeline, tmp_path, monkeypatch):
+    engine = medfuse.plugins.engines.ray(cores=2)
+    monkeypatch.setattr(type(engine), "ready", lambda engine: None)
+    seen = searched(
+        pipeline,
+        {"loss": ["tversky"]},
+        trials=2,
+        workers=3,
+        engine=engine,
+        monkeypatch=monkeypatch,
+        runs=tmp_path,
+    )
+    assert (seen["workers"].plugin(), seen["workers"].count) == (engine, 3)
+    for verb in ("verbs.folds.run_folds", "verbs.compare.compare_pipelines"):
+        monkeypatch.setattr(f"medfuse.{verb}", lambda *files, **how: seen.update(how) or Words())
+    pipeline.run(tmp_path, folds="all", workers=2, quiet=True)
+    assert seen["workers"] == Workers("local", (), 2)
+    medfuse.compare([pipeline, "other.yaml"], workers=4, engine=engine, runs=tmp_path, quiet=True)
+    assert seen["workers"] == Workers.of(engine, 4)
+    with pytest.raises(medfuse.MedfuseError, match='give folds="all"'):
+        pipeline.run(tmp_path, workers=2, quiet=True)
+
+
+class Words:
+    def result(self):
+        return Result("text", {})
+
+
+def test_workers_are_refused_a_plugin_of_this_process_alone(pipeline, tmp_path, registered):
+    medfuse.register("doubled")(Doubled)
+    fusion = {"twice": {"use": "doubled", "inputs": ["decoded"]}}
+    made = pipeline.with_("model.head.input=twice", model={"fusion": fusion})
+    space = {"model.fusion.decoded": [Doubled(inputs=("image",)), {"use": "fpn", "inputs": ["encoder.*"]}]}
+    for begin in (
+        lambda: made.run(tmp_path, folds="all", workers=2),
+        lambda: medfuse.compare([made, pipeline], workers=2, runs=tmp_path),
+        lambda: medfuse.search(pipeline, space, trials=3, workers=2, runs=tmp_path),
+    ):
+        with pytest.raises(medfuse.MedfuseError, match="doubled: registered in this process alone"):
+            begin()
 
 
 def test_a_result_without_a_table_says_so():
@@ -195,19 +326,33 @@ def test_a_result_without_a_table_says_so():
 
 
 def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, registered):
-    """Every cell of docs/notebook.md but the one that trains, in one process."""
+    """Every cell of docs/notebook.md but the one that runs, in one process; its search only begins."""
+    tried = []
+
+    def begin(file, **how):
+        asked = read_search(file)
+        gate_of(asked, asked.pipeline.data.read()).refuse_hopeless()
+        return tried.append(asked.settings)
+
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(tmp_path))
     seen: dict = {"__name__": "notebook_page"}
     monkeypatch.setitem(sys.modules, "notebook_page", type(nn)("notebook_page"))
     cells = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "notebook.md").read_text(), re.DOTALL)
-    assert len(cells) == 4
-    for cell in cells[:3]:
+    assert len(cells) == 5
+    assert ".run()" in cells.pop(3)
+    save = experiment._saved
+    monkeypatch.setattr(experiment, "_saved", lambda pipeline, runs: save(pipeline, tmp_path))
+    monkeypatch.setattr("medfuse.verbs.search.search_pipeline", begin)
+    for cell in cells:
         exec(compile(cell, "docs/notebook.md", "exec"), seen)
     assert "gate" in seen["gated"].yaml
+    assert tried[0].space["loss"][1:] == ["tversky", {"use": "tversky", "false_negatives": 0.8}]
 
 
 def test_folds_are_those_of_the_file(pipeline, tmp_path, plain_report):
     said = pipeline.run(tmp_path / "runs", folds="all", quiet=True)
     assert (tmp_path / "runs" / pipeline.name / "fold_0" / "weights_last.safetensors").exists()
     assert said.values["folder"] == tmp_path / "runs" / pipeline.name
+    assert {"case", "fold", "label", "Dice"} <= {*said.found.rows()[0]}
+    assert "Dice of every held-out case" in said._repr_html_()

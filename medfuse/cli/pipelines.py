@@ -92,7 +92,7 @@ def run(
             workers=crew,
             reporter=reporter,
         )
-        return Result(made.text(), made.values())
+        return made.result()
     result = run_pipeline(
         file, overrides or (), runs=runs, retrain=retrain, max_disk=most, reporter=Reporter(quiet=quiet)
     )

@@ -22,13 +22,16 @@ _HIGH_PX = 600  # of a page in a notebook
 class Result(str):
     """The text that is printed. `values` say the same to programs, `code` is how the command ends.
 
+    `found` is the dataclass that it tells of, where the verb has one.
+
     In a notebook it is shown as `page`, a whole page of HTML, where it has one; `rows` are those of `frame`.
     Both are made when they are asked for.
     """
 
-    __slots__ = ("_page", "_rows", "code", "values")
+    __slots__ = ("_page", "_rows", "code", "found", "values")
     values: Mapping[str, Any]
     code: int
+    found: Any
     _page: Callable[[], str] | None
     _rows: Callable[[], Sequence[Mapping[str, Any]]] | None
 
@@ -40,9 +43,11 @@ class Result(str):
         *,
         page: Callable[[], str] | None = None,
         rows: Callable[[], Sequence[Mapping[str, Any]]] | None = None,
+        found: Any = None,
     ) -> Result:
         made = super().__new__(cls, text)
         made.values, made.code, made._page, made._rows = values, code, page, rows
+        made.found = found
         return made
 
     def frame(self) -> Any:

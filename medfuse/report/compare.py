@@ -23,7 +23,6 @@ from medfuse.report.paired import (
     smallest_p,
 )
 from medfuse.report.ranks import Rank, ranks
-from medfuse.report.resampling import Floats
 
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
 
@@ -92,6 +91,34 @@ class Comparison:
 
     def of(self, candidate: str, label: str) -> Difference:
         return next(d for d in self.differences if (d.candidate, d.label) == (candidate, label))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each model and label: its mean, that of the first one beside it, and what may be said."""
+        return [
+            {**self._mean(c, label), **self._against(c, label)}
+            for c in self.candidates
+            for label in self.labels
+        ]
+
+    def _mean(self, candidate: Candidate, label: str) -> dict[str, Any]:
+        found = candidate.interval(label)
+        low, high = (None, None) if found is None else (found.low, found.high)
+        mean = {
+            "model": candidate.name,
+            "label": label,
+            "dice": candidate.mean(label),
+            "low": low,
+            "high": high,
+        }
+        cost = ("trainings", "parameters", "seconds_per_case", "steps", "seconds")
+        return {**mean, "cases": candidate.n(label), **{key: getattr(candidate, key) for key in cost}}
+
+    def _against(self, candidate: Candidate, label: str) -> dict[str, Any]:
+        keys = ("difference", "difference_low", "difference_high", "p_corrected", "verdict")
+        for d in self.differences:
+            if (d.candidate, d.label) == (candidate.name, label):
+                return dict(zip(keys, (d.difference, d.low, d.high, d.p_corrected, d.verdict)))
+        return dict.fromkeys(keys)
 
     def to_json(self) -> dict[str, Any]:
         from medfuse.report.budgets import unequal
@@ -163,11 +190,6 @@ def _tested(
         "p_equivalent": float(of.p_equivalent[0]),
         "needed": more,
     }
-
-
-def differences_of(baseline: Candidate, other: Candidate, label: str) -> Floats:
-    """The values of `by_case`."""
-    return np.array([*by_case(baseline, other, label).values()])
 
 
 def by_case(baseline: Candidate, other: Candidate, label: str) -> dict[str, float]:

@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
+from medfuse.api import Plugin
 from medfuse.core.json_text import shortened
+from medfuse.registry import as_mapping
 
 _FORMS = (
     "a list of values, {log: [1e-4, 1e-2]}, {range: [0.1, 0.5]}, {int: [2, 6]} or "
@@ -81,6 +85,35 @@ class Subset:
 
 
 Dimension = Choices | Range | Subset
+
+
+NONE = "none"
+"""The value that takes out what a file has, where that is no value of the key."""
+
+
+def as_written(space: Any) -> Any:
+    """A space of Python as a file has it: plugins as mappings with what was said of them, None as `none`."""
+    if not isinstance(space, Mapping):
+        return space
+    return {key: _options(value) for key, value in space.items()}
+
+
+def _options(value: Any) -> Any:
+    plain = _plain(value)
+    return [NONE if option is None else option for option in plain] if isinstance(plain, list) else plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Plugin):
+        said = {k: v for k, v in as_mapping(value).items() if k == "use" or k in value.model_fields_set}
+        return said["use"] if len(said) == 1 else said
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_unset=True)
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value.item() if hasattr(value, "item") and not isinstance(value, str) else value  # of NumPy
 
 
 def read_dimension(value: Any) -> Dimension:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from medfuse.core.section import Section
-from medfuse.space.dimensions import read_dimension
+from medfuse.space.dimensions import as_written, read_dimension
 
 Objective = Literal["dice", "seconds_per_case", "memory", "parameters"]
 
@@ -31,10 +33,12 @@ FIXED = {
 class SearchSettings(Section):
     """Which pipeline is best in the time there is, and is that more than luck?"""
 
-    space: dict[str, Any] = Field(
-        min_length=1,
-        description="key as `--set` spells it: a list of values, or {log: [a, b]}, {range: [a, b]}, "
-        "{int: [a, b]}, {subset_of: [a, b, c], at_least: 1}",
+    space: Annotated[dict[str, Any], BeforeValidator(as_written, json_schema_input_type=dict[str, Any])] = (
+        Field(
+            min_length=1,
+            description="key as `--set` spells it: a list of values, or {log: [a, b]}, {range: [a, b]}, "
+            "{int: [a, b]}, {subset_of: [a, b, c], at_least: 1}",
+        )
     )
     minutes: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="for all of it: trials, the last trainings, judging"
@@ -42,7 +46,7 @@ class SearchSettings(Section):
     trials: int | None = Field(None, ge=2, description="most trials, that of the file as written included")
     objectives: tuple[Objective, ...] = Field(
         ("dice",),
-        min_length=1,
+        json_schema_extra={"minItems": 1},
         description="what is sought: dice, and what it costs: seconds_per_case, memory (of one window), "
         "parameters; several make a front",
     )
@@ -72,13 +76,8 @@ class SearchSettings(Section):
     @field_validator("space")
     @classmethod
     def _readable(cls, space: dict[str, Any]) -> dict[str, Any]:
-        for key, value in space.items():
-            try:
-                if fixed := [name for name in FIXED if re.match(rf"{re.escape(name)}($|[.\[])", key)]:
-                    raise ValueError(f"cannot be searched: {FIXED[fixed[0]]}")
-                read_dimension(value)
-            except ValueError as error:
-                raise _at(key, str(error)) from None
+        if wrong := {key: said for key, value in space.items() if (said := _fault(key, value))}:
+            raise _faulty(wrong, space)
         return space
 
     @field_validator("objectives")
@@ -109,7 +108,24 @@ class SearchSettings(Section):
         return self
 
 
-def _at(key: str, message: str) -> Exception:
-    from pydantic_core import PydanticCustomError
+def _fault(key: str, value: Any) -> str:
+    """What is wrong with what a space says of a key; nothing where it can be read."""
+    if fixed := [name for name in FIXED if re.match(rf"{re.escape(name)}($|[.\[])", key)]:
+        return f"cannot be searched: {FIXED[fixed[0]]}"
+    try:
+        read_dimension(value)
+    except ValueError as error:
+        return str(error)
+    return ""
 
-    return PydanticCustomError("space", "{message}", {"message": message, "key": key})
+
+def _faulty(wrong: Mapping[str, str], space: Mapping[str, Any]) -> PydanticCustomError:
+    """One error with a problem for each key."""
+    errors = [
+        {"type": "space", "loc": (), "msg": said, "input": space, "ctx": {"key": key}}
+        for key, said in wrong.items()
+    ]
+    message = "; ".join(f"{key}: {said}" for key, said in wrong.items())
+    return PydanticCustomError(
+        "nested", "{message}", {"message": message, "errors": errors, "model": SearchSettings}
+    )

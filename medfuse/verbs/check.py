@@ -15,7 +15,7 @@ from medfuse.runs.checked import checked
 from medfuse.runs.frozen_check import foretold
 from medfuse.runs.run import located
 from medfuse.runs.weights import weights_lines
-from medfuse.search.begin import space_lines
+from medfuse.searching.begin import space_lines
 
 if TYPE_CHECKING:
     from medfuse.model.verify import VerifiedFacts
@@ -100,7 +100,7 @@ def _check(file: Source, pipeline: Pipeline, document: Document) -> Result:
         "parameters": facts.parameters,
         "notes": [*info.notes, *sound.doubts, *pretrained, *facts.notes, *doubts, *later, *space],
     }
-    return Result("\n".join(lines), said, page=lambda: _page(graph, lines), rows=graph.rows)
+    return Result("\n".join(lines), said, page=lambda: _page(graph, lines), rows=graph.rows, found=graph)
 
 
 def _page(graph: GraphPlan, lines: Sequence[str]) -> str:

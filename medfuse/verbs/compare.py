@@ -107,7 +107,8 @@ def compare_pipelines(
     write_own_json(folder / "comparison.json", {**values, "page_sha256": digest})
     write_text(folder / "comparison.html", page)
     text = "\n".join([table(comparison), "", *READING, "", f"page: {folder / 'comparison.html'}"])
-    return Result(text, {"folder": folder, **values, "runs": runs_of})
+    said = {"folder": folder, **values, "runs": runs_of}
+    return Result(text, said, page=lambda: page, rows=comparison.rows, found=comparison)
 
 
 def _refuse_others(folder: Path, *, overwrite: bool) -> None:

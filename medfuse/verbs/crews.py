@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,20 @@ class Workers:
     engine: str = LOCAL
     options: tuple[str, ...] = ()
     count: int = 1
+
+    @classmethod
+    def of(cls, engine: str | Engine, count: int) -> Workers:
+        """Those of an engine by its name, or as an object: `medfuse.plugins.engines.slurm(cores=4)`.
+
+        Raises MedfuseError where `count` is none.
+        """
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise MedfuseError(f"workers={shortened(repr(count))}: write a whole number, 1 or more")
+        if not isinstance(engine, Engine):
+            return cls(str(engine), (), count)
+        values = engine.model_dump(mode="json", exclude_defaults=True)
+        options = tuple(f"{key}={json.dumps(value)}" for key, value in values.items())
+        return cls(registry.name_of(engine), options, count)
 
     @property
     def are_others(self) -> bool:

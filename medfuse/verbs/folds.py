@@ -13,6 +13,7 @@ from medfuse.core.files import make_folder, write_json
 from medfuse.core.lock import locked
 from medfuse.core.processes import processes
 from medfuse.core.reporter import Reporter
+from medfuse.core.result import Result
 from medfuse.core.text import number, typed
 from medfuse.pipeline import load_pipeline
 from medfuse.runs import overlap
@@ -37,6 +38,27 @@ class CrossValidated:
     def values(self) -> dict[str, Any]:
         """The same for programs: the contents of summary.json, and its folder."""
         return {**self.summary, "folder": self.folder}
+
+    def result(self) -> Result:
+        """The same as what a verb returns; its page has a dot for each held-out case."""
+        return Result(self.text(), self.values(), page=self._page, rows=self.rows, found=self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One for every held-out case and label."""
+        from medfuse.core.labels import from_json
+
+        names = {str(value): name for name, value in from_json(self.summary["labels"]).items()}
+        fold_of = {case: int(fold) for fold, of in self.summary["folds"].items() for case in of["cases"]}
+        return [
+            {"case": case["name"], "fold": fold_of[case["name"]], "label": names[value], **measures}
+            for case in self.summary["metric_per_case"]
+            for value, measures in case["metrics"].items()
+        ]
+
+    def _page(self) -> str:
+        from medfuse.report.folds import page
+
+        return page(self.folder.name, self.text(), self.rows())
 
     def text(self) -> str:
         """The last lines: Dice per label over all held-out cases, its spread between folds."""

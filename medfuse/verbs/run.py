@@ -59,7 +59,7 @@ class RunResult:
 
     def result(self) -> Result:
         """The same as what a verb returns; its page is the report."""
-        return Result(self.text(), self.values(), page=self._page, rows=self._rows)
+        return Result(self.text(), self.values(), page=self._page, rows=self._rows, found=self)
 
     def _page(self) -> str:
         return (self.folder / "report.html").read_text(encoding="utf-8")

@@ -15,10 +15,10 @@ from medfuse.core.result import Result
 from medfuse.core.tasks import FOLDER, Kind, Task, faults
 from medfuse.core.text import yaml_text
 from medfuse.pipeline import resolved
-from medfuse.search.begin import Asked, open_study
-from medfuse.search.final import train_all
-from medfuse.search.result import Found
-from medfuse.search.study import Study
+from medfuse.searching.begin import Asked, open_study
+from medfuse.searching.final import train_all
+from medfuse.searching.result import Found
+from medfuse.searching.study import Study
 from medfuse.verbs.crews import ALONE, Workers
 
 
@@ -44,15 +44,16 @@ def search_pipeline(
             _led(study, asked, given, workers, reporter)
         study.work()
         done = train_all(study)
-    from medfuse.search.page import page
-    from medfuse.search.result import found
+    from medfuse.searching.page import page
+    from medfuse.searching.result import found
     from medfuse.verbs.compare import _candidate
 
     made = found(study, done, lambda name, folders: _candidate(name, folders, ()))
+    shown = page(made)
     write_json(made.folder / "result.json", made.values())
-    write_text(made.folder / "search.html", page(made))
+    write_text(made.folder / "search.html", shown)
     write_text(made.folder / "chosen.yaml", _chosen(study, made))
-    return Result(made.text(), made.values())
+    return Result(made.text(), made.values(), page=lambda: shown, rows=made.table, found=made)
 
 
 @contextmanager

@@ -4,9 +4,9 @@ import pytest
 from phantoms import write_dataset
 
 from medfuse.core.reporter import Reporter
-from medfuse.search.admitted import Gate
-from medfuse.search.begin import read_search
-from medfuse.search.combination import Space
+from medfuse.searching.admitted import Gate
+from medfuse.searching.begin import read_search
+from medfuse.searching.combination import Space
 from medfuse.space.dimensions import read_dimension
 from medfuse.train import cost
 from medfuse.verbs.init import init_pipeline

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medfuse.report.candidates import MEAN, Candidate
-from medfuse.report.compare import compare, differences_of, enough_cases, holm
+from medfuse.report.compare import by_case, compare, enough_cases, holm
 from medfuse.report.comparison import page
 from medfuse.report.comparison_text import table
 from medfuse.report.paired import signed_rank
@@ -111,7 +111,7 @@ def test_the_difference_of_mean_foregrounds_is_the_mean_of_the_labels_difference
     of = {label: made.of("b", label).difference for label in made.labels}
     assert of[MEAN] == pytest.approx((of["often"] + of["rare"]) / 2)
     assert of[MEAN] == pytest.approx(b.mean(MEAN) - a.mean(MEAN))
-    assert differences_of(a, b, MEAN).mean() == pytest.approx(of[MEAN])
+    assert np.mean([*by_case(a, b, MEAN).values()]) == pytest.approx(of[MEAN])
 
 
 def test_a_label_that_no_case_holds_takes_nothing_from_the_others():
@@ -155,7 +155,7 @@ def of_seeds(name: str, luck, **facts) -> Candidate:
 
 def test_a_model_whose_seeds_were_luckier_is_not_better():
     a, b = of_seeds("a", [0.0, 0.02, -0.02]), of_seeds("b", [0.03, 0.0, -0.01])
-    averaged = signed_rank(differences_of(a, b, MEAN)[None])[0]
+    averaged = signed_rank(np.array([[*by_case(a, b, MEAN).values()]]))[0]
     assert averaged < 0.001
     assert compare([a, b]).of("b", MEAN).verdict == "undecided"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from medfuse import MedfuseError
+from medfuse import MedfuseError, plugins
 from medfuse.verbs.crews import Workers
 
 
@@ -35,6 +35,31 @@ def test_a_mistake_is_a_line(engine, options, message):
     with pytest.raises(MedfuseError, match=message) as said:
         Workers(engine, options, 2).plugin()
     assert len(said.value.lines) == 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda engines: engines.k8s(image="here/medfuse:1", claim="scans", cores=2, at_once=3),
+        lambda engines: engines.slurm(
+            partition="a b=c", memory_gb=0.5, more={"nodelist": "x[1-3]", "n": ["1"]}
+        ),
+        lambda engines: engines.ray(resources={"spot": 1}, scales=True),
+        lambda engines: engines.local(),
+    ],
+)
+def test_an_engine_as_an_object_is_the_one_of_its_words(make):
+    engine = make(plugins.engines)
+    made = Workers.of(engine, 3)
+    assert (made.plugin(), made.count) == (engine, 3)
+    assert Workers(made.engine, made.options, 3) == made
+
+
+def test_an_engine_by_its_name_and_a_count_that_is_none():
+    assert Workers.of("ray", 2) == Workers("ray", (), 2)
+    for count in (0, 1.5, True, "2"):
+        with pytest.raises(MedfuseError, match="write a whole number, 1 or more"):
+            Workers.of("local", count)
 
 
 def test_the_command_says_so(finished_run, medfuse, tmp_path):

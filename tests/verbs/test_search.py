@@ -116,6 +116,24 @@ def test_a_finished_search_is_not_repeated(searched):
 
 
 @pytest.mark.slow  # a search of some seconds is behind it
+def test_in_python_it_is_the_search_of_the_command(searched):
+    import medfuse
+
+    file, runs = searched[0], searched[0].parent / "runs"
+    before = trials(runs / "cubes-search")
+    found = medfuse.search(medfuse.Pipeline.load(file), runs=runs, quiet=True)
+    assert trials(runs / "cubes-search") == before
+    rows = found.found.table()
+    assert [row["trial"] for row in rows] == [0, 1, 2, 3]
+    assert {"dice", "seconds_per_case", "train.learning_rate", "model.aux.schedule"} <= {*rows[0]}
+    page = found._repr_html_()
+    assert page.count("&lt;svg") == 2
+    assert "as written" in page
+    with pytest.raises(DataError, match="another name"):
+        medfuse.search(file, {"loss": ["tversky"]}, runs=runs, quiet=True)
+
+
+@pytest.mark.slow  # a search of some seconds is behind it
 def test_another_space_or_pipeline_is_refused_and_more_trials_are_not(searched, tmp_path):
     file = searched[0]
     for override, said in (
@@ -200,7 +218,7 @@ def test_a_pipeline_without_a_search_is_told_what_it_lacks(tmp_path):
 
 
 def test_a_search_may_stand_in_a_file_of_its_own(tmp_path):
-    from medfuse.search.begin import read_search
+    from medfuse.searching.begin import read_search
 
     file = write(tmp_path)
     text, _, own = file.read_text().partition("search:")

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from medfuse.search.halving import Known, Step, best_of, dominates, front, next_steps, order
+from medfuse.searching.halving import Known, Step, best_of, dominates, front, next_steps, order
 
 
 def play(asked, rungs, eta, quality):

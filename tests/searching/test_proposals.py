@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from medfuse.search.proposals import Proposer, Tried
+from medfuse.searching.proposals import Proposer, Tried
 from medfuse.space.dimensions import Choices, Range, Subset
 
 SPACE = {

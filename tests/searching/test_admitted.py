@@ -6,7 +6,7 @@ import pytest
 from spaces import gate
 
 from medfuse.core.errors import MedfuseError, PipelineError
-from medfuse.search.admitted import draw
+from medfuse.searching.admitted import draw
 from medfuse.space.dimensions import Range, Subset
 
 

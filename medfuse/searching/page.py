@@ -10,7 +10,7 @@ from medfuse.core.text import duration, number
 from medfuse.report.dots import Dot, Row, dots_html
 from medfuse.report.figures import colour
 from medfuse.report.style import document, section
-from medfuse.search.result import Found
+from medfuse.searching.result import Found
 
 READING = (
     "Trials learn from some of the training cases and are judged by the others; a patient is on one side. "

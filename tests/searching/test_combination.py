@@ -1,12 +1,14 @@
 """A combination of values becomes a pipeline: what has no meaning in it goes, and the file stays as it is."""
 
 import copy
+import random
 
 import pytest
 from spaces import gate
 
 from medfuse.core.errors import MedfuseError, PipelineError
 from medfuse.pipeline import resolved
+from medfuse.space.dimensions import read_dimension
 
 LOSSES = ["dice_ce", "tversky", {"use": "sum", "terms": ["dice_ce", "boundary"]}]
 SPACE = {
@@ -82,3 +84,46 @@ def test_values_of_the_file_are_known_as_such(tmp_path):
     made = gate(tmp_path, space, "train.learning_rate=0.01", "loss={use: tversky}").space
     assert made.prior() == {"train.learning_rate": 0.01, "loss": "tversky"}
     assert made.differing({"train.learning_rate": 0.01, "loss": "dice_ce"}) == {"loss": "dice_ce"}
+
+
+def test_saying_a_default_says_nothing_of_other_plugins(tmp_path):
+    """So the file and its `yaml`, which says every value, are one space."""
+    from medfuse.core.document import Document
+    from medfuse.pipeline import yaml_of
+    from medfuse.searching.admitted import draw
+    from medfuse.searching.combination import Space
+
+    short = gate(tmp_path, {}, "loss={use: tversky, false_positives: 0.4}").space
+    whole = Document.parse(yaml_of(short.combine({}).pipeline), source="whole", base=tmp_path)
+    space = {**SPACE, "train.optimizer": ["adamw", "sgd"], "loss": ["tversky", "focal", "dice_ce"]}
+    dimensions = {key: read_dimension(value) for key, value in space.items()}
+    a, b = (Space(document, "cubes", dimensions) for document in (short.document, whole))
+    assert a.prior() == b.prior()
+    chance = random.Random(1)
+    for _ in range(20):
+        values = draw(dimensions, chance)
+        assert a.identity(values) == b.identity(values)
+        assert a.combine(values).values == b.combine(values).values
+
+
+@pytest.mark.parametrize(
+    ("space", "prior"),
+    [
+        ({"train.optimizer": ["adamw", "sgd"]}, "train.optimizer"),
+        ({"loss": ["tversky", {"use": "dice_ce"}]}, "loss"),
+        ({"loss.use": ["tversky", "dice_ce"]}, "loss.use"),
+        ({"infer.overlap": [0.25, 0.5]}, "infer.overlap"),
+        ({"sample.foreground": {"range": [0.0, 1.0]}}, "sample.foreground"),
+    ],
+)
+def test_defaults_are_values_of_the_file(tmp_path, space, prior):
+    made = gate(tmp_path, space).space
+    assert [*made.prior()] == [prior]
+    assert made.differing(made.prior()) == {}
+    assert made.identity(made.prior()) == made.identity({})
+
+
+def test_one_pipeline_in_other_words_is_the_same(cubes):
+    one = cubes.space.identity({"loss": "tversky"})
+    assert one == cubes.space.identity({"loss": {"use": "tversky"}})
+    assert one != cubes.space.identity({"loss": {"use": "tversky", "false_positives": 0.9}})

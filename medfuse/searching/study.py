@@ -7,24 +7,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medfuse.core.errors import MedfuseError, PipelineError, Problem, reason
 from medfuse.core.lock import InUse, locked
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import duration
 from medfuse.pipeline import Pipeline
-from medfuse.search.admitted import Gate
-from medfuse.search.budget import Budget, seeds_of
-from medfuse.search.combination import changes
-from medfuse.search.halving import Known, Step, best_of, next_steps, order
-from medfuse.search.journal import Asked, Journal, Told
-from medfuse.search.proposals import Proposer, Tried
-from medfuse.search.trial import Bench
+from medfuse.searching.admitted import Gate
+from medfuse.searching.budget import Budget, seeds_of
+from medfuse.searching.combination import changes
+from medfuse.searching.halving import Known, Step, best_of, next_steps, order
+from medfuse.searching.journal import Asked, Journal, Told
+from medfuse.searching.proposals import Proposer, Tried
+from medfuse.searching.trial import Bench
 from medfuse.space.settings import SearchSettings
-
-if TYPE_CHECKING:
-    pass
 
 MOST_REFUSED = 300
 """Combinations in a row that are refused, or were tried, before a search says that there are no more."""
@@ -43,6 +40,7 @@ class Study:
     reporter: Reporter
     precision: str | None = None
     _waits: float = field(default=1.0)
+    _exhausted: bool = False
 
     # ---- trials
 
@@ -68,15 +66,23 @@ class Study:
                 return None
             closing = self._closing(known, time_left)
             may_ask = self.settings.trials is None or known.asked < self.settings.trials
-            for step in next_steps(known, self.settings.eta, may_ask=may_ask, closing=closing or not may_ask):
-                if not self._fits(step, known, time_left):
-                    continue
-                if step.trial != 0 and known.asked and 0 not in known.told[0]:
-                    continue  # trial 0 decides the grid and the precision of all
-                taken = self._ask(known) if step.trial is None else step
-                if taken and self._hold(taken, held):
-                    return taken
-            return None
+            if taken := self._first(known, time_left, held, may_ask, closing or not may_ask):
+                return taken
+            return self._first(known, time_left, held, False, True) if self._exhausted else None
+
+    def _first(
+        self, known: Known, time_left: float | None, held: ExitStack, may_ask: bool, closing: bool
+    ) -> Step | None:
+        """The first thing that can be done now, and that nobody else is at."""
+        for step in next_steps(known, self.settings.eta, may_ask=may_ask, closing=closing):
+            if not self._fits(step, known, time_left):
+                continue
+            if step.trial != 0 and known.asked and 0 not in known.told[0]:
+                continue  # trial 0 decides the grid and the precision of all
+            taken = self._ask(known) if step.trial is None else step
+            if taken and self._hold(taken, held):
+                return taken
+        return None
 
     def _hold(self, step: Step, held: ExitStack) -> bool:
         """Whether no other worker trains this trial now, nor has just told what it came to."""
@@ -123,13 +129,15 @@ class Study:
 
     def _ask(self, known: Known) -> Step | None:
         """A new trial, written down; None where no combination is left."""
+        if self._exhausted:
+            return None
         asked = self.journal.asked()
         if not asked:
             self.journal.ask(Asked(0, {}, {}))
             return Step(0)
         number, refused = len(asked), {}
         space = self.gate.space
-        tried = {_name(space.differing(one.values)) for one in asked}
+        tried = {space.identity(one.values) for one in asked}
         proposals = self._proposals(number, asked)
         for _ in range(MOST_REFUSED):
             values = next(proposals)
@@ -138,9 +146,13 @@ class Study:
             except MedfuseError as error:
                 refused[_name(values)] = error.lines[0]
                 continue
-            if _name(space.differing(combined.values)) not in tried:
+            if space.identity(combined.values) not in tried:
                 self.journal.ask(Asked(number, combined.values, refused))
                 return Step(number)
+        self._exhausted = True
+        self.reporter.say(
+            f"all that the space holds was tried, as far as {MOST_REFUSED} proposals find: {number} trials"
+        )
         return None
 
     def _proposals(self, number: int, asked: list[Asked]) -> Iterator[dict[str, Any]]:

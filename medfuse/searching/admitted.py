@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from medfuse.core.errors import MedfuseError, PipelineError, Problem, dotted
-from medfuse.search.combination import Combined, Space, Values, keys_of
+from medfuse.searching.combination import Combined, Space, Values, keys_of
 from medfuse.space.dimensions import Choices, Dimension, Range, Subset, words
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Gate:
 
     def refuse_hopeless(self) -> None:
         """Raises PipelineError with every value of the space that no combination admits, at its place."""
-        problems = []
+        problems = [*self._doubles()]
         for key, dimension in self.space.dimensions.items():
             refused = {}
             for place in dimension.examples():
@@ -74,8 +74,41 @@ class Gate:
                 problems.append(Problem(("search", "space", key), next(iter(refused.values())), at_key=True))
             else:
                 problems += [Problem(("search", "space", key, *p), text) for p, text in refused.items()]
+        if not problems and self._is_one_point():
+            what = "holds nothing but the file as it is written; add a value to try"
+            problems.append(Problem(("search", "space"), what, at_key=True))
         if problems:
             raise PipelineError(problems)
+
+    def _doubles(self) -> Iterator[Problem]:
+        """Values that say in other words what one before them says."""
+        for key, dimension in self.space.dimensions.items():
+            seen: dict[str, str] = {}
+            for place in dimension.examples() if isinstance(dimension, Choices) else ():
+                value = dimension.example(place)
+                try:
+                    counts = key in self.space.combine({key: value}).values
+                    same = self.space.identity({key: value})
+                except MedfuseError:
+                    continue
+                if counts and same in seen:
+                    text = f"{words(value)}: is the same pipeline as {seen[same]}; keep one"
+                    yield Problem(("search", "space", key, *place), text)
+                if counts:
+                    seen.setdefault(same, words(value))
+
+    def _is_one_point(self) -> bool:
+        """Whether there is one combination, that of the file."""
+        examples = {key: one.examples() for key, one in self.space.dimensions.items()}
+        single = all(
+            (isinstance(one, Choices) and len(one.options) == 1)
+            or (isinstance(one, Subset) and len(one.options) == one.at_least)
+            for one in self.space.dimensions.values()
+        )
+        if not single:
+            return False
+        only = {key: self.space.dimensions[key].example(places[0]) for key, places in examples.items()}
+        return self.space.identity(only) == self.space.identity({})
 
     def _hopeless(self, key: str, value: Any) -> str:
         """Why no combination admits this value, or that the key is none; nothing where one does."""

@@ -23,13 +23,13 @@ from medfuse.runs.changes import identity
 from medfuse.runs.problems import placed_split
 from medfuse.runs.records import FINGERPRINT
 from medfuse.runs.run import read_dataset
-from medfuse.search.admitted import Gate
-from medfuse.search.budget import inner_split, plan_budget, seeds_of
-from medfuse.search.combination import Space
-from medfuse.search.journal import Journal
-from medfuse.search.proposals import load_optuna
-from medfuse.search.study import Study
-from medfuse.search.trial import Bench
+from medfuse.searching.admitted import Gate
+from medfuse.searching.budget import inner_split, plan_budget, seeds_of
+from medfuse.searching.combination import Space
+from medfuse.searching.journal import Journal
+from medfuse.searching.proposals import load_optuna
+from medfuse.searching.study import Study
+from medfuse.searching.trial import Bench
 from medfuse.space.dimensions import read_dimension
 from medfuse.space.settings import SearchSettings
 

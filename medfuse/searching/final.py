@@ -11,9 +11,9 @@ from typing import Any
 from medfuse.core.lock import InUse, locked
 from medfuse.core.reporter import Reporter
 from medfuse.pipeline import Pipeline
-from medfuse.search.begin import OUTER
-from medfuse.search.budget import seeds_of
-from medfuse.search.study import Study
+from medfuse.searching.begin import OUTER
+from medfuse.searching.budget import seeds_of
+from medfuse.searching.study import Study
 
 BASELINE, CHOSEN = "as written", "chosen"
 

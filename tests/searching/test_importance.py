@@ -2,8 +2,8 @@
 
 import random
 
-from medfuse.search.importance import FEWEST, importances
-from medfuse.search.proposals import Tried
+from medfuse.searching.importance import FEWEST, importances
+from medfuse.searching.proposals import Tried
 from medfuse.space.dimensions import Choices, Range
 
 SPACE = {"matters": Choices(("a", "b")), "nothing": Choices((1, 2, 3)), "number": Range(0.0, 1.0)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,34 +12,48 @@ from medfuse.core.memory import bytes_text
 from medfuse.core.text import aligned, duration, number, typed
 from medfuse.report.candidates import MEAN, Candidate
 from medfuse.report.compare import Comparison, compare
-from medfuse.search.combination import changes
-from medfuse.search.final import BASELINE, CHOSEN, Training, folders, judged_before
-from medfuse.search.halving import front
-from medfuse.search.importance import Importance, importances
-from medfuse.search.journal import Told
-from medfuse.search.proposals import Tried
-from medfuse.search.study import Study
+from medfuse.searching.combination import changes
+from medfuse.searching.final import BASELINE, CHOSEN, Training, folders, judged_before
+from medfuse.searching.halving import front
+from medfuse.searching.importance import Importance, importances
+from medfuse.searching.journal import Told
+from medfuse.searching.proposals import Tried
+from medfuse.searching.study import Study
+from medfuse.space.dimensions import words
 
+_COLUMNS = ("dice", "seconds_per_case", "memory", "parameters")
 _SHOWN = 12
 """Trials in a table."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A trial in the report; `on_front`: none is better in every objective."""
+    """A trial in the report: its `values`, of these what the file does not have, and what it reached last.
+
+    `on_front`: no other of the last rung is better in every objective.
+    """
 
     number: int
+    values: Mapping[str, Any]
     changes: tuple[str, ...]
     told: Told
     on_front: bool
+
+    def flat(self, keys: Iterable[str]) -> dict[str, Any]:
+        """As a row of a table, with a column for each key of the space."""
+        of = asdict(self.told)
+        told = {key: of[key] for key in (*_COLUMNS, "steps", "seconds")}
+        chosen = {key: _cell(self.values.get(key)) for key in keys}
+        return {"trial": self.number, "rung": self.told.rung, **told, "front": self.on_front, **chosen}
 
 
 @dataclass(frozen=True)
 class Found:
     """What there is to say.
 
-    `chosen`: the trial of highest Dice. `inner`, `outer`: mean Dice of the cases to choose by, and of unseen
-    ones, by whose. `comparison`: None where the file as written is the best itself.
+    `rows`: trials of the last rung, best first. `tried`: all that were judged, each at its last rung. `keys`:
+    of the space. `chosen`: the trial of highest Dice. `inner`, `outer`: mean Dice of the cases to choose by,
+    and of unseen ones, by whose. `comparison`: None where the file as written is the best itself.
     """
 
     folder: Path
@@ -49,6 +63,8 @@ class Found:
     failed: Mapping[int, str]
     minutes: float
     rows: tuple[Row, ...]
+    tried: tuple[Row, ...]
+    keys: tuple[str, ...]
     chosen: Row
     inner: Mapping[str, float]
     outer: Mapping[str, float]
@@ -110,6 +126,10 @@ class Found:
             f"{found.verdict}); what it changes: {what}",
             f"keep the file, or {more}",
         ]
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row for each trial that was judged."""
+        return [row.flat(self.keys) for row in self.tried]
 
     def text(self) -> str:
         rows = [("trial", "Dice", "s/case", "memory", "parameters", "front", "changes")]
@@ -212,15 +232,19 @@ def found(study: Study, done: list[Training], candidate: Any) -> Found:
     last = {one.number: one for one in told if one.rung == top}
     scores = known.told[top]
     on_front = {*front(scores)}
-    rows = [
-        Row(n, tuple(changes(space.differing(asked[n].values))), last[n], n in on_front)
-        for n in sorted(last, key=lambda n: (-last[n].dice, n))
-    ]
+    prior = space.prior()
+    furthest = {one.number: one for one in told}  # by rung, so that the last of a trial stays
+
+    def row(one: Told) -> Row:
+        values = dict(asked[one.number].values)
+        said = tuple(changes(space.differing(values)))
+        return Row(one.number, values or prior, said, one, one.number in on_front)
+
+    rows = [row(last[n]) for n in sorted(last, key=lambda n: (-last[n].dice, n))]
     chosen = next(row for row in rows if row.number == study.chosen())
     candidates = [candidate(BASELINE, [*folders(done, BASELINE)])]
     if chosen.number:
         candidates.append(candidate(CHOSEN, [*folders(done, CHOSEN)]))
-    prior = space.prior()
     first = [
         Tried(dict(asked[one.number].values) or prior, (one.ripe if top else one.dice,))
         for one in told
@@ -240,6 +264,8 @@ def found(study: Study, done: list[Training], candidate: Any) -> Found:
         failed=journal.failed(),
         minutes=journal.spent() / 60,
         rows=tuple(rows),
+        tried=tuple(map(row, furthest.values())),
+        keys=tuple(space.dimensions),
         chosen=chosen,
         inner={BASELINE: last[0].dice, **({CHOSEN: chosen.told.dice} if chosen.number else {})},
         outer={c.name: c.mean(MEAN) or 0.0 for c in candidates},
@@ -251,3 +277,8 @@ def found(study: Study, done: list[Training], candidate: Any) -> Found:
         comparison=compare(candidates, study.settings.margin) if len(candidates) > 1 else None,
         notes=tuple(notes),
     )
+
+
+def _cell(value: Any) -> Any:
+    """A number as it is, anything else in words; nothing where it has none."""
+    return value if value is None or isinstance(value, int | float) else words(value)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medfuse.search.proposals import Tried
+from medfuse.searching.proposals import Tried
 from medfuse.space.dimensions import Choices, Dimension, Range, words
 
 FEWEST = 8

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medfuse.core.reporter import Reporter
 from medfuse.pipeline import Pipeline, plan_network
-from medfuse.search.journal import Told
+from medfuse.searching.journal import Told
 
 if TYPE_CHECKING:
     from medfuse.api import DatasetInfo

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medfuse.core.errors import MedfuseError
-from medfuse.search.admitted import draw, draw_one
+from medfuse.searching.admitted import draw, draw_one
 from medfuse.space.dimensions import Choices, Dimension, Range, Subset, words
 
 MEMBER = " ∋ "

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from medfuse.api import Plugin
 from medfuse.core.document import Document
 from medfuse.core.errors import MedfuseError, PipelineError, Problem
 from medfuse.core.errors import Path as KeyPath
 from medfuse.pipeline import Pipeline, parse_pipeline, resolved
-from medfuse.space.dimensions import Choices, Dimension
+from medfuse.space.dimensions import NONE, Choices, Dimension, words
 
 Values = Mapping[str, Any]
 """Key of the space → its value. A key that is left out stays as the file has it."""
@@ -43,13 +45,14 @@ class Space:
         """Raises PipelineError where they are no pipeline.
 
         What the file, or the space, says of a plugin that `use` no longer names goes, unless the new one has
-        a parameter of that name too. `none` where that is no value takes out what the file has.
+        a parameter of that name too and it is no default. `none` where that is no value takes out what the
+        file has.
         """
         active = {key: values[key] for key in sorted(values, key=lambda k: (len(keys_of(k)), k))}
         nothing: set[str] = set()
         dropped: set[KeyPath] = set()
         while True:
-            document = self.document.copy()
+            document = self._told.copy()
             placed = self._place(document, {k: None if k in nothing else v for k, v in active.items()})
             for path in dropped:
                 _remove(document.data, path)
@@ -70,7 +73,7 @@ class Space:
         """Take out what has no meaning beside what was chosen, if that is the problem."""
         around = [key for key in active if problem.path[: len(keys_of(key))] == keys_of(key)]
         own = max(around, key=lambda key: len(keys_of(key)), default=None)
-        if own and active[own] == "none":
+        if own and active[own] == NONE:
             nothing.add(own)
         elif problem.message.startswith(_UNKNOWN) and self._governed(problem.path, active):
             if own and keys_of(own) == problem.path:
@@ -101,16 +104,40 @@ class Space:
             placed.append(key)
         return placed
 
+    def identity(self, values: Values) -> str:
+        """The same for combinations that are one pipeline, however they say it. Raises PipelineError."""
+        name = words(dict(sorted(values.items())))
+        if name not in self._identities:
+            all_of_it = resolved(self.combine(values).pipeline)
+            self._identities[name] = json.dumps(all_of_it, sort_keys=True)
+        return self._identities[name]
+
+    @cached_property
+    def _identities(self) -> dict[str, str]:
+        return {}
+
     def _default(self, keys: KeyPath) -> str | None:
         """The name of the plugin that stands at a key which the file leaves open."""
-        found: Any = self._resolved
-        for part in keys:
-            found = _inner(found, part)
+        found = _look(self._resolved, keys)
         return found["use"] if isinstance(found, Mapping) and "use" in found else None
 
     @cached_property
     def _resolved(self) -> dict[str, Any]:
-        return resolved(parse_pipeline(self.document, default_name=self.name))
+        return resolved(self._written)
+
+    @cached_property
+    def _written(self) -> Pipeline:
+        return parse_pipeline(self.document, default_name=self.name)
+
+    @cached_property
+    def _told(self) -> Document:
+        """The file without what it says of plugins that is so by default, as that says nothing of others."""
+        document = self.document.copy()
+        document.data = {
+            key: _without_defaults(said, getattr(self._written, key, None))
+            for key, said in document.data.items()
+        }
+        return document
 
     def _governed(self, path: KeyPath, values: Values) -> bool:
         """Whether a choice was made that decides which keys there are around `path`."""
@@ -122,24 +149,34 @@ class Space:
         return False
 
     def as_written(self, key: str) -> Any:
-        """What the file says at a key; None where it says nothing."""
-        found: Any = self.document.data
-        for part in keys_of(key):
-            found = _inner(found, part)
-        return found
+        """What stands at a key, by the file or by default; None where nothing does."""
+        found = _look(self.document.data, keys_of(key))
+        return _look(self._resolved, keys_of(key)) if found is None else found
 
     def prior(self) -> dict[str, Any]:
         """The values of the file, as far as they are in the space."""
+        return dict(self._prior)
+
+    @cached_property
+    def _prior(self) -> dict[str, Any]:
         found = {}
         for key, dimension in self.dimensions.items():
-            written = self.as_written(key)
             if isinstance(dimension, Choices):
-                same = [o for o in dimension.options if _plain(o) == _plain(written)]
+                same = [option for option in dimension.options if self._changes_nothing(key, option)]
             else:
+                written = self.as_written(key)
                 same = [written] if dimension.holds(written) else []
             if same:
                 found[key] = same[0]
         return found
+
+    def _changes_nothing(self, key: str, value: Any) -> bool:
+        """Whether the file says it, in these words or in others."""
+        try:
+            counts = key in self.combine({key: value}).values
+            return counts and self.identity({key: value}) == self.identity({})
+        except MedfuseError:
+            return False
 
     def differing(self, values: Values) -> dict[str, Any]:
         """Those that the file does not have."""
@@ -159,6 +196,31 @@ def _inner(around: Any, part: str | int) -> Any:
     if isinstance(around, list) and str(part).isdecimal() and int(part) < len(around):
         return around[int(part)]
     return None
+
+
+def _look(data: Any, keys: KeyPath) -> Any:
+    for part in keys:
+        data = _inner(data, part)
+    return data
+
+
+def _without_defaults(said: Any, value: Any) -> Any:
+    """`said`, of which `value` was made, without those parameters of plugins that have their default."""
+    if isinstance(said, Mapping):
+        if isinstance(value, Plugin):
+            said = {key: inner for key, inner in said.items() if not _is_default(value, key)}
+        at = value.get if isinstance(value, Mapping) else lambda key: getattr(value, key, None)
+        return {key: _without_defaults(inner, at(key)) for key, inner in said.items()}
+    if isinstance(said, list) and isinstance(value, list | tuple) and len(said) == len(value):
+        return [_without_defaults(one, of) for one, of in zip(said, value)]
+    return said
+
+
+def _is_default(plugin: Plugin, key: str) -> bool:
+    field = type(plugin).model_fields.get(key)
+    if field is None or field.is_required() or field.default_factory_takes_validated_data:
+        return False
+    return bool(getattr(plugin, key) == field.get_default(call_default_factory=True))
 
 
 def _set(around: Any, part: str | int, value: Any) -> None:
@@ -185,7 +247,5 @@ def _plain(value: Any) -> Any:
 
 def changes(values: Values) -> Iterator[str]:
     """`model.fusion.decoded.use=fpn`, as it is said to people and to `--set`."""
-    from medfuse.space.dimensions import words
-
     for key, value in values.items():
         yield f"{key}={words(value)}"

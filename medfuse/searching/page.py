@@ -7,10 +7,12 @@ from html import escape
 
 from medfuse.core.memory import bytes_text
 from medfuse.core.text import duration, number
-from medfuse.report.dots import Dot, Row, dots_html
+from medfuse.report import dots
+from medfuse.report.dots import Dot, dots_html
 from medfuse.report.figures import colour
+from medfuse.report.scatter import Axis, Point, scatter_svg
 from medfuse.report.style import document, section
-from medfuse.searching.result import Found
+from medfuse.searching.result import Found, Row
 
 READING = (
     "Trials learn from some of the training cases and are judged by the others; a patient is on one side. "
@@ -58,7 +60,7 @@ def _counts(found: Found) -> str:
 
 def _trials(found: Found) -> str:
     lines = [
-        Row(
+        dots.Row(
             f"trial {row.number}",
             f"Dice {row.told.dice:.3f}",
             [Dot(value, f"{case}: {value:.3f}") for case, value in sorted(row.told.cases.items())],
@@ -80,7 +82,41 @@ def _trials(found: Found) -> str:
         )
         for row in found.rows
     ]
-    return dots_html(lines, (0.0, 1.0), (0, 0.25, 0.5, 0.75, 1)) + _table(rows)
+    return _costs(found) + dots_html(lines, (0.0, 1.0), (0, 0.25, 0.5, 0.75, 1)) + _table(rows)
+
+
+def _costs(found: Found) -> str:
+    """Dice of the trials of the last rung against what they cost."""
+    kinds = {
+        "seconds_per_case": Axis("seconds per case"),
+        "memory": Axis("memory of a case, MiB", lambda value: f"{value:,.0f}"),
+        "parameters": Axis("parameters, millions"),
+    }
+    units = {"memory": 2**20, "parameters": 1e6}
+    shown = [key for key in kinds if key != "parameters" or key in found.objectives]
+    pictures = []
+    for key in shown:
+        points = [
+            Point(
+                getattr(row.told, key) / units.get(key, 1),
+                row.told.dice,
+                f"trial {row.number}: Dice {row.told.dice:.3f}, {_cost(row, key)}",
+                "as written" if row.number == 0 else "chosen" if row is found.chosen else "",
+            )
+            for row in found.rows
+        ]
+        pictures.append(scatter_svg(points, kinds[key], Axis("Dice of the cases to choose by"), key))
+    line = "Above and left is better; the line joins trials that no other beats in both."
+    return f'{"".join(pictures)}<p class="said">{line}</p>'
+
+
+def _cost(row: Row, key: str) -> str:
+    said = {
+        "seconds_per_case": f"{row.told.seconds_per_case:.3g} s per case",
+        "memory": bytes_text(row.told.memory),
+        "parameters": f"{row.told.parameters:,} parameters",
+    }
+    return said[key]
 
 
 def _importance(found: Found) -> str:
@@ -98,6 +134,9 @@ def _refused(found: Found) -> str:
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
     head, *body = rows
-    cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    lines = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in body)
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>"
+    heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    lines = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(c)}</td>" for c in cells)}</tr>'
+        for first, *cells in body
+    )
+    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'

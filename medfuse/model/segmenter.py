@@ -69,6 +69,12 @@ class Given:
     def __init__(self, maps: Mapping[str, Tensor]) -> None:
         self.maps = dict(maps)
 
+    def chunk(self, parts: int) -> list[Given]:
+        """Those of parts of the batch, as `torch.chunk` cuts it."""
+        cut = {name: tensor.chunk(parts) for name, tensor in self.maps.items()}
+        count = max((len(shares) for shares in cut.values()), default=1)
+        return [Given({name: shares[n] for name, shares in cut.items()}) for n in range(count)]
+
 
 class Segmenter(nn.Module):
     """image (batch, channels, *spatial) → logits (batch, classes, *spatial), for any spatial size.

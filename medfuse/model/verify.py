@@ -16,6 +16,7 @@ from medfuse.core.memory import bytes_text
 from medfuse.core.text import by
 from medfuse.model.blame import blame
 from medfuse.model.depths import depths
+from medfuse.model.held import Held, held
 from medfuse.model.maps import other_sizes
 from medfuse.model.places import misplaced
 from medfuse.model.plan import GraphPlan, NodePlan
@@ -29,7 +30,7 @@ class VerifiedFacts:
 
     `parameter_shapes` are those of every parameter, by its name; `depths` how many layers come after those of
     backbones, where asked for; `learning` whether each is built to learn. `notes`: what is known of taps
-    beside, such as what was left out.
+    beside, such as what was left out. `held`: what a step of a batch keeps, where its size is given.
     """
 
     parameters: int
@@ -38,9 +39,10 @@ class VerifiedFacts:
     depths: Mapping[str, int] = field(default_factory=dict)
     learning: Mapping[str, bool] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    held: Held | None = None
 
 
-def verify(plan: GraphPlan, *, with_depths: bool = False) -> VerifiedFacts:
+def verify(plan: GraphPlan, *, with_depths: bool = False, batch: int | None = None) -> VerifiedFacts:
     """Build the model and run it on a batch of two patches, in training mode, auxiliary heads included.
 
     Raises PipelineError with every map whose declared channels or stride are not the real ones, blamed on
@@ -49,6 +51,8 @@ def verify(plan: GraphPlan, *, with_depths: bool = False) -> VerifiedFacts:
 
     def look(model: Segmenter) -> VerifiedFacts:
         facts = _Witness(plan, model).report()
+        if batch:
+            facts = replace(facts, held=held(model, plan.image, plan.aux, batch=batch))
         return replace(facts, depths=depths(model, plan.image)) if with_depths else facts
 
     return try_out(lambda: build_segmenter(plan), look)

@@ -1,4 +1,4 @@
-"""A calibration beside the networks it is of, or in the file of one, typed and checked when it is read."""
+"""quality.json: a calibration beside the networks it is of, typed and checked when it is read."""
 
 from __future__ import annotations
 
@@ -70,16 +70,12 @@ def write_calibration(path: Path, calibration: StoredCalibration, *, by: str) ->
 
 def read_calibration(path: Path) -> StoredCalibration:
     """Raises CheckpointError where it is damaged, of another version, or nothing that medfuse wrote."""
-    return calibration_of(read_json(path, raises=CheckpointError, remedy=_REMEDY), str(path), _REMEDY)
-
-
-def calibration_of(content: Any, where: str, remedy: str) -> StoredCalibration:
-    """What `to_json` gave. Raises CheckpointError, which begins with `where`."""
+    content = read_json(path, raises=CheckpointError, remedy=_REMEDY)
     if isinstance(content, dict) and content.get("version") not in (None, VERSION):
         raise CheckpointError(
-            f"{where}: is of version {content['version']}, and this medfuse reads {VERSION}; {remedy}"
+            f"{path}: is of version {content['version']}, and this medfuse reads {VERSION}; {_REMEDY}"
         )
-    said = validated(_File, content, where, raises=CheckpointError, remedy=remedy)
+    said = validated(_File, content, str(path), raises=CheckpointError, remedy=_REMEDY)
     classes = {
         name: ClassCalibration(
             Fit(
@@ -153,7 +149,7 @@ class _Class(_Strict):
 
 
 class _File(_Strict):
-    medfuse: str = ""
+    medfuse: str
     version: Literal[1]
     weights: Annotated[tuple[str, ...], Field(max_length=10_000)]
     settings: dict[str, Any]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from medfuse.api import DatasetInfo, ImageInfo, Origin
 from medfuse.core.errors import DataError, PipelineError, Problem
-from medfuse.data.plan import counted_inputs
+from medfuse.data.plan import SMALLEST_BATCH, counted_inputs
 from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import Pipeline, plan_network
 from medfuse.runs.problems import dataset_problems, objective_problems, placed_split, setting_problems
@@ -77,7 +77,12 @@ def _verified(pipeline: Pipeline, graph: GraphPlan) -> VerifiedFacts:
     from medfuse.model.verify import verify  # and torch, which a mistake in the file does not wait for
     from medfuse.train.parts import needs_depths
 
-    return verify(graph, with_depths=needs_depths(pipeline.train.parts))
+    batch = pipeline.sample.batch_size
+    return verify(
+        graph,
+        with_depths=needs_depths(pipeline.train.parts),
+        batch=SMALLEST_BATCH if batch == "auto" else batch,
+    )
 
 
 def _split_doubts(pipeline: Pipeline, info: DatasetInfo) -> tuple[str, ...]:

@@ -65,7 +65,11 @@ def setting_problems(
 
     Weights to start from matter to a `fresh` run alone.
     """
-    problems = _report_problems(pipeline, graph) + (_runtime_problems(pipeline) if fresh else [])
+    problems = (
+        _report_problems(pipeline, graph)
+        + _memory_problems(pipeline)
+        + (_runtime_problems(pipeline) if fresh else [])
+    )
     if facts:
         problems += _parameter_problems(pipeline, facts, fresh=fresh)
         problems += frozen_problems(pipeline, graph, facts)
@@ -123,6 +127,19 @@ def _runtime_problems(pipeline: Pipeline) -> list[Problem]:
     except Exception:  # of a runtime that wants to see a real network, as it will
         pass
     return []
+
+
+def _memory_problems(pipeline: Pipeline) -> list[Problem]:
+    parts, batch = pipeline.train.accumulate, pipeline.sample.batch_size
+    if parts == "auto" or batch == "auto" or parts <= batch:
+        return []
+    return [
+        Problem(
+            ("train", "accumulate"),
+            f"a batch of {batch} patches has no {parts} parts; give {batch} at most, or a larger "
+            "sample.batch_size, which is that of the whole step",
+        )
+    ]
 
 
 def _pseudo_problems(pipeline: Pipeline, graph: GraphPlan, info: DatasetInfo) -> list[Problem]:

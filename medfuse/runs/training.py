@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from medfuse.runs.tracking import Trackers
     from medfuse.train.course import Progress
     from medfuse.train.objective import Objective
+    from medfuse.train.settings import TrainSettings
     from medfuse.train.state import Spent
     from medfuse.train.step import Known
 
@@ -42,6 +43,8 @@ class Begun:
 
     `depths`: of backbones' parameters, where learning rates depend on them.
     `known`: what the network is given of a batch besides its image, where parts of it are frozen.
+    `settings`: those of training, with what is done about memory. `segments`: modules whose maps may be
+    computed again.
     """
 
     model: Segmenter
@@ -50,6 +53,8 @@ class Begun:
     batches: Callable[..., Generator[Mapping[str, Any], None, None]]
     found: Mapping[str, Any]
     depths: Mapping[str, int]
+    settings: TrainSettings
+    segments: tuple[str, ...] = ()
     known: Known | None = None
 
 
@@ -111,8 +116,9 @@ def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
         presence(len(plan.classes), regions=plan.regions, ignored=plan.ignored),
     )
     found |= noted
+    settings, segments = _within_memory(run, model, plan, graph, device, half=precision.kind == "bf16")
     if settings.frozen_maps is None:
-        return Begun(model, fabric, objective, batches, found, depths)
+        return Begun(model, fabric, objective, batches, found, depths, settings, segments)
     frozen = set_up(run, plan, graph, store, model, fabric, precision.kind)
     found[RECORD] = frozen.record.model_dump(mode="json")
     labelled_batches = frozen.batches
@@ -120,7 +126,34 @@ def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
     def viewed(start: int, *, labelled: bool = True) -> Generator[Mapping[str, Any], None, None]:
         return labelled_batches(start) if labelled else batches(start, labelled=False)
 
-    return Begun(model, fabric, objective, viewed, found, depths, frozen.known)
+    return Begun(model, fabric, objective, viewed, found, depths, settings, segments, frozen.known)
+
+
+def _within_memory(
+    run: Run, model: Segmenter, plan: DataPlan, graph: GraphPlan, device: torch.device, *, half: bool
+) -> tuple[TrainSettings, tuple[str, ...]]:
+    """What training does about memory, the same in all processes, and which maps it may compute again."""
+    from medfuse.model.held import held
+    from medfuse.runs.memory import fitted
+    from medfuse.train.saving import splits_alike
+
+    settings = run.pipeline.train
+    if settings.checkpointing is False and settings.accumulate != "auto":
+        return settings, ()
+    batch = plan.batch_size // run.together.size
+    kept = held(model, plan.image, graph.aux, batch=batch)
+    made = run.together.first(
+        lambda: fitted(
+            settings,
+            kept,
+            batch=batch,
+            half=half,
+            device=device,
+            alike=splits_alike(model),
+            say=run.reporter.say,
+        )
+    )
+    return made, kept.segments
 
 
 def train(run: Run, planned: Planned, graph: GraphPlan, store: Store, trackers: Trackers) -> None:
@@ -155,7 +188,7 @@ def train(run: Run, planned: Planned, graph: GraphPlan, store: Store, trackers: 
     done = fit(
         begun.model,
         fabric=fabric,
-        settings=settings,
+        settings=begun.settings,
         objective=begun.objective,
         batches=begun.batches,
         validate=lambda network: _validate(run, network, plan, store, fabric.device, fabric.autocast),
@@ -170,6 +203,7 @@ def train(run: Run, planned: Planned, graph: GraphPlan, store: Store, trackers: 
         labels=_labels(plan),
         depths=begun.depths,
         known=begun.known,
+        segments=begun.segments,
         tell=trackers.tell,
     )
     run.reporter.say(f"trained {_stands(done)}")

@@ -26,6 +26,7 @@ from medfuse.train.objective import Objective
 from medfuse.train.optimizer import make_optimizer
 from medfuse.train.parts import Parts, learned_group
 from medfuse.train.pseudo import PseudoLabels
+from medfuse.train.saving import Saving
 from medfuse.train.settings import TrainSettings
 from medfuse.train.step import Batches, Known, Step
 from medfuse.train.together import Together
@@ -48,6 +49,7 @@ def fit(
     labels: Sequence[str] = (),
     depths: Mapping[str, int] | None = None,
     known: Known | None = None,
+    segments: Sequence[str] = (),
     tell: Callable[[Mapping[str, float]], None] = lambda row: None,
 ) -> Progress:
     """Train until the budget is spent, or carry on from the training state in `folder`.
@@ -60,7 +62,8 @@ def fit(
     taken more than a tenth of the time. Raises MedfuseError where the loss stops being a number.
     `labels` are the names of class numbers, for what is to be said of them. `depths` are those of backbones'
     parameters, where learning rates depend on them (Parts). `known`: what of a batch need not be
-    computed in the network, as it stands still. `tell` is given each row of the log as it is written.
+    computed in the network, as it stands still. `segments`: paths of modules whose maps may be computed
+    again rather than kept (Saving). `tell` is given each row of the log as it is written.
     """
     together, budget = Together(), Budget.of(settings)
     if not together.is_first:
@@ -81,32 +84,33 @@ def fit(
         reporter.say(f"carrying on from step {progress.step}")
     course = Course(budget, progress, together, steps_per_epoch=settings.steps_per_epoch)
     by_part.enter(course.epoch)
-    network, optimizer = _set_up(model, optimizer, fabric, settings, batches, objective, reporter)
-
-    step = Step(
-        model=model,
-        network=network,
-        optimizer=optimizer,
-        objective=objective,
-        learned=learned,
-        average=average,
-        fabric=fabric,
-        together=together,
-        settings=settings,
-        budget=budget,
-        seed=seed,
-        guided=guided,
-        pseudo=pseudo,
-        known=known,
-    )
     keeper = Keeper(trained, folder, course, settings)
     doubts = Doubts(reporter.say, fresh=progress.step == 0, labels=labels)
     with (
+        Saving(model, settings, segments, reporter.say) as saving,
         closing(batches(progress.step)) as stream,
         closing(pseudo) if pseudo else nullcontext(),
         MetricsLog(folder if together.is_first else None, step=progress.step, tell=tell) as log,
         reporter.track("training", 1000) as advance,
     ):
+        network, optimizer = _set_up(model, optimizer, fabric, settings, batches, objective, reporter)
+        step = Step(
+            model=model,
+            network=network,
+            optimizer=optimizer,
+            objective=objective,
+            learned=learned,
+            average=average,
+            fabric=fabric,
+            together=together,
+            settings=settings,
+            budget=budget,
+            seed=seed,
+            guided=guided,
+            pseudo=pseudo,
+            saving=saving,
+            known=known,
+        )
         curve, end_epoch = Curve(log, course), EpochEnd(judged, course, validate, save, log)
         done = course.done()
         while done < 1 or progress.step == 0:  # setting up may take all of the time

@@ -179,6 +179,17 @@ class TrainSettings(Section):
         "not given; the end of an epoch has one too",
     )
     compile: bool = Field(False, description="torch.compile the network; falls back, saying why")
+    checkpointing: Literal["auto"] | bool = Field(
+        "auto",
+        description="compute maps inside of blocks again in the backward pass rather than keep them: less "
+        "memory, more time, the same gradients; auto: where a step would not fit the device",
+    )
+    accumulate: Literal["auto"] | Count = Field(
+        "auto",
+        description="parts of a batch that go through the network one after the other, so that a step takes "
+        "the memory of one; the loss is that of the whole batch, statistics of batch norms those of a part; "
+        "auto: 1, or as many as the device needs beside `checkpointing`",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
     validation_cases: Annotated[int, Field(ge=0)] = Field(
         8,

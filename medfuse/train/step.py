@@ -20,6 +20,7 @@ from medfuse.train.guided import Guided
 from medfuse.train.objective import Objective
 from medfuse.train.optimizer import peak_rate, rate_factor
 from medfuse.train.pseudo import IGNORED, PseudoLabels
+from medfuse.train.saving import Saving
 from medfuse.train.settings import TrainSettings
 from medfuse.train.state import seed_chance
 from medfuse.train.together import Together
@@ -72,11 +73,52 @@ class Step:
     seed: int
     guided: Guided | None
     pseudo: PseudoLabels | None
+    saving: Saving
     known: Known | None = None
 
     def __call__(self, batch: Batch, unlabelled: Batch | None, number: int, done: float) -> Taken:
-        """Step `number`, at a share `done` of the budget. Raises MedfuseError where its loss is no number."""
+        """Step `number`, at a share `done` of the budget. Raises MedfuseError where its loss is no number.
+
+        Where it runs out of the device's memory, it is taken once more with less of it.
+        """
+        before = self._statistics() if self.saving.has_more(len(batch["image"])) else []
+        while (taken := self._learn_within_memory(batch, unlabelled, number, done)) is None:
+            self.optimizer.zero_grad(set_to_none=True)
+            for tensor, values in before:
+                tensor.copy_(values)
+            torch.cuda.empty_cache()
+        self.together.add_up(self.model, self.learned)
+        follow(self.optimizer, self.settings, taken.rate)
+        if self.average:
+            self.average.update(self.model, number)
+        return taken
+
+    def _statistics(self) -> list[tuple[Tensor, Tensor]]:
+        """What a forward pass may change, and what it is now."""
+        return [(b, b.clone()) for m in self.model.modules() if m.training for b in m.buffers(recurse=False)]
+
+    def _learn_within_memory(
+        self, batch: Batch, unlabelled: Batch | None, number: int, done: float
+    ) -> Taken | None:
+        """None where there was too little memory, and there is a way to take less of it.
+
+        Alone: others of several processes would wait for this one.
+        """
+        try:
+            return self._learn(batch, unlabelled, number, done)
+        except torch.OutOfMemoryError as error:
+            patches = len(batch["image"])
+            if self.together.size > 1 or not self.saving.more(patches):
+                raise MedfuseError(
+                    f"training: step {number + 1} takes more memory than the device has "
+                    f"({str(error).partition('. ')[0][:120]}); set {self.saving.advice(patches)}"
+                ) from None
+        return None
+
+    def _learn(self, batch: Batch, unlabelled: Batch | None, number: int, done: float) -> Taken:
+        """The gradients of a step; what is followed are those of all processes."""
         network = partial(self.network, **self.known(batch)) if self.known else self.network
+        network = self.saving.around(network)
         seed_chance(self.seed, number, self.together.rank)
         if self.guided and self.guided.is_due(number, done):
             batch = self._changed(batch, self.guided, number)
@@ -91,11 +133,7 @@ class Step:
         self.fabric.backward(total)
         loss = total.detach()
         self._stop_where_lost(loss, losses, number + 1, batch)
-        self.together.add_up(self.model, self.learned)
         rate = peak_rate(self.settings) * rate_factor(done, self.settings)
-        follow(self.optimizer, self.settings, rate)
-        if self.average:
-            self.average.update(self.model, number)
         return Taken(label, loss, losses, weights, taught, rate)
 
     def _changed(self, batch: Batch, guided: Guided, number: int) -> dict[str, Any]:
@@ -120,7 +158,7 @@ class Step:
         confident = float((labels != IGNORED).float().mean())
         loss = torch.zeros(())
         if confident:
-            loss = pseudo.loss(self.together.whole(self.network), image, labels)
+            loss = pseudo.loss(self.together.whole(self.saving.around(self.network)), image, labels)
             self.fabric.backward(weight * loss)
         return {"loss/pseudo": loss.detach(), "weight/pseudo": weight, "pseudo/confident": confident}
 

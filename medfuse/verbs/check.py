@@ -69,7 +69,13 @@ def _check(file: Source, pipeline: Pipeline, document: Document) -> Result:
     fixed = dict(zip(("main", *graph.aux), aux.fixed(len(graph.aux)) if aux else ()))
     weights = ", ".join(f"{name} {weight:g}" for name, weight in fixed.items())
     pretrained, later = weights_lines(pipeline, sound.origins), foretold(pipeline, graph, facts, info)
+    from medfuse.data.plan import SMALLEST_BATCH
+    from medfuse.runs.memory import memory_line, step_bytes
+
     doubts = [*network_doubts(pipeline, graph)]
+    batch = SMALLEST_BATCH if pipeline.sample.batch_size == "auto" else pipeline.sample.batch_size
+    assert facts.held is not None
+    memory = f"{memory_line(facts.held, pipeline.train, batch)}{assumed}"
     data = f"{len(info.cases)} cases, channels {', '.join(info.channels)}, labels {', '.join(info.labels)}"
     lines = [
         f"{document.source}: {data}",
@@ -85,6 +91,7 @@ def _check(file: Source, pipeline: Pipeline, document: Document) -> Result:
         *(["", *doubts] if doubts else []),
         "",
         f"{facts.parameters:,} parameters; every declared shape agrees with the real one",
+        memory,
         *later,
         *space,
     ]
@@ -98,6 +105,7 @@ def _check(file: Source, pipeline: Pipeline, document: Document) -> Result:
         "features": graph.rows(),
         "loss_weights": fixed,
         "parameters": facts.parameters,
+        "step_bytes": step_bytes(facts.held, pipeline.train, half=pipeline.train.precision == "bf16"),
         "notes": [*info.notes, *sound.doubts, *pretrained, *facts.notes, *doubts, *later, *space],
     }
     return Result("\n".join(lines), said, page=lambda: _page(graph, lines), rows=graph.rows, found=graph)

@@ -1,12 +1,10 @@
 """Two processes over gloo are one process with the whole batch."""
 
-import multiprocessing
-from datetime import timedelta
-
 import pytest
 import torch
 from lightning_fabric import Fabric
-from torch import distributed, nn
+from torch import nn
+from two_processes import in_two
 
 from medfuse import registry
 from medfuse.core.reporter import Reporter
@@ -19,31 +17,6 @@ from medfuse.train.together import Together
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="these processes are forked, which autograd refuses beside a GPU"
 )
-
-
-def _member(rank, size, folder, work):
-    torch.set_num_threads(1)  # those of the process before the fork are gone
-    store = distributed.FileStore(str(folder / "meeting"), size)
-    distributed.init_process_group(
-        "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=300)
-    )
-    try:
-        torch.save(work(), folder / f"answer_{rank}")
-    finally:
-        distributed.destroy_process_group()
-
-
-def in_two(folder, work) -> list:
-    """What `work` gives in each of two processes, which know what this one knows."""
-    context = multiprocessing.get_context("fork")
-    members = [context.Process(target=_member, args=(n, 2, folder, work)) for n in range(2)]
-    for member in members:
-        member.start()
-    for member in members:
-        member.join(300)
-        member.kill()
-    assert [member.exitcode for member in members] == [0, 0]
-    return [torch.load(folder / f"answer_{n}") for n in range(2)]
 
 
 class Heads(nn.Module):

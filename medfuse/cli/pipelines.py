@@ -127,6 +127,10 @@ def init(
     search: Annotated[
         bool, typer.Option("--search", help="write what `medfuse search` may try in these minutes, too")
     ] = False,
+    seconds_per_case: Annotated[
+        float | None,
+        decimal_number(0.001, 1_000_000, "time that `medfuse infer` may take for the median scan here"),
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -147,8 +151,9 @@ def init(
     from medfuse.verbs.init import init_from, init_pipeline
 
     if source:
-        if compare > 1 or dimensions != "auto" or search:
+        if compare > 1 or dimensions != "auto" or search or seconds_per_case is not None:
             given = "--search" if search else "--compare" if compare > 1 else "--dimensions"
+            given = given if seconds_per_case is None else "--seconds-per-case"
             raise typer.BadParameter(
                 "--from has one network, and so one plan; leave this out", param_hint=given
             )
@@ -167,6 +172,7 @@ def init(
         trials=trials,
         compare=compare,
         search=search,
+        seconds_per_case=seconds_per_case,
         reporter=Reporter(quiet=quiet),
     )
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from medfuse.data.plan import DataPlan
+    from medfuse.model.segmenter import Segmenter
     from medfuse.train.cost import StepCost
 
 Dimensions = Literal["3", "2", "2.5"]
@@ -103,18 +104,22 @@ class Bench:
         assert isinstance(loss, Loss)
         loss.build(len(self.plan.classes))
 
+    def network(self, width: int, patch_size: Sequence[int]) -> Segmenter:
+        """The planned network, its weights by chance."""
+        from medfuse.model.graph import plan_graph
+        from medfuse.model.segmenter import build_segmenter
+        from medfuse.model.settings import ModelSettings
+
+        settings = ModelSettings.model_validate(self.model(width, patch_size))
+        return build_segmenter(plan_graph(settings, self.image(patch_size), len(self.plan.classes)))
+
     def choose(self, width: int, patch_size: tuple[int, ...], batch: int) -> None:
         """Choose the precision to measure in, once, on a small step: it takes time that no step takes."""
         import torch
 
         from medfuse.core.device import choose_precision
-        from medfuse.model.graph import plan_graph
-        from medfuse.model.segmenter import build_segmenter
-        from medfuse.model.settings import ModelSettings
 
-        image = self.image(patch_size)
-        settings = ModelSettings.model_validate(self.model(width, patch_size))
-        model = build_segmenter(plan_graph(settings, image, len(self.plan.classes)))
+        image, model = self.image(patch_size), self.network(width, patch_size)
         example = torch.randn(batch, image.channels, *image.patch_size, device=self.device)
         chosen = choose_precision("auto", model.to(self.device), example, backward=True)
         self._reporter.say(f"  measuring on {self.device.type} in {chosen.kind}: {chosen.reason}")

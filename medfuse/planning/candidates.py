@@ -9,14 +9,16 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from medfuse.core.labels import members
-from medfuse.core.text import by
+from medfuse.core.text import by, duration
 from medfuse.data.plan import ANISOTROPIC
+from medfuse.infer.settings import USUAL_OVERLAP
 from medfuse.planning.bench import Bench, Dimensions
 from medfuse.planning.sizing import TRAINING_SHARE, Grid, Size
 
 if TYPE_CHECKING:
     from medfuse.data.fingerprint import Fingerprint
     from medfuse.data.plan import DataPlan
+    from medfuse.planning.scans import ScanSeconds
 
 COARSER = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 """By how much a spacing may be coarsened before a patch is cut."""
@@ -43,7 +45,8 @@ def scaling(suspicions: Collection[str]) -> tuple[list[float], str]:
 class Candidate:
     """A plan that is worth a thought: the network's axes, its size, and how patches are scaled.
 
-    `reason`: why it has these axes.
+    `reason`: why it has these axes. `overlap` of windows at inference. `scan`: what a scan takes, where that
+    was asked for.
     """
 
     dimensions: Dimensions
@@ -51,6 +54,8 @@ class Candidate:
     bench: Bench
     size: Size
     scaling: tuple[list[float], str] = (list(MILD), "")
+    overlap: float = USUAL_OVERLAP
+    scan: ScanSeconds | None = None
 
     @property
     def plan(self) -> DataPlan:
@@ -65,27 +70,32 @@ class Candidate:
         """About the seconds of a look at the median case: a window takes a third of its part of a step."""
         size = self.size
         patch = (*self.bench.image(size.patch_size).patch_size, 1)[:3]
-        windows = prod(max(1, 1 + ceil(2 * (n - p) / max(p, 2))) for n, p in zip(size.grid.shape, patch))
+        step = 1 - self.overlap
+        windows = prod(max(1, 1 + ceil((n - p) / max(step * p, 1))) for n, p in zip(size.grid.shape, patch))
         return windows * size.cost.seconds / size.batch_size / 3
 
     def __str__(self) -> str:
         size = self.size
         patch = by(self.bench.image(size.patch_size).patch_size)
         spacing = "×".join(f"{s:g}" for s in self.plan.spacing_mm)
+        scan = f", overlap {self.overlap:g}, {duration(self.scan.median)} a scan" if self.scan else ""
         return (
             f"{self.dimensions}-D, {size.width} channels, {size.batch_size} patches of {patch} "
-            f"voxels of {spacing} mm"
+            f"voxels of {spacing} mm{scan}"
         )
 
 
-def grids(fingerprint: Fingerprint, plan: DataPlan, dims: int) -> tuple[Grid, ...]:
+def grids(
+    fingerprint: Fingerprint, plan: DataPlan, dims: int, *, across: int = ACROSS, rows: int = ROWS
+) -> tuple[Grid, ...]:
     """The planned spacing and coarser ones that still show every structure, from the finest on.
 
-    Only axes that the network sees are coarsened, the finest of them first.
+    Only axes that the network sees are coarsened, the finest of them first. `across`: voxels that the usual
+    smallest structure keeps; `rows`: those that an axis keeps.
     """
     from medfuse.data.plan import median_shape
 
-    coarsest = _coarsest(fingerprint, plan)
+    coarsest = _coarsest(fingerprint, plan, across)
     found: dict[tuple[float, float, float], Grid] = {}
     for factor in COARSER:
         finest = factor * min(plan.spacing_mm[:dims])
@@ -93,7 +103,7 @@ def grids(fingerprint: Fingerprint, plan: DataPlan, dims: int) -> tuple[Grid, ..
         x, y, z = spacing
         shape = median_shape(fingerprint, (x, y, z))
         coarsened = [axis for axis in range(3) if spacing[axis] > plan.spacing_mm[axis]]
-        few = [axis for axis in coarsened if shape[axis] < ROWS]
+        few = [axis for axis in coarsened if shape[axis] < rows]
         for axis in few:  # such as slices whose true distance a header does not tell
             spacing[axis] = plan.spacing_mm[axis]
         if factor > 1 and (len(few) == len(coarsened) or finest > coarsest):
@@ -103,16 +113,16 @@ def grids(fingerprint: Fingerprint, plan: DataPlan, dims: int) -> tuple[Grid, ..
     return tuple(found.values())
 
 
-def _coarsest(fingerprint: Fingerprint, plan: DataPlan) -> float:
+def _coarsest(fingerprint: Fingerprint, plan: DataPlan, across: int) -> float:
     """The spacing in mm at which the usual smallest structure, or a usual piece of it where it is many (such
-    as lesions), is ACROSS voxels wide, as a ball."""
+    as lesions), is `across` voxels wide, as a ball."""
     sizes = []
     for name, value in plan.labels.items():
         pieces = [case.pieces_ml.get(name, case.volumes_ml.get(name, 0.0)) for case in fingerprint.cases]
         there = [piece for piece in pieces if piece > 0]
         if there and members(value) != (0,):
             sizes.append((6000 * median(there) / pi) ** (1 / 3))
-    return min(sizes) / ACROSS if sizes else float("inf")
+    return min(sizes) / across if sizes else float("inf")
 
 
 def dimensions(grid: Grid) -> tuple[tuple[Dimensions, str], ...]:

@@ -17,7 +17,7 @@ from medfuse.core.files import claimed, remove_leftovers
 from medfuse.planning.bench import Bench, Dimensions
 from medfuse.planning.candidates import MILD, Candidate, dimensions, grids
 from medfuse.planning.sizing import Grid, Limits, Size, size_network, usual_step
-from medfuse.planning.trials import Bed, Trials, affordable, halving
+from medfuse.planning.trials import MOST_JUDGING, Bed, Trials, affordable, halving
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,8 @@ PLANNING_SHARE = 0.15
 """Of the minutes: as much may planning take, all in all."""
 MEASURING_SHARE = 0.06
 """Of the minutes, into measuring steps; trials have the rest."""
+TIMED_SHARE = 0.1
+"""Of the minutes, by how much more planning may take where a scan's time is limited, as more is tried."""
 MINUTES_FOR_MORE = 15
 """From which on more than two kinds of networks are thought of."""
 PREPARING_SHARE = 0.25
@@ -43,10 +45,19 @@ FOLDER = "medfuse-trials-"
 
 @dataclass(frozen=True)
 class Clock:
-    """What planning may take of `minutes`, if there is such a limit; `began` is a time of time.monotonic."""
+    """What planning may take of `minutes`, if there is such a limit; `began` is a time of time.monotonic.
+
+    `more`: by how much its share is larger than usual.
+    """
 
     minutes: float | None
     began: float
+    more: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """Of the minutes, which planning may take."""
+        return PLANNING_SHARE + self.more
 
     def spent(self) -> float:
         return time.monotonic() - self.began
@@ -57,7 +68,7 @@ class Clock:
 
     def left(self) -> float | None:
         """Seconds that planning may still take."""
-        return None if self.minutes is None else PLANNING_SHARE * 60 * self.minutes - self.spent()
+        return None if self.minutes is None else self.share * 60 * self.minutes - self.spent()
 
 
 @dataclass(frozen=True)
@@ -162,7 +173,7 @@ class Planner:
         """Seconds for measuring one of `count` kinds that are left."""
         assert self.clock.minutes is not None
         left = self.clock.left() or 0.0
-        trials = (PLANNING_SHARE - MEASURING_SHARE) * 60 * self.clock.minutes
+        trials = (self.clock.share - MEASURING_SHARE) * 60 * self.clock.minutes
         return max(0.0, left - trials) / count
 
     def _on(self, bench: Bench, some: Sequence[Grid], size: Size) -> Bench:
@@ -180,13 +191,19 @@ class Planner:
         info: DatasetInfo,
         split: Split,
         base: Path,
+        *,
+        compared: int = 0,
+        most_judging: int = MOST_JUDGING,
     ) -> Trials:
-        """Train the candidates for what is left of the time for planning, and choose."""
+        """Train the candidates for what is left of the time for planning, and choose.
+
+        The last `compared` ones are tried beside the others, and are not chosen.
+        """
         left = self.clock.left()
         if left is None or len(candidates) < 2 or left <= 0 or not split.train:
             return Trials()
         judging = [candidate.judging() for candidate in candidates]
-        count, cases = affordable(judging, left)
+        count, cases = affordable(judging, left, most_judging)
         if count < 2:
             self.reporter.say("  judging a case takes too long to try anything in the time")
             return Trials()
@@ -205,7 +222,9 @@ class Planner:
                     folder,
                 )
                 if bed.prepare(PREPARING_SHARE * left):
-                    return halving(count, self.clock.left() or 0.0, bed.train, self.reporter.say)
+                    beside = max(0, compared - (len(candidates) - count))
+                    seconds = self.clock.left() or 0.0
+                    return halving(count, seconds, bed.train, self.reporter.say, compared=beside)
                 self.reporter.say("  too few cases can be prepared in the time to tell anything")
         except (MedfuseError, OSError) as error:  # such as a disk that has no room for prepared cases
             self.reporter.say(f"  nothing can be tried: {why(error)}")

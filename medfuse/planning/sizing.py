@@ -137,6 +137,7 @@ def size_network(
     *,
     dims: int = 3,
     widths: Sequence[int] = WIDTHS,
+    most_voxels: float | None = None,
     say: Callable[[str], None] = lambda line: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Size:
@@ -147,10 +148,11 @@ def size_network(
     Without a limit of time it is the widest network on the finest grid, and the memory alone cuts.
     Two small patches tell what others will cost, from the narrowest network up, until one is too slow; the
     choice is then measured itself, and the next one taken where it keeps not both budgets.
+    `most_voxels`: of a patch, where something else cuts it.
     Pauses of the machine only ever make a step look dearer. So what is too slow is measured again, in turns,
     the fastest counts, and nothing costs more than what is at least as wide and as large (see _Book).
     """
-    least = BATCH[dims]
+    least, most = BATCH[dims], float(min(CUT[dims], most_voxels or CUT[dims]))
     per_patch = limits.seconds and TRAINING_SHARE * limits.seconds / (ENOUGH_STEPS * least)
     book = _Book(measure, limits.measuring, clock)
     probes = _probes(grids[0], dims)
@@ -160,7 +162,7 @@ def size_network(
         if per_patch is None:
             return False
         memory = book.memory(width, probes).within(limits.bytes)
-        context = prod(grids[-1].patch(dims, min(CUT[dims], memory / SMALLEST_BATCH)))
+        context = prod(grids[-1].patch(dims, min(most, memory / SMALLEST_BATCH)))
         return book.time(width, probes).at(least * context) > least * per_patch
 
     widest, wider = _widest(sorted(widths) if per_patch else [max(widths)], probes, book, slow)
@@ -169,7 +171,7 @@ def size_network(
     known = [width for width in sorted(widths, reverse=True) if width <= widest and book.knows(width)]
     fewer = [(known[-1], SMALLEST_BATCH)] if per_patch and least > SMALLEST_BATCH else []
     ladder = [(grid, *step) for grid in grids for step in [*((width, least) for width in known), *fewer]]
-    search = _Search(book, probes, limits, per_patch, dims, cases, say)
+    search = _Search(book, probes, limits, per_patch, dims, cases, say, most_voxels or UNLIMITED)
     chosen = next(filter(None, (search.whole(*step) for step in ladder)), None)
     grid, width, patch, batch, cost = chosen or search.cut(*ladder[-1])
     if cost.bytes > limits.bytes:
@@ -204,14 +206,16 @@ class _Search:
     dims: int
     cases: int
     say: Callable[[str], None]
+    most: float  # voxels of a patch
     beyond: float = 0.0  # seconds that measuring choices has taken
 
     def whole(self, grid: Grid, width: int, patches: int) -> _Choice | None:
         """The patch that covers the case, or has context enough, where `patches` of it keep the budgets."""
         memory = self._memory(width)
-        patch = grid.patch(self.dims, CUT[self.dims])
+        patch = grid.patch(self.dims, min(CUT[self.dims], self.most))
         if self.per_patch is None:
-            patch = grid.patch(self.dims, max(memory / SMALLEST_BATCH, (2 * SMALLEST) ** self.dims))
+            room = max(memory / SMALLEST_BATCH, (2 * SMALLEST) ** self.dims)
+            patch = grid.patch(self.dims, min(room, self.most))
         batch = self._batch(patch, memory, patches)
         if not self._fits(self._foretold(width, batch * prod(patch)), batch):
             return None
@@ -231,7 +235,7 @@ class _Search:
         if per_step := self._per_step(batch):
             voxels = min(voxels, self.book.time(width, self.probes).within(per_step))
         for _ in range(ROUNDS):
-            patch = grid.patch(self.dims, max(voxels / batch, smallest))
+            patch = grid.patch(self.dims, min(max(voxels / batch, smallest), self.most))
             cost = self._ask(width, patch, batch)
             if self._fits(cost, batch) or prod(patch) <= smallest:
                 break

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medfuse.core.memory import bytes_text
 from medfuse.core.text import by, duration, typed
+from medfuse.infer.settings import USUAL_OVERLAP
 from medfuse.planning.bench import MOST_CHANNELS, SLICES
 from medfuse.planning.lines import comment, data_lines, entry, flow, printable, section
 from medfuse.planning.space import space_text
@@ -34,6 +35,7 @@ class Text:
     split: the section, and `whose` folds it speaks of. minutes: of planning and training; None to train as
     nnU-Net does. spent: seconds that planning took of them. budget: bytes of a step. line: for editors.
     tried: lines about what was tried before this plan was chosen. search: minutes of a search around it.
+    within: lines about the time of a scan, where that is limited to `seconds_per_case`.
     """
 
     found: Detected
@@ -48,6 +50,8 @@ class Text:
     spent: float = 0.0
     tried: Sequence[str] = ()
     search: float | None = None
+    within: Sequence[str] = ()
+    seconds_per_case: float | None = None
 
     def text(self) -> str:
         parts = [self._head(), self._data(), self._preprocess(), self._sample()]
@@ -55,7 +59,7 @@ class Text:
         parts += [
             section(
                 "infer",
-                ("overlap", 0.5, "of neighbouring windows"),
+                ("overlap", self.candidate.overlap, self._overlap_reason()),
                 (
                     "postprocess",
                     "auto",
@@ -81,12 +85,19 @@ class Text:
         )
         file, does = printable(typed(self.output)), "search" if self.search else "run"
         lines += ["#", f"#   medfuse check {file}", f"#   medfuse {does} {file}", "#"]
+        lines += [line for said in self.within for line in comment(said)]
         lines += [
+            *(["#"] if self.within else []),
             *self._tried(),
             "# Any value can be changed here, or overridden: --set train.minutes=60",
             self.line,
         ]
         return "\n".join(lines) + "\n"
+
+    def _overlap_reason(self) -> str:
+        limit = self.seconds_per_case
+        less = limit is not None and self.candidate.overlap != USUAL_OVERLAP
+        return "of neighbouring windows" + (f"; what {limit:g} s a scan leave time for" if less else "")
 
     def _tried(self) -> list[str]:
         """What else there was, and why this was chosen."""

@@ -19,11 +19,13 @@ from medfuse.core.result import Result
 from medfuse.core.text import by, duration, typed
 from medfuse.planning.bench import Dimensions
 from medfuse.planning.candidates import Candidate, scaling
-from medfuse.planning.planner import PLANNING_SHARE, Clock, Planner, table
+from medfuse.planning.meter import Meter
+from medfuse.planning.planner import TIMED_SHARE, Clock, Planner, table
 from medfuse.planning.sizing import more_minutes
 from medfuse.planning.space import SHARE_OF_A_TRAINING
 from medfuse.planning.text import Text, minutes_left
-from medfuse.planning.trials import Trials, inner_split
+from medfuse.planning.timed import plan_within, timing
+from medfuse.planning.trials import MOST_JUDGING, MOST_PAIRED, Trials, inner_split
 from medfuse.verbs.schema import LINE, write_schema_beside
 
 if TYPE_CHECKING:
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
 OF_ALL_MEMORY = 0.9
 """Most of the device's memory that a step may take, whatever the budget."""
 
+NOT_SEARCHED = (
+    "--seconds-per-case: a search tries networks of other cost than the planned one; plan without --search, "
+    "then add a `search:` section of what leaves the network as it is"
+)
 ONLY_NNUNETS = "there is only nnU-Net's plan without --minutes; give these, and others are thought of"
 
 
@@ -50,21 +56,25 @@ def init_pipeline(
     trials: bool = True,
     compare: int = 1,
     search: bool = False,
+    seconds_per_case: float | None = None,
     reporter: Reporter,
 ) -> Result:
     """Look at the dataset `data`, measure training steps, write a commented pipeline; say what was done.
 
     budget: bytes that a training step may take on `device`. minutes: of planning and training. trials:
     whether candidates are trained to choose between them. compare: how many of the best are written. search:
-    whether the minutes are those of a `medfuse search`, whose space is written too.
-    Raises MedfuseError where a file exists or the data is faulty.
+    whether the minutes are those of a `medfuse search`, whose space is written too. seconds_per_case: what
+    `medfuse infer` may take for the median scan, on `device`.
+    Raises MedfuseError where a file exists, the data is faulty, or no plan keeps to the time of a scan.
     """
+    if seconds_per_case is not None and search:
+        raise MedfuseError(NOT_SEARCHED)
     output = output or Path("pipelines") / f"{_name(data)}.yaml"
     files = [output, *(output.with_stem(f"{output.stem}_{n}") for n in range(2, compare + 1))]
     total = minutes if search else None
     if total is not None:
         minutes = SHARE_OF_A_TRAINING * total
-    clock = Clock(minutes, time.monotonic())
+    clock = Clock(minutes, time.monotonic(), TIMED_SHARE if seconds_per_case is not None else 0.0)
     looked = _look(data, files, budget=budget, device=device, clock=clock, reporter=reporter)
     where, budget, plan, fingerprint = looked.device, looked.budget, looked.plan, looked.fingerprint
     found, odd, split, whose = looked.found, looked.suspicions, looked.split, looked.whose
@@ -81,27 +91,49 @@ def init_pipeline(
     )
     reporter.say(f"  median case: {by(planner.finest.shape)} voxels of {_mm(plan.spacing_mm)} mm")
     candidates = planner.candidates()
+    within = None
+    if seconds_per_case is not None:
+        reporter.say(f"plans for {seconds_per_case:g} s a scan")
+        within = plan_within(seconds_per_case, candidates, planner, Meter(found.info, fingerprint, where))
+        candidates = within.all
+    own = len(within.plans) if within else len(candidates)
 
-    def text(file: Path, candidate: Candidate, spent: float = 0.0, tried: Sequence[str] = ()) -> str:
+    def text(
+        file: Path,
+        candidate: Candidate,
+        spent: float = 0.0,
+        tried: Sequence[str] = (),
+        about: Sequence[str] = (),
+    ) -> str:
         parts = (found, fingerprint, candidate, split, whose, file, minutes, budget, LINE, spent, tried)
-        return Text(*parts, search=total and max(0.1, round(total - spent / 60, 2))).text()
+        left = total and max(0.1, round(total - spent / 60, 2))
+        return Text(*parts, search=left, within=about, seconds_per_case=seconds_per_case).text()
 
-    inner = inner_split(looked.known, looked.patients, seed=1)
+    most_judging = MOST_PAIRED if within and within.binds else MOST_JUDGING
+    inner = inner_split(looked.known, looked.patients, seed=1, most_judging=most_judging)
     made = Trials()
     if trials:
         texts = [text(output, candidate) for candidate in candidates]
-        made = planner.tried(candidates, texts, found.info, inner, output.resolve().parent)
+        how = {"compared": len(candidates) - own, "most_judging": most_judging}
+        made = planner.tried(candidates, texts, found.info, inner, output.resolve().parent, **how)
     spent, tried = clock.spent(), tuple(table(candidates, made))
-    best = [candidates[number] for number in made.best(len(candidates))[:compare]]
+    order = [number for number in made.best(len(candidates)) if number < own][:compare]
+    costs = [timing(within, number, made, looked.patients) if within else None for number in order]
+    best = [candidates[number] for number in order]
     if minutes:
         left = 60 * minutes_left(minutes, spent)
-        paces = (made.pace(candidates.index(candidate)) or candidate.size.cost.pace for candidate in best)
+        paces = (made.pace(number) or candidates[number].size.cost.pace for number in order)
         best = [candidate.paced(left, pace) for candidate, pace in zip(best, paces)]
     _refuse_to_replace(files)  # measuring took minutes
     write_schema_beside(output)
-    for file, candidate in zip(files, best):
-        write_text(file, text(file, candidate, spent, tried))
-    said = [*_said(best[0], where.type, minutes), *_next(files[: len(best)], compare, minutes, search)]
+    for file, candidate, cost in zip(files, best, costs):
+        write_text(file, text(file, candidate, spent, tried, cost.lines if cost else ()))
+    first = costs[0].lines if costs[0] else ()
+    said = [
+        *first,
+        *_said(best[0], where.type, minutes, clock.share),
+        *_next(files[: len(best)], compare, minutes, search),
+    ]
     size = best[0].size
     values = {
         "files": files[: len(best)],
@@ -113,6 +145,7 @@ def init_pipeline(
         "step_bytes": size.cost.bytes,
         "device": where.type,
         "tried": tried,
+        **({"seconds_per_case": costs[0].values} if costs[0] else {}),
         "notes": said,
     }
     return Result("\n".join([*tried, *said]), values)
@@ -244,9 +277,9 @@ def _look(
     )
 
 
-def _said(chosen: Candidate, device: str, minutes: float | None) -> list[str]:
+def _said(chosen: Candidate, device: str, minutes: float | None, planning: float) -> list[str]:
     size = chosen.size
-    advice = more_minutes(size, minutes, PLANNING_SHARE) if minutes else ""
+    advice = more_minutes(size, minutes, planning) if minutes else ""
     return [
         f"{chosen.dimensions}-D: {chosen.reason}",
         f"{size.width} channels: {size.width_reason}",

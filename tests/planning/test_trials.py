@@ -124,3 +124,36 @@ def test_patients_are_on_one_side_of_an_inner_split(patients, seed):
     assert len(inner.train) <= MOST_TRAINING
     assert len(inner.validation) <= MOST_JUDGING
     assert inner == inner_split(outer, patient_of, seed)
+
+
+def compared(*limits, seconds, others, **how):
+    gym = Gym(*limits, **how)
+    made = halving(len(limits), seconds, gym.train, lambda line: None, gym.clock, compared=others)
+    return gym, made
+
+
+@pytest.mark.parametrize("seconds", [40, 120, 300, 2000])
+@pytest.mark.parametrize(("own", "others"), [(1, 1), (2, 1), (4, 1), (4, 2), (1, 2)])
+def test_what_is_compared_with_is_never_chosen_and_is_in_the_last_rung(own, others, seconds):
+    limits = [*(0.5 + 0.03 * n for n in range(own)), *(0.9 for _ in range(others))]
+    gym, made = compared(*limits, seconds=seconds, others=others)
+    assert made.chosen < own
+    assert gym.now <= seconds
+    assert made.rungs or seconds == 40
+    if made.rungs:
+        last = made.rungs[-1]
+        assert last.candidate >= own
+        assert made.last(made.chosen).seconds == last.seconds
+        assert {rung.candidate < own for rung in made.rungs} == {True, False}
+
+
+def test_with_nothing_to_compare_with_rungs_are_as_before():
+    plain = Gym(0.1, 0.9, 0.2, 0.8).tried(300)
+    _, made = compared(0.1, 0.9, 0.2, 0.8, seconds=300, others=0)
+    assert made == plain
+
+
+def test_where_what_is_compared_with_cannot_be_trained_the_others_are_chosen_from():
+    _, made = compared(0.5, 0.9, 0.9, seconds=300, others=1, broken=(2,))
+    assert made.chosen == 1
+    assert made.last(2) is None

@@ -1,0 +1,155 @@
+"""Inference of planned networks, measured here: a window in its runtime, and a scan without its windows."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from math import prod
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from medfuse.api import Case
+from medfuse.core.errors import MedfuseError
+from medfuse.planning.scans import Around
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from medfuse.api import DatasetInfo
+    from medfuse.core.engine import Engine
+    from medfuse.core.prepared import Prepared
+    from medfuse.data.fingerprint import Fingerprint
+    from medfuse.data.plan import DataPlan
+    from medfuse.planning.bench import Bench
+    from medfuse.trained.trained import Prepared as PreparedNetwork
+
+TURNS = 3
+"""Windows whose median counts, after those by which the runtime is found."""
+LONG = 1.5
+"""Seconds after which no further turn is taken."""
+
+
+class Meter:
+    """Measures on one device with cases of one dataset."""
+
+    def __init__(self, info: DatasetInfo, fingerprint: Fingerprint, device: torch.device) -> None:
+        self._case, self._voxels = _usual_case(info, fingerprint)
+        self._device = device
+        self._engines: dict[int, Engine] = {}
+
+    def window(self, bench: Bench, width: int, patch_size: Sequence[int]) -> float:
+        """Seconds of one window of the planned network; what runs the first one is taken for all."""
+        import torch
+
+        from medfuse.infer.plan import run_one_window
+
+        image = bench.image(patch_size)
+        runner = _prepared(bench, width, patch_size, self._device, self._engines.get(bench.dims))
+        voxels = torch.randn(image.channels, *(*image.patch_size, 1)[:3]).numpy()
+        run = partial(
+            run_one_window,
+            voxels,
+            [runner],
+            patch_size=image.patch_size,
+            classes=len(bench.plan.classes),
+            mirror=(),
+            device=self._device,
+        )
+        run()
+        run()
+        self._engines.setdefault(bench.dims, runner.engine)
+        taken: list[float] = []
+        while len(taken) < TURNS and sum(taken) < LONG:
+            began = time.perf_counter()
+            run()
+            taken.append(time.perf_counter() - began)
+        return median(taken)
+
+    def around(self, bench: Bench, patch_size: Sequence[int], overlap: float) -> Around:
+        """Seconds of the usual labelled case beside its windows: all that `medfuse infer` does of it.
+
+        Its own label map stands for what a network answers, as noise would be dear to write.
+        """
+        from medfuse.data.prepare import Preprocessor
+
+        plan = replace(bench.plan, patch_size=bench.image(patch_size).patch_size)
+        preprocessor = Preprocessor(plan)
+        like = preprocessor.prepare(self._case)
+        numbers = preprocessor.prepare_label(self._case, like)[None].astype("float32")
+        del like
+
+        def prepare(case: Case) -> Prepared:
+            return replace(preprocessor.prepare(case), image=numbers)
+
+        first = self._labelled(plan, prepare, overlap)
+        seconds = min(first, self._labelled(plan, prepare, overlap)) if first < LONG else first
+        return Around(seconds, self._voxels)
+
+    def _labelled(self, plan: DataPlan, prepare: Callable[[Case], Prepared], overlap: float) -> float:
+        """Seconds of one case from its file to its label map, without those in the network."""
+        from medfuse.infer.folder import infer_cases
+        from medfuse.infer.manifest import NAME, read_manifest
+        from medfuse.infer.recipe import Recipe
+        from medfuse.infer.settings import InferSettings
+
+        settings = InferSettings(overlap=overlap)
+        recipe = Recipe(("",), plan.labels, plan.patch_size, settings, plan.region_order)
+        with tempfile.TemporaryDirectory(prefix="medfuse-measured-") as folder:
+            output = Path(folder) / "labels"
+            began = time.perf_counter()
+            outcome = infer_cases(
+                [self._case],
+                prepare=prepare,
+                networks=[partial(_answer, plan)],
+                recipe=recipe,
+                output=output,
+                device=self._device,
+            )
+            seconds = time.perf_counter() - began
+            for reason in outcome.failed.values():
+                raise MedfuseError(reason)
+            _, content = read_manifest(output / NAME)
+        (entry,) = content["cases"].values()
+        return max(0.0, seconds - float(entry["seconds_in"]["network"]))
+
+
+def _usual_case(info: DatasetInfo, fingerprint: Fingerprint) -> tuple[Case, int]:
+    """A labelled case of about as many voxels as the median one has, and how many these are."""
+    voxels = {case.name: prod(case.shape) for case in fingerprint.cases}
+    middle = sorted(voxels.values())[len(voxels) // 2]
+    there = [case for case in info.cases if case.label and case.name in voxels]
+    case = min(there, key=lambda case: (abs(voxels[case.name] - middle), case.name))
+    return case, voxels[case.name]
+
+
+def _prepared(
+    bench: Bench, width: int, patch_size: Sequence[int], device: torch.device, known: Engine | None
+) -> PreparedNetwork:
+    """The network as `medfuse infer` runs it: by the fastest runtime, or the one that is `known` for that."""
+    from medfuse import registry
+    from medfuse.api import Runtime
+    from medfuse.model.engines import prepare_as
+    from medfuse.trained.trained import Prepared as PreparedNetwork
+
+    kind = registry.get(Runtime.group, str(known["runtime"]) if known else "auto")
+    fields = {name: known[name] for name in kind.model_fields if name in known} if known else {}
+    runtime = kind.model_validate(fields)
+    assert isinstance(runtime, Runtime)
+    network = bench.network(width, patch_size).to(device).eval()
+    return PreparedNetwork(partial(prepare_as, runtime, network))
+
+
+def _answer(plan: DataPlan, windows: Tensor) -> Tensor:
+    """Logits by which every voxel is what its number in a label map says."""
+    import torch
+
+    if plan.regions:
+        masks = [torch.isin(windows[:, 0], windows.new_tensor(numbers)) for numbers in plan.regions]
+        return 16.0 * torch.stack(masks, 1).float() - 8.0
+    numbers = torch.arange(len(plan.classes), device=windows.device)
+    return 8.0 * (windows == numbers.view(1, -1, *(1,) * (windows.ndim - 2))).float()

@@ -203,6 +203,10 @@ def _interval_of(
     spread = Spread(parts(of.table(), weights=of.weights()))
     (low,), (high,) = spread.limits(level)
     method = method_of(of.count, of.values.shape[1])
+    bounded = bounds is not None and math.isfinite(bounds[1])
+    if not bounded and not (math.isfinite(low) and math.isfinite(high)):
+        (low,), (high,) = Spread(spread.parts, resampled=False).limits(level)
+        method = "Student's t over patients, as most of them are alike"
     if bounds and math.isinf(bounds[1]):
         low = max(bounds[0], low)
     elif bounds:

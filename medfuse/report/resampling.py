@@ -100,12 +100,15 @@ class Spread:
 
     Over patients it is the bootstrap-t (Efron 1979) where they are few and BCa (Efron 1987) where they are
     many. Seeds widen both sides by their variance (Zou and Donner 2008), at Student's quantile for the
-    degrees of freedom of the sum, or where there are 2 or 3 seeds for their own.
+    degrees of freedom of the sum, or where there are 2 or 3 seeds for their own. A side has no end where too
+    many drawings are of one value alone, as where all patients but one are alike; Student's t, which counts
+    where nothing is `resampled`, has one.
     """
 
-    def __init__(self, of: Parts) -> None:
+    def __init__(self, of: Parts, *, resampled: bool = True) -> None:
         self.parts = of
         self.patients = of.influence.shape[1]
+        self.resampled = resampled and FEWEST_PATIENTS <= self.patients <= MOST_PATIENTS
         self.mean: Floats = of.influence.mean(axis=1)
 
     def limits(self, level: float = 0.95) -> tuple[Floats, Floats]:
@@ -142,7 +145,7 @@ class Spread:
 
     def _over_patients(self, tail: Floats, plain: Floats, below: bool) -> Floats:
         error = np.sqrt(self.parts.of_patients)
-        if not FEWEST_PATIENTS <= self.patients <= MOST_PATIENTS:
+        if not self.resampled:
             return np.asarray(plain * error)
         if self.patients < STUDENTISED_BELOW:
             ratio = _at(self._ratios, 1 - tail if below else tail)

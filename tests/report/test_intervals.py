@@ -165,6 +165,16 @@ def test_a_distance_is_not_below_0_and_has_no_upper_bound():
     assert of.any_low is of.any_high is None
 
 
+@pytest.mark.parametrize("bounds", [None, POSITIVE])
+@pytest.mark.parametrize("other", [0.001, 30.0])
+@pytest.mark.parametrize("patients", [5, 6, 10, 40, 199, 200])
+def test_where_all_patients_but_one_are_alike_limits_are_numbers_still(patients, other, bounds):
+    """Many drawings are then of one value alone, whose standard error is 0."""
+    of = mean_interval([2.0] * (patients - 1) + [2.0 + other], bounds=bounds)
+    assert -60 < of.low <= of.value <= of.high < 60
+    assert of.method.startswith("Student's t") or patients > 10
+
+
 def test_what_few_patients_leave_open_is_told_once_and_of_what_it_is():
     values = np.random.default_rng(12).beta(*DICE, 30)
     found = {"Dice liver": mean_interval(values), "Dice tumour": mean_interval(values[:6])}

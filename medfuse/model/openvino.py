@@ -101,6 +101,8 @@ def save(network: openvino.Model, path: Path, facts: Mapping[str, Any]) -> None:
     Raises OutputError.
     """
     ov = _openvino()
+    network.input(0).set_names({"image"})
+    network.output(0).set_names({"logits"})  # as the file's readers are told, whatever a trace called them
     network.set_rt_info(json.dumps(dict(facts)), [_FACTS])
     network.set_rt_info(NOTHING_YET, [KEY])
     with atomic(path) as structure, atomic(path.with_suffix(".bin")) as weights:

@@ -49,6 +49,15 @@ def test_it_gives_the_labels_of_the_run(exported, finished_run, medfuse, tmp_pat
     assert (ours == theirs).mean() > 0.99  # either may compute in bf16
 
 
+def test_other_programs_find_image_and_logits_by_their_names(finished_run, tmp_path):
+    from medfuse.verbs.export import export_network
+
+    openvino = pytest.importorskip("openvino", reason="pip install 'medfuse[openvino]' to export to it")
+    export_network(finished_run.folder, tmp_path / "cubes.xml", kind="openvino")
+    made = openvino.Core().read_model(tmp_path / "cubes.xml")
+    assert [part.get_names() for part in (*made.inputs, *made.outputs)] == [{"image"}, {"logits"}]
+
+
 def test_it_carries_the_facts_of_the_weights(exported, finished_run):
     own, run = (load_trained([path]) for path in (exported, finished_run.folder / "weights_last.safetensors"))
     assert own.plan == run.plan

@@ -17,6 +17,7 @@ from medfuse.core.errors import MedfuseError
 from medfuse.core.json_text import shortened
 from medfuse.core.offline import import_offline
 from medfuse.model.openvino import compiled, has_bf16
+from medfuse.model.transposed import without_transposed
 
 if TYPE_CHECKING:
     import openvino
@@ -31,7 +32,17 @@ _MULTIPLY = (
     "GroupConvolutionBackpropData",
     "MatMul",
 )
-_CARRY = ("Parameter", "Constant", "Convert", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Result")
+_CARRY = (
+    "Parameter",
+    "Constant",
+    "Convert",
+    "DepthToSpace",
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Result",
+)
 """What gives layers their inputs as they are. All else stays in floating point: rounded to int8, what a norm
 is given makes a quarter of all errors, and saves no time."""
 
@@ -154,6 +165,7 @@ def _quantized(
     from nncf.openvino.quantization.backend_parameters import BackendParameters
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
 
+    network = without_transposed(network)
     has_bf16()  # loads OpenVINO's plugin, which has to stay when NNCF drops the Core that it makes
     kept = {*without}
     names = [name for layer, of in layers_of(network).items() if layer in kept for name in of]

@@ -1,4 +1,4 @@
-"""quality.json: a calibration beside the networks it is of, typed and checked when it is read."""
+"""A calibration beside the networks it is of, or in the file of one, typed and checked when it is read."""
 
 from __future__ import annotations
 
@@ -70,12 +70,16 @@ def write_calibration(path: Path, calibration: StoredCalibration, *, by: str) ->
 
 def read_calibration(path: Path) -> StoredCalibration:
     """Raises CheckpointError where it is damaged, of another version, or nothing that medfuse wrote."""
-    content = read_json(path, raises=CheckpointError, remedy=_REMEDY)
+    return calibration_of(read_json(path, raises=CheckpointError, remedy=_REMEDY), str(path), _REMEDY)
+
+
+def calibration_of(content: Any, where: str, remedy: str) -> StoredCalibration:
+    """What `to_json` gave. Raises CheckpointError, which begins with `where`."""
     if isinstance(content, dict) and content.get("version") not in (None, VERSION):
         raise CheckpointError(
-            f"{path}: is of version {content['version']}, and this medfuse reads {VERSION}; {_REMEDY}"
+            f"{where}: is of version {content['version']}, and this medfuse reads {VERSION}; {remedy}"
         )
-    said = validated(_File, content, str(path), raises=CheckpointError, remedy=_REMEDY)
+    said = validated(_File, content, where, raises=CheckpointError, remedy=remedy)
     classes = {
         name: ClassCalibration(
             Fit(
@@ -149,7 +153,7 @@ class _Class(_Strict):
 
 
 class _File(_Strict):
-    medfuse: str
+    medfuse: str = ""
     version: Literal[1]
     weights: Annotated[tuple[str, ...], Field(max_length=10_000)]
     settings: dict[str, Any]

@@ -72,7 +72,14 @@ def shared_model(weights: Path, *, license: str = "", trust: str | Iterable[str]
     described = describe(weights)
     if license:
         described = described.model_copy(update={"license": license})
-    return SharedModel(weights, cleaned(read_weights(weights)[1]), described, trained)
+    facts = {**cleaned(read_weights(weights)[1]), **quality_of(trained)}
+    return SharedModel(weights, facts, described, trained)
+
+
+def quality_of(trained: Trained) -> dict[str, Any]:
+    """What the facts of an exported network say of the quality of its label maps, if anything is known."""
+    known = trained.calibration
+    return {"quality": {**known.to_json(), "told": {}}} if known is not None else {}
 
 
 def write_json(path: Path, value: Any) -> None:

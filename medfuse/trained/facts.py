@@ -17,6 +17,7 @@ from medfuse.pipeline import problems_of
 
 if TYPE_CHECKING:
     from medfuse.data.plan import DataPlan
+    from medfuse.quality.stored import StoredCalibration
 
 LARGEST = 2**16  # of any number that describes a network
 MOST_VALUES = 20_000  # of a network's description
@@ -37,11 +38,15 @@ class SaidFacts(BaseModel):
     watched: Annotated[tuple[Word, ...], Field(max_length=100)] = ()
     infer: dict[str, Any]
     data: dict[str, Any]
+    quality: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What inference needs beside the tensors. `said` is the model as the file says it."""
+    """What inference needs beside the tensors. `said` is the model as the file says it.
+
+    `quality`: what the cross-validation of an exported network told, which has no folder of folds around it.
+    """
 
     name: str
     model: ModelSettings
@@ -50,6 +55,7 @@ class Facts:
     settings: InferSettings
     plan: DataPlan
     fold: int | Literal["all"] | None = None
+    quality: StoredCalibration | None = None
 
 
 def read_facts(path: Path, facts: Any) -> Facts:
@@ -66,7 +72,16 @@ def read_facts(path: Path, facts: Any) -> Facts:
         _section(path, "infer", InferSettings, read.infer),
         plan,
         read.fold,
+        _quality(path, read.quality),
     )
+
+
+def _quality(path: Path, said: dict[str, Any] | None) -> StoredCalibration | None:
+    if said is None:
+        return None
+    from medfuse.quality.stored import calibration_of
+
+    return calibration_of(said, f"{path}: quality", REMEDY)
 
 
 def read_said(path: Path, facts: Any) -> SaidFacts:

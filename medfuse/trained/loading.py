@@ -124,22 +124,27 @@ def load_trained(
         where,
         _stage_before(paths, plans, device=device, trust=trust) if plans[0].is_second else None,
         loaded[0].name,
-        _calibration(paths, hashes, of_all=all(one.of_all for one in loaded)),
+        _calibration(paths, hashes, loaded),
     )
 
 
-def _calibration(paths: Sequence[Path], hashes: Sequence[str], *, of_all: bool) -> StoredCalibration | None:
+def _calibration(
+    paths: Sequence[Path], hashes: Sequence[str], loaded: Sequence[_Loaded]
+) -> StoredCalibration | None:
     """What the cross-validation of these networks told, where all are of one. Raises CheckpointError.
 
-    Of the one that all cases trained (`of_all`) the others' is the best that there is.
+    Of the one that all cases trained the others' is the best that there is.
     """
     from medfuse.quality.stored import NAME, read_calibration
 
+    first = loaded[0].quality
+    if first is not None and all(one.quality == first for one in loaded):
+        return first
     folders = {path.absolute().parent.parent for path in paths}
     if len(folders) != 1 or not (file := folders.pop() / NAME).is_file():
         return None
     found = read_calibration(file)
-    return found if of_all or found.is_of(hashes) else None
+    return found if all(one.of_all for one in loaded) or found.is_of(hashes) else None
 
 
 BEFORE = "before"
@@ -197,6 +202,7 @@ class _Loaded:
     settings: InferSettings
     name: str
     of_all: bool = False
+    quality: StoredCalibration | None = None
 
 
 def _load(path: Path, where: torch.device, maps: Sequence[str], trust: Trust) -> _Loaded:
@@ -254,7 +260,7 @@ def _from_weights(path: Path, where: torch.device, maps: Sequence[str], trust: T
     load_into(network, state, path)
     merge(network)
     network = network.to(where).eval()
-    return _Loaded(network, graph, facts.plan, facts.settings, facts.name, facts.fold == "all")
+    return _Loaded(network, graph, facts.plan, facts.settings, facts.name, facts.fold == "all", facts.quality)
 
 
 @contextmanager
@@ -290,7 +296,7 @@ def _from_export(path: Path, where: torch.device) -> _Loaded:
         model, facts = openvino.load(path)
         network = Prepared(partial(_by_openvino, model))
     read = read_facts(path, facts)
-    return _Loaded(network, None, read.plan, read.settings, read.name)
+    return _Loaded(network, None, read.plan, read.settings, read.name, quality=read.quality)
 
 
 def by_onnxruntime(path: Path) -> Prepared:

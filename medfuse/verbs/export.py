@@ -20,6 +20,7 @@ from medfuse.sharing.clean import cleaned
 from medfuse.sharing.described import ABOUT, describe
 from medfuse.sharing.formats import FORMATS, SharedKind, write_model
 from medfuse.sharing.licenses import spdx
+from medfuse.sharing.model import quality_of
 from medfuse.trained.loading import EXPORTED, load_trained, read_weights, weights_file
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def export_network(
             f"{source}: is one of the two stages of a cascade, which are run from their folder"
         )
     network, image = trained.segmenter(), trained.plan.image
-    facts = _facts(source, trained.hashes[0], named)
+    facts = {**_facts(source, trained.hashes[0], named), **quality_of(trained)}
     if precision == "int8":
         from medfuse.verbs.export_int8 import Int8
 

@@ -84,3 +84,18 @@ def test_what_takes_turns_is_timed_by_its_median():
     took = seconds_in_turns({"one": lambda x: x, "two": lambda x: x}, WINDOWS[0])
     assert {*took} == {"one", "two"}
     assert all(seconds >= 0 for seconds in took.values())
+
+
+def test_a_transposed_convolution_is_quantised_under_its_name_and_can_be_left_out():
+    torch.manual_seed(0)
+    model = nn.Sequential(block(1, 4), nn.ConvTranspose3d(4, 4, 2, 2), block(4, 4), nn.Conv3d(4, 2, 1)).eval()
+    plain = convert(model, WINDOWS[0])
+    names = [*layers_of(plain)]
+    assert names == ["0.0", "1", "2.0", "3"]
+    assert {*errors_alone(plain, WINDOWS, WINDOWS[:1])} == {*names}
+    quantized = quantize(plain, WINDOWS)
+    assert [*layers_of(quantized)] == names
+    assert is_quantized(quantize(plain, WINDOWS, without=["0.0", "2.0", "3"]))
+    assert not is_quantized(quantize(plain, WINDOWS, without=names))
+    exact, rough = model(WINDOWS[0]).detach(), compiled(quantized, WINDOWS[0], "int8")(WINDOWS[0]).float()
+    assert float((rough - exact).square().mean() / exact.square().mean()) < 0.02

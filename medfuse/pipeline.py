@@ -165,6 +165,10 @@ def _pair_problems(first: Pipeline, second: Pipeline) -> Iterable[Problem]:
         yield Problem(where, "is the scans' own where it is auto; say how coarse, such as [4, 4, 4]")
     elif fine != "auto" and (message := finer(coarse, fine)):
         yield Problem(where, message)
+    for number, one in enumerate((first, second)):
+        if one.train.teacher:
+            message = "the two stages of a cascade are not taught by another network; leave it out"
+            yield Problem((STAGES, number, "train", "teacher"), message)
     for key in ("postprocess", "overlap"):
         if getattr(first.infer, key) == "auto":
             message = "is not chosen for a first stage, whose label maps nobody judges; leave it out"
@@ -197,8 +201,11 @@ def with_stages(values: Mapping[str, Any], pipeline: Pipeline) -> dict[str, Any]
 
 def watched_maps(pipeline: Pipeline) -> dict[str, KeyPath]:
     """Maps that training looks at, whatever the graph does with them, and where the file names them."""
-    guided = pipeline.train.guided
-    return {guided.map: ("train", "guided", "map")} if guided else {}
+    guided, teacher = pipeline.train.guided, pipeline.train.teacher
+    found: dict[str, KeyPath] = {guided.map: ("train", "guided", "map")} if guided else {}
+    if teacher and teacher.maps != "auto":
+        found |= {name: ("train", "teacher", "maps", name) for name in teacher.maps}
+    return found
 
 
 def plan_network(pipeline: Pipeline, image: ImageInfo, classes: int) -> GraphPlan:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from medfuse.cli.networks import (
+    distil,
     evaluate,
     export,
     features,
@@ -59,6 +60,7 @@ for verb in (
     info,
     export,
     quantize,
+    distil,
     push,
     features,
     rank,

@@ -15,9 +15,12 @@ from medfuse.cli.words import (
     Images,
     InferOverrides,
     Naming,
+    Overrides,
     Overwrite,
     PipelineOutput,
     Quiet,
+    Retrain,
+    Runs,
     Series,
     ShardOption,
     Trusted,
@@ -344,6 +347,42 @@ def quantize(
 
     how: dict[str, Any] = {"data": data, "bound": bound, "seed": seed, "overwrite": overwrite}
     return quantize_model(run, **how, trust=trust or (), reporter=Reporter(quiet=quiet))
+
+
+def distil(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="run folder of the large network, which teaches")
+    ],
+    into: Annotated[
+        str,
+        typer.Option(
+            metavar="PLAN|1/4",
+            help="pipeline file of the small network, or the share of RUN's compute that a narrower form of "
+            "its pipeline is to have",
+        ),
+    ] = "1/4",
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the result")] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline/--no-baseline", help="train the small network alone, too")
+    ] = True,
+    overwrite: Overwrite = False,
+    trust: Trusted = None,
+    retrain: Retrain = False,
+    quiet: Quiet = False,
+) -> Result:
+    """Train a small network by a large one, and tell what it brought.
+
+    It learns labels, and the large one's probabilities and inner maps of the same patches. Run it again to
+    carry on where it stopped.
+    """
+    from medfuse.core.reporter import Reporter
+    from medfuse.verbs.distil import distil_run
+
+    how: dict[str, Any] = {"into": into, "overrides": overrides or (), "runs": runs, "output": output}
+    how |= {"baseline": baseline, "retrain": retrain, "overwrite": overwrite, "trust": trust or ()}
+    return distil_run(run, **how, reporter=Reporter(quiet=quiet))
 
 
 def push(

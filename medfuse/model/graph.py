@@ -270,7 +270,7 @@ class _Planner:
             if found and len(found) > 1:
                 self._problem((), f"one map is looked at; choose one of {listed(names_of(found))}")
             elif found and found[0].image_level:
-                self._problem((), f"{found[0].name!r} {NO_GRID}, so that no region is high; name a map")
+                self._problem((), f"{found[0].name!r} {NO_GRID}; name a map")
             self.problems[before:] = [replace(p, path=path) for p in self.problems[before:]]
             names += names_of(found or ())
         return tuple(names)

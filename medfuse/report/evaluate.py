@@ -52,7 +52,7 @@ class EvaluatedCase:
 class Evaluation:
     """Every judged case, by name. `errors` are cases that could not be judged, `notes` what else is odd.
 
-    `labels` is without background.
+    `labels` is without background. `teacher`: of a run that another one taught, which, and what.
     """
 
     cases: tuple[EvaluatedCase, ...]
@@ -60,6 +60,7 @@ class Evaluation:
     nsd_tolerance_mm: float
     errors: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    teacher: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,7 @@ def summarise(evaluation: Evaluation, *, intervals: bool = True) -> dict[str, An
         },
         "errors": list(evaluation.errors),
         "notes": list(evaluation.notes),
+        **({"teacher": dict(evaluation.teacher)} if evaluation.teacher else {}),
     }
 
 

@@ -21,6 +21,7 @@ _FIXED_TRAIN = (
     "average",
     "parts",
     "pseudo_labels",
+    "teacher",
     "guided",
     "frozen_maps",
 )
@@ -35,6 +36,9 @@ def identity(pipeline: Pipeline) -> dict[str, Any]:
     kept["train"] = {key: values["train"].get(key) for key in _FIXED_TRAIN}
     if kept["train"]["frozen_maps"]:
         kept["train"]["frozen_maps"].pop("folder", None)  # where they lie changes nothing
+    if kept["train"]["teacher"]:  # its weights are known by their hash
+        for key in ("run", "unseen", "trust"):
+            kept["train"]["teacher"].pop(key, None)
     made: dict[str, Any] = json.loads(json.dumps(kept))
     return made
 
@@ -78,6 +82,10 @@ def case_changes(before: TrainedOn, now: TrainedOn) -> Iterator[str]:
             yield f"{len(names)} {what}: {_names(names)}"
     if before.teacher != now.teacher:
         yield "the weights of the teacher of pseudo-labels have changed"
+    if (
+        before.taught_by != now.taught_by and now.taught_by is not None
+    ):  # or it is gone, and so needed no more
+        yield "the weights of the teacher (train.teacher) have changed"
 
 
 def split_changes(before: TrainedOn, now: TrainedOn) -> Iterator[str]:

@@ -12,6 +12,7 @@ from medfuse.data.plan import SMALLEST_BATCH, counted_inputs
 from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import Pipeline, plan_network
 from medfuse.runs.problems import dataset_problems, objective_problems, placed_split, setting_problems
+from medfuse.runs.teaching import teacher_problems
 from medfuse.runs.two_stages import first_dataset, shown_values
 from medfuse.runs.weights import advice, origins, scaling_problems
 from medfuse.volumes.endings import is_picture
@@ -64,6 +65,7 @@ def checked(pipeline: Pipeline, info: DatasetInfo | None = None, image: ImageInf
             doubts = _split_doubts(pipeline, info)
         if info and facts:
             problems += objective_problems(pipeline, graph, facts, info, all_losses=False)
+            problems += teacher_problems(pipeline, graph, info)
     except PipelineError as error:
         problems += error.problems
     if problems:

@@ -44,6 +44,7 @@ _OF_ONE_TRAINING = (
     "tensorboard",
     "precision.json",
     "frozen_maps.json",
+    "teacher.json",
     *(PIPELINE, DATA, LOCK, PLAN, FINGERPRINT, RESOLVED, TRANSFER, PINNED),
 )
 

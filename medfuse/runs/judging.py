@@ -14,6 +14,7 @@ from medfuse.pipeline import resolved
 from medfuse.runs.changes import pipeline_changes
 from medfuse.runs.postprocess import THRESHOLDS, choose, component_scores, dice, said, write_choice
 from medfuse.runs.records import LOCK, RESOLVED, TRANSFER, Lock, read_record
+from medfuse.runs.teaching import taught_note
 from medfuse.runs.weights import recorded_weights
 from medfuse.trained.loading import load_trained
 
@@ -186,6 +187,8 @@ def write_run_report(
     }
     if pretrained := recorded_weights(run.folder / TRANSFER):
         repeat["weights that it started from"] = "\n".join(pretrained)
+    if taught := taught_note(run.folder):
+        repeat["teacher"] = "\n".join(taught)
     repeat["data (SHA-256)"] = "\n".join(f"{digest}  {file}" for file, digest in locked["data"].items())
     views, view_note = write_viewer(run, evaluation)
     content = ReportContent(

@@ -50,7 +50,8 @@ class TrainedOn(Record):
 
     cases: all that have a label, as `auto` values are planned from all of them, and those that pseudo-labels
     are made for. teacher: the hash of the weights that make them, where that is another run. before: those
-    of the first stage of a cascade, of which it is the second.
+    of the first stage of a cascade, of which it is the second. taught_by: the hash of the weights of the
+    teacher of a distillation.
     """
 
     labels: dict[str, LabelValue]
@@ -62,6 +63,7 @@ class TrainedOn(Record):
     cases: dict[str, CaseHashes]
     teacher: str | None
     before: tuple[str, ...] = ()
+    taught_by: str | None = None
 
     @property
     def split(self) -> Split:
@@ -75,6 +77,7 @@ class TrainedOn(Record):
         cases: Sequence[Case],
         hashes: Mapping[str, str],
         teacher: str | None,
+        taught_by: str | None = None,
     ) -> TrainedOn:
         """`hashes`: path → SHA-256 of all files of `cases`."""
         return cls(
@@ -92,6 +95,7 @@ class TrainedOn(Record):
                 for case in cases
             },
             teacher=teacher,
+            taught_by=taught_by,
         )
 
 

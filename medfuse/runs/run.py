@@ -27,6 +27,7 @@ from medfuse.runs.folder import (
 from medfuse.runs.pinned import Pins, pin, read_pins, with_pins
 from medfuse.runs.problems import placed_split
 from medfuse.runs.records import DATA, LOCK, PINNED, PIPELINE, Lock, TrainedOn, read_mapping, read_record
+from medfuse.runs.teaching import hash_of_teacher
 from medfuse.trained.trust import Trust, remember_own
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ def trained_on(pipeline: Pipeline, info: DatasetInfo, split: Split, hashes: Mapp
         [*labelled, *unlabelled(pipeline, info)],
         hashes,
         file_hash(teacher) if teacher else None,
+        hash_of_teacher(pipeline),
     )
 
 

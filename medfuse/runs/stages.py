@@ -26,6 +26,7 @@ from medfuse.runs.overlap import choose_overlap
 from medfuse.runs.problems import objective_problems, placed_split, setting_problems
 from medfuse.runs.records import FINGERPRINT, LOCK, PLAN, Lock, read_plan, read_record
 from medfuse.runs.run import Run, trained_on
+from medfuse.runs.teaching import as_shown, recorded_teacher, seen_problems, taught_note, teacher_problems
 from medfuse.runs.tracking import tracked
 from medfuse.runs.training import train
 from medfuse.runs.two_stages import shown_values
@@ -71,7 +72,7 @@ def do_stages(
         train(run, planned, graph, store, trackers)
         if not run.together.is_first:
             raise SystemExit(0)  # this process was there for training
-        told = (*notes, *_outlook(run), *frozen_note(run.folder))
+        told = (*notes, *_outlook(run), *frozen_note(run.folder), *taught_note(run.folder))
         if run.split.validation:
             predict_held_out(run)
             evaluation = evaluate(run)
@@ -79,7 +80,11 @@ def do_stages(
             otherwise = judged_otherwise(run)
         else:
             (evaluation, chosen), otherwise = unjudged(run), ()
-        noted = replace(evaluation, notes=(*evaluation.notes, *otherwise, *told, *chosen))
+        noted = replace(
+            evaluation,
+            notes=(*evaluation.notes, *otherwise, *told, *chosen),
+            teacher=recorded_teacher(run.folder),
+        )
         summary = write_summary(run.folder / "summary.json", noted)
         write_run_report(run, graph, noted, draw_pictures(run, plan, graph, evaluation))
         trackers.finish(summary)
@@ -137,12 +142,14 @@ def prepare(run: Run, seen: Fingerprint | None = None, *, known: bool = False) -
     if run.starts:
         problems += scaling_problems(run.pipeline, origins(run.pipeline), run.info.channels)
     standing = Spent(0, 0.0) if run.starts else how_far(run.folder)
+    data = trained_on(run.pipeline, run.info, run.split, hashes)
     if not Budget.of(run.pipeline.train).is_spent(standing.step, standing.seconds):
         problems += objective_problems(run.pipeline, graph, facts, run.info, all_losses=True)
+        problems += teacher_problems(run.pipeline, graph, run.info)
+        problems += seen_problems(run.pipeline, run.info, plan, data)
     if problems:
         raise PipelineError(problems)
     run.reporter.say(f"  network: {facts.parameters:,} parameters")
-    data = trained_on(run.pipeline, run.info, run.split, hashes)
     odd = [] if known else doubts(run, fingerprint, plan, data)
     for line in (*odd, *network_doubts(run.pipeline, graph)):
         run.reporter.say_once(line)
@@ -163,7 +170,7 @@ def _plan(run: Run, fingerprint: Fingerprint, hashes: Mapping[str, str]) -> Data
             run.reporter.say(f"{error.lines[0]} (written anew, as the data are the same)")
     asked = advice(run.pipeline, origins(run.pipeline), run.info.channels)
     plan = make_plan(fingerprint, run.info, run.pipeline.preprocess, run.pipeline.sample, asked)
-    plan = replace(plan, before=shown_values(run.pipeline, run.info))
+    plan = replace(as_shown(plan, run.pipeline), before=shown_values(run.pipeline, run.info))
     if not run.starts:
         graph = plan_network(run.pipeline, plan.image, len(plan.classes))
         write_json(run.folder / PLAN, {"data": plan.to_json(), "graph": graph.rows()})

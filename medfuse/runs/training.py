@@ -14,6 +14,8 @@ from medfuse.runs.frozen_maps import set_up
 from medfuse.runs.frozen_set import RECORD
 from medfuse.runs.records import TRANSFER, read_mapping
 from medfuse.runs.run import teacher_weights
+from medfuse.runs.teaching import RECORD as TEACHER
+from medfuse.runs.teaching import teaching
 from medfuse.trained.loading import load_trained, weights_facts
 
 if TYPE_CHECKING:
@@ -100,6 +102,11 @@ def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
     precision, noted = run.together.first(lambda: _precision(run, model, plan, device))
     run.reporter.say(f"training on {device.type} in {precision.kind}: {precision.reason}")
     fabric = make_fabric(device, "bf16-mixed" if precision.kind == "bf16" else "32-true")
+    taught = teaching(run.pipeline, plan, graph, fabric.device)
+    settle(device, deterministic=settings.deterministic)  # which loading another run changes
+    if taught:
+        run.reporter.say(f"  {taught[1].foretold()}")
+        found |= {TEACHER: taught[1].model_dump(mode="json")} if run.starts else {}
     targets = partial(supervised, classes=len(plan.classes), regions=plan.regions, ignored=plan.ignored)
     objective = Objective(
         targets(run.pipeline.loss),
@@ -114,6 +121,7 @@ def begin(run: Run, plan: DataPlan, graph: GraphPlan, store: Store) -> Begun:
         aux.fixed(len(graph.aux)) if aux else (),
         graph.presence,
         presence(len(plan.classes), regions=plan.regions, ignored=plan.ignored),
+        taught[0] if taught else None,
     )
     found |= noted
     settings, segments = _within_memory(run, model, plan, graph, device, half=precision.kind == "bf16")

@@ -1,4 +1,6 @@
-"""What training minimises: the main loss, auxiliary losses times their weights now, losses on activations."""
+"""What training minimises: the main loss, auxiliary losses times their weights now, losses on activations,
+and what a teacher makes of the same patches.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from medfuse.api import AuxSchedule
 from medfuse.core.errors import MedfuseError
 from medfuse.train.held import scalar
 from medfuse.train.held_schedules import balance_weights, head_weights
+from medfuse.train.teaching import Shown, Teaching
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,7 +39,8 @@ class Objective:
     nothing is computed for it. `fixed` are factors of the main loss and of each head, on top of the
     schedule's; 1 where it is empty. Where the schedule learns its weights, `balance` adds up the losses of
     all heads (AuxSchedule.balance). The heads of `presence` are judged by what labels the whole patch has,
-    with `presence_loss`: (logits (batch, classes, 1, …), label of the patch) → scalar.
+    with `presence_loss`: (logits (batch, classes, 1, …), label of the patch) → scalar. `teaching`: what is
+    learned from another network, of what it has `shown`.
     """
 
     loss: LossFunction
@@ -48,11 +52,13 @@ class Objective:
     fixed: tuple[float, ...] = ()
     presence: tuple[str, ...] = ()
     presence_loss: LossFunction | None = None
+    teaching: Teaching | None = None
 
     def learned(self) -> nn.Module:
         """What the objective itself learns, as one module."""
         balance = [self.balance] if self.balance is not None else []
-        return nn.ModuleList([*balance, *(term.loss for term in self.activations)])
+        taught = self.teaching.learned() if self.teaching else []
+        return nn.ModuleList([*balance, *(term.loss for term in self.activations), *taught])
 
     def weights(self, step: int, total_steps: int) -> dict[str, float]:
         """The weight of each auxiliary head at `step`. Raises PluginError where one is no weight."""
@@ -65,15 +71,23 @@ class Objective:
         return dict(zip(self.heads, together, strict=True)) if together else {}
 
     def __call__(
-        self, model: Callable[..., object], image: Tensor, label: Tensor, weights: dict[str, float]
+        self,
+        model: Callable[..., object],
+        image: Tensor,
+        label: Tensor,
+        weights: dict[str, float],
+        shown: Shown | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total, a scalar with a gradient, and its parts, unweighted: `main`, active heads, activations.
+        """The total, a scalar with a gradient, and its parts, unweighted: `main`, active heads, activations,
+        and what is learned of a teacher.
 
         image: (batch, channels, *patch_size). label: (batch, 1, *patch_size), class indices.
         """
+        teaching = self.teaching if shown is not None else None
         heads = tuple(name for name, weight in weights.items() if weight > 0 or self.balance is not None)
         terms = [term for term in self.activations if term.weight > 0]
-        maps = tuple(dict.fromkeys(name for term in terms for name in term.maps))
+        named = [name for term in terms for name in term.maps] + [*(teaching.maps if teaching else ())]
+        maps = tuple(dict.fromkeys(named))
         logits, inner, made = _outputs(model, image, heads, maps)
         parts = {"main": scalar(self.loss(logits, label), "training: the loss")}
         for name in heads:
@@ -88,6 +102,10 @@ class Objective:
             part = term.loss(*(made[name] for name in term.maps))
             parts[term.name] = scalar(part, f"training: the activation loss {term.name}")
             total = total + term.weight * parts[term.name]
+        if teaching and shown is not None:
+            for name, weight, part in teaching.losses(logits, made, shown):
+                parts[name] = scalar(part, f"training: the loss {name}")
+                total = total + weight * parts[name]
         if not total.requires_grad:
             raise MedfuseError("training: the loss has no gradient, so nothing would be learned from it")
         return total, {name: part.detach() for name, part in parts.items()}

@@ -56,6 +56,43 @@ class PseudoLabelSettings(Section):
     )
 
 
+class TeacherSettings(Section):
+    """Distillation: a trained network, from which this one learns besides labels (Hinton et al. 2015).
+
+    It looks at the same patches, without gradient, and is no part of what is saved.
+    """
+
+    run: ConfigPath = Field(
+        description="the run that teaches, or its weights; of a cross-validation's folder, the same fold"
+    )
+    weight: float = Field(
+        1.0,
+        ge=0,
+        description="weight of the divergence from its probabilities, beside the 1 of the main loss; with 0 "
+        "here and for maps nothing is learned from it, and images are still scaled as for it",
+    )
+    temperature: float = Field(
+        2.0, gt=0, le=100, description="logits are divided by it first, which shows what is next likely"
+    )
+    maps: Literal["auto"] | dict[str, str] = Field(
+        "auto",
+        description="which maps are drawn to which, as `mine: its`; auto: at each stride that both have, "
+        "those of one name, or the last ones; {}: none",
+    )
+    maps_weight: float = Field(0.5, ge=0, description="weight of the loss of each pair of maps")
+    distance: Literal["squared", "cosine"] = Field(
+        "cosine", description="between maps: squared error, or angle between the channels of a voxel"
+    )
+    unseen: bool = Field(
+        False,
+        description="say that no held-out case trained the teacher, where its folder does not tell, as of a "
+        "model from elsewhere",
+    )
+    trust: tuple[str, ...] | None = Field(
+        None, description="packages of which a teacher that was not trained here may name code, as `--trust`"
+    )
+
+
 class RegionSettings(Section):
     """Changes of intensity in one region, each with its probability per patch, as in `augment`."""
 
@@ -149,6 +186,9 @@ class TrainSettings(Section):
     )
     pseudo_labels: PseudoLabelSettings | None = Field(
         None, description="learning from cases without a label; off where not given"
+    )
+    teacher: TeacherSettings | None = Field(
+        None, description="distillation: a trained network that teaches this one; off where not given"
     )
     guided: GuidedSettings | None = Field(
         None, description="augmentation that the network's own maps guide; off where not given"

@@ -23,6 +23,7 @@ from medfuse.train.pseudo import IGNORED, PseudoLabels
 from medfuse.train.saving import Saving
 from medfuse.train.settings import TrainSettings
 from medfuse.train.state import seed_chance
+from medfuse.train.teaching import Shown
 from medfuse.train.together import Together
 
 Batch = Mapping[str, Any]
@@ -129,7 +130,8 @@ class Step:
         image, label = self.fabric.to_device((batch["image"], batch["label"]))
         image = image.contiguous(memory_format=channels_last(image.ndim))
         label = self.together.gather(label)
-        total, losses = self.objective(self.together.whole(network), image, label, weights)
+        whole, shown = self.together.whole(network), self._shown(image)
+        total, losses = self.objective(whole, image, label, weights, **shown)
         self.fabric.backward(total)
         loss = total.detach()
         self._stop_where_lost(loss, losses, number + 1, batch)
@@ -144,6 +146,15 @@ class Step:
             activation = guided.look(self.model, laid_out)
         image, label = guided.change(image, label, activation, number)
         return {**batch, "image": image, "label": label}
+
+    def _shown(self, image: Tensor) -> dict[str, Shown]:
+        """What the teacher makes of the images of all processes, for the objective; nothing without one."""
+        if not self.objective.teaching:
+            return {}
+        with self.fabric.autocast():
+            logits, maps = self.objective.teaching.look(image)
+        gather = self.together.gather
+        return {"shown": (gather(logits), {name: gather(made) for name, made in maps.items()})}
 
     def _teach(self, pseudo: PseudoLabels, batch: Batch, weight: float) -> dict[str, float | Tensor]:
         """Adds the gradient of the loss on unlabelled patches to that of the step; numbers for the log.

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
@@ -25,6 +26,7 @@ from medfuse.verbs.trainings import Training, train_all
 
 if TYPE_CHECKING:
     from medfuse.report.candidates import Candidate
+    from medfuse.report.compare import Comparison
 
 
 _NOTHING_HELD_OUT = (
@@ -58,7 +60,6 @@ def compare_pipelines(
     Raises MedfuseError where there is nothing to compare, and PipelineError for every faulty file at once.
     """
     from medfuse.report.compare import compare
-    from medfuse.report.comparison import page as comparison_page
     from medfuse.report.comparison_text import READING, table
     from medfuse.report.paired import MARGIN
 
@@ -90,28 +91,45 @@ def compare_pipelines(
             "different pipelines"
         )
     folder = output or runs / "comparisons" / "-against-".join([*runs_of][:4])
-    _refuse_others(folder, overwrite=overwrite)  # before hours of training
+    refuse_other_comparisons(folder, overwrite=overwrite)  # before hours of training
     words = {"what": "trainings", "instead": "choose another --output"}
     train_all(trainings, folder, workers, **words, reporter=reporter)
     try:
-        candidates = [_candidate(name, folders, trust) for name, folders in runs_of.items()]
+        candidates = [candidate_of(name, folders, trust) for name, folders in runs_of.items()]
         comparison = compare(candidates, MARGIN if margin is None else margin)
     except (ValueError, KeyError) as error:
         raise DataError(f"cannot be compared: {error}; give runs on the same cases and labels") from error
-    _refuse_others(folder, overwrite=overwrite)
-    make_folder(folder)
     notes = [f"{name}: {', '.join(map(str, folders))}" for name, folders in runs_of.items()]
-    page = comparison_page(comparison, notes)
-    values = comparison.to_json()
-    digest = hashlib.sha256(page.encode()).hexdigest()
-    write_own_json(folder / "comparison.json", {**values, "page_sha256": digest})
-    write_text(folder / "comparison.html", page)
+    values = write_comparison(folder, comparison, notes, overwrite=overwrite)
     text = "\n".join([table(comparison), "", *READING, "", f"page: {folder / 'comparison.html'}"])
     said = {"folder": folder, **values, "runs": runs_of}
     return Result(text, said, page=lambda: page, rows=comparison.rows, found=comparison)
 
 
-def _refuse_others(folder: Path, *, overwrite: bool) -> None:
+def write_comparison(
+    folder: Path,
+    comparison: Comparison,
+    sources: Sequence[str],
+    more: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """comparison.json, with `more` beside it, and comparison.html, which says the `sources`; the values.
+
+    Raises OutputError as `refuse_other_comparisons` does.
+    """
+    from medfuse.report.comparison import page as comparison_page
+
+    refuse_other_comparisons(folder, overwrite=overwrite)
+    make_folder(folder)
+    page, values = comparison_page(comparison, sources), {**comparison.to_json(), **more}
+    digest = hashlib.sha256(page.encode()).hexdigest()
+    write_own_json(folder / "comparison.json", {**values, "page_sha256": digest})
+    write_text(folder / "comparison.html", page)
+    return values
+
+
+def refuse_other_comparisons(folder: Path, *, overwrite: bool) -> None:
     """Raises OutputError where there is a comparison that medfuse did not write, or somebody changed."""
     table, page = folder / "comparison.json", folder / "comparison.html"
     refuse_others(table, overwrite=overwrite)
@@ -147,7 +165,7 @@ def _base(name: str) -> str:
     return re.sub(r"-fold\d+-seed\d+$", "", name)
 
 
-def _candidate(name: str, folders: Sequence[Path], trust: str | Iterable[str]) -> Candidate:
+def candidate_of(name: str, folders: Sequence[Path], trust: str | Iterable[str]) -> Candidate:
     """One model out of the folders of its trainings."""
     from medfuse.report.candidates import Candidate
     from medfuse.train.log import read_rows

@@ -18,6 +18,8 @@ CHANNELS = ("channels", "base_channels", "max_channels")
 """What numbers of channels are called, in plugins and in the arguments of networks."""
 ABOVE = 1.05
 """How much of what was asked for a plan may have, as channels are whole numbers."""
+NEAR = 0.93
+"""Of what was asked for: no wider plan is looked for above it."""
 _FEWEST = 2
 _TRIES = 8
 
@@ -41,6 +43,8 @@ def narrowed(document: Document, image: ImageInfo, classes: int, share: float) -
     reason = ""
     low, high = share * share, min(1.0, 2 * sqrt(share))
     for number in range(_TRIES):
+        if best is not None and best.share >= NEAR * share:
+            break
         factor = sqrt(share) if number == 0 else (low + high) / 2
         pipeline = parse_pipeline(_with(document, _scaled(document, factor)))
         try:

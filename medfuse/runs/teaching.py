@@ -142,7 +142,7 @@ def as_shown(plan: DataPlan, pipeline: Pipeline) -> DataPlan:
         return plan
     if teacher is None or teacher.plan.channels != plan.channels:
         return plan
-    reasons, why = dict(plan.reasons), f"as its teacher, {teacher.weights.parent}, was trained"
+    reasons, why = dict(plan.reasons), f"as its teacher, {teacher.weights.parent.name}, was trained"
     if pipeline.preprocess.spacing_mm == "auto":
         plan = replace(plan, spacing_mm=teacher.plan.spacing_mm)
         reasons["spacing_mm"] = why

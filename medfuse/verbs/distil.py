@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from medfuse.core.files import make_folder, write_text
 from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
 from medfuse.core.text import aligned, listed, number
-from medfuse.pipeline import load_pipeline, yaml_of
+from medfuse.pipeline import Source, load_pipeline, yaml_of
+from medfuse.planning.narrowed import Narrowed, compute_of, narrowed
 from medfuse.report.candidates import MEAN, Candidate
 from medfuse.report.compare import Comparison, compare
 from medfuse.report.comparison_text import notes, verdict_rows
@@ -31,15 +32,15 @@ from medfuse.verbs.trainings import Training, done
 
 QUARTER = "1/4"
 PLAN_FILE = "plan.yaml"
+_SAID = "with {:.1%} of its compute: numbers of channels are smaller by one factor."
 _SILENT = ("train.teacher.weight=0", "train.teacher.maps={}")
 """What makes a pipeline with a teacher one that learns alone, from images that are scaled alike."""
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What is trained: the plan's file, what `--set` says of it, and the names of the runs."""
+    """What is trained: what `--set` says of the plan, and the names of the runs."""
 
-    file: Path
     overrides: tuple[str, ...]
     distilled: str
     alone: str
@@ -71,20 +72,19 @@ def distil_run(
     if share := _share(into):
         named = f"{named}-{share:.3g}"
         folder_of_result = output or runs / "distillations" / named
+        made = _narrower(weights, share, trust, reporter)
         file = folder_of_result / PLAN_FILE
-        text = _narrower(weights, share, trust, reporter)
     else:
-        file, text = Path(into), ""
+        file, made = Path(into), None
         folder_of_result = output or runs / "distillations" / f"{file.stem}-from-{named}"
     refuse_other_comparisons(folder_of_result, overwrite=overwrite)
-    given = tuple(overrides)
-    if text:
+    work = _work(made.pipeline if made else file, tuple(overrides), folder, trust)
+    if made:
         make_folder(folder_of_result)
-        write_text(file, text)
-    work = _work(file, given, folder, trust)
+        write_text(file, f"# {folder / RESOLVED}, {_SAID.format(made.share)}\n{yaml_of(made.pipeline)}")
     trainings = {
         name: Training(
-            file=work.file,
+            file=file,
             overrides=(*work.overrides, *silent, f"name={name}"),
             runs=runs,
             folder=runs / name,
@@ -120,10 +120,8 @@ def _share(into: str) -> float | None:
     return share
 
 
-def _narrower(weights: Path, share: float, trust: Sequence[str], reporter: Reporter) -> str:
-    """The text of a pipeline file: that of the run `weights` are of, with a share of its compute."""
-    from medfuse.planning.narrowed import narrowed
-
+def _narrower(weights: Path, share: float, trust: Sequence[str], reporter: Reporter) -> Narrowed:
+    """The pipeline of the run that `weights` are of, with a share of its compute."""
     source = weights.parent / RESOLVED
     if not source.is_file():
         raise CheckpointError(
@@ -133,21 +131,17 @@ def _narrower(weights: Path, share: float, trust: Sequence[str], reporter: Repor
     graph = graph_of(weights, trust)
     made = narrowed(Document.load(source), graph.image, graph.classes, share)
     reporter.say(f"planned: {made.share:.1%} of the compute of {weights.parent}")
-    pipeline = made.pipeline
-    train = pipeline.train.model_copy(update={"teacher": None})
+    train = made.pipeline.train.model_copy(update={"teacher": None})
     named = {"name": f"{_name(weights.parent)}-{share:.3g}", "search": None, "train": train}
-    return (
-        f"# {source}, with {made.share:.1%} of its compute: numbers of channels are smaller by one factor.\n"
-        f"{yaml_of(pipeline.model_copy(update=named))}"
-    )
+    return replace(made, pipeline=made.pipeline.model_copy(update=named))
 
 
-def _work(file: Path, given: tuple[str, ...], teacher: Path, trust: Sequence[str]) -> _Work:
+def _work(source: Source, given: tuple[str, ...], teacher: Path, trust: Sequence[str]) -> _Work:
     """What is to be trained, once it is found sound. Raises PipelineError with all problems at once."""
     own = [f"train.teacher.run={json.dumps(str(teacher.resolve()))}"]
     own += [f"train.teacher.trust={json.dumps([*trust])}"] if trust else []
     overrides = (*given, *own)
-    pipeline, document = load_pipeline(file, overrides)
+    pipeline, document = load_pipeline(source, overrides)
     problems: list[Problem] = []
     with located(document):
         try:
@@ -163,7 +157,7 @@ def _work(file: Path, given: tuple[str, ...], teacher: Path, trust: Sequence[str
             raise PipelineError([*dict.fromkeys(problems)])
     base = re.sub(r"[^\w.-]+", "_", pipeline.name)
     ending = f"fold{pipeline.split.fold}-seed{pipeline.seed}"
-    return _Work(file, overrides, f"{base}-distilled-{ending}", f"{base}-alone-{ending}")
+    return _Work(overrides, f"{base}-distilled-{ending}", f"{base}-alone-{ending}")
 
 
 def _split_problems(pipeline: Any, info: Any, teacher: Path) -> list[Problem]:
@@ -200,7 +194,7 @@ def _large(weights: Path, student: Path, trust: Sequence[str], reporter: Reporte
 
 def _told(
     candidates: Sequence[Candidate],
-    trainings: Sequence[str] | Any,
+    trainings: Mapping[str, Training],
     weights: Path,
     folder: Path,
     overwrite: bool,
@@ -236,8 +230,6 @@ def _told(
 
 def _compute(weights: Path, trust: Sequence[str]) -> float:
     """Multiply-adds for each voxel of a patch."""
-    from medfuse.planning.narrowed import compute_of
-
     graph = graph_of(weights, trust)
     return compute_of(graph) / 2 / prod(graph.image.patch_size)
 

@@ -58,7 +58,7 @@ NOT_RUN = (
 )
 """Commands of medfuse that are parsed, and not run, and why."""
 
-SLOW = ("run", "init", "compare", "probe")
+SLOW = ("run", "init", "compare", "distil", "probe")
 """Verbs that train: run by `pytest -m slow`, with a budget of a few steps."""
 
 ELSEWHERE = (

@@ -185,7 +185,7 @@ def typed(prepared, tmp_path, monkeypatch, medfuse, plain_report):
                 written.add(target)
         if command.verb == "view":
             words.append("--overwrite")
-        if command.verb in ("run", "compare", "search"):
+        if command.verb in ("run", "compare", "distil", "search"):
             words += SHORTER
         if command.verb == "search":
             words += ["--set", "search={trials: 2, seeds: 1, rungs: 1, space: {loss: [dice_ce, tversky]}}"]

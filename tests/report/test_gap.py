@@ -64,7 +64,9 @@ def test_a_large_model_that_is_worse_is_said_to_be():
 
 def test_one_patient_tells_of_no_gap():
     same = {f"case_{n:02d}": "one" for n in range(20)}
-    found = gap_closed(*(model(n, d, same) for n, d in (("large", LARGE), ("alone", ALONE), ("taught", LARGE))))
+    found = gap_closed(
+        *(model(n, d, same) for n, d in (("large", LARGE), ("alone", ALONE), ("taught", LARGE)))
+    )
     assert found.patients == 1
     assert not found.is_told
 

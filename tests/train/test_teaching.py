@@ -71,7 +71,7 @@ class Network(nn.Module):
         self.asked.append(maps)
         made = self.norm(self.inner(image))
         logits = self.head(made)
-        return (logits, {}, {name: made for name in maps}) if maps else logits
+        return (logits, {}, dict.fromkeys(maps, made)) if maps else logits
 
 
 def matching(student: int, teacher: int) -> nn.Module:

@@ -100,7 +100,7 @@ def compare_pipelines(
     except (ValueError, KeyError) as error:
         raise DataError(f"cannot be compared: {error}; give runs on the same cases and labels") from error
     notes = [f"{name}: {', '.join(map(str, folders))}" for name, folders in runs_of.items()]
-    values = write_comparison(folder, comparison, notes, overwrite=overwrite)
+    values, page = write_comparison(folder, comparison, notes, overwrite=overwrite)
     text = "\n".join([table(comparison), "", *READING, "", f"page: {folder / 'comparison.html'}"])
     said = {"folder": folder, **values, "runs": runs_of}
     return Result(text, said, page=lambda: page, rows=comparison.rows, found=comparison)
@@ -113,8 +113,8 @@ def write_comparison(
     more: Mapping[str, Any] = MappingProxyType({}),
     *,
     overwrite: bool,
-) -> dict[str, Any]:
-    """comparison.json, with `more` beside it, and comparison.html, which says the `sources`; the values.
+) -> tuple[dict[str, Any], str]:
+    """comparison.json, with `more` beside it, and comparison.html, which says the `sources`; both as written.
 
     Raises OutputError as `refuse_other_comparisons` does.
     """
@@ -126,7 +126,7 @@ def write_comparison(
     digest = hashlib.sha256(page.encode()).hexdigest()
     write_own_json(folder / "comparison.json", {**values, "page_sha256": digest})
     write_text(folder / "comparison.html", page)
-    return values
+    return values, page
 
 
 def refuse_other_comparisons(folder: Path, *, overwrite: bool) -> None:

@@ -214,7 +214,7 @@ def _told(
     said = [gap.text(candidates[-1].name, candidates[0].name) for gap in gaps if gap.label == MEAN]
     sources = [*said, *(f"{name}: {place}" for name, place in places.items()), f"teacher: {weights.parent}"]
     more = {"compute": compute, "gaps": [gap.to_json() for gap in gaps], "teacher": str(weights.parent)}
-    values = write_comparison(folder, comparison, sources, more, overwrite=overwrite)
+    values, page = write_comparison(folder, comparison, sources, more, overwrite=overwrite)
     lines = [
         aligned(_rows(comparison, compute)),
         "",
@@ -225,7 +225,8 @@ def _told(
         *(f"{name}: {place}" for name, place in places.items()),
         f"page: {folder / 'comparison.html'}",
     ]
-    return Result("\n".join(lines), {"folder": folder, **values, "runs": places})
+    told = {"folder": folder, **values, "runs": places}
+    return Result("\n".join(lines), told, page=lambda: page, rows=comparison.rows, found=comparison)
 
 
 def _compute(weights: Path, trust: Sequence[str]) -> float:

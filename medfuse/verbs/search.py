@@ -46,9 +46,9 @@ def search_pipeline(
         done = train_all(study)
     from medfuse.searching.page import page
     from medfuse.searching.result import found
-    from medfuse.verbs.compare import _candidate
+    from medfuse.verbs.compare import candidate_of
 
-    made = found(study, done, lambda name, folders: _candidate(name, folders, ()))
+    made = found(study, done, lambda name, folders: candidate_of(name, folders, ()))
     shown = page(made)
     write_json(made.folder / "result.json", made.values())
     write_text(made.folder / "search.html", shown)

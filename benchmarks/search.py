@@ -124,7 +124,7 @@ def heading() -> Iterator[str]:
 def beside_the_plan(given: argparse.Namespace) -> Iterator[str]:
     from medfuse.report.candidates import MEAN
     from medfuse.report.compare import compare
-    from medfuse.verbs.compare import _candidate
+    from medfuse.verbs.compare import candidate_of
     from medfuse.verbs.init import init_pipeline
     from medfuse.verbs.run import run_pipeline
 
@@ -138,13 +138,13 @@ def beside_the_plan(given: argparse.Namespace) -> Iterator[str]:
     crew = Workers(count=given.workers)
     found = search_pipeline(files["space"], given.overrides, runs=runs, workers=crew, reporter=Reporter())
     folder, chosen = Path(found.values["folder"]), found.values["chosen"]
-    candidates = [_candidate("init's plan", [runs / "plan"], ())]
+    candidates = [candidate_of("init's plan", [runs / "plan"], ())]
     for whose, trial in {"as planned for the search": 0, "chosen": chosen}.items():
-        candidates.append(_candidate(whose, sorted(folder.glob(f"final/trial-{trial:04d}-seed*[0-9]")), ()))
+        candidates.append(candidate_of(whose, sorted(folder.glob(f"final/trial-{trial:04d}-seed*[0-9]")), ()))
     if given.long:
         long = ["name=long", f"train.minutes={given.minutes:g}"]
         run_pipeline(folder / "chosen.yaml", long, runs=runs, reporter=Reporter())
-        candidates.append(_candidate("chosen, trained for all the minutes", [runs / "long"], ()))
+        candidates.append(candidate_of("chosen, trained for all the minutes", [runs / "long"], ()))
     comparison = compare(candidates)
     yield "| pipeline | trainings | minutes each | Dice of unseen cases | against the plan |"
     yield "|---|---|---|---|---|"

@@ -372,7 +372,7 @@ def distil(
     retrain: Retrain = False,
     quiet: Quiet = False,
 ) -> Result:
-    """Train a small network by a large one, and tell what it brought.
+    """Train a small network by a large one.
 
     It learns labels, and the large one's probabilities and inner maps of the same patches. Run it again to
     carry on where it stopped.

@@ -36,6 +36,7 @@ class Bench:
         self.plan, self.dimensions, self.device = plan, dimensions, device
         self._reporter = reporter
         self.precision = "fp32"
+        self.checkpointing, self.accumulates = False, False
 
     @property
     def dims(self) -> int:
@@ -52,6 +53,13 @@ class Bench:
             self._reporter,
         )
         made.precision = self.precision
+        made.checkpointing, made.accumulates = self.checkpointing, self.accumulates
+        return made
+
+    def saving(self, *, accumulates: bool) -> Bench:
+        """The same with maps computed again, and where it `accumulates` one patch after the other too."""
+        made = Bench(self.plan, self.dimensions, self.device, self._reporter)
+        made.precision, made.checkpointing, made.accumulates = self.precision, True, accumulates
         return made
 
     def image(self, patch_size: Sequence[int]) -> ImageInfo:
@@ -130,6 +138,7 @@ class Bench:
         from medfuse import registry
         from medfuse.api import Loss
         from medfuse.model.graph import plan_graph
+        from medfuse.model.held import held
         from medfuse.model.segmenter import build_segmenter
         from medfuse.model.settings import ModelSettings
         from medfuse.train.cost import measure_step
@@ -152,7 +161,10 @@ class Bench:
                 steps=1,
                 optimizer="adamw",
                 precision="bf16" if self.precision == "bf16" else "fp32",
+                checkpointing=self.checkpointing,
+                accumulate=batch if self.accumulates else 1,
             ),
+            segments=lambda model: held(model, image, graph.aux, batch=batch).segments,
             shape=shape,
             classes=classes,
             device=self.device,

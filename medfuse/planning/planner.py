@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from medfuse.core.errors import reason as why
 from medfuse.core.files import claimed, remove_leftovers
 from medfuse.planning.bench import Bench, Dimensions
 from medfuse.planning.candidates import MILD, Candidate, dimensions, grids
-from medfuse.planning.sizing import Grid, Limits, Size, size_network, usual_step
+from medfuse.planning.sizing import BATCH, CUT, Grid, Limits, Size, size_network, usual_step
 from medfuse.planning.trials import MOST_JUDGING, Bed, Trials, affordable, halving
 
 if TYPE_CHECKING:
@@ -127,10 +128,35 @@ class Planner:
         return candidate.dimensions == "3" and size.grid == self.finest and whole
 
     def _sized(self, bench: Bench, reason: str, some: Sequence[Grid], count: int) -> Candidate:
-        """One kind of network on one of some grids; `count`: how many share the time for measuring."""
+        """One kind of network on one of some grids; `count`: how many share the time for measuring.
+
+        Where the memory would cost it channels, resolution or voxels, maps are computed again, and where that
+        is not enough a step takes one patch after the other, before it gives them up.
+        """
+        found: list[tuple[Bench, Size]] = []
+        faults: list[MedfuseError] = []
+        for way in (bench, bench.saving(accumulates=False), bench.saving(accumulates=True)):
+            if way.checkpointing:
+                if self.clock.minutes and self._measuring(count) <= 0:
+                    break  # there is no time to find out
+                again = "one patch after the other, too" if way.accumulates else "maps computed again"
+                self.reporter.say(f"  short of memory: with {again}")
+            try:
+                found.append((way, self._size(way, some, count)))
+            except MedfuseError as error:  # no step fits
+                faults.append(error)
+                continue
+            if not found[-1][1].short_of_memory:
+                break
+        if not found:
+            raise faults[-1]
+        way, size = max(found, key=lambda one: _worth(one[1], some))  # the first of several
+        return Candidate(bench.dimensions, reason, self._on(way, some, size), size, self.scaling)
+
+    def _size(self, bench: Bench, some: Sequence[Grid], count: int) -> Size:
         minutes = self.clock.minutes
         share = None if minutes is None else self._measuring(count)
-        size = size_network(
+        return size_network(
             some,
             len(self.fingerprint.cases),
             bench.measure,
@@ -138,7 +164,6 @@ class Planner:
             dims=bench.dims,
             say=self.reporter.say,
         )
-        return Candidate(bench.dimensions, reason, self._on(bench, some, size), size, self.scaling)
 
     def _options(self) -> Sequence[tuple[Dimensions, str]]:
         grid = self.finest
@@ -229,6 +254,13 @@ class Planner:
         except (MedfuseError, OSError) as error:  # such as a disk that has no room for prepared cases
             self.reporter.say(f"  nothing can be tried: {why(error)}")
         return Trials()
+
+
+def _worth(size: Size, grids: Sequence[Grid]) -> tuple[int, int, int]:
+    """Sizes in order: by resolution, channels, and voxels of a step up to what is context enough."""
+    dims = len(size.patch_size)
+    enough = BATCH[dims] * prod(size.grid.patch(dims, CUT[dims]))
+    return -grids.index(size.grid), size.width, min(enough, size.batch_size * prod(size.patch_size))
 
 
 @contextmanager

@@ -80,7 +80,10 @@ class Grid:
 
 @dataclass(frozen=True)
 class Size:
-    """The network, grid and batch that were chosen, what a step of them costs, and why they were."""
+    """The network, grid and batch that were chosen, what a step of them costs, and why they were.
+
+    `short_of_memory`: whether a step that took less would have let it be wider, finer or of more voxels.
+    """
 
     width: int
     grid: Grid
@@ -91,6 +94,7 @@ class Size:
     width_reason: str
     patch_reason: str
     batch_reason: str
+    short_of_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,7 @@ def size_network(
         _width_reason(width, widths, steps, search.wider(width, patch, batch, cost)),
         patch_reason(patch, grid.shape, limit),
         _batch_reason(batch, dims, cases),
+        search.short_of_memory,
     )
 
 
@@ -208,15 +213,19 @@ class _Search:
     say: Callable[[str], None]
     most: float  # voxels of a patch
     beyond: float = 0.0  # seconds that measuring choices has taken
+    short_of_memory: bool = False
 
     def whole(self, grid: Grid, width: int, patches: int) -> _Choice | None:
         """The patch that covers the case, or has context enough, where `patches` of it keep the budgets."""
         memory = self._memory(width)
         patch = grid.patch(self.dims, min(CUT[self.dims], self.most))
         if self.per_patch is None:
-            room = max(memory / SMALLEST_BATCH, (2 * SMALLEST) ** self.dims)
+            enough, room = prod(patch), max(memory / SMALLEST_BATCH, (2 * SMALLEST) ** self.dims)
             patch = grid.patch(self.dims, min(room, self.most))
+            self.short_of_memory |= prod(patch) < enough
         batch = self._batch(patch, memory, patches)
+        if batch < patches:
+            self._fits(self._foretold(width, patches * prod(patch)), patches)
         if not self._fits(self._foretold(width, batch * prod(patch)), batch):
             return None
         cost = self._ask(width, patch, batch)
@@ -231,9 +240,12 @@ class _Search:
         """The largest patch that keeps the budgets; where none does, the smallest that is tried."""
         smallest = max(PROBES[self.dims][0], prod(grid.patch(self.dims, 1)))
         batch = self._batch(grid.patch(self.dims, smallest), self._memory(width), patches)
-        voxels = self._memory(width)
+        memory, in_time = self._memory(width), UNLIMITED
         if per_step := self._per_step(batch):
-            voxels = min(voxels, self.book.time(width, self.probes).within(per_step))
+            in_time = self.book.time(width, self.probes).within(per_step)
+        enough = batch * prod(grid.patch(self.dims, min(CUT[self.dims], self.most)))
+        self.short_of_memory |= memory < min(in_time, enough)
+        voxels = min(memory, in_time)
         for _ in range(ROUNDS):
             patch = grid.patch(self.dims, min(max(voxels / batch, smallest), self.most))
             cost = self._ask(width, patch, batch)
@@ -291,13 +303,16 @@ class _Search:
         )
 
     def _fits(self, cost: StepCost, batch: int) -> bool:
+        self.short_of_memory |= cost.bytes > self.limits.bytes and not self._late(cost, batch) > 1
         return self._over(cost, batch) <= 1
 
     def _over(self, cost: StepCost, batch: int) -> float:
         """How far a step is beyond its budgets: 1 where it just keeps both."""
+        return max(cost.bytes / self.limits.bytes, self._late(cost, batch))
+
+    def _late(self, cost: StepCost, batch: int) -> float:
         per_step = self._per_step(batch)
-        late = cost.seconds / (SLACK * per_step) if per_step else 0.0
-        return max(cost.bytes / self.limits.bytes, late)
+        return cost.seconds / (SLACK * per_step) if per_step else 0.0
 
     def _more(self, grid: Grid, width: int, patch: tuple[int, ...], batch: int, cost: StepCost) -> int:
         """As many patches a step as leave ENOUGH_STEPS, and the memory and the dataset allow."""

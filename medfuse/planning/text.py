@@ -193,6 +193,12 @@ class Text:
                 ("minutes", int(100 * left) / 100, fit),
                 ("steps_per_epoch", between_looks(size.steps), "steps between two looks at held-out cases"),
             ]
+        bench = self.candidate.bench
+        if bench.checkpointing:
+            less = "maps are computed again, as a step would else take more than the budget"
+            budget.append(("checkpointing", True, less))
+        if bench.accumulates:
+            budget.append(("accumulate", size.batch_size, "one patch after the other, for the same reason"))
         if not self._quick():
             return section("train", *budget, ("optimizer", "sgd", "nnU-Net's, with poly decay"))
         return section(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -16,10 +17,13 @@ from medfuse.core.layout import channels_last, lay_out
 from medfuse.core.memory import memory_growth
 from medfuse.train.objective import Objective
 from medfuse.train.optimizer import make_optimizer
+from medfuse.train.saving import Saving
 from medfuse.train.settings import TrainSettings
 
 FEWEST, MOST, LONG_ENOUGH = 2, 8, 1.0
 """Steps that are timed, and seconds after which no more are: short ones may all fall into one pause."""
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,11 @@ class StepCost:
 
 
 def measure_step(
-    build: Callable[[], nn.Module],
+    build: Callable[[], Model],
     objective: Objective,
     settings: TrainSettings,
     *,
+    segments: Callable[[Model], Sequence[str]] = lambda model: (),
     shape: Sequence[int],
     classes: int,
     device: torch.device,
@@ -51,16 +56,18 @@ def measure_step(
     """A few steps after a first one, on random batches of `shape` (batch, channels, *patch).
 
     `settings.precision` is fp32 or bf16 here, as a choice between them takes memory and time of its own.
+    `segments`: paths of modules whose maps are computed again where `settings.checkpointing` says so.
     """
     with memory_growth(device) as growth:
-        taken = _steps(build, objective, settings, shape, classes, device)
+        taken = _steps(build, objective, settings, segments, shape, classes, device)
         return StepCost(min(taken), growth(), median(taken))
 
 
 def _steps(
-    build: Callable[[], nn.Module],
+    build: Callable[[], Model],
     objective: Objective,
     settings: TrainSettings,
+    segments: Callable[[Model], Sequence[str]],
     shape: Sequence[int],
     classes: int,
     device: torch.device,
@@ -72,7 +79,9 @@ def _steps(
         precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
         plugins=LightningEnvironment(),
     )
-    model = build().to(device)
+    model = build()
+    paths = segments(model) if settings.checkpointing is True else ()
+    model.to(device)
     layout = channels_last(len(shape))
     lay_out(model, len(shape), layout)
     optimizer = make_optimizer(model.parameters(), settings)
@@ -81,15 +90,16 @@ def _steps(
     label = torch.randint(classes, (shape[0], 1, *shape[2:]), device=device)
     weights = objective.weights(0, 1000)
     taken: list[float] = []
-    while len(taken) < 1 + FEWEST or (len(taken) < 1 + MOST and sum(taken[1:]) < LONG_ENOUGH):
-        start = time.perf_counter()
-        total, _ = objective(network, image, label, weights)
-        fabric.backward(total)
-        if settings.clip:
-            nn.utils.clip_grad_norm_(model.parameters(), settings.clip, foreach=True)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - start)
+    with Saving(model, settings, paths) as saving:
+        while len(taken) < 1 + FEWEST or (len(taken) < 1 + MOST and sum(taken[1:]) < LONG_ENOUGH):
+            start = time.perf_counter()
+            total, _ = objective(saving.around(network), image, label, weights)
+            fabric.backward(total)
+            if settings.clip:
+                nn.utils.clip_grad_norm_(model.parameters(), settings.clip, foreach=True)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            taken.append(time.perf_counter() - start)
     return taken[1:]  # the first one warms up

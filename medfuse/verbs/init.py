@@ -143,6 +143,8 @@ def init_pipeline(
         "channels": size.width,
         "step_seconds": size.cost.seconds,
         "step_bytes": size.cost.bytes,
+        "checkpointing": best[0].bench.checkpointing,
+        "accumulate": size.batch_size if best[0].bench.accumulates else 1,
         "device": where.type,
         "tried": tried,
         **({"seconds_per_case": costs[0].values} if costs[0] else {}),

@@ -11,7 +11,7 @@ from medfuse.core.files import file_hash
 
 def rehearsal(folder: Path) -> Command:
     """Workers that only wait for orders, in files of `folder`."""
-    return Command((str(folder),), folder, "cpu", module="medfuse.core.rehearsal")
+    return Command((str(folder),), folder, "cpu", module="medfuse.testing.rehearsal")
 
 
 def began(folder: Path) -> dict[str, int]:

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from medfuse.api import Command, Crew, Engine
-from medfuse.core import rehearsal
 from medfuse.core.errors import MedfuseError
+from medfuse.testing import rehearsal
 from medfuse.testing.report import Check, report
 
 _WORDS = ("--quiet", "a folder/of läbels", "x=1", "")
@@ -76,7 +76,7 @@ def _stage(plugin: Engine, wait_s: float, workers: int = 2) -> Iterator[_Stage]:
     with tempfile.TemporaryDirectory(prefix="medfuse engine ", ignore_cleanup_errors=True) as made:
         folder = Path(made)
         words = (str(folder), *_WORDS)
-        crew = plugin.start(Command(words, folder, "cpu", module="medfuse.core.rehearsal"), workers)
+        crew = plugin.start(Command(words, folder, "cpu", module="medfuse.testing.rehearsal"), workers)
         try:
             yield _Stage(crew, folder, wait_s)
         finally:

@@ -1,6 +1,6 @@
 """A worker that does nothing but what it is told by files in a folder, for tests of what starts workers.
 
-    python -m medfuse.core.rehearsal FOLDER WORDS…
+    python -m medfuse.testing.rehearsal FOLDER WORDS…
 
 writes FOLDER/NAME.began with a line for each time it began, touches FOLDER/NAME.alive, and waits for
 FOLDER/NAME.order (`well`, `fail`, `mistake` or `die`), or for FOLDER/end.

@@ -81,6 +81,15 @@ def free_memory() -> int:
     return max(0, min(left))
 
 
+LACKS = "needs more memory than is free; close other programs, or use a machine with more"
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine, had no more; torch has errors of its own for that."""
+    kinds = (kind.__name__ for kind in type(error).__mro__)
+    return bool({"MemoryError", "OutOfMemoryError"} & {*kinds}) or "can't allocate memory" in str(error)
+
+
 def trim_heap() -> None:
     """Give back to the system what the C library holds free; those without glibc's call do so themselves."""
     with suppress(OSError, AttributeError):

@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from medfuse.api import Case
 from medfuse.core.board import ATTEMPTS, set_aside
 from medfuse.core.engine import Engine, differences
 from medfuse.core.errors import DataError, MedfuseError, OutputError, StorageError
 from medfuse.core.files import UNFINISHED, atomic, claimed, remove_leftovers, reported
 from medfuse.core.json_text import shortened
+from medfuse.core.memory import LACKS, lacks_memory
 from medfuse.core.seal import Seal, seal
 from medfuse.core.section import MOST_BYTES_OF_A_NAME
 from medfuse.core.text import listed
@@ -373,7 +372,7 @@ def reason_of(case: Case, error: Exception) -> str:
     """Why a case has failed, in a line; what nobody foresaw is in the log, too."""
     if isinstance(error, MedfuseError):
         return "; ".join(error.lines)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return "needs more memory than is free; close other programs, or use a machine with more"
+    if lacks_memory(error):
+        return LACKS
     log.error("case %s failed unexpectedly", case.name, exc_info=error)
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]} (please report it)"

@@ -18,7 +18,7 @@ from medfuse.runs.weights import advice, origins, scaling_problems
 from medfuse.volumes.endings import is_picture
 
 if TYPE_CHECKING:
-    from medfuse.model.verify import VerifiedFacts
+    from medfuse.model.verify import Verified, VerifiedFacts
 
 CHECK_PATCH = 64  # voxels per axis that are assumed where patch_size is left to the data
 
@@ -35,10 +35,16 @@ class Checked:
     doubts: tuple[str, ...]
 
 
-def checked(pipeline: Pipeline, info: DatasetInfo | None = None, image: ImageInfo | None = None) -> Checked:
+def checked(
+    pipeline: Pipeline,
+    info: DatasetInfo | None = None,
+    image: ImageInfo | None = None,
+    verified: Verified | None = None,
+) -> Checked:
     """Plan the graph of a pipeline and verify it on the meta device. Raises PipelineError with all problems.
 
-    `info` is its dataset, where that was read; `image` what the network will be given, where that is known.
+    `info` is its dataset, where that was read; `image` what the network will be given, where that is known;
+    `verified` knows graphs that were seen before.
     """
     problems: list[Problem] = []
     doubts: tuple[str, ...] = ()
@@ -58,7 +64,7 @@ def checked(pipeline: Pipeline, info: DatasetInfo | None = None, image: ImageInf
     image = image or nominal_image(pipeline, info, found)
     try:
         graph = plan_network(pipeline, image, len(info.outputs) if info else 2)
-        facts = _verified(pipeline, graph) if not problems else None
+        facts = _verified(pipeline, graph, verified) if not problems else None
         problems += setting_problems(pipeline, graph, facts, info, fresh=True)
         problems += scaling_problems(pipeline, found, info.channels if info else ())
         if info:
@@ -75,12 +81,12 @@ def checked(pipeline: Pipeline, info: DatasetInfo | None = None, image: ImageInf
     return Checked(info, image, graph, facts, found, doubts)
 
 
-def _verified(pipeline: Pipeline, graph: GraphPlan) -> VerifiedFacts:
+def _verified(pipeline: Pipeline, graph: GraphPlan, verified: Verified | None) -> VerifiedFacts:
     from medfuse.model.verify import verify  # and torch, which a mistake in the file does not wait for
     from medfuse.train.parts import needs_depths
 
     batch = pipeline.sample.batch_size
-    return verify(
+    return (verified or verify)(
         graph,
         with_depths=needs_depths(pipeline.train.parts),
         batch=SMALLEST_BATCH if batch == "auto" else batch,

@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -99,6 +100,12 @@ class TrainedOn(Record):
         )
 
 
+@cache
+def _versions() -> dict[str, str]:
+    """Of the packages that a process has loaded, which stay as they are."""
+    return {name: metadata.version(name) for name in _PACKAGES}
+
+
 class Stretch(Record):
     """Training under one setting, from a step on until the next stretch or the end. `train`: its settings."""
 
@@ -116,7 +123,7 @@ class Stretch(Record):
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             medfuse=medfuse.__version__,
-            packages={name: metadata.version(name) for name in _PACKAGES},
+            packages=_versions(),
             train=resolved(pipeline)["train"],
         )
 

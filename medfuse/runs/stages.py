@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from medfuse.data.fingerprint import Fingerprint
     from medfuse.data.plan import DataPlan
     from medfuse.data.store import Store
+    from medfuse.model.verify import Verified
     from medfuse.report.evaluate import Evaluation
 
 
@@ -103,11 +104,13 @@ def _outlook(run: Run) -> tuple[str, ...]:
     return told
 
 
-def prepare(run: Run, seen: Fingerprint | None = None, *, known: bool = False) -> Planned:
+def prepare(
+    run: Run, seen: Fingerprint | None = None, *, known: bool = False, verified: Verified | None = None
+) -> Planned:
     """Check every case, plan every `auto` value, verify the graph. Nothing is written yet.
 
     `seen` is what was found of the same files before, and saves reading them. `known`: whether what is odd
-    about the data has been said already.
+    about the data has been said already. `verified` knows graphs that were seen before.
 
     A run that has weights keeps its plan and its split. Raises MedfuseError where it has other data.
     The split of a fresh one is another where it is stratified by what only the label maps tell.
@@ -137,7 +140,7 @@ def prepare(run: Run, seen: Fingerprint | None = None, *, known: bool = False) -
     for what, reason in plan.reasons.items():
         run.reporter.say(f"  {what}: {_said(plan, what)}: {reason}")
     graph = plan_network(run.pipeline, plan.image, len(plan.classes))
-    facts = verify(graph)
+    facts = (verified or verify)(graph)
     problems = setting_problems(run.pipeline, graph, facts, run.info, fresh=run.starts)
     if run.starts:
         problems += scaling_problems(run.pipeline, origins(run.pipeline), run.info.channels)

@@ -14,6 +14,7 @@ from medfuse.space.dimensions import Choices, Dimension, Range, Subset, words
 
 if TYPE_CHECKING:
     from medfuse.api import DatasetInfo, ImageInfo
+    from medfuse.model.verify import Verified
 
 _UNKNOWN = "unknown key"
 _NO_KEY = "the pipeline has no such key"
@@ -23,11 +24,15 @@ _TRIES = 64
 
 @dataclass
 class Gate:
-    """Lets sound combinations through. `image`: what the network is given, where that is known."""
+    """Lets sound combinations through.
+
+    `image`: what the network is given, where that is known. `verified` knows graphs that were seen before.
+    """
 
     space: Space
     info: DatasetInfo
     image: ImageInfo | None = None
+    verified: Verified | None = None
     _known: dict[str, MedfuseError | Combined] = field(default_factory=dict)
 
     def admit(self, values: Values) -> Combined:
@@ -40,7 +45,7 @@ class Gate:
                 combined = self.space.combine(values)
                 own = combined.pipeline.preprocess == self._written.pipeline.preprocess
                 own = own and combined.pipeline.sample == self._written.pipeline.sample
-                checked(combined.pipeline, self.info, self.image if own else None)
+                checked(combined.pipeline, self.info, self.image if own else None, self.verified)
                 self._known[name] = combined
             except MedfuseError as error:
                 self._known[name] = error

@@ -171,7 +171,10 @@ def _opened(asked: Asked, runs: Path, retrain: bool, joins: bool, reporter: Repo
             ]
         )
     info = read_dataset(pipeline)
-    gate = gate_of(asked, info)
+    from medfuse.model.verify import Verified
+
+    gate, verified = gate_of(asked, info), Verified()
+    gate.verified = verified
     gate.admit({})
     if not joins:
         gate.refuse_hopeless()
@@ -202,7 +205,13 @@ def _opened(asked: Asked, runs: Path, retrain: bool, joins: bool, reporter: Repo
     write_json(folder / INNER, [_as_json(inner)])
     write_json(folder / OUTER, [_as_json(outer)])
     study = Study(
-        settings, gate, budget, journal, Bench(info, seen, runs), (folder / INNER).resolve(), reporter
+        settings,
+        gate,
+        budget,
+        journal,
+        Bench(info, seen, runs, verified),
+        (folder / INNER).resolve(),
+        reporter,
     )
     if any(one.number == 0 for one in journal.told()):
         study.settle_reference()

@@ -102,7 +102,7 @@ class Found:
             ]
         found, what = self.comparison.of(CHOSEN, MEAN), ", ".join(self.chosen.changes)
         interval = f"{found.difference:+.4f}, 95 % interval {found.low:+.4f} … {found.high:+.4f}"
-        measured = f"{interval}, {found.pairs} cases that no trial has seen, {self.seeds} seeds"
+        measured = f"{interval}, {found.pairs} cases that no trial has seen, {_seeds(self.seeds)}"
         if found.verdict == "better":
             return [f"trial {self.chosen.number} is better than the file as written ({measured}): {what}"]
         if found.verdict == "worse":
@@ -118,8 +118,8 @@ class Found:
         more = "give the search more minutes, and judge by more cases (all folds with `medfuse compare`)"
         if found.needed:
             more += (
-                f"; about {found.needed.patients} patients and {found.needed.seeds} seeds would tell a "
-                f"difference of {found.margin:g}"
+                f"; about {found.needed.patients} patients and {_seeds(found.needed.seeds)} would tell a "
+                f"difference of {max(found.margin, abs(found.difference)):.2g}"
             )
         return [
             f"no winner: trial {self.chosen.number} cannot be told from the file as written ({measured}: "
@@ -174,7 +174,7 @@ class Found:
                     (
                         "mean foreground Dice",
                         "to choose by",
-                        f"unseen ({self.cases} cases, {self.seeds} seeds)",
+                        f"unseen ({self.cases} cases, {_seeds(self.seeds)})",
                     ),
                     *((whose, number(self.inner[whose], 4), self.unseen(whose)) for whose in self.outer),
                 ]
@@ -282,3 +282,7 @@ def found(study: Study, done: list[Training], candidate: Any) -> Found:
 def _cell(value: Any) -> Any:
     """A number as it is, anything else in words; nothing where it has none."""
     return value if value is None or isinstance(value, int | float) else words(value)
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s'[: count != 1]}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from medfuse.core.errors import MedfuseError, PipelineError, Problem, reason
 from medfuse.core.lock import InUse, locked
+from medfuse.core.memory import LACKS, lacks_memory
 from medfuse.core.reporter import Reporter
 from medfuse.core.text import duration
 from medfuse.pipeline import Pipeline
@@ -171,13 +172,7 @@ class Study:
         asked = self.journal.asked()[step.trial]
         what = ", ".join(changes(self.gate.space.differing(asked.values))) or "as the file is written"
         try:
-            told = self.bench.train(
-                self.pipeline_of(asked, step.rung),
-                self.journal.run_folder(step.trial),
-                step.trial,
-                step.rung,
-                self.pipeline_of(asked, len(self.budget.amounts) - 1).train,
-            )
+            told = self._told(asked, step)
         except MedfuseError as error:
             if step.trial == 0:
                 raise
@@ -193,6 +188,21 @@ class Study:
         if step.trial == 0:
             self.settle_reference()
             self.refuse_too_small()
+
+    def _told(self, asked: Asked, step: Step) -> Told:
+        """What a trial comes to at a rung. Raises MedfuseError where it cannot be trained."""
+        try:
+            return self.bench.train(
+                self.pipeline_of(asked, step.rung),
+                self.journal.run_folder(asked.number),
+                asked.number,
+                step.rung,
+                self.pipeline_of(asked, len(self.budget.amounts) - 1).train,
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            raise MedfuseError(LACKS) from error
 
     def pipeline_of(self, asked: Asked, rung: int) -> Pipeline:
         """As it is trained at a rung: on the inner split, silently, in the precision of trial 0."""

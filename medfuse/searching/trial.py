@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from medfuse.api import DatasetInfo
     from medfuse.data.fingerprint import Fingerprint
     from medfuse.data.plan import DataPlan
+    from medfuse.model.verify import Verified
     from medfuse.runs.run import Run
     from medfuse.train.settings import TrainSettings
 
 
 @dataclass
 class Bench:
-    """What trials share: the dataset, what is known of its files, the folder of all runs.
+    """What trials share: the dataset, what is known of its files, the folder of all runs, verified graphs.
 
     `reference`: the plan of trial 0; all are judged on its grid, as a coarser one would be easier.
     """
@@ -30,6 +31,7 @@ class Bench:
     info: DatasetInfo
     seen: Fingerprint
     runs: Path
+    verified: Verified
     reference: DataPlan | None = None
 
     def train(self, pipeline: Pipeline, folder: Path, number: int, rung: int, whole: TrainSettings) -> Told:
@@ -49,7 +51,7 @@ class Bench:
         began, quiet = time.monotonic(), Reporter(quiet=True)
         with open_run(pipeline, self.info, self.runs, folder, quiet, Together()) as run:
             run = replace(run, whole=whole)
-            planned = prepare(run, self.seen)
+            planned = prepare(run, self.seen, verified=self.verified)
             graph = plan_network(pipeline, planned.plan.image, len(planned.plan.classes))
             with filled_store(run, planned) as store:
                 train(run, planned, graph, store, Trackers(run, planned.standing.step))

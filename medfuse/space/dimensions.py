@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from medfuse.api import Plugin
 from medfuse.core.json_text import shortened
+from medfuse.core.named import within
 from medfuse.registry import as_mapping
 
 _FORMS = (
@@ -135,6 +136,8 @@ def read_dimension(value: Any) -> Dimension:
 def _choices(options: Any) -> Choices:
     if not options:
         raise ValueError("has no value to try; give two or more")
+    if any(isinstance(one, float) and not math.isfinite(one) for one in within(options)):
+        raise ValueError("nan and inf are no values; give numbers")
     _refuse_doubles(options)
     return Choices(tuple(options))
 

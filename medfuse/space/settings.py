@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from medfuse.core.section import Section
@@ -35,7 +35,7 @@ class SearchSettings(Section):
 
     space: Annotated[dict[str, Any], BeforeValidator(as_written, json_schema_input_type=dict[str, Any])] = (
         Field(
-            min_length=1,
+            json_schema_extra={"minProperties": 1},
             description="key as `--set` spells it: a list of values, or {log: [a, b]}, {range: [a, b]}, "
             "{int: [a, b]}, {subset_of: [a, b, c], at_least: 1}",
         )
@@ -60,7 +60,11 @@ class SearchSettings(Section):
     inner: float = Field(
         0.25, gt=0, le=0.5, description="share of the training patients that trials are judged by"
     )
-    seeds: Annotated[int, Field(ge=1, le=100)] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
+    seeds: Annotated[
+        Annotated[int, Field(ge=1, le=100), Tag("count")]
+        | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Tag("list")],
+        Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "count"),
+    ] = Field(
         3,
         description="with how many seeds, or which, the chosen pipeline and the file as written are trained "
         "at the end and judged on cases that no trial has seen",
@@ -76,7 +80,12 @@ class SearchSettings(Section):
     @field_validator("space")
     @classmethod
     def _readable(cls, space: dict[str, Any]) -> dict[str, Any]:
-        if wrong := {key: said for key, value in space.items() if (said := _fault(key, value))}:
+        if not space:
+            raise ValueError(
+                "is empty; name a key and what may be tried, such as train.learning_rate: {log: [1e-4, 1e-2]}"
+            )
+        wrong = {key: said for key, value in space.items() if (said := _fault(key, value))}
+        if wrong := {**_said_twice(space), **wrong}:
             raise _faulty(wrong, space)
         return space
 
@@ -110,13 +119,35 @@ class SearchSettings(Section):
 
 def _fault(key: str, value: Any) -> str:
     """What is wrong with what a space says of a key; nothing where it can be read."""
-    if fixed := [name for name in FIXED if re.match(rf"{re.escape(name)}($|[.\[])", key)]:
-        return f"cannot be searched: {FIXED[fixed[0]]}"
+    own = _words(key)
+    for name, why in FIXED.items():
+        if own[: len(_words(name))] == _words(name):
+            return f"cannot be searched: {why}"
+        if _words(name)[: len(own)] == own and own:
+            return f"cannot be searched as a whole, as {name} is in it; name its keys, such as {key}.KEY"
     try:
         read_dimension(value)
     except ValueError as error:
         return str(error)
     return ""
+
+
+def _words(key: str) -> list[str]:
+    """`a.b[0]` → a, b, 0, however it is spelled."""
+    return re.findall(r"[^.\[\]]+", key)
+
+
+def _said_twice(space: Mapping[str, Any]) -> dict[str, str]:
+    """Keys that decide what one before them decides."""
+    found: dict[str, str] = {}
+    seen: dict[tuple[str, ...], str] = {}
+    for key in space:
+        words = tuple(_words(key))
+        plugin = words[:-1] if words[-1:] == ("use",) else words
+        if before := seen.get(plugin):
+            found[key] = f"decides what {before} decides; keep one of them"
+        seen.setdefault(plugin, key)
+    return found
 
 
 def _faulty(wrong: Mapping[str, str], space: Mapping[str, Any]) -> PydanticCustomError:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from medfuse.core.errors import MedfuseError
-from medfuse.core.memory import bytes_text, memory_growth, parse_bytes, total_memory
+from medfuse.core.memory import bytes_text, lacks_memory, memory_growth, parse_bytes, total_memory
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,17 @@ def test_a_process_can_have_no_more_than_its_control_group(tmp_path, monkeypatch
     for said, most in (("1048576", 2**20), ("max", machine), (str(2**62), machine)):
         group.write_text(f"{said}\n")
         assert total_memory(torch.device("cpu")) == most
+
+
+@pytest.mark.parametrize(
+    ("error", "lacks"),
+    [
+        (MemoryError(), True),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"), True),
+        (RuntimeError("shapes cannot be multiplied"), False),
+        (ValueError("memory"), False),
+    ],
+)
+def test_what_lacks_memory_is_told_from_other_errors(error, lacks):
+    assert lacks_memory(error) == lacks

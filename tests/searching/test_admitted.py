@@ -50,6 +50,44 @@ def test_a_range_is_refused_at_the_end_that_is_none(tmp_path):
     assert [*hopeless(tmp_path, {"augment.noise": {"range": [0.5, 1.5]}})] == [("range", 1)]
 
 
+def test_values_that_are_one_pipeline_in_other_words_are_refused(tmp_path):
+    space = {"loss": ["dice_ce", "tversky", {"use": "tversky"}], "train.optimizer": ["sgd", "adamw"]}
+    found = hopeless(tmp_path, space)
+    assert found == {(2,): "{use: tversky}: is the same pipeline as tversky; keep one"}
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"loss": ["dice_ce"]},
+        {"loss": ["dice_ce"], "train.optimizer": ["sgd"]},
+        {"model.fusion.decoded.inputs": {"subset_of": ["encoder.*"], "at_least": 1}},
+    ],
+)
+def test_a_space_of_the_file_alone_is_refused(tmp_path, space):
+    with pytest.raises(PipelineError) as refused:
+        gate(tmp_path, space).refuse_hopeless()
+    assert [p.path for p in refused.value.problems] == [("search", "space")]
+    gate(tmp_path / "more", {**space, "train.clip": [3.0]}).refuse_hopeless()
+
+
+def test_a_graph_is_verified_once_for_all_its_trials(tmp_path, monkeypatch):
+    from medfuse.model import verify
+
+    seen = []
+    plain = verify.verify
+    monkeypatch.setattr(verify, "verify", lambda plan, **how: seen.append(plan) or plain(plan, **how))
+    cubes = gate(tmp_path, {"train.clip": [3.0, 4.0], "model.fusion.decoded.use": ["unet_plus_plus"]})
+    cubes.verified = verify.Verified()
+    for values in ({"train.clip": 3.0}, {"train.clip": 4.0}, {}):
+        cubes.admit(values)
+    assert len(seen) == 1
+    cubes.admit({"model.fusion.decoded.use": "unet_plus_plus"})
+    assert len(seen) == 2
+    with pytest.raises(MedfuseError, match="no feature map"):
+        cubes.admit({"model.fusion.decoded.use": "fpn"})
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_drawn_lies_in_the_space(seed):
     dimensions = {"a": Range(1e-4, 1.0, log=True), "b": Range(2, 4, whole=True), "c": Subset((1, 2, 3), 2)}

@@ -1,8 +1,12 @@
 """What a search space may say of a key."""
 
+import json
+
+import numpy as np
 import pytest
 
-from medfuse.space.dimensions import Choices, Range, Subset, read_dimension, words
+from medfuse import plugins
+from medfuse.space.dimensions import Choices, Range, Subset, as_written, read_dimension, words
 
 
 @pytest.mark.parametrize(
@@ -28,6 +32,9 @@ def test_each_form_is_read(written, read):
         ({"log": [1, 2], "range": [1, 2]}, "in one way"),
         ([], "has no value to try"),
         (["fpn", "fpn"], "fpn is there twice"),
+        ([1, 1.0], "1 is there twice"),
+        ([0.1, float("nan")], "nan and inf are no values"),
+        ([{"use": "tversky", "false_positives": float("inf")}], "nan and inf are no values"),
         ({"log": [0, 1]}, "0 has no logarithm"),
         ({"range": [2, 1]}, "2 is not below 1"),
         ({"range": [1]}, "the least and the most"),
@@ -55,3 +62,24 @@ def test_the_examples_of_a_subset_hold_every_member_and_are_large_enough(least):
 def test_values_that_differ_have_different_words():
     values = [1, "1", True, None, "none", [1], {"use": "a"}, 0.5, [], {}]
     assert len({words(value) for value in values if value != "1"}) == len(values) - 1
+
+
+@pytest.mark.parametrize("value", [3, "none", None, 0.5, [1, [2]], {"use": "fpn", "channels": 4}, True])
+def test_a_space_that_is_written_stays_as_it_is(value):
+    space = {"a": {"log": [1e-4, 1]}, "b": ["x", {"use": "y"}], "c": {"subset_of": ["a", "b"], "at_least": 2}}
+    assert as_written(space) == space
+    assert as_written(value) == value
+
+
+def test_a_space_of_python_is_said_in_plain_values():
+    losses = plugins.losses
+    space = {
+        "a": (losses.tversky(), losses.sum(terms=[losses.dice_ce(), "boundary"])),
+        "b": [None, np.int64(3)],
+    }
+    plain = {"use": "sum", "terms": [{"use": "dice_ce"}, {"use": "boundary"}]}
+    made = as_written(space)
+    assert made["a"][0] == "tversky"
+    assert [part["use"] for part in made["a"][1]["terms"]] == [part["use"] for part in plain["terms"]]
+    assert made["b"] == ["none", 3]
+    assert json.loads(json.dumps(made)) == made

@@ -1,12 +1,7 @@
 """`medfuse search`, from a file with a space to a verdict."""
 
 import json
-import os
-import random
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -232,27 +227,6 @@ def test_a_search_may_stand_in_a_file_of_its_own(tmp_path):
         read_search(other)
     assert "wide.yaml:2:1" in str(found.value)
     assert "wide.yaml:4:3" in str(found.value)
-
-
-@pytest.mark.slow  # each start imports torch, and is killed some seconds later
-def test_killed_again_and_again_it_makes_the_same_trials(searched, tmp_path):
-    file = write(tmp_path)
-    chance, command = random.Random(1), [sys.executable, "-m", "medfuse", "search", str(file), "-q"]
-    kills = 0
-    while True:
-        process = subprocess.Popen([*command, "--runs", str(tmp_path / "runs")], env={**os.environ})
-        ends = time.monotonic() + (chance.uniform(3, 7) if kills < 20 else 600)
-        while process.poll() is None and time.monotonic() < ends:
-            time.sleep(0.05)
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert process.returncode == 0
-    assert kills > 0
-    first, second = (trials(home / "runs" / "cubes-search") for home in (searched[0].parent, tmp_path))
-    assert first == second
 
 
 @pytest.mark.slow  # two workers import torch

@@ -6,9 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+
+from medfuse.core import offline
 
 HOOK = """
 import os, sys
@@ -132,6 +135,38 @@ def test_telemetry_that_a_program_uses_itself_stays(watched: Watched) -> None:
         "import_offline('json')\n"
         "assert sys.modules['openvino_telemetry'] is own"
     )
+
+
+UNUSED = """
+import importlib, sys
+from medfuse.core.offline import import_offline
+package, unused = sys.argv[1:]
+before = [*sys.meta_path]
+import_offline(package)
+assert unused not in sys.modules and sys.meta_path == before
+importlib.import_module(unused)
+"""
+
+
+@pytest.mark.parametrize(("package", "unused"), [("nibabel", "pydicom"), ("openvino", "openvino.tools.ovc")])
+def test_what_a_package_imports_for_nothing_is_left_out_and_there_for_whoever_asks(
+    package: str, unused: str
+) -> None:
+    if not installed(package):
+        pytest.skip(f"{package} is not installed")
+    subprocess.run([sys.executable, "-c", UNUSED, package, unused], check=True)
+
+
+def test_another_thread_imports_what_is_left_out_meanwhile() -> None:
+    sys.modules.pop("colorsys", None)
+    with offline._left_out(("colorsys",)):
+        with pytest.raises(ModuleNotFoundError, match="is left out"):
+            importlib.import_module("colorsys")
+        found: list[object] = []
+        other = threading.Thread(target=lambda: found.append(importlib.import_module("colorsys")))
+        other.start()
+        other.join()
+    assert len(found) == 1
 
 
 @pytest.mark.slow

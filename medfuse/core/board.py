@@ -31,7 +31,7 @@ from typing import Any
 
 from medfuse.core.crew import name_of_worker
 from medfuse.core.errors import OutputError
-from medfuse.core.files import atomic, reported, write_json, write_text
+from medfuse.core.files import put_json, put_text, reported
 from medfuse.core.json_text import read_json, validated
 from medfuse.core.patience import patient
 from medfuse.core.repeated import repeated
@@ -196,7 +196,7 @@ class Board:
     @patient
     def settle(self, number: int, record: Mapping[str, Any]) -> None:
         """What became of a case. A worker that was taken for dead may tell once more; one record stays."""
-        write_json(self._record_path(number), {**record, "attempt": self._mine.get(number)})
+        put_json(self._record_path(number), {**record, "attempt": self._mine.get(number)})
         self._held.discard(number)
 
     @patient
@@ -217,11 +217,18 @@ class Board:
     # ---- whoever looks
 
     def records(self, known: Mapping[int, Any] = {}) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Cases that are settled, and how, but those in `known`."""
+        """Cases that are settled, and how, but those in `known`.
+
+        What a machine that crashed has left empty is gone then, and its case is not settled.
+        """
         for entry in _entries(self.folder / "records"):
             name, _, end = entry.name.partition(".")
             if end == "json" and name.isdecimal() and int(name) not in known and int(name) < self.cases:
-                yield int(name), self._record(Path(entry.path))
+                path = Path(entry.path)
+                if path.stat().st_size:
+                    yield int(name), self._record(path)
+                else:
+                    path.unlink(missing_ok=True)
 
     def _record(self, path: Path) -> dict[str, Any]:
         how: dict[str, Any] = {"raises": OutputError, "remedy": remedy(self.folder)}
@@ -338,7 +345,7 @@ class Board:
         if self._record_path(number).exists():
             return False
         if mark := self._mark(number):
-            write_text(self._mark_path(number, attempt), mark)
+            put_text(self._mark_path(number, attempt), mark)
         self._mine[number] = attempt
         self._held.add(number)
         return True
@@ -384,8 +391,7 @@ class Board:
     def _note_over(self, number: int, attempt: int, reason: str) -> None:
         path = self._over_path(number, attempt)
         if not path.exists():
-            with atomic(path) as temporary:
-                temporary.write_text(reason, encoding="utf-8")
+            put_text(path, reason)
 
     def _set_aside(self, number: int) -> None:
         self.settle(
@@ -414,7 +420,7 @@ class Board:
         with self._turn:
             now = {"doing": dict(self._doing), "holds": list(self._held)}
         about = {"name": self._name, "host": socket.gethostname(), "pid": os.getpid(), **now}
-        write_json(self._place, about)
+        put_json(self._place, about)
 
     def _disk_time(self) -> float:
         """The time as the disk has it, by which heartbeats are judged."""

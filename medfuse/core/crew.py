@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -49,6 +50,15 @@ def share_of_cores() -> int:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvmap")
+"""What the drivers of graphics cards leave on Linux: NVIDIA's, AMD's, that of Windows, of small boards."""
+
+
+def may_have_cards() -> bool:
+    """Whether this machine may have a graphics card that computes; where it is False, torch sees none."""
+    return sys.platform != "linux" or any(map(os.path.exists, _DRIVERS))
 
 
 class Child:

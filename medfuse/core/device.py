@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfuse.core.errors import MedfuseError
+from medfuse.core.imports import imported_at_once
 from medfuse.core.memory import trim_heap
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class Precision:
 
 def pick_device(wanted: str) -> torch.device:
     """`auto` is CUDA where there is one. Raises MedfuseError for one that is not there, or is none."""
-    import torch
+    with imported_at_once("torch"):
+        import torch
 
     if wanted.partition(":")[0] == "cuda" and not torch.cuda.is_available():
         raise MedfuseError(f"device {wanted[:40]}: torch sees no CUDA device; choose device: cpu or auto")

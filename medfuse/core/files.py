@@ -145,6 +145,28 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def put_text(path: Path, text: str) -> None:
+    """As `write_text`, for what processes only tell each other: whole or absent, whoever of them is killed.
+
+    It is not flushed, so that a crash of the machine may leave it empty, nor claimed, so that its folder must
+    be one that nobody sweeps while they work. Raises OutputError.
+    """
+    temporary = path.with_name(f"{UNFINISHED}{secrets.token_hex(4)}")
+    with reported(path):
+        try:
+            with open(temporary, "x", encoding="utf-8") as file:
+                file.write(text)
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+def put_json(path: Path, value: Any) -> None:
+    put_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 

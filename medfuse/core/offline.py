@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import importlib.abc
 import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -19,6 +21,13 @@ from medfuse.core.remembered import cache_folder
 _TELEMETRY = ("openvino_telemetry",)
 """Packages that report to their makers. OpenVINO asks for this one when it is imported, and has an empty one
 of its own in its stead."""
+
+_UNUSED = {
+    "nibabel": ("pydicom",),  # for DICOM in headers' extensions, which are not read here
+    "openvino": ("openvino.tools.ovc",),  # which converts models of others, and reports it
+}
+"""What libraries import where it is installed, though nothing here asks for what it does: half of the time
+that they take to import."""
 
 _REFUSALS = {
     "ORT_DISABLE_TELEMETRY": "1",
@@ -44,9 +53,15 @@ def import_offline(package: str) -> ModuleType:
 
     The caches of matplotlib go where medfuse has its own.
     """
+    if package in sys.modules:
+        return importlib.import_module(package)  # which waits for another thread's import
     for name, value in _REFUSALS.items():
         os.environ.setdefault(name, value)
-    with _hidden(_TELEMETRY), _environment(_folders()):
+    with (
+        _hidden(_TELEMETRY),
+        _left_out(_UNUSED.get(package.partition(".")[0], ())),
+        _environment(_folders()),
+    ):
         return importlib.import_module(package)
 
 
@@ -63,6 +78,24 @@ def _hidden(packages: tuple[str, ...]) -> Iterator[None]:
                 sys.modules.pop(name, None)
             else:
                 sys.modules[name] = module
+
+
+@contextmanager
+def _left_out(packages: tuple[str, ...]) -> Iterator[None]:
+    """The same for this thread alone, of what nobody has imported yet: others may just be about to."""
+    thread = threading.get_ident()
+
+    class Refusing(importlib.abc.MetaPathFinder):
+        def find_spec(self, name: str, *_: object) -> None:
+            if name in packages and threading.get_ident() == thread:
+                raise ModuleNotFoundError(f"{name} is left out", name=name)
+
+    refusing = Refusing()
+    sys.meta_path.insert(0, refusing)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(refusing)
 
 
 @contextmanager

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.nn.functional import interpolate
 
 from medfuse.api import Case
 from medfuse.core.errors import DataError
@@ -336,6 +334,9 @@ def resample_labels(
     """
     if labels.shape == shape:
         return np.ascontiguousarray(labels)
+    import torch
+    from torch.nn.functional import interpolate
+
     present = set(np.unique(labels).tolist())
     result = np.zeros(shape, labels.dtype)
     best = torch.zeros(shape)

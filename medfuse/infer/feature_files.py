@@ -17,6 +17,7 @@ import numpy as np
 import medfuse
 from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.files import UNFINISHED, atomic, claimed, reported
+from medfuse.core.offline import import_offline
 
 if TYPE_CHECKING:
     from medfuse.infer.features import FeatureMap
@@ -115,7 +116,7 @@ def is_ours(path: Path) -> bool:
 
 
 def _write_nifti(path: Path, one: FeatureMap) -> None:
-    import nibabel
+    nibabel = import_offline("nibabel")
 
     voxels = one.values[0] if len(one.values) == 1 else np.moveaxis(one.values, 0, -1)
     image = nibabel.Nifti1Image(voxels, one.affine)

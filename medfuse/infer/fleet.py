@@ -42,7 +42,7 @@ from medfuse.infer.fleet_files import (
 )
 from medfuse.infer.ledger import Ledger, Progress, reason_of
 from medfuse.infer.manifest import NAME, Manifest, made_by, now
-from medfuse.infer.plan import Way
+from medfuse.infer.way import Way
 
 ENGINES = "engines.json"
 _HOPELESS = 5

@@ -6,9 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from medfuse.api import Case
 from medfuse.core.errors import DataError, OutputError
@@ -18,16 +16,20 @@ from medfuse.core.prepared import Prepared
 from medfuse.infer.away import Scratch, files_now
 from medfuse.infer.bucket import Bucket
 from medfuse.infer.fleet import Fleet, Share, SharedLedger
+from medfuse.infer.flips import flip_combinations
 from medfuse.infer.ledger import Ledger, Outcome, Progress
-from medfuse.infer.line import Line, Listed, failures_of
 from medfuse.infer.manifest import with_hashes
-from medfuse.infer.plan import Way
 from medfuse.infer.probabilities import check_format
 from medfuse.infer.recipe import Recipe
 from medfuse.infer.shards import Shard, found, gather_parts, gathered, refuse_parts
-from medfuse.infer.sliding import Network, flip_combinations
+from medfuse.infer.way import Way
 from medfuse.quality.judge import Judge
 from medfuse.volumes.dicom.origins import sources_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from medfuse.infer.sliding import Network
 
 Work = Callable[[Case, Path, Callable[[int, int], None]], dict[str, Any]]
 """Makes the files of a case in a folder, telling (windows done, windows in all); returns what the manifest is
@@ -82,6 +84,8 @@ def infer_cases(
     check_format(recipe.probabilities)
     recipe.label_files.check()
     if share is not None:
+        from medfuse.infer.line import Line
+
         share.check(recipe.facts())
         shared = SharedLedger(share, recipe.files, overwrite=overwrite)
         share.prepare = lambda case: share.ways.update(plan([case]))
@@ -111,6 +115,8 @@ def infer_cases(
             plan(cases)  # which tells, and refuses, before any work
             fleet.lead(cases, ledger, output, recipe.facts())
         else:
+            from medfuse.infer.line import Line, Listed  # and torch, without which one leads
+
             source, parts = Listed(cases), (plan(cases), ledger, judge, heads, scratch)
             line = Line(prepare, networks, recipe, output, device, *parts)
             ledger.again = source.again
@@ -209,6 +215,8 @@ def work_through(
 
 def _work_on(case: Case, work: Work, ledger: Ledger) -> None:
     ledger.windows(case)
+    from medfuse.infer.line import failures_of
+
     began, inputs = time.monotonic(), files_now(case.images)
     with failures_of(case, ledger):
         with ledger.staged(case) as folder:

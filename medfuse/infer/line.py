@@ -30,7 +30,7 @@ from medfuse.infer.feed import Abandoned, Feed
 from medfuse.infer.formats import open_labels
 from medfuse.infer.ledger import Ledger
 from medfuse.infer.manifest import with_hashes
-from medfuse.infer.plan import FEED_BYTES, Way
+from medfuse.infer.plan import FEED_BYTES
 from medfuse.infer.probabilities import (
     Box,
     open_probabilities,
@@ -42,6 +42,7 @@ from medfuse.infer.recipe import Recipe
 from medfuse.infer.shelf import Shelf
 from medfuse.infer.sliding import Network, WindowCount, passes_of, predict_bricks
 from medfuse.infer.stitch import spare_memory
+from medfuse.infer.way import Way
 from medfuse.infer.windows import AxisName, plan_grid
 from medfuse.quality.agreement import Agreement
 from medfuse.quality.judge import Judge

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, prod
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from medfuse.infer.probabilities import BOX_BYTES
 from medfuse.infer.settings import InferSettings
 from medfuse.infer.sliding import KNOWN_BYTES, Network, window_logits
 from medfuse.infer.stitch import are_large
+from medfuse.infer.way import Way
 from medfuse.infer.windows import AxisName, Grid, brick_voxels, carried_voxels, hot_voxels, plan_grid
 from medfuse.quality.case import BRICK_VOXELS
 
@@ -32,34 +33,6 @@ FEED_BYTES = 64 * 2**20
 _AXES: tuple[AxisName, ...] = ("x", "y", "z")
 _FIXED = 96 * 2**20  # compressor, threads' stacks, the exporter's temporaries
 _SLACK = 1.1  # what the allocator loses between blocks
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a case is worked on. `sweep`: the axis that rows of windows follow, chosen if None.
-
-    `on_disk`: its image is. `shelved`: so are sums between two rows of windows. `roomy`: a GPU's memory is
-    large enough for sums too.
-    """
-
-    batch_size: int = 1
-    sums: Literal["float32", "float16"] = "float32"
-    sweep: AxisName | None = None
-    on_disk: bool = False
-    shelved: bool = False
-    roomy: bool = True
-
-    def smaller(self) -> Way | None:
-        """A way that needs less of a GPU's memory, if there is one."""
-        if self.batch_size > 1:
-            return replace(self, batch_size=self.batch_size // 2)
-        return replace(self, roomy=False) if self.roomy else None
-
-    def __str__(self) -> str:
-        where = "" if self.roomy else " in main memory"
-        disk = ", its image on disk" if self.on_disk else ""
-        disk = ", its image and most sums on disk" if self.shelved else disk
-        return f"batches of {self.batch_size}, {self.sums} sums{where}{disk}"
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 import medfuse
 from medfuse.core.geometry import Geometry
 from medfuse.infer.feature_files import new_folder, zarr_module
-from medfuse.infer.seams import Region
-from medfuse.infer.trilinear import Axis
 from medfuse.volumes.write import open_maps
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from medfuse.infer.seams import Region
+    from medfuse.infer.trilinear import Axis
 
 ProbabilityFormat = Literal["zarr", "nifti"]
 PROBABILITY_FORMATS: tuple[ProbabilityFormat, ...] = ("zarr", "nifti")
@@ -58,6 +60,8 @@ def _fine(piece: Region, axes: tuple[Axis, ...]) -> list[range]:
 
 
 def _interpolated(piece: Region, axes: tuple[Axis, ...]) -> Tensor:
+    import torch
+
     values = piece.logits
     for number, fine in reversed(list(enumerate(_fine(piece, axes)))):
         axis, cells = axes[number], slice(piece.cells[number].start, piece.cells[number].stop)

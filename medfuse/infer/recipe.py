@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from medfuse.api import Case
 from medfuse.core.geometry import Geometry
 from medfuse.core.labels import LabelValue, map_values, outputs
-from medfuse.infer.decide import Kind
-from medfuse.infer.export import Exporter
 from medfuse.infer.formats import FORMATS, LabelFiles
 from medfuse.infer.postprocess import logit_shifts, tidy
 from medfuse.infer.probabilities import (
-    Box,
     ProbabilityFormat,
     files_beside,
     probability_file,
     uncertainty_file,
 )
 from medfuse.infer.settings import InferSettings, PostprocessSettings
-from medfuse.quality.case import CaseScores
 from medfuse.quality.usual import UsualVolume
 from medfuse.volumes.endings import LABEL_ENDINGS
+
+if TYPE_CHECKING:
+    from medfuse.infer.decide import Kind
+    from medfuse.infer.export import Exporter
+    from medfuse.infer.probabilities import Box
+    from medfuse.quality.case import CaseScores
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Recipe:
         probabilities: Callable[[Box], None] | None = None,
     ) -> Exporter:
         """What makes labels of the logits of an image of `shape`."""
+        from medfuse.infer.export import Exporter
+
         regions = [name for name, value in self.labels.items() if value != 0]
         shifts = logit_shifts(self.steps, regions) if self.steps and self.steps.threshold else ()
         return Exporter(
@@ -109,6 +113,8 @@ class Recipe:
         sweep: int,
     ) -> CaseScores:
         """What gathers the scores of an image of `shape`. `volumes`: what is usual in training, by class."""
+        from medfuse.quality.case import CaseScores
+
         names = outputs(self.labels, self.region_order)
         whole = zip(geometry.ras_spacing_mm, geometry.ras_shape, shape)
         spacing = [mm * fine / coarse for mm, fine, coarse in whole]

@@ -14,12 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medfuse.core.errors import DataError, PipelineError, Problem, ShapeError
+from medfuse.core.errors import DataError, ShapeError
 from medfuse.core.region import Region
 from medfuse.infer.air import Body, find_body
 from medfuse.infer.bricks import Brick
 from medfuse.infer.decide import Kind
 from medfuse.infer.draft import Draft, first_pass
+from medfuse.infer.flips import flip_combinations
 from medfuse.infer.shelf import Shelf
 from medfuse.infer.stitch import Stitcher, Where, are_large, carry_bytes
 from medfuse.infer.windows import AxisName, Grid, Stepped, Window, plan_grid
@@ -216,16 +217,6 @@ def windows_of(
     reader = _Reader(image, grid, torch.device("cpu"), None)
     for window in grid:
         yield reader.read(window).reshape(image.shape[0], *patch_size)
-
-
-def flip_combinations(mirror: Sequence[str], dims: int) -> list[tuple[int, ...]]:
-    """Tensor axes of (batch, channels, *spatial) to flip: every subset of `mirror`, beginning with none."""
-    spatial = "xyz"[:dims]
-    if unknown := [axis for axis in mirror if axis not in spatial]:
-        message = f"{', '.join(unknown)}: a {dims}-D network can be mirrored along {', '.join(spatial)} only"
-        raise PipelineError([Problem(("infer", "mirror"), message)])
-    axes = [2 + spatial.index(axis) for axis in spatial if axis in mirror]
-    return [subset for n in range(len(axes) + 1) for subset in itertools.combinations(axes, n)]
 
 
 def passes_of(

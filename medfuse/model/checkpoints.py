@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import stat
 import warnings
 from argparse import Namespace
 from collections.abc import Callable
@@ -17,8 +16,8 @@ from safetensors.torch import load_file
 
 from medfuse.core.errors import CheckpointError, reason
 from medfuse.core.json_text import shortened
+from medfuse.model.plain_weights import refuse_odd_file
 
-MOST_HEADER = 16 * 2**20  # bytes of a safetensors file: names, shapes and facts of a hundred thousand tensors
 _DEEPEST = 20
 
 
@@ -61,31 +60,6 @@ def read_plain(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(isinstance(one, torch.Tensor) for one in state.values()):
         raise CheckpointError(f"{path}: holds more than tensors by name; fetch or save the network again")
     return {str(name): tensor for name, tensor in state.items()}
-
-
-def refuse_odd_file(path: Path, *, header: bool) -> None:
-    """Before a file of weights is opened: pipes, folders, and a `header`, where it has one, that cannot be.
-
-    Raises CheckpointError.
-    """
-    try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
-            raise CheckpointError(f"{path}: is no plain file; give a file of weights")
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path}: no such file; give a file of weights, or make it first, such as "
-            "runs/liver/weights_last.safetensors"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as weights ({error}); copy it again") from None
-    if header and not 2 <= length <= min(MOST_HEADER, about.st_size - 8):
-        raise CheckpointError(
-            f"{path}: cannot be read as weights (its header is said to have {length:,} bytes); it is "
-            "truncated or no safetensors file: copy it again, or train again"
-        )
 
 
 def _fault(value: Any, depth: int = 0) -> str:

@@ -12,6 +12,7 @@ from medfuse.core.device import disagreement, processor, versions
 from medfuse.core.engine import Engine, Running, label, told_by
 from medfuse.core.errors import MedfuseError, reason
 from medfuse.model.gate import NoGateError
+from medfuse.model.judged import Judged
 
 if TYPE_CHECKING:
     import torch
@@ -89,11 +90,15 @@ def _as_before(runtime: Runtime, model: nn.Module, example: Tensor, kept: Engine
     import torch
 
     try:
-        run = _described(option, option.prepare(model, example))
-        with torch.inference_mode():
-            fault = fault_of(model.eval()(example).float(), run, example)
+        judged = Judged(model, example)
+        run, fault = _described(option, option.prepare(model, example)), ""
+        if not (known := judged.was_right(option)):
+            with torch.inference_mode():
+                fault = fault_of(model.eval()(example).float(), run, example)
         if label(run.engine) != label(kept):
             fault = fault or f"{label(run.engine)} runs in its stead"
+        if not (known or fault):
+            judged.remember(option)
     except MedfuseError as error:  # not installed, or not for this device
         fault = "; ".join(error.lines)
     except Exception as error:  # other people's engines fail in any way they like

@@ -30,13 +30,13 @@ def map_keys(plan: GraphPlan, model: Segmenter, parts: Iterable[str]) -> dict[st
         if b.name in chosen:
             strategy = registry.as_mapping(b.strategy)
             strategy.pop("layers", None)
-            made_by = [_plugin(b.backbone), _plugin(b.strategy, strategy), _contents(model.backbones[b.name])]
+            made_by = [_plugin(b.backbone), _plugin(b.strategy, strategy), contents(model.backbones[b.name])]
             image = [plan.image.channels, plan.image.patch_size, plan.image.spacing_mm]
             keys |= {f"{b.name}.{tap.name}": digest([image, *made_by, tap.name]) for tap in b.taps}
     for node in plan.nodes:
         if node.name in chosen:
             inputs = [keys[name] for name in names_of(node.inputs)]
-            made_by = [_plugin(node.block), _contents(model.fusion[node.name])]
+            made_by = [_plugin(node.block), contents(model.fusion[node.name])]
             outputs = enumerate(names_of((node.output, *node.sides)))
             keys |= {name: digest([*made_by, inputs, number]) for number, name in outputs}
     return keys
@@ -51,7 +51,7 @@ def _plugin(plugin: Any, values: Mapping[str, Any] | None = None) -> list[Any]:
     return [registry.blame(plugin), dict(values or registry.as_mapping(plugin))]
 
 
-def _contents(module: nn.Module) -> list[Any]:
+def contents(module: nn.Module) -> list[Any]:
     """Every tensor of a module, its layers as they print themselves, and the code of their classes.
 
     That of torch by its version, others by their files.
@@ -65,9 +65,16 @@ def _contents(module: nn.Module) -> list[Any]:
     for name, inner in module.named_modules():
         said = re.sub(r"0x[0-9a-f]+", "", inner.extra_repr())  # addresses are others in each process
         hashed.update(f"{name} {type(inner).__module__}.{type(inner).__qualname__} {said}\n".encode())
-    modules = {type(inner).__module__ for inner in module.modules()}
+        if isinstance(traced := getattr(inner, "code", None), str):  # of torch.fx, whose class has no file
+            hashed.update(traced.encode())
+    return [torch.__version__, hashed.hexdigest(), code_of({type(inner) for inner in module.modules()})]
+
+
+def code_of(classes: Iterable[type]) -> list[str]:
+    """The hashes of the files of some classes, but of torch's."""
+    modules = {one.__module__ for one in classes}
     files = sorted({_file(name) for name in modules if not name.startswith("torch.")} - {""})
-    return [torch.__version__, hashed.hexdigest(), [file_hash(Path(file)) for file in files]]
+    return [file_hash(Path(file)) for file in files]
 
 
 def _file(module: str) -> str:

@@ -17,12 +17,9 @@ from torch import Tensor, nn
 
 from medfuse.core.errors import CheckpointError, MedfuseError
 from medfuse.core.files import atomic
-from medfuse.core.json_text import parse_json, shortened
+from medfuse.core.json_text import shortened
 from medfuse.core.text import by
-from medfuse.model.checkpoints import refuse_odd_file
-
-_FACTS = "medfuse"  # the one metadata key: of several, safetensors would write now one first, now another
-_HASH = "sha256"  # the last of the facts
+from medfuse.model.plain_weights import FACTS, HASH, damaged, facts_in, refuse_odd_file
 
 
 def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
@@ -42,9 +39,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
             state[name] = tensor.clone()  # the format has no shared tensors
         seen.add(tensor.data_ptr())
     facts = _finite(dict(facts))
-    hashed = {**facts, _HASH: content_hash(state, facts)}
+    hashed = {**facts, HASH: content_hash(state, facts)}
     with atomic(path) as temporary:
-        save_file(state, temporary, metadata={_FACTS: json.dumps(hashed)})
+        save_file(state, temporary, metadata={FACTS: json.dumps(hashed)})
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -54,9 +51,9 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     with opened(path) as (file, facts):
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
-        said = facts.pop(_HASH, None)
+        said = facts.pop(HASH, None)
         if said is not None and said != _hash_of_read(state, facts):
-            raise _damaged(path)
+            raise damaged(path)
     return state, facts
 
 
@@ -68,9 +65,9 @@ def look_at_weights(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ..
     with opened(path) as (file, facts):
         names = sorted(file.keys())
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-        said = facts.pop(_HASH, None)
+        said = facts.pop(HASH, None)
         if said is not None and said != _hash_of_read(_Lazily(file, names), facts):
-            raise _damaged(path)
+            raise damaged(path)
     return facts, shapes
 
 
@@ -80,7 +77,7 @@ def opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     refuse_odd_file(path, header=True)
     try:
         with safe_open(path, "pt") as file:
-            yield file, _facts_in(path, file.metadata() or {})
+            yield file, facts_in(path, file.metadata() or {})
     except MedfuseError:
         raise
     except Exception as error:  # a damaged file's reader has many ways to refuse it
@@ -88,26 +85,6 @@ def opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             f"{path}: cannot be read as weights ({shortened(str(error), 200)}); it is truncated or no "
             "safetensors file: copy it again, or train again"
         ) from error
-
-
-def _facts_in(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    if _FACTS not in metadata:
-        raise CheckpointError(
-            f"{path}: holds tensors without what medfuse writes beside them; use weights that medfuse trained"
-        )
-    remedy = "use weights that medfuse trained, or copy them again"
-    where = f"{path}: what it says of its model"
-    facts = parse_json(metadata[_FACTS], where, raises=CheckpointError, remedy=remedy)
-    if not isinstance(facts, dict):
-        raise CheckpointError(f"{where} is no mapping; {remedy}")
-    return facts
-
-
-def _damaged(path: Path) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: is damaged (its hash is not that of its content); copy it again, or run its pipeline "
-        "again, which writes it anew"
-    )
 
 
 class _Lazily(Mapping[str, Tensor]):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from medfuse.api import DatasetInfo, ImageInfo, Origin
 from medfuse.core.errors import DataError, PipelineError, Problem
+from medfuse.core.imports import imported_at_once
 from medfuse.data.plan import SMALLEST_BATCH, counted_inputs
 from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import Pipeline, plan_network
@@ -82,8 +83,9 @@ def checked(
 
 
 def _verified(pipeline: Pipeline, graph: GraphPlan, verified: Verified | None) -> VerifiedFacts:
-    from medfuse.model.verify import verify  # and torch, which a mistake in the file does not wait for
-    from medfuse.train.parts import needs_depths
+    with imported_at_once("torch"):
+        from medfuse.model.verify import verify  # and torch, which a mistake in the file does not wait for
+        from medfuse.train.parts import needs_depths
 
     batch = pipeline.sample.batch_size
     return (verified or verify)(

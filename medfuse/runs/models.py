@@ -23,17 +23,18 @@ def load_model(
     best: bool = False,
     device: str = "auto",
     trust: str | Iterable[str] = (),
+    networks: bool = True,
     reporter: Reporter,
 ) -> Trained:
     """Run folders, weights and exported files as one model, whose answers are averaged; of a cross-validation
-    its folds. Raises CheckpointError."""
+    its folds. `networks`: see load_trained. Raises CheckpointError."""
     runs = [run for path in weights for run in fold_folders(path) or [path]]
     files = [weights_file(run, best=best) for run in runs]
     if len(files) > len(weights):
         finals = [path / FOLD_ALL for path in weights if (path / FOLD_ALL / WEIGHTS).is_file()]
         other = f"; {finals[0]} is one network that all cases trained" if finals else ""
         reporter.say(f"the mean of {len(files)} folds{other}")
-    model = load_trained(files, device=device, overrides=overrides, trust=trust)
+    model = load_trained(files, device=device, overrides=overrides, trust=trust, networks=networks)
     model = _with_chosen_overlap(model, weights, files, reporter)
     return _with_chosen_steps(model, weights, files, reporter)
 

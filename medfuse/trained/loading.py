@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -81,11 +81,15 @@ def load_trained(
     maps: Sequence[str] = (),
     trust: str | Iterable[str] = (),
     own: ModelSettings | None = None,
+    networks: bool = True,
 ) -> Trained:
     """Load weights or exported files, which must be folds of one model. Raises CheckpointError.
 
     Code that weights name is called where it is harmless, where `own`, the user's pipeline, or one that was
     run here names it, and where it is of a package in `trust`.
+
+    `networks`: whether they are wanted. Whoever leads workers does without them, and so without torch, where
+    the files tell what they are of by themselves; it is for nothing but that.
 
     `maps` are names and globs of the maps that the networks must be able to hand out; layers that the graph
     does not tap are tapped for them. Raises MedfuseError for one that there is not.
@@ -93,13 +97,18 @@ def load_trained(
     from medfuse.core.device import settle
     from medfuse.data.focus import loosest
 
-    where = _device(paths, device)
-    settle(where)
-    allowed = Trust.of(trust, own)
-    loaded = [_load(path, where, maps, allowed) for path in paths]
+    allowed, overrides = Trust.of(trust, own), tuple(overrides)
+    where: Any = None  # nobody computes there where no network is
+    loaded: list[_Loaded] = []
+    if not networks and device in ("auto", "cpu"):
+        loaded = _described(paths, allowed, lambda one: _overridden(settings or one, overrides))
+    if not loaded:
+        where = _device(paths, device)
+        settle(where)
+        loaded = [_load(path, where, maps, allowed) for path in paths]
     hashes = tuple(file_hash(path) for path in paths)
     for one, path, digest in zip(loaded, paths, hashes):
-        if not isinstance(one.network, Prepared):
+        if one.network is not None and not isinstance(one.network, Prepared):
             lay_beside(one.network, path, digest)
     plans = [one.plan for one in loaded]
     for path, plan in zip(paths, plans):
@@ -116,7 +125,7 @@ def load_trained(
                 "average folds of one model only"
             )
     return Trained(
-        tuple(one.network for one in loaded),
+        tuple(one.network for one in loaded if one.network is not None),
         hashes,
         loaded[0].graph,
         replace(plans[0], focus=loosest([plan.focus for plan in plans])),
@@ -196,13 +205,34 @@ def first_stage_weights(path: Path) -> list[Path]:
 class _Loaded:
     """One file's network and what it says of it."""
 
-    network: nn.Module | Prepared
+    network: nn.Module | Prepared | None
     graph: GraphPlan | None
     plan: DataPlan
     settings: InferSettings
     name: str
     of_all: bool = False
     quality: StoredCalibration | None = None
+
+
+def _described(
+    paths: Sequence[Path], trust: Trust, settled: Callable[[InferSettings], InferSettings]
+) -> list[_Loaded]:
+    """What files say, without their networks; nothing where that is not all there is to know of some.
+
+    settled: what their settings become in the end.
+    """
+    from medfuse.model.plain_weights import facts_of
+
+    found = []
+    for path in paths:
+        if path.suffix != ".safetensors" or (said := facts_of(path)) is None:
+            return []
+        facts = read_facts(path, said)
+        trust.check(path, facts.model, facts.said)
+        if facts.plan.is_second or settled(facts.settings).compare_heads:
+            return []
+        found.append(_Loaded(None, None, facts.plan, facts.settings, facts.name, facts.fold == "all"))
+    return found
 
 
 def _load(path: Path, where: torch.device, maps: Sequence[str], trust: Trust) -> _Loaded:

@@ -43,11 +43,12 @@ if TYPE_CHECKING:
     from medfuse.infer.bucket import Bucket
     from medfuse.infer.fleet import Fleet, Share
     from medfuse.infer.ledger import Outcome, Progress
-    from medfuse.infer.plan import Plans, Way, WindowCost
+    from medfuse.infer.plan import Plans, WindowCost
     from medfuse.infer.probabilities import ProbabilityFormat
     from medfuse.infer.recipe import Recipe
     from medfuse.infer.shards import Shard
     from medfuse.infer.sliding import WindowCount
+    from medfuse.infer.way import Way
     from medfuse.infer.windows import Grid
     from medfuse.model.segmenter import Segmenter
     from medfuse.quality.agreement import Agreement

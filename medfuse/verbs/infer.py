@@ -80,8 +80,9 @@ def infer_volumes(
         limit = parse_bytes(max_memory) if max_memory is not None else None
         if ending(output) and not output.is_dir():
             raise OutputError(f"{output}: is the name of an image; --output is the folder for the label maps")
+        networks = not workers.are_others or limit is not None  # by which a limit is planned
         model, cases, given = _model_and_cases(
-            weights, inputs, overrides, best, device, trust, scans, scratch, reporter
+            weights, inputs, overrides, best, device, trust, scans, scratch, reporter, networks=networks
         )
         if limit is not None and any(isinstance(case, Away) for case in cases):
             raise MedfuseError("--max-memory: is planned from headers, which are elsewhere; leave it out")
@@ -236,6 +237,8 @@ def _model_and_cases(
     scans: Scans,
     scratch: Scratch,
     reporter: Reporter,
+    *,
+    networks: bool = True,
 ) -> tuple[Trained, list[Case], dict[str, dict[str, Any]]]:
     """What is to be done by what, and what a table says of the cases beside."""
     from medfuse.infer.cases import refuse_missing
@@ -246,7 +249,8 @@ def _model_and_cases(
     refuse_missing([Path(place) for place in inputs if place not in away and not _is_address(place)])
     for place in away:
         storage.Storage(place)  # which refuses what is no address
-    model = load_model(weights, overrides=overrides, best=best, device=device, trust=trust, reporter=reporter)
+    how: dict[str, Any] = {"overrides": overrides, "best": best, "device": device, "trust": trust}
+    model = load_model(weights, networks=networks, reporter=reporter, **how)
     places = local([place for place in inputs if place not in away], reporter)
     bids = [place for place in places if is_dataset(place)]
     known = [case for root in bids for case in bids_cases(root, model.plan.channels)]

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medfuse.core.errors import DataError
+from medfuse.core.offline import import_offline
 from medfuse.volumes.faults import broken, check_is_file
 from medfuse.volumes.inflate import Damaged, Piece, opened
 from medfuse.volumes.stored import Stored
@@ -76,7 +77,7 @@ class _Header:
 
 
 def _parsed(path: Path, begin: bytes) -> _Header:
-    import nibabel
+    nibabel = import_offline("nibabel")
 
     sizes = {int.from_bytes(begin[:4], "little"), int.from_bytes(begin[:4], "big")}
     kind = nibabel.Nifti2Header if 540 in sizes else nibabel.Nifti1Header
@@ -149,7 +150,7 @@ def header_like(
 
     The header of the NIfTI file `like` is kept: affine, codes, units.
     """
-    import nibabel
+    nibabel = import_offline("nibabel")
 
     source = _Header.read(like)
     header = source.mended.copy()
@@ -166,7 +167,7 @@ def header_at(
     shape: tuple[int, ...], dtype: np.dtype[Any], affine: npt.NDArray[np.float64], intent: Intent = "none"
 ) -> tuple[bytes, np.dtype[Any]]:
     """As `header_like`, of a file of another format."""
-    import nibabel
+    nibabel = import_offline("nibabel")
 
     image = nibabel.Nifti1Image(np.broadcast_to(np.zeros((), dtype), shape), affine, dtype=dtype)
     for place in (image.set_qform, image.set_sform):

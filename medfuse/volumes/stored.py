@@ -17,6 +17,7 @@ import numpy.typing as npt
 from medfuse.core.errors import DataError
 from medfuse.core.geometry import Geometry
 from medfuse.core.memory import bytes_text
+from medfuse.core.offline import import_offline
 from medfuse.core.text import by
 from medfuse.volumes import volume
 from medfuse.volumes.faults import broken
@@ -53,10 +54,9 @@ class Stored:
 
     def scaled(self, voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """In this machine's byte order, and as measured."""
-        from nibabel.volumeutils import apply_read_scaling
-
+        scale = import_offline("nibabel.volumeutils").apply_read_scaling
         with np.errstate(all="ignore"):  # who reads it tells of numbers that are not finite
-            made = apply_read_scaling(voxels, np.float64(self.slope), np.float64(self.inter))
+            made = scale(voxels, np.float64(self.slope), np.float64(self.inter))
         native: npt.NDArray[Any] = made.astype(made.dtype.newbyteorder("="), copy=False)
         return native
 

@@ -253,6 +253,36 @@ def test_a_worker_that_starts_again_gives_way_to_itself(folder, monkeypatch):
         assert again.tries(0) == ["its worker was lost, and started again"]
 
 
+def test_a_case_costs_a_few_operations_on_files_however_many_there_are(folder):
+    """Those that Python tells of: opening, making, removing, renaming and listing."""
+    asked = []
+    concerns = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.scandir", "os.listdir")
+
+    def note(event, given):
+        if watching and event in concerns and not isinstance(given[0], int):
+            asked.append((event, str(given[0])))
+
+    watching = False
+    sys.addaudithook(note)
+    for cases in (10, 1000):
+        one, other = Board(folder / str(cases), cases), Board(folder / str(cases), cases)
+        for board in (one, other, one, one, other):
+            asked.clear()
+            watching = True
+            board.settle(board.take(), {"state": "done"})
+            watching = False
+            assert len(asked) <= 3, asked  # a claim; a record, and its place
+
+
+def test_what_a_crashed_machine_left_empty_is_not_settled(folder):
+    board = Board(folder, 2)
+    board.settle(board.take(), {"state": "done"})
+    (folder / "records" / "0.json").write_text("")
+    assert settled(board) == {}
+    assert board.left
+    assert Board(folder, 2).take() is not None
+
+
 def test_attempts_that_got_a_case_on_do_not_count_against_it(folder):
     far = [0]
 
@@ -287,7 +317,7 @@ def test_a_disk_that_fails_for_a_while_is_asked_again(failure, folder, monkeypat
 
         return ask
 
-    for name in ("write_text", "write_json", "_entries"):
+    for name in ("put_text", "put_json", "_entries"):
         monkeypatch.setattr(boards, name, now_and_then(name, getattr(boards, name)))
     claims = str(folder / "claims")
     monkeypatch.setattr(
@@ -302,7 +332,7 @@ def test_a_disk_that_fails_for_a_while_is_asked_again(failure, folder, monkeypat
         else:
             board.settle(number, {"state": "done"})
     assert sorted(taken) == [0, 1, 1, 2]
-    assert all(asked[name] > 2 for name in ("write_json", "_entries", "open")), asked
+    assert all(asked[name] > 2 for name in ("put_json", "_entries", "open")), asked
 
 
 def test_a_disk_that_goes_on_failing_is_a_line(folder, monkeypatch):

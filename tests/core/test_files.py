@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from medfuse.core.errors import OutputError
-from medfuse.core.files import atomic, make_folder, remove_leftovers, write_json, write_text
+from medfuse.core.files import atomic, make_folder, put_text, remove_leftovers, write_json, write_text
 
 
 def contents(folder: Path) -> list[str]:
@@ -237,3 +237,19 @@ def test_what_others_sweep_while_it_is_made_is_made_again(tmp_path):
         over.set()
         for thread in sweepers:
             thread.join()
+
+
+def test_what_is_put_is_whole_and_leaves_nothing_else(tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        put_text(tmp_path / "a.txt", text)
+        assert (tmp_path / "a.txt").read_text() == text
+    assert contents(tmp_path) == ["a.txt"]
+
+
+def test_what_cannot_be_put_is_a_line_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(OutputError, match=r"a\.txt"):
+        put_text(tmp_path / "a.txt", "text")
+    with pytest.raises(OutputError, match="its folder is not there"):
+        put_text(tmp_path / "none" / "a.txt", "text")
+    assert contents(tmp_path) == ["a.txt"]

@@ -64,6 +64,43 @@ def test_a_case_that_cannot_be_read_fails_by_name_and_the_rest_go_on(finished_ru
     assert not (tmp_path / "out" / FOLDER).exists()
 
 
+LEADER = """
+import sys
+from pathlib import Path
+from medfuse.builtin.engines.local import Local
+from medfuse.cli import main
+from medfuse.core.board import Board
+from medfuse.infer.fleet_files import FOLDER, read_work
+
+class Crew:
+    def __len__(self): return 0
+    def add(self): pass
+    def end(self): pass
+    def ended(self):
+        output = Path(sys.argv[sys.argv.index("-o") + 1])
+        board = Board(output / FOLDER, len(read_work(output).cases))
+        for number in range(board.cases):
+            board.settle(number, {"state": "failed", "reason": "as the test has it"})
+        return []
+
+Local.start = lambda self, command, workers: Crew()
+try:
+    main()
+except SystemExit as ended:
+    assert ended.code == 2
+assert not {"torch", "monai", "openvino", "scipy.ndimage", "pydicom"} & {*sys.modules}
+"""
+
+
+def test_whoever_leads_workers_imports_no_torch_and_no_network(finished_run, tmp_path):
+    words = ["infer", finished_run.folder, "-i", finished_run.data / "imagesTr", "-o", tmp_path / "out"]
+    command = [sys.executable, "-c", LEADER, *words, "--workers", "2"]
+    said = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    assert said.returncode == 0, said.stderr
+    assert "4 failed" in said.stdout
+    assert "as the test has it" in said.stdout
+
+
 def work(output: Path, **changed) -> Work:
     import medfuse
 

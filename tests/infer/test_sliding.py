@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from medfuse.core.errors import DataError, PipelineError, ShapeError
 from medfuse.infer import sliding
-from medfuse.infer.sliding import WindowCount, flip_combinations, predict_bricks, predict_logits
+from medfuse.infer.flips import flip_combinations
+from medfuse.infer.sliding import WindowCount, predict_bricks, predict_logits
 from medfuse.infer.windows import plan_grid
 
 

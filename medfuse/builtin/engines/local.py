@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from medfuse.api import Command, Crew, Engine
-from medfuse.core.crew import cores
+from medfuse.core.crew import cores, may_have_cards
 
 _WAIT_S = 10.0  # for a worker to end by itself once it is asked to
 
@@ -94,9 +94,11 @@ class LocalCrew:
 
 def _cards(device: str) -> tuple[str, ...]:
     """The graphics cards among which workers are spread, as CUDA_VISIBLE_DEVICES names them."""
+    if device not in ("auto", "cuda") or not may_have_cards():
+        return ()
     import torch
 
-    if device not in ("auto", "cuda") or not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         return ()
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return tuple(named.split(",")) if named else tuple(map(str, range(torch.cuda.device_count())))

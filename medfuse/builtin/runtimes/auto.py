@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
@@ -35,8 +36,8 @@ class Auto(Runtime):
     Each candidate (one whose precision is `auto`: in each precision that the device has units for) answers
     the first windows. Of those that answer as plain fp32 does, the fastest is taken, and remembered for
     this machine and this structure of a network; where one was not right, for these weights. What is
-    remembered is held against fp32 again at each start. int8 is among them only where `medfuse quantize`
-    has judged it on held-out cases.
+    remembered is held against fp32 again with weights, versions or a machine that it was not held against
+    before. int8 is among them only where `medfuse quantize` has judged it on held-out cases.
 
         runtime: {use: auto, candidates: [torch, torch_compile, openvino], precision: auto}
     """
@@ -74,8 +75,10 @@ class Auto(Runtime):
             and (run := trials.right(choice))
         ):
             log.info("%s runs the network, as was found before: %s", choice, known.get("reason"))
+            trials.remember(choice)
             return run
         choice, run, why = trials.fastest()
+        trials.remember(choice)
         log.info("%s runs the network: %s", choice, why)
         weights = {"weights": _digest(model)} if trials.wrong else {}  # others may be right with others
         remember(_FILE, key, {"choice": choice, "reason": why, **weights})
@@ -97,17 +100,27 @@ class Auto(Runtime):
 
 
 class _Trials:
-    """Options held against what `model` answers to `example` by itself; what answers otherwise is `wrong`."""
+    """Options held against what `model` answers to `example` by itself.
+
+    wrong: what answers otherwise. found_right: what does not, and was not known to.
+    """
 
     def __init__(self, options: dict[str, Runtime], model: nn.Module, example: Tensor) -> None:
+        from medfuse.model.judged import Judged
+
+        self.options, self.model, self.example = options, model.eval(), example
+        self._judged = Judged(model, example)  # before engines change it for themselves
+        self.wrong: list[str] = []
+        self.found_right: list[str] = []
+        self._told: set[str] = set()
+
+    @cached_property
+    def _reference(self) -> Tensor:
+        """What the network answers by itself, in fp32."""
         import torch
 
-        self.options, self.model, self.example = options, model, example
-        self.wrong: list[str] = []
-        self._told: set[str] = set()
-        model.eval()
         with torch.inference_mode():
-            self._reference = model(example).float()
+            return self.model(self.example).float()
 
     def right(self, choice: str) -> Run | None:
         """A choice, prepared, where it answers with the reference; else None, and a line why, told once.
@@ -125,8 +138,12 @@ class _Trials:
             as_asked = run.engine["runtime"] == name and precision == getattr(option, "precision", precision)
             if not as_asked and label(run.engine) in self.options:
                 return None
-            if fault := fault_of(self._reference, run, self.example):
+            if self._judged.was_right(option):
+                fault = ""
+            elif fault := fault_of(self._reference, run, self.example):
                 self.wrong.append(choice)
+            else:
+                self.found_right.append(choice)
         except MedfuseError as error:  # not installed, or not for this device; the same in every precision
             line = f"not {name}: {error}"
             if line not in self._told:
@@ -138,6 +155,11 @@ class _Trials:
         if fault:
             log.warning("not %s: %s", choice, fault)
         return None if fault else run
+
+    def remember(self, choice: str) -> None:
+        """That a choice was found right just now, so that it need not be found out again."""
+        if choice in self.found_right:
+            self._judged.remember(self.options[choice])
 
     def fastest(self) -> tuple[str, Run, str]:
         """The name of the best option, the option prepared, and why it is that."""

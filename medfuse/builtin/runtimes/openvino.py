@@ -29,14 +29,15 @@ class OpenVino(Runtime):
 
     def prepare(self, model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
         """Convert the network and compile it for batches like `example`."""
+        from medfuse.model.converted import converted
         from medfuse.model.gate import offers_int8
-        from medfuse.model.openvino import convert, runner
+        from medfuse.model.openvino import runner
 
         if self.precision == "int8" or (self.precision == "auto" and offers_int8(model)):
             from medfuse.model.int8 import run_in_int8
 
             return run_in_int8(model, example)
-        return runner(convert(model, example), example, self.precision)
+        return runner(converted(model, example), example, self.precision)
 
     def refuse(self, model: nn.Module) -> None:
         """In int8 a network without a gate, or whose files are not what the gate judged."""

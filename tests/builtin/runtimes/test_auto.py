@@ -93,6 +93,62 @@ def test_what_was_found_is_remembered_for_another_network_of_that_structure(
     assert "as was found before" in caplog.messages[-1]
 
 
+class Counted(nn.Sequential):
+    """A network that counts how often it was run by itself."""
+
+    runs = 0
+
+    def forward(self, windows: Tensor) -> Tensor:
+        Counted.runs += 1
+        return super().forward(windows)
+
+
+class Elsewhere(Fake):
+    """A runtime that does not run the network itself."""
+
+    def prepare(self, model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
+        super().prepare(model, example)
+        twin = nn.Sequential(*model.children())
+
+        def run(windows: Tensor) -> Tensor:
+            with torch.inference_mode():
+                return self.factor * twin(windows)
+
+        return run
+
+
+def counted(scale: float = 1) -> Counted:
+    model = Counted(*network().children())
+    with torch.no_grad():
+        model[0].weight.mul_(scale)
+    return model.eval()
+
+
+def runs_of(model: nn.Module, candidate: Runtime) -> int:
+    """How often the network itself was run to choose what runs it."""
+    Counted.runs = 0
+    prepared(candidate, model=model)
+    return Counted.runs
+
+
+def test_what_was_right_with_these_weights_is_not_held_against_fp32_again() -> None:
+    assert [runs_of(counted(), Elsewhere()) for _ in range(2)] == [1, 0]
+
+
+def test_other_weights_options_and_code_are_held_against_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs_of(counted(), Elsewhere())
+    assert runs_of(counted(scale=2), Elsewhere()) == 1
+    assert runs_of(counted(), Elsewhere(name="with another option")) == 1
+    assert runs_of(counted(), Elsewhere()) == 0
+    monkeypatch.setattr("medfuse.model.identity.file_hash", lambda path: "as somebody has changed it")
+    assert runs_of(counted(), Elsewhere()) == 1
+
+
+def test_what_was_wrong_is_held_against_fp32_each_time() -> None:
+    wrong = Elsewhere(factor=-1)
+    assert [runs_of(counted(), wrong) > 0 for _ in range(2)] == [True, True]
+
+
 def test_another_structure_or_candidate_is_tried_anew() -> None:
     prepared(SLOW, QUICK)
     Fake.prepared.clear()

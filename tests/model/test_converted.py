@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-pytest.importorskip("openvino")
+pytest.importorskip("openvino", reason="what it converts to is not installed")
 
 from medfuse.model import converted as kept
 from medfuse.model import openvino

@@ -15,10 +15,11 @@ from medfuse.api import Split
 from medfuse.core.errors import MedfuseError
 from medfuse.core.errors import reason as why
 from medfuse.core.files import claimed, remove_leftovers
+from medfuse.planning.bed import Bed
 from medfuse.planning.bench import Bench, Dimensions
 from medfuse.planning.candidates import MILD, Candidate, dimensions, grids
 from medfuse.planning.sizing import BATCH, CUT, Grid, Limits, Size, size_network, usual_step
-from medfuse.planning.trials import MOST_JUDGING, Bed, Trials, affordable, halving
+from medfuse.planning.trials import MOST_JUDGING, Trials, affordable, halving
 
 if TYPE_CHECKING:
     import torch

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice, pairwise
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from math import log, prod
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from medfuse.core.errors import MedfuseError, ShapeError
 from medfuse.core.text import duration
-from medfuse.infer.settings import USUAL_OVERLAP
-from medfuse.planning.bench import Bench, Dimensions
 from medfuse.planning.candidates import Candidate, grids
-from medfuse.planning.loss import Loss, expected_loss
-from medfuse.planning.scans import Around, ScanSeconds, scan_seconds
+from medfuse.planning.prices import Measures, Prices
 from medfuse.planning.sizing import PROBES, WIDTHS, Grid, Limits, Size, size_network
 
 if TYPE_CHECKING:
-    from medfuse.data.fingerprint import Fingerprint
+    from medfuse.planning.bench import Dimensions
     from medfuse.planning.planner import Planner
-    from medfuse.planning.trials import Trials
+    from medfuse.planning.scans import ScanSeconds
 
 OVERLAPS = (0.5, 0.4, 0.3, 0.2)
 """Of windows, from the usual one down; less is told by seams."""
@@ -28,8 +25,6 @@ ACROSS, ROWS = 5, 16
 """Voxels that the usual smallest structure, and an axis, keep where time is short; trials tell the cost."""
 EACH, MOST = 3, 4
 """Plans within the time of one kind of network, and of all, that are thought of."""
-MEASURED = {2: 192**2, 3: 48**3}
-"""Voxels of the windows from whose time that of others is foretold."""
 MINUTES_FOR_TWO = 15
 """From which on two plans beyond the limit are tried beside those within it."""
 ROUNDS = 3
@@ -39,14 +34,6 @@ LESS = {"spacing": 1.0, "width": 0.5, "window": 0.3, "overlap": 0.5}
 that order plans are tried."""
 ANOTHER_KIND = 0.5
 """The same of a network of other axes than the likeliest."""
-
-
-class Measures(Protocol):
-    """What is measured of inference; see Meter."""
-
-    def window(self, bench: Bench, width: int, patch_size: Sequence[int]) -> float: ...
-
-    def around(self, bench: Bench, patch_size: Sequence[int], overlap: float) -> Around: ...
 
 
 @dataclass(frozen=True)
@@ -293,187 +280,3 @@ def _spread(forms: Sequence[Form], most: int) -> list[Form]:
     if len(forms) <= most:
         return [*forms]
     return [forms[round(number * (len(forms) - 1) / (most - 1))] for number in range(most)]
-
-
-@dataclass
-class Prices:
-    """Seconds of scans, by what was measured: windows by kind and channels, what is around them by voxels.
-
-    A window's time goes with its voxels, and no network is dearer than a wider one was found to be. What is
-    around goes with the grid, from where it was measured down.
-    """
-
-    fingerprint: Fingerprint
-    measures: Measures
-    _windows: dict[tuple[Dimensions, int], tuple[int, float]] = field(default_factory=dict)
-    _exact: dict[tuple[Dimensions, Grid, int, tuple[int, ...]], float] = field(default_factory=dict)
-    _around: dict[tuple[int, Grid], Around] = field(default_factory=dict)
-
-    def exact(self, candidate: Candidate, limit: float) -> ScanSeconds:
-        """Of a plan: measured where it is not far beyond the limit, as measuring takes as long."""
-        size = candidate.size
-        scan = self.scan(candidate, size.grid, size.width, size.patch_size, candidate.overlap)
-        if scan.median > 2 * limit:
-            return scan
-        self.measure(candidate)
-        return self.exact_scan(candidate, candidate.overlap)
-
-    def measure(self, candidate: Candidate) -> None:
-        """Measure a window of its network, and what is around its windows."""
-        size, bench = candidate.size, candidate.bench
-        key = (candidate.dimensions, size.grid, size.width, size.patch_size)
-        if key not in self._exact:
-            self._exact[key] = self.measures.window(bench, size.width, size.patch_size)
-            known = candidate.dimensions, size.width
-            voxels, _ = self._windows.get(known, (0, 0.0))
-            if prod(size.patch_size) >= voxels:
-                self._windows[known] = prod(size.patch_size), self._exact[key]
-        self.measure_around(bench, size.grid, size.patch_size)
-
-    def measure_around(self, bench: Bench, grid: Grid, patch: tuple[int, ...]) -> None:
-        """Measure what is around windows on a grid, which `bench` is on, where that is not known yet."""
-        if (bench.dims, grid) not in self._around:
-            self._around[bench.dims, grid] = self.measures.around(bench, patch, USUAL_OVERLAP)
-
-    def exact_scan(self, candidate: Candidate, overlap: float) -> ScanSeconds:
-        """Of a plan that was measured."""
-        size = candidate.size
-        window = self._exact[candidate.dimensions, size.grid, size.width, size.patch_size]
-        around = self._around[candidate.bench.dims, size.grid]
-        return self._scan(candidate, size.grid, size.patch_size, overlap, window, around)
-
-    def scan(
-        self, base: Candidate, grid: Grid, width: int, patch: tuple[int, ...], overlap: float
-    ) -> ScanSeconds:
-        """Foretold of another grid, width, window and overlap than a plan has."""
-        window = prod(patch) * self._rate(base, width)
-        return self._scan(base, grid, patch, overlap, window, self._around_on(base, grid))
-
-    def _scan(
-        self,
-        base: Candidate,
-        grid: Grid,
-        patch: tuple[int, ...],
-        overlap: float,
-        window: float,
-        around: Around,
-    ) -> ScanSeconds:
-        size = base.bench.image(patch).patch_size
-        return scan_seconds(self.fingerprint.cases, grid.spacing_mm, size, overlap, window, around)
-
-    def _rate(self, base: Candidate, width: int) -> float:
-        """Seconds of a window for each of its voxels."""
-        for known in dict.fromkeys((base.size.width, width)):
-            self._probe(base, known)
-        wider = [w for kind, w in self._windows if kind == base.dimensions and w >= width]
-        return min(seconds / voxels for voxels, seconds in (self._windows[base.dimensions, w] for w in wider))
-
-    def _probe(self, base: Candidate, width: int) -> None:
-        """Measure a window of a few voxels, where nothing is known of the width yet."""
-        key = base.dimensions, width
-        if key not in self._windows:
-            dims = base.bench.dims
-            patch = base.size.grid.patch(dims, min(MEASURED[dims], prod(base.size.patch_size)))
-            self._windows[key] = prod(patch), self.measures.window(base.bench, width, patch)
-
-    def _around_on(self, base: Candidate, grid: Grid) -> Around:
-        """Measured, or foretold from finer and coarser grids: never more than on a finer one."""
-        dims, own, voxels = base.bench.dims, base.size.grid, prod(grid.shape)
-        if dims not in {known for known, _ in self._around}:
-            self.measure_around(base.bench, own, base.size.patch_size)
-        known = {prod(one.shape): around for (kind, one), around in self._around.items() if kind == dims}
-        file = next(iter(known.values())).voxels
-        points = _rising({n: around.seconds for n, around in known.items()})
-        return Around(_between(points, voxels), file)
-
-
-def _rising(known: Mapping[int, float]) -> list[tuple[int, float]]:
-    """Points in order, none above a later one: pauses of the machine only make things look dearer."""
-    found: list[tuple[int, float]] = []
-    least = float("inf")
-    for at in sorted(known, reverse=True):
-        least = min(least, known[at])
-        found.append((at, least))
-    return found[::-1]
-
-
-def _between(points: Sequence[tuple[int, float]], at: int) -> float:
-    """On the line between neighbours; before the first as there, beyond the last in proportion."""
-    (first, least), (last, most) = points[0], points[-1]
-    if at <= first:
-        return least
-    if at >= last:
-        return most * at / last
-    for (a, low), (b, high) in pairwise(points):
-        if at <= b:
-            return low + (high - low) * (at - a) / (b - a)
-    raise AssertionError("it lies between two of them")
-
-
-@dataclass(frozen=True)
-class Timing:
-    """What is said of a plan's time, and of its Dice: lines, and the same as values."""
-
-    lines: tuple[str, ...]
-    values: dict[str, Any]
-
-
-def timing(within: Within, number: int, trials: Trials, patient_of: Mapping[str, str]) -> Timing:
-    """Of plan number `number` of those within."""
-    plan = within.all[number]
-    assert plan.scan is not None
-    values: dict[str, Any] = {
-        "limit": within.limit,
-        "binds": within.binds,
-        "median": plan.scan.median,
-        "nine_in_ten": plan.scan.ninth,
-        "largest": plan.scan.largest,
-        "network": plan.scan.windows,
-        "overlap": plan.overlap,
-        "spacing_mm": plan.plan.spacing_mm,
-    }
-    lines = [about_scan(within, plan)]
-    if within.binds:
-        loss = expected_loss(trials, number, within.free, patient_of)
-        values["loss"] = None if isinstance(loss, str) else loss.values()
-        lines.append(about_loss(within, loss))
-    return Timing(tuple(lines), values)
-
-
-def about_scan(within: Within, plan: Candidate) -> str:
-    """What a scan is expected to take with a plan, in a sentence or two."""
-    scan, limit = plan.scan, within.limit
-    assert scan is not None
-    takes = (
-        f"{duration(scan.median)} for the median scan ({duration(scan.windows)} in the network, "
-        f"{duration(scan.around)} to read, resample and write), {duration(scan.largest)} for the largest, "
-        "beyond what starting takes, on this machine"
-    )
-    if within.binds:
-        return f"Planned for {limit:g} s a scan: about {takes}."
-    return f"{limit:g} s a scan do not bind: it takes about {takes}."
-
-
-def about_loss(within: Within, loss: Loss | str) -> str:
-    """What a plan within a limit that binds is expected to cost of Dice, in a sentence or two."""
-    if isinstance(loss, str):
-        return f"{loss[0].upper()}{loss[1:]}."
-    other = within.all[loss.against]
-    if loss.interval is None:
-        return "It is also the best of the plans that there are without the limit, as far as trials tell."
-    found = loss.interval
-    assert other.scan is not None
-    judged = f"{found.cases} training case{'s' * (found.cases != 1)} kept apart"
-    what = "cost" if found.value >= 0 else "gain"
-    low, high = (found.low, found.high) if found.value >= 0 else (_minus(found.high), _minus(found.low))
-    limits = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
-    level = "" if low is None else f"{100 * found.level:.3g} %, "
-    return (
-        f"Expected to {what} {abs(found.value):.3f} Dice{limits} ({level}{judged}) against the plan without "
-        f"the limit ({other}), after short trainings of {loss.steps[0]:,} and {loss.steps[1]:,} steps; "
-        "longer ones may tell more."
-    )
-
-
-def _minus(value: float | None) -> float | None:
-    return None if value is None else -value

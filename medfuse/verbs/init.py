@@ -24,7 +24,8 @@ from medfuse.planning.planner import TIMED_SHARE, Clock, Planner, table
 from medfuse.planning.sizing import more_minutes
 from medfuse.planning.space import SHARE_OF_A_TRAINING
 from medfuse.planning.text import Text, minutes_left
-from medfuse.planning.timed import plan_within, timing
+from medfuse.planning.timed import plan_within
+from medfuse.planning.timing import timing
 from medfuse.planning.trials import MOST_JUDGING, MOST_PAIRED, Trials, inner_split
 from medfuse.verbs.schema import LINE, write_schema_beside
 

@@ -12,8 +12,9 @@ from medfuse.data.fingerprint import CaseFacts, Fingerprint
 from medfuse.data.plan import DataPlan
 from medfuse.planning import bench
 from medfuse.planning.planner import Clock, Planner
+from medfuse.planning.prices import Prices
 from medfuse.planning.scans import Around
-from medfuse.planning.timed import OVERLAPS, Prices, _Cut, plan_within
+from medfuse.planning.timed import OVERLAPS, _Cut, plan_within
 from medfuse.train.cost import StepCost
 
 SHAPES = [(240, 200, 90), (256, 256, 100), (300, 280, 120)]

@@ -348,7 +348,7 @@ def test_where_cases_cannot_be_prepared_the_rules_decide(machine, hurried, tmp_p
     def full(*_):
         raise fault
 
-    monkeypatch.setattr(trials.Bed, "_store", full)
+    monkeypatch.setattr(planner.Bed, "_store", full)
     file = tmp_path / "cubes.yaml"
     said = planned(write_dataset(tmp_path / "cubes", cases=8), file, minutes=0.1, trials=True, compare=2)
     assert "Tried" not in said

@@ -1,7 +1,7 @@
 """What a search finds: beside `init`'s plan, beside random search, and how fast it is on frozen maps.
 
     python benchmarks/search.py plan DATA [--minutes 60] [--long]
-    python benchmarks/search.py random [--minutes 10] [--repeats 5]
+    python benchmarks/search.py random [--minutes 2.3] [--repeats 5] [--workers 2]
     python benchmarks/search.py frozen [--trials 40] [--workers 2]
 
 `plan`: DATA, such as the Decathlon's Task04 with a splits_final.json, is given twice the same minutes:
@@ -36,13 +36,13 @@ PHANTOMS = Path(__file__).parents[1] / "sample_data"
 COMMON = f"""\
 data: {{use: decathlon, root: {PHANTOMS}}}
 preprocess: {{spacing_mm: [4, 4, 5]}}
-sample: {{patch_size: [64, 64, 32], batch_size: 2, foreground: 0.5}}
 augment: {{rotate_degrees: 15, low_resolution: 0}}
 infer: {{runtime: torch}}
 """
 WIDE = (
     COMMON
     + """\
+sample: {patch_size: [48, 48, 24], batch_size: 2, foreground: 0.5}
 model:
   backbones:
     encoder: {use: unet_encoder, base_channels: 8, stages: 4}
@@ -51,9 +51,9 @@ model:
   head: {input: decoded}
   aux: {heads: [decoded.*], schedule: {use: constant, weight: 0.5}}
 loss: dice_ce
-train: {minutes: 3, optimizer: adamw, learning_rate: 0.001, decay: cosine}
+train: {steps: 150, optimizer: adamw, learning_rate: 0.001, decay: cosine, precision: fp32}
 search:
-  seeds: 2
+  seeds: 1
   space:
     model.fusion.decoded.use: [unet_decoder, unet_plus_plus, fpn, hypercolumn]
     model.aux.schedule: [{use: constant, weight: 0.5}, {use: linear_decay}, none]
@@ -66,6 +66,7 @@ search:
 FROZEN = (
     COMMON
     + """\
+sample: {patch_size: [64, 64, 32], batch_size: 2, foreground: 0.5}
 model:
   backbones:
     encoder: {use: unet_encoder, base_channels: 8, stages: 4}
@@ -100,7 +101,7 @@ def main() -> None:
     plan.add_argument("--long", action="store_true")
     plan.set_defaults(run=beside_the_plan)
     beside = ways.add_parser("random")
-    beside.add_argument("--minutes", type=float, default=10)
+    beside.add_argument("--minutes", type=float, default=2.3)
     beside.add_argument("--repeats", type=int, default=5)
     beside.set_defaults(run=beside_random)
     frozen = ways.add_parser("frozen")
@@ -108,7 +109,7 @@ def main() -> None:
     frozen.set_defaults(run=on_frozen_maps)
     for one in (plan, beside, frozen):
         one.add_argument("--home", type=Path, default=Path("search"))
-        one.add_argument("--workers", type=int, default=2 if one is frozen else 1)
+        one.add_argument("--workers", type=int, default=1 if one is plan else 2)
         one.add_argument("--set", action="append", default=[], dest="overrides", metavar="a.b=c")
     given = parser.parse_args()
     given.home.mkdir(parents=True, exist_ok=True)

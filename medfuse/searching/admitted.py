@@ -77,6 +77,9 @@ class Gate:
                 t.startswith(_NO_KEY) for t in refused.values()
             ):
                 problems.append(Problem(("search", "space", key), next(iter(refused.values())), at_key=True))
+            elif len(refused) == len(dimension.examples()) and (unnamed := self.space.unnamed(key)):
+                text = f"{_NO_KEY}{unnamed}; write it as --set does"
+                problems.append(Problem(("search", "space", key), text, at_key=True))
             else:
                 problems += [Problem(("search", "space", key, *p), text) for p, text in refused.items()]
         if not problems and self._is_one_point():

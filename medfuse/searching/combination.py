@@ -12,7 +12,7 @@ from typing import Any
 
 from medfuse.api import Plugin
 from medfuse.core.document import Document
-from medfuse.core.errors import MedfuseError, PipelineError, Problem
+from medfuse.core.errors import MedfuseError, PipelineError, Problem, did_you_mean
 from medfuse.core.errors import Path as KeyPath
 from medfuse.pipeline import Pipeline, parse_pipeline, resolved
 from medfuse.space.dimensions import NONE, Choices, Dimension, words
@@ -147,6 +147,15 @@ class Space:
             if path[: len(around)] == around and path != own:
                 return True
         return False
+
+    def unnamed(self, key: str) -> str:
+        """What is wrong with a key that leads through a name, as of a node, that the file does not have."""
+        around: Any = self._written
+        for part in keys_of(key):
+            if isinstance(around, Mapping) and part not in around:
+                return f"{did_you_mean(str(part), around)} (known: {', '.join(around)})"
+            around = around.get(part) if isinstance(around, Mapping) else getattr(around, str(part), None)
+        return ""
 
     def as_written(self, key: str) -> Any:
         """What stands at a key, by the file or by default; None where nothing does."""

@@ -1,6 +1,7 @@
 """What `check` refuses costs no training, and a value that nothing admits is refused at the beginning."""
 
 import random
+import re
 
 import pytest
 from spaces import gate
@@ -39,6 +40,15 @@ def test_a_key_that_the_pipeline_lacks_is_refused_once(tmp_path, key, values):
     found = hopeless(tmp_path, {key: values})
     assert [*found] == [()]
     assert "has no such key" in found[()]
+
+
+@pytest.mark.parametrize(
+    "key", ["model.fusion.decode.use", "model.backbones.encodr.stages", "model.fusion.decode.inputs"]
+)
+def test_a_node_that_the_pipeline_lacks_is_refused_with_those_that_it_has(tmp_path, key):
+    found = hopeless(tmp_path, {key: ["fpn", "unet_decoder"]})
+    assert [*found] == [()]
+    assert re.search(r"no such key; did you mean '(decoded|encoder)'\? \(known: ", found[()])
 
 
 def test_a_parameter_of_no_choice_is_a_key_that_there_is_not(tmp_path):

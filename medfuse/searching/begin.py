@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,14 +128,31 @@ def space_lines(pipeline: Pipeline, document: Document, info: DatasetInfo) -> li
     """What `check` says of a pipeline's `search`, where it has one. Raises PipelineError."""
     if (settings := pipeline.search) is None:
         return []
+    asked = Asked(settings, pipeline, document, document, pipeline.name)
+    _refuse_unsound(asked, gate_of(asked, info))
     budget, said = plan_budget(settings, pipeline)
     seeds = seeds_of(settings, pipeline)
-    gate_of(Asked(settings, pipeline, document, document, pipeline.name), info).refuse_hopeless()
     keys = ", ".join(settings.space)
     lines = [
         f"search: {keys}; some combination admits every value; rungs of {budget}, then {len(seeds)} seeds"
     ]
     return [*lines, *([said] if said else [])]
+
+
+def _refuse_unsound(asked: Asked, gate: Gate) -> None:
+    """Raises PipelineError with all that is wrong with seeds, minutes, the split, and values of the space."""
+    given = asked.settings, asked.pipeline
+    problems: list[Problem] = []
+    for look in (partial(seeds_of, *given), partial(plan_budget, *given), gate.refuse_hopeless):
+        try:
+            look()
+        except PipelineError as error:
+            problems += error.problems
+    if asked.pipeline.split.fold == "all":
+        what = "all: nothing is held out, so nothing could judge what is chosen; give a fold"
+        problems.append(Problem(("split", "fold"), what))
+    if problems:
+        raise PipelineError([*dict.fromkeys(problems)])
 
 
 def open_study(
@@ -159,17 +177,6 @@ def _opened(asked: Asked, runs: Path, retrain: bool, joins: bool, reporter: Repo
     settings, pipeline = asked.settings, asked.pipeline
     if settings.method == "tpe":
         load_optuna()
-    seeds = seeds_of(settings, pipeline)
-    budget, said = plan_budget(settings, pipeline)
-    if pipeline.split.fold == "all":
-        raise PipelineError(
-            [
-                Problem(
-                    ("split", "fold"),
-                    "all: nothing is held out, so nothing could judge what is chosen; give a fold",
-                )
-            ]
-        )
     info = read_dataset(pipeline)
     from medfuse.model.verify import Verified
 
@@ -177,7 +184,9 @@ def _opened(asked: Asked, runs: Path, retrain: bool, joins: bool, reporter: Repo
     gate.verified = verified
     gate.admit({})
     if not joins:
-        gate.refuse_hopeless()
+        _refuse_unsound(asked, gate)
+    seeds = seeds_of(settings, pipeline)
+    budget, said = plan_budget(settings, pipeline)
     folder = runs / (re.sub(r"[^\w.-]+", "_", asked.name) + "-search")
     journal = Journal(folder)
     make_folder(folder)

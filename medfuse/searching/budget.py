@@ -51,7 +51,7 @@ def plan_budget(settings: SearchSettings, pipeline: Pipeline) -> tuple[Budget, s
         return Budget("steps", tuple(dict.fromkeys(map(float, steps)))), ""
     minutes, said = train.minutes, ""
     if settings.minutes is not None:
-        trainings = 2 * len(seeds_of(settings, pipeline))
+        trainings = 2 * (settings.seeds if isinstance(settings.seeds, int) else len(settings.seeds))
         most = 0.8 * settings.retrain * settings.minutes / trainings  # the rest is for judging
         if minutes > most:
             said = (

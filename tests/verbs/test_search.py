@@ -200,6 +200,31 @@ def test_a_faulty_search_is_refused_at_its_place(tmp_path, lines, space, said):
     assert not (tmp_path / "runs").exists()
 
 
+def test_all_that_is_wrong_is_said_at_once(tmp_path):
+    """Seeds, minutes, split and space, by the command and by `check`."""
+    from medfuse.verbs.check import check_pipeline
+
+    said = refused(
+        tmp_path,
+        "  minutes: 0.5\n  seeds: [2, 1]\n",
+        "  space:\n    train.learnin_rate: [1, 2]\n    loss: [dice_ce, dicece]\n",
+        overrides=["train={minutes: 3}", "split.fold=all"],
+    ).splitlines()
+    keys = (
+        "search.minutes",
+        "search.seeds[1]",
+        "search.space.train.learnin_rate",
+        "search.space.loss[1]",
+        "split.fold",
+    )
+    assert len(said) == len(keys)
+    assert all(any(key in line for line in said) for key in keys)
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(PipelineError) as checked:
+        check_pipeline(tmp_path / "cubes.yaml", ["train={minutes: 3}", "split.fold=all"])
+    assert checked.value.lines == tuple(said)
+
+
 def test_minutes_that_are_too_few_for_a_trial_are_refused(tmp_path):
     said = refused(tmp_path, "  minutes: 0.5\n", overrides=["train={minutes: 3}"])
     assert "cubes.yaml:16:12: search.minutes: 0.5 minutes leave 1.6 seconds for a training" in said

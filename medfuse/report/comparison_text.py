@@ -75,9 +75,10 @@ def rank_rows(comparison: Comparison) -> list[list[str]]:
     return rows
 
 
-def notes(comparison: Comparison) -> list[str]:
-    """A line for each thing that a reader of the tables should know."""
-    made = [*too_few(comparison), *_small(comparison), *_seeds(comparison), *unequal(comparison.candidates)]
+def notes(comparison: Comparison, more_seeds: str = "--seeds 3 tells") -> list[str]:
+    """A line for each thing that a reader of the tables should know. `more_seeds`: how there are some."""
+    seeds = _seeds(comparison, more_seeds)
+    made = [*too_few(comparison), *_small(comparison), *seeds, *unequal(comparison.candidates)]
     pairs = ((label, c) for label in comparison.labels for c in comparison.candidates)
     found = {f"{label} of {c.name}": c.interval(label) for label, c in pairs}
     return made + said_once({name: one for name, one in found.items() if one is not None})
@@ -111,14 +112,14 @@ def _small(comparison: Comparison) -> list[str]:
     return [f"{who}, n too small for a claim that two models are equivalent; {enough}"]
 
 
-def _seeds(comparison: Comparison) -> list[str]:
+def _seeds(comparison: Comparison, more_seeds: str) -> list[str]:
     once = [c.name for c in comparison.candidates if c.seeds() == 1]
     if not once:
         return []
     if len(once) == len(comparison.candidates):
         return [
             "each model was trained once (on a fold): verdicts are of these trainings, and with other seeds "
-            "they may be others; --seeds 3 tells"
+            f"they may be others; {more_seeds}"
         ]
     return [
         f"trained once: {', '.join(once)}; taken to vary between seeds as the model that it is compared with"

@@ -13,7 +13,7 @@ from medfuse.data.plan import SMALLEST_BATCH, counted_inputs
 from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import Pipeline, plan_network
 from medfuse.runs.problems import dataset_problems, objective_problems, placed_split, setting_problems
-from medfuse.runs.teaching import teacher_problems
+from medfuse.runs.teacher_check import teacher_problems
 from medfuse.runs.two_stages import first_dataset, shown_values
 from medfuse.runs.weights import advice, origins, scaling_problems
 from medfuse.volumes.endings import is_picture

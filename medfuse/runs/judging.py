@@ -14,7 +14,7 @@ from medfuse.pipeline import resolved
 from medfuse.runs.changes import pipeline_changes
 from medfuse.runs.postprocess import THRESHOLDS, choose, component_scores, dice, said, write_choice
 from medfuse.runs.records import LOCK, RESOLVED, TRANSFER, Lock, read_record
-from medfuse.runs.teaching import taught_note
+from medfuse.runs.teacher import taught_note
 from medfuse.runs.weights import recorded_weights
 from medfuse.trained.loading import load_trained
 

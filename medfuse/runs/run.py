@@ -27,7 +27,7 @@ from medfuse.runs.folder import (
 from medfuse.runs.pinned import Pins, pin, read_pins, with_pins
 from medfuse.runs.problems import placed_split
 from medfuse.runs.records import DATA, LOCK, PINNED, PIPELINE, Lock, TrainedOn, read_mapping, read_record
-from medfuse.runs.teaching import hash_of_teacher
+from medfuse.runs.teacher import hash_of_teacher
 from medfuse.trained.trust import Trust, remember_own
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ from medfuse.runs.overlap import choose_overlap
 from medfuse.runs.problems import objective_problems, placed_split, setting_problems
 from medfuse.runs.records import FINGERPRINT, LOCK, PLAN, Lock, read_plan, read_record
 from medfuse.runs.run import Run, trained_on
-from medfuse.runs.teaching import as_shown, recorded_teacher, seen_problems, taught_note, teacher_problems
+from medfuse.runs.teacher import as_shown, recorded_teacher, taught_note
+from medfuse.runs.teacher_check import seen_problems, teacher_problems
 from medfuse.runs.tracking import tracked
 from medfuse.runs.training import train
 from medfuse.runs.two_stages import shown_values

@@ -14,7 +14,7 @@ from medfuse.runs.frozen_maps import set_up
 from medfuse.runs.frozen_set import RECORD
 from medfuse.runs.records import TRANSFER, read_mapping
 from medfuse.runs.run import teacher_weights
-from medfuse.runs.teaching import RECORD as TEACHER
+from medfuse.runs.teacher import RECORD as TEACHER
 from medfuse.runs.teaching import teaching
 from medfuse.trained.loading import load_trained, weights_facts
 

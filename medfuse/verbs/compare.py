@@ -21,6 +21,7 @@ from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
 from medfuse.core.seal import refuse_others, write_own_json
 from medfuse.pipeline import load_pipeline
+from medfuse.runs.folder import WEIGHTS
 from medfuse.verbs.crews import ALONE, Workers
 from medfuse.verbs.trainings import Training, train_all
 
@@ -165,14 +166,16 @@ def _base(name: str) -> str:
     return re.sub(r"-fold\d+-seed\d+$", "", name)
 
 
-def candidate_of(name: str, folders: Sequence[Path], trust: str | Iterable[str]) -> Candidate:
-    """One model out of the folders of its trainings."""
+def candidate_of(
+    name: str, folders: Sequence[Path], trust: str | Iterable[str], *, weights: Path | None = None
+) -> Candidate:
+    """One model out of the folders of its trainings; `weights`: where they do not lie there."""
     from medfuse.report.candidates import Candidate
     from medfuse.train.log import read_rows
 
     summaries = [_summary(folder) for folder in folders]
     ends = [_last(read_rows(folder / "metrics.jsonl")) for folder in folders]
-    parameters, gflops, maps = _cost(folders[0], trust)
+    parameters, gflops, maps = _cost(weights or folders[0] / WEIGHTS, trust)
     return Candidate(
         name,
         dice_of_cases(summaries),
@@ -288,13 +291,13 @@ def _learned_from(folder: Path) -> list[int]:
     return [len(read_record(TrainedOn, path).train)] if path.is_file() else []
 
 
-def _cost(folder: Path, trust: str | Iterable[str]) -> tuple[int, float, float]:
+def _cost(weights: Path, trust: str | Iterable[str]) -> tuple[int, float, float]:
     """Parameters, GFLOP, and MiB of all maps in fp32, of one patch without auxiliary heads."""
     from medfuse.model.layers import find_layers
     from medfuse.model.segmenter import build_segmenter
     from medfuse.trained.loading import graph_of
 
-    graph = graph_of(folder / "weights_last.safetensors", trust)
+    graph = graph_of(weights, trust)
     network, *layers = find_layers(lambda: build_segmenter(graph), graph.image)
     inside = {layer.name.rpartition(".")[0] for layer in layers}
     own = (layer for layer in layers if layer.name not in inside and not layer.same_as)

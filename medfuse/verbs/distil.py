@@ -16,7 +16,7 @@ from medfuse.core.files import make_folder, write_text
 from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
 from medfuse.core.text import aligned, listed, number
-from medfuse.pipeline import Source, load_pipeline, yaml_of
+from medfuse.pipeline import Pipeline, Source, load_pipeline, yaml_of
 from medfuse.planning.narrowed import Narrowed, compute_of, narrowed
 from medfuse.report.candidates import MEAN, Candidate
 from medfuse.report.compare import Comparison, compare
@@ -26,12 +26,14 @@ from medfuse.runs.checked import checked
 from medfuse.runs.problems import placed_split
 from medfuse.runs.records import DATA, RESOLVED, TrainedOn, read_record
 from medfuse.runs.run import located
-from medfuse.trained.loading import EXPORTED, graph_of, weights_file
+from medfuse.runs.teacher_judged import judge_teacher
+from medfuse.trained.facts import read_facts
+from medfuse.trained.loading import EXPORTED, graph_of, read_weights, weights_file
 from medfuse.verbs.compare import candidate_of, refuse_other_comparisons, write_comparison
 from medfuse.verbs.trainings import Training, done
 
 QUARTER = "1/4"
-PLAN_FILE = "plan.yaml"
+PLAN_FILE, SUMMARY = "plan.yaml", "summary.json"
 _SAID = "with {:.1%} of its compute: numbers of channels are smaller by one factor."
 _SILENT = ("train.teacher.weight=0", "train.teacher.maps={}")
 """What makes a pipeline with a teacher one that learns alone, from images that are scaled alike."""
@@ -39,8 +41,9 @@ _SILENT = ("train.teacher.weight=0", "train.teacher.maps={}")
 
 @dataclass(frozen=True)
 class _Work:
-    """What is trained: what `--set` says of the plan, and the names of the runs."""
+    """What is trained: the pipeline, what `--set` says of it, and the names of the runs."""
 
+    pipeline: Pipeline
     overrides: tuple[str, ...]
     distilled: str
     alone: str
@@ -69,6 +72,10 @@ def distil_run(
     if weights.suffix in EXPORTED.values():
         raise CheckpointError(f"{weights}: was exported, and cannot teach; give the run that it comes from")
     folder, named = weights.parent, _name(weights.parent)
+    if read_facts(weights, read_weights(weights)[1]).plan.is_second:
+        raise CheckpointError(
+            f"{weights}: is the second stage of a cascade, which cannot teach; give another run"
+        )
     if share := _share(into):
         named = f"{named}-{share:.3g}"
         folder_of_result = output or runs / "distillations" / named
@@ -96,8 +103,8 @@ def distil_run(
         reporter.say(f"{name}:")
         done(training, reporter)
     candidates = [candidate_of(name, [runs / name], trust) for name in reversed(trainings)]
-    large = _large(weights, runs / work.distilled, trust, reporter)
-    return _told([*candidates, *large], trainings, weights, folder_of_result, overwrite, trust)
+    large = _large(weights, work, runs / work.distilled, folder_of_result, trust, reporter)
+    return _told([*candidates, large], trainings, weights, folder_of_result, overwrite, trust)
 
 
 def _name(folder: Path) -> str:
@@ -157,7 +164,7 @@ def _work(source: Source, given: tuple[str, ...], teacher: Path, trust: Sequence
             raise PipelineError([*dict.fromkeys(problems)])
     base = re.sub(r"[^\w.-]+", "_", pipeline.name)
     ending = f"fold{pipeline.split.fold}-seed{pipeline.seed}"
-    return _Work(overrides, f"{base}-distilled-{ending}", f"{base}-alone-{ending}")
+    return _Work(pipeline, overrides, f"{base}-distilled-{ending}", f"{base}-alone-{ending}")
 
 
 def _split_problems(pipeline: Any, info: Any, teacher: Path) -> list[Problem]:
@@ -184,12 +191,17 @@ def _split_problems(pipeline: Any, info: Any, teacher: Path) -> list[Problem]:
     return [Problem(("split", "fold"), message)]
 
 
-def _large(weights: Path, student: Path, trust: Sequence[str], reporter: Reporter) -> list[Candidate]:
-    """The teacher as it was judged in its own run."""
-    if not (weights.parent / "summary.json").is_file():
-        reporter.say(f"{weights.parent}: has no summary.json, so the table is without it")
-        return []
-    return [candidate_of(_name(weights.parent), [weights.parent], trust)]
+def _large(
+    weights: Path, work: _Work, student: Path, folder: Path, trust: Sequence[str], reporter: Reporter
+) -> Candidate:
+    """The teacher as its own run judged it; one that has none is judged by its student's held-out cases."""
+    if (weights.parent / SUMMARY).is_file():
+        return candidate_of(_name(weights.parent), [weights.parent], trust)
+    place = folder / "teacher"
+    reporter.say(f"{weights.parent}: was not judged, as a model from elsewhere; judged in {place}")
+    judge_teacher(weights, work.pipeline, student, place, trust=trust, reporter=reporter)
+    found = candidate_of(_name(weights.parent), [place], trust, weights=weights)
+    return replace(found, seconds=None, steps=None)
 
 
 def _told(
@@ -204,8 +216,7 @@ def _told(
     comparison = compare(candidates)
     places = {name: training.folder for name, training in trainings.items()}
     compute = {name: _compute(place / weights.name, trust) for name, place in places.items()}
-    if len(candidates) > len(places):
-        compute[candidates[-1].name] = _compute(weights, trust)
+    compute[candidates[-1].name] = _compute(weights, trust)
     gaps: list[Gap] = []
     if len(candidates) == 3:
         alone, distilled, large = candidates
@@ -213,14 +224,19 @@ def _told(
         gaps = [gap for gap in found if gap is not None]
     said = [gap.text(candidates[-1].name, candidates[0].name) for gap in gaps if gap.label == MEAN]
     sources = [*said, *(f"{name}: {place}" for name, place in places.items()), f"teacher: {weights.parent}"]
-    more = {"compute": compute, "gaps": [gap.to_json() for gap in gaps], "teacher": str(weights.parent)}
+    more = {
+        "said": said,
+        "compute": compute,
+        "gaps": [gap.to_json() for gap in gaps],
+        "teacher": str(weights.parent),
+    }
     values, page = write_comparison(folder, comparison, sources, more, overwrite=overwrite)
     lines = [
         aligned(_rows(comparison, compute)),
         "",
         *([aligned(verdict_rows(comparison)), ""] if comparison.differences else []),
         *said,
-        *notes(comparison),
+        *notes(comparison, "the same command with --set seed=2 trains others, which `medfuse compare` reads"),
         "",
         *(f"{name}: {place}" for name, place in places.items()),
         f"page: {folder / 'comparison.html'}",

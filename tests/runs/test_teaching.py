@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -190,6 +191,56 @@ def test_networks_of_other_depth_are_matched_by_stride():
         "decoded.1": "decoded.1",
         "encoder.stages.2": "other.stages.2",
     }
+
+
+# ------------------------------------------------------------------------------------------ kinds of teachers
+
+
+TOKENS = (
+    "model.backbones.encoder={use: primus, channels: 24, depth: 2, heads: 2, patch: 8, grid: 2}",
+    "model.taps.encoder={use: tokens, layers: [eva.blocks.1]}",
+    "model.fusion={decoded: {use: concat, inputs: [encoder.eva.blocks.1]}}",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "large", "learned"),
+    [
+        ("transformer", TOKENS, {"probabilities"}),
+        ("frozen", ("train.parts={backbones.encoder.*: {freeze: always}}",), None),
+        ("two", ("model.aux={heads: [decoded.*], schedule: {use: constant}}",), None),
+    ],
+)
+def test_any_network_teaches_any_other(home, name, large, learned):
+    teacher, _ = run(home.pipeline, *large, f"name={name}", "train.steps=1", runs=home.runs)
+    aux = "model.aux={heads: [decoded.*], schedule: {use: constant}}"
+    made, _ = home.taught(aux, "train.steps=1", name=f"by_{name}", by=teacher.folder)
+    row = read_rows(made.folder / "metrics.jsonl")[0]
+    found = {key.removeprefix("loss/teacher/") for key in row if key.startswith("loss/teacher")}
+    assert found == (learned or {"probabilities", "decoded.1", "encoder.stages.2"})
+    assert row["loss/decoded.1"] > 0
+
+
+def test_slices_are_taught_by_a_network_of_slices(home):
+    flat = "sample.patch_size=[16, 16]"
+    teacher, _ = run(home.pipeline, flat, "name=flat", "train.steps=1", runs=home.runs)
+    made, _ = home.taught(flat, "train.steps=1", name="by_flat", by=teacher.folder)
+    assert json.loads((made.folder / "teacher.json").read_text())["maps"]
+
+
+def test_of_another_patch_a_teacher_is_tried(home, monkeypatch):
+    made, _ = home.taught("sample.patch_size=[24, 16, 16]", "train.steps=1", name="larger")
+    assert made.folder.is_dir()
+
+    def of_one_size(image):
+        raise RuntimeError("The size of tensor a (12) must match the size of tensor b (8)")
+
+    monkeypatch.setattr(
+        "medfuse.runs.teacher_check.loaded", lambda *_: SimpleNamespace(segmenter=lambda: of_one_size)
+    )
+    (line,) = lines(home, "sample.patch_size=[24, 16, 16]")
+    assert line.startswith("--set sample.patch_size")
+    assert "takes patches of 16×16×16 alone (The size of tensor a (12)" in line
 
 
 # ------------------------------------------------------------------------------------------ what is refused

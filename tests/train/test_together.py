@@ -7,11 +7,13 @@ from torch import nn
 from two_processes import in_two
 
 from medfuse import registry
+from medfuse.core.features import FeatureInfo
 from medfuse.core.reporter import Reporter
 from medfuse.train.log import read_rows
 from medfuse.train.loop import fit
 from medfuse.train.objective import Objective
 from medfuse.train.settings import TrainSettings
+from medfuse.train.teaching import Match, Teaching
 from medfuse.train.together import Together
 
 pytestmark = pytest.mark.skipif(
@@ -27,9 +29,23 @@ class Heads(nn.Module):
         self.norm = nn.InstanceNorm2d(3, affine=True)
         self.first.bias.requires_grad_(False)
 
-    def forward(self, image, aux=()):
+    def forward(self, image, aux=(), maps=()):
         inner = self.norm(self.first(image)).relu()
-        return (self.head(inner), {name: self.inner(inner) for name in aux}) if aux else self.head(inner)
+        if not aux and not maps:
+            return self.head(inner)
+        heads = {name: self.inner(inner) for name in aux}
+        return (self.head(inner), heads, dict.fromkeys(maps, inner)) if maps else (self.head(inner), heads)
+
+
+def teaching() -> Teaching:
+    """Another network, whose probabilities and maps are learned; a map by a projection that learns, too."""
+    teacher = Heads()
+    with torch.no_grad():
+        teacher.head.weight.mul_(-2)
+    matching = registry.get("medfuse.activation_losses", "feature_matching")(maps=("a", "b"), weight=1)
+    loss = matching.build([FeatureInfo("a", 3, (1, 1)), FeatureInfo("b", 3, (1, 1))])
+    loss.project = nn.Conv2d(3, 3, 1)
+    return Teaching(teacher, weight=1.0, temperature=2.0, matches=[Match("a", "b", loss)], maps_weight=0.5)
 
 
 def batch(step, share=slice(None)):
@@ -72,6 +88,7 @@ def train(folder, **settings) -> tuple[dict, list]:
         ("inner",),
         schedule,
         balance=schedule.balance(1),
+        teaching=teaching() if settings.pop("taught", False) else None,
     )
 
     def batches(start):
@@ -93,9 +110,9 @@ def train(folder, **settings) -> tuple[dict, list]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}, saved
 
 
-@pytest.mark.parametrize("falls", [True, False])
-def test_two_processes_train_what_one_trains(tmp_path, falls):
-    settings = {"steps": 6, "parts": {"norm.*": {"freeze": 1}}, "falls": falls}
+@pytest.mark.parametrize(("falls", "taught"), [(True, False), (False, False), (True, True)])
+def test_two_processes_train_what_one_trains(tmp_path, falls, taught):
+    settings = {"steps": 6, "parts": {"norm.*": {"freeze": 1}}, "falls": falls, "taught": taught}
     alone, _ = train(tmp_path / "alone", **settings)
     (first, _), (second, _) = in_two(tmp_path, lambda: train(tmp_path / "two", **settings))
     for name in alone:

@@ -46,12 +46,13 @@ UNFINISHED = ".unfinished-"
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, *, lasting: bool = True) -> Iterator[Path]:
     """Hand out a temporary path with the same ending; rename it to `path` when the block ends well.
 
     Raises OutputError where the folder cannot be written or the disk is full. Whatever happens inside
-    the block, `path` is either as it was or complete. Only a killed process leaves the temporary file,
-    hidden, its name beginning with `.unfinished-`.
+    the block, `path` is either as it was or complete; where it is not `lasting`, as suits what can be made
+    again, a machine that crashes soon after may leave it cut off. Only a killed process leaves the temporary
+    file, hidden, its name beginning with `.unfinished-`.
     """
     with ExitStack() as held:  # claimed until it is in its place, or others take it for a leftover
         with reported(path):
@@ -64,8 +65,9 @@ def atomic(path: Path) -> Iterator[Path]:
                     yield temporary
                 if temporary.stat().st_mode != mode:  # some libraries make files that nobody else may read
                     temporary.chmod(mode)
-                with open(temporary, "rb") as file:
-                    os.fsync(file.fileno())
+                if lasting:
+                    with open(temporary, "rb") as file:
+                        os.fsync(file.fileno())
                 if fcntl is None:  # Windows renames no file that is open
                     held.close()
                 temporary.replace(path)

@@ -18,6 +18,7 @@ from medfuse.data.pieces import usual_pieces
 from medfuse.data.profile import Profile, profile_of
 from medfuse.volumes.dicom.index import modality_of
 from medfuse.volumes.dicom.origins import volume_hash
+from medfuse.volumes.volume import counts_of, places_of
 
 SAMPLES_PER_CASE = 10_000
 
@@ -169,14 +170,14 @@ def _measure(
     known = {*map_values(info.labels.values()), *(() if info.ignore is None else (info.ignore,))}
     labels = read_case_labels(case, geometry, known, tolerance_mm=tolerance_mm)
     voxel_ml = abs(float(np.linalg.det(geometry.affine[:3, :3]))) / 1000
-    values, counts = np.unique(labels, return_counts=True)
-    volumes = {int(v): float(n) * voxel_ml for v, n in zip(values, counts)}
-    where = np.flatnonzero((labels != 0) & (labels != (info.ignore or 0)))
+    volumes = {value: count * voxel_ml for value, count in counts_of(labels).items()}
+    where = places_of((labels != 0) & (labels != (info.ignore or 0)))
     if len(where) > SAMPLES_PER_CASE:
         where = np.random.default_rng(zlib.crc32(case.name.encode())).choice(
             where, SAMPLES_PER_CASE, replace=False
         )
-    foreground = image.reshape(len(image), -1)[:, where]
+    i, j, k = np.unravel_index(where, labels.shape)
+    foreground = image[:, i, j, k]
     return _Measured(
         CaseFacts(
             case.name,
@@ -193,7 +194,7 @@ def _measure(
             usual_pieces(labels, _foreground(info), voxel_ml),
         ),
         foreground,
-        (image == 0).mean(axis=(1, 2, 3)),
+        np.array([(channel.size - np.count_nonzero(channel)) / channel.size for channel in image]),
     )
 
 

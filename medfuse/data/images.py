@@ -125,11 +125,14 @@ def sheared(path: Path, geometry: Geometry) -> str:
 def read_image(
     case: Case, channels: int, *, tolerance_mm: float = 1e-3, pixel_mm: tuple[float, float] | None = None
 ) -> tuple[npt.NDArray[np.float32], Geometry]:
-    """(channels, i, j, k) in the file's own axes. Raises DataError as `open_image` and `ImageSlabs.read`."""
+    """(channels, i, j, k) in the file's own axes, each channel in the order of the file, i fastest.
+
+    Raises DataError as `open_image` and `ImageSlabs.read`.
+    """
     slabs = open_image(case, channels, tolerance_mm=tolerance_mm, pixel_mm=pixel_mm)
     i, j, k = slabs.geometry.shape
     slabs.files[0].check_room(4 * channels * i * j * k)
-    image = np.empty((channels, i, j, k), np.float32)
+    image = np.empty((channels, k, j, i), np.float32).transpose(0, 3, 2, 1)
     for channel, first, slab in slabs.read():
         image[channel, :, :, first : first + slab.shape[2]] = slab
     return image, slabs.geometry

@@ -26,7 +26,10 @@ def usual_pieces(
     from scipy.ndimage import find_objects
 
     most = max((v for value in named.values() for v in members(value)), default=0)
-    boxes = find_objects(labels.astype(np.int32), max_label=most)  # of value 1 first
+    as_they_lie = labels.T if labels.flags.f_contiguous else labels
+    boxes = find_objects(_signed(as_they_lie), max_label=most)  # of value 1 first
+    if as_they_lie is not labels:
+        boxes = [box and box[::-1] for box in boxes]
     found = {}
     for name, value in named.items():
         there = {v: boxes[v - 1] for v in members(value) if v > 0 and boxes[v - 1] is not None}
@@ -37,6 +40,11 @@ def usual_pieces(
             )
             found[name] = usual_piece(np.isin(labels[box], [*there])) * voxel_ml
     return found
+
+
+def _signed(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """In a type that scipy looks through."""
+    return labels if labels.dtype in (np.uint8, np.int32) else labels.astype(np.int32)
 
 
 def usual_piece(mask: npt.NDArray[np.bool_]) -> int:

@@ -93,6 +93,32 @@ def values_of(label_map: npt.NDArray[np.integer[Any]]) -> list[int]:
     return sorted(set[int]().union(*(_distinct(slab) for _, slab in slabs_of(label_map))))
 
 
+def counts_of(label_map: npt.NDArray[np.integer[Any]]) -> dict[int, int]:
+    """How many of the voxels (i, j, k) have each value, values in order; of which no copy is made."""
+    found: dict[int, int] = {}
+    for _, slab in slabs_of(label_map):
+        flat = slab.ravel(order="K")
+        if flat.itemsize == 1 and flat.dtype.kind == "u":
+            counts = np.bincount(flat)
+            values = np.flatnonzero(counts)
+            pairs = zip(values.tolist(), counts[values].tolist())
+        else:
+            pairs = zip(*(some.tolist() for some in np.unique(flat, return_counts=True)))
+        for value, count in pairs:
+            found[value] = found.get(value, 0) + count
+    return dict(sorted(found.items()))
+
+
+def places_of(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+    """Where voxels (i, j, k) are true, as `np.flatnonzero` tells it, but looked through as they lie."""
+    if mask.flags.c_contiguous:
+        return np.flatnonzero(mask)
+    k, j, i = np.nonzero(mask.T)
+    found: npt.NDArray[np.intp] = np.ravel_multi_index((i, j, k), mask.shape)
+    found.sort()
+    return found
+
+
 def _distinct(slab: npt.NDArray[np.integer[Any]]) -> list[int]:
     """Its values. Neighbours are mostly alike: of eight bytes at a time there are few that differ."""
     flat = slab.ravel(order="K")

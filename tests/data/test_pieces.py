@@ -50,3 +50,12 @@ def test_large_structures_in_blocks_keep_their_voxels(monkeypatch, at_once):
     monkeypatch.setattr(pieces, "AT_ONCE", at_once)
     assert usual_piece(mask) in (10**3, mask.sum())  # blocks may join what lies near each other
     assert usual_piece(balls((41, 23, 19), (8, 9, 9), half=5)) == 10**3
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int64])
+def test_pieces_are_the_same_in_any_order_of_memory(kind):
+    labels = np.zeros((20, 14, 10), kind)
+    labels[balls(labels.shape, (5, 5, 5))] = 2
+    labels[balls(labels.shape, (14, 9, 6), half=3)] = 1
+    named = {"a": 1, "b": 2, "both": (1, 2)}
+    assert usual_pieces(np.asfortranarray(labels), named, 0.5) == usual_pieces(labels, named, 0.5) != {}

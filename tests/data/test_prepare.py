@@ -11,7 +11,14 @@ from medfuse.api import Case
 from medfuse.core.errors import DataError
 from medfuse.data.images import read_image
 from medfuse.data.plan import Normalization, resampled_shape
-from medfuse.data.prepare import Preprocessor, measured, normalize, resample_image, resample_labels
+from medfuse.data.prepare import (
+    Preprocessor,
+    measured,
+    normalize,
+    renumbered,
+    resample_image,
+    resample_labels,
+)
 from medfuse.volumes.read import read_volume
 
 SCALES = [
@@ -310,3 +317,15 @@ def test_a_spacing_that_is_a_mistake_is_named_before_reading(tmp_path, plan, wri
     for prepare in (Preprocessor(plan).look, Preprocessor(plan).prepare):
         with pytest.raises(DataError, match=r"a spacing of .* are free"):
             prepare(Case("a", (path,)))
+
+
+@pytest.mark.parametrize("values", [(0, 1, 2), (0, 2, 1), (2, 0, 1), (0, 1, 2, 700)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_label_values_become_their_numbers_wherever_they_are(values, order):
+    labels = np.random.default_rng(0).integers(0, 3, (5, 6, 7)).astype(np.uint8, order=order)
+    numbers = {value: number for number, value in enumerate(values)}
+    made = renumbered(labels, numbers)
+    assert np.array_equal(made, np.vectorize(numbers.get)(labels))
+    turned = resample_labels(made, made.shape, range(3))
+    assert np.array_equal(turned, made)
+    assert turned.flags.c_contiguous

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from medfuse.core.errors import DataError
+from medfuse.data import store as stores
 from medfuse.data.fingerprint import hash_files
 from medfuse.data.prepare import Preprocessor
-from medfuse.data.store import Store, _compressed
+from medfuse.data.store import _FORMS, Store, _compressed, _packed, _threads
 
 ENDS = ("image.b2nd", "label.b2nd", "json")
 
@@ -222,15 +223,59 @@ def test_a_case_without_a_label_is_written_once_and_again_when_it_gets_one(make_
     assert empty_store.read_case("a")[1].any()
 
 
+def steps():
+    """A scan whose integers are only scaled."""
+    return (np.arange(92400) // 1000 * 1000 / 7).reshape(1, 40, 70, 33).astype(np.float32)
+
+
 @pytest.mark.parametrize(
-    ("array", "order"),
+    "array",
     [
-        (np.random.default_rng(0).integers(0, 60, (1, 40, 70, 33)).astype(np.float32) / 7, "NOFILTER"),
-        (np.sin(np.arange(92400, dtype=np.float32) / 3000).reshape(1, 40, 70, 33), "SHUFFLE"),
-        (np.zeros((40, 70, 33), np.uint8), "NOFILTER"),
+        steps(),
+        np.random.default_rng(0).integers(0, 60, (2, 40, 70, 33)).astype(np.float32) / 7,
+        np.random.default_rng(0).normal(size=(1, 40, 70, 33)).astype(np.float32),
+        np.sin(np.arange(92400, dtype=np.float32) / 3000).reshape(1, 40, 70, 33),
+        np.zeros((40, 70, 33), np.uint8),
+        np.arange(6, dtype=np.uint16).reshape(1, 2, 3),
     ],
+    ids=["scaled", "a few values", "noise", "smooth", "nothing", "tiny"],
 )
-def test_bytes_are_shuffled_where_that_is_smaller(array, order):
-    stored = blosc2.ndarray_from_cframe(_compressed(array))
-    assert np.array_equal(stored[:], array)
-    assert stored.schunk.cparams.filters[0] == blosc2.Filter[order]
+def test_what_is_packed_is_read_back_and_hardly_larger_than_it_could_be(array):
+    packed = _compressed(array)
+    assert np.array_equal(blosc2.ndarray_from_cframe(packed)[:], array)
+    assert len(packed) <= 1.5 * min(len(_packed(array, *form)) for form in _FORMS)
+
+
+def test_the_quickest_form_is_left_where_another_is_much_smaller():
+    stored = blosc2.ndarray_from_cframe(_compressed(steps()))
+    assert stored.schunk.cparams.filters[0] == blosc2.Filter.NOFILTER
+
+
+def test_a_large_array_is_packed_as_a_small_one_is(monkeypatch):
+    array = np.random.default_rng(0).normal(size=(1, 70, 40, 33)).astype(np.float32)
+    at_once = blosc2.ndarray_from_cframe(_packed(array, *_FORMS[0]))
+    monkeypatch.setattr("medfuse.data.store._AT_ONCE", 0)
+    in_chunks = blosc2.ndarray_from_cframe(_packed(array, *_FORMS[0]))
+    assert np.array_equal(at_once[:], in_chunks[:])
+    assert (at_once.chunks, at_once.blocks) == (in_chunks.chunks, in_chunks.blocks)
+
+
+@pytest.mark.parametrize("what", ["image", "label"])
+def test_what_a_crashed_machine_cut_off_is_prepared_again(make_case, plan, empty_store, what):
+    cases = [make_case("a")]
+    build(empty_store, cases, Preprocessor(plan))
+    (path,) = empty_store.folder.glob(f"*.{what}.b2nd")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    build(empty_store, cases, Preprocessor(plan))
+    assert path.read_bytes() == whole
+
+
+def test_as_many_cases_are_prepared_at_once_as_there_are_cores_and_memory_for(make_case, plan, monkeypatch):
+    cases, prepares = [make_case("a"), make_case("b")], Preprocessor(plan)
+    monkeypatch.setattr(stores, "cores", lambda: 3)
+    assert _threads(cases, prepares) == 3
+    monkeypatch.setattr(stores, "cores", lambda: 64)
+    assert _threads(cases, prepares) == 64
+    monkeypatch.setattr(stores, "free_memory", lambda: 1)
+    assert _threads(cases, prepares) == _threads([], prepares) == 4

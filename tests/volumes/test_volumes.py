@@ -7,7 +7,7 @@ import itertools
 import os
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -19,7 +19,7 @@ from medfuse.core.errors import DataError, OutputError
 from medfuse.volumes import slabs as slabs_module
 from medfuse.volumes.endings import ending, stem
 from medfuse.volumes.read import read_geometry, read_labels, read_volume
-from medfuse.volumes.volume import values_of
+from medfuse.volumes.volume import counts_of, places_of, values_of
 from medfuse.volumes.write import open_maps, open_volume, write_volume
 
 SHAPE = (5, 6, 7)
@@ -450,6 +450,19 @@ def test_a_real_image_is_read_as_nibabel_or_itk_reads_it(real_data: Path, name: 
     else:
         expected = np.squeeze(nib.load(path).get_fdata())
     assert np.array_equal(np.squeeze(read_volume(path).array), expected)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int64])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_voxels_are_counted_and_found_as_numpy_does_in_any_order_of_memory(
+    kind: type[np.integer[Any]], order: Literal["C", "F"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medfuse.volumes.volume.SLAB_VOXELS", 100)
+    labels = np.random.default_rng(0).choice([0, 0, 0, 1, 3, 200], (7, 9, 11)).astype(kind, order=order)
+    values, counts = np.unique(labels, return_counts=True)
+    assert counts_of(labels) == dict(zip(values.tolist(), counts.tolist()))
+    for mask in (labels > 1, labels > 300, labels[::2, ::-1] == 0):
+        assert np.array_equal(places_of(mask), np.flatnonzero(mask))
 
 
 def test_the_values_of_a_label_map_are_found_slab_by_slab(monkeypatch: pytest.MonkeyPatch) -> None:

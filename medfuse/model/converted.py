@@ -1,7 +1,7 @@
 """Networks that were converted to OpenVINO before, kept in the cache folder so that none is traced again.
 
-A network is known again by all that it is made of (see model.identity), by the size of the windows, and by
-the versions of what converts it. A file that is damaged is converted anew.
+A network is known again by all that it is made of and all that is installed (see model.known), and by the
+size of the windows. One that cannot be known is converted each time, and so is one whose file is damaged.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medfuse.core.device import versions
 from medfuse.core.errors import CheckpointError, MedfuseError
 from medfuse.core.remembered import cache_folder, make_private
-from medfuse.model.identity import contents, digest
+from medfuse.model.identity import digest
+from medfuse.model.known import known
 
 if TYPE_CHECKING:
     import openvino
@@ -34,10 +34,14 @@ def converted(model: nn.Module, example: Tensor) -> openvino.Model:
     """
     from medfuse.model.openvino import convert, load, save
 
+    key = _key(model, example)
     try:
-        path = cache_folder() / _FOLDER / f"{_key(model, example)}.xml"
-    except MedfuseError:  # no folder for caches
+        folder = cache_folder()
+    except MedfuseError:  # there is none
+        key = None
+    if key is None:
         return convert(model, example)
+    path = folder / _FOLDER / f"{key}.xml"
     try:
         network, _ = load(path) if path.is_file() else (None, {})
         if network is not None:
@@ -56,8 +60,9 @@ def converted(model: nn.Module, example: Tensor) -> openvino.Model:
     return network
 
 
-def _key(model: nn.Module, example: Tensor) -> str:
-    return digest([contents(model), [*example.shape[1:]], versions("medfuse", "openvino", "torch", "monai")])
+def _key(model: nn.Module, example: Tensor) -> str | None:
+    of_model = known(model)
+    return None if of_model is None else digest([of_model, [*example.shape[1:]]])
 
 
 def _make_room(newest: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 pytest.importorskip("openvino", reason="what it converts to is not installed")
 
 from medfuse.model import converted as kept
-from medfuse.model import openvino
+from medfuse.model import known, openvino
 from medfuse.model.converted import converted
 
 WINDOWS = torch.randn((2, 1, 8, 8, 8), generator=torch.Generator().manual_seed(0))
@@ -69,7 +69,7 @@ def test_other_windows_and_other_versions_are_converted_for_themselves(
     logits(network(), WINDOWS[..., :4])
     logits(network(), WINDOWS[:1])  # one window or two is the same network
     assert len(conversions) == 2
-    monkeypatch.setattr(kept, "versions", lambda *names: dict.fromkeys(names, "another"))
+    monkeypatch.setattr(known, "_installed", lambda: ["another"])
     logits(network())
     assert len(conversions) == 3
 

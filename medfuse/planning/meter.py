@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from medfuse.planning.bench import Bench
     from medfuse.trained.trained import Prepared as PreparedNetwork
 
-TURNS = 3
+TURNS = 5
 """Windows whose median counts, after those by which the runtime is found."""
 LONG = 1.5
 """Seconds after which no further turn is taken."""
@@ -43,31 +43,24 @@ class Meter:
         self._engines: dict[int, Engine] = {}
 
     def window(self, bench: Bench, width: int, patch_size: Sequence[int]) -> float:
-        """Seconds of one window of the planned network; what runs the first one is taken for all."""
+        """Seconds of the network in one window; what runs the first one is taken for all.
+
+        What is done with its logits is around the windows.
+        """
         import torch
 
-        from medfuse.infer.plan import run_one_window
+        from medfuse.core.device import seconds_of
 
         image = bench.image(patch_size)
         runner = _prepared(bench, width, patch_size, self._device, self._engines.get(bench.dims))
-        voxels = torch.randn(image.channels, *(*image.patch_size, 1)[:3]).numpy()
-        run = partial(
-            run_one_window,
-            voxels,
-            [runner],
-            patch_size=image.patch_size,
-            classes=len(bench.plan.classes),
-            mirror=(),
-            device=self._device,
-        )
-        run()
-        run()
-        self._engines.setdefault(bench.dims, runner.engine)
+        window = torch.randn(1, image.channels, *image.patch_size, device=self._device)
         taken: list[float] = []
-        while len(taken) < TURNS and sum(taken) < LONG:
-            began = time.perf_counter()
-            run()
-            taken.append(time.perf_counter() - began)
+        with torch.inference_mode():
+            seconds_of(runner, window)
+            self._engines.setdefault(bench.dims, runner.engine)
+            seconds_of(runner, window)
+            while len(taken) < TURNS and sum(taken) < LONG:
+                taken.append(seconds_of(runner, window))
         return median(taken)
 
     def around(self, bench: Bench, patch_size: Sequence[int], overlap: float) -> Around:

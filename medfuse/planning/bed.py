@@ -72,8 +72,8 @@ class Bed:
         self.split = Split(tuple(learning), tuple(judging))
         return bool(judging) and len(learning) >= max(1, enough)
 
-    def train(self, candidate: int, seconds: float) -> Rung:
-        """Raises MedfuseError where the pipeline, its graph or its training fails."""
+    def train(self, candidate: int, seconds: float, repeat: int = 0) -> Rung:
+        """Raises MedfuseError where the pipeline, its graph or its training fails. `repeat`: other seeds."""
         from medfuse.runs.run import Run
         from medfuse.runs.training import begin
         from medfuse.train.loop import fit
@@ -81,6 +81,7 @@ class Bed:
 
         self._trained += 1
         pipeline = self._pipeline(self.texts[candidate], seconds)
+        pipeline = pipeline.model_copy(update={"seed": pipeline.seed + repeat})
         folder = make_folder(self.folder / f"{self._trained}")
         quiet = Reporter(quiet=True)
         run = Run(pipeline, self.info, self.split, folder, self.folder, quiet, Together())
@@ -107,7 +108,7 @@ class Bed:
             reporter=quiet,
             seed=pipeline.seed,
         )
-        return Rung(candidate, seconds, done.step, scores["dice"], cases)
+        return Rung(candidate, seconds, done.step, scores["dice"], cases, repeat)
 
     def _pipeline(self, text: str, seconds: float) -> Pipeline:
         """A candidate's own file, on the inner split, with a budget of its own, looked at once."""

@@ -19,7 +19,7 @@ from medfuse.planning.bed import Bed
 from medfuse.planning.bench import Bench, Dimensions
 from medfuse.planning.candidates import MILD, Candidate, dimensions, grids
 from medfuse.planning.sizing import BATCH, CUT, Grid, Limits, Size, size_network, usual_step
-from medfuse.planning.trials import MOST_JUDGING, Trials, affordable, halving
+from medfuse.planning.trials import MOST_JUDGING, Trials, affordable, beside
 
 if TYPE_CHECKING:
     import torch
@@ -248,9 +248,9 @@ class Planner:
                     folder,
                 )
                 if bed.prepare(PREPARING_SHARE * left):
-                    beside = max(0, compared - (len(candidates) - count))
+                    others = max(0, compared - (len(candidates) - count))
                     seconds = self.clock.left() or 0.0
-                    return halving(count, seconds, bed.train, self.reporter.say, compared=beside)
+                    return beside(count, seconds, bed.train, self.reporter.say, compared=others)
                 self.reporter.say("  too few cases can be prepared in the time to tell anything")
         except (MedfuseError, OSError) as error:  # such as a disk that has no room for prepared cases
             self.reporter.say(f"  nothing can be tried: {why(error)}")

@@ -73,10 +73,13 @@ def about_loss(within: Within, loss: Loss | str) -> str:
     low, high = (found.low, found.high) if found.value >= 0 else (_minus(found.high), _minus(found.low))
     limits = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
     level = "" if low is None else f"{100 * found.level:.3g} %, "
+    once = loss.trainings == 1
+    trained = "one short training of each" if once else f"{loss.trainings} short trainings of each"
+    unseen = "other seeds and longer trainings" if once else "longer trainings"
     return (
         f"Expected to {what} {abs(found.value):.3f} Dice{limits} ({level}{judged}) against the plan without "
-        f"the limit ({other}), after short trainings of {loss.steps[0]:,} and {loss.steps[1]:,} steps; "
-        "longer ones may tell more."
+        f"the limit ({other}), by {trained}, of {loss.steps[0]:,} and {loss.steps[1]:,} steps; {unseen} may "
+        "tell otherwise."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from medfuse.api import Split
 from medfuse.core.errors import reason
@@ -25,6 +25,10 @@ MOST_TRAINING, MOST_JUDGING = 32, 6
 """Cases that rungs learn from, and are judged by."""
 MOST_PAIRED = 12
 """Cases by which two plans are compared, where the difference is what is asked for."""
+REPEATS = 3
+"""Trainings of each of two plans by which their difference is told apart from that of two trainings."""
+REPEATS_SHARE = 0.5
+"""Of the time for trials that goes into these."""
 CLEARLY = 0.02
 """Dice by which a later candidate has to be better than an earlier one, as rungs are short and prefer what is
 quick to learn."""
@@ -35,7 +39,8 @@ class Rung:
     """One short training of a candidate: its seconds, its steps, and the Dice of inner held-out cases.
 
     That is at the probabilities at which it is highest, as a short training makes a network sure of little.
-    `cases`: the same of each by itself.
+    `cases`: the same of each by itself. `repeat`: from 1 on, where it was trained several times alike but for
+    chance.
     """
 
     candidate: int
@@ -43,6 +48,7 @@ class Rung:
     steps: int
     dice: float
     cases: Mapping[str, float] = field(default_factory=dict)
+    repeat: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,8 @@ class Trials:
         return last.seconds / last.steps if last and last.steps else None
 
 
-Train = Callable[[int, float], Rung]
-"""(candidate, seconds) → what its training came to. Raises something where it cannot be trained."""
+Train = Callable[[int, float, int], Rung]
+"""(candidate, seconds, repeat) → what its training came to. Raises something where it cannot be trained."""
 
 
 def halving(
@@ -107,7 +113,7 @@ def halving(
         for candidate in (*alive.own, *alive.others):
             started = clock()
             try:
-                rung = train(candidate, each)
+                rung = train(candidate, each, 0)
             except Exception as error:  # such as memory that is short: the others can still be tried
                 say(f"  candidate {candidate + 1} cannot be trained: {reason(error)}")
                 broken.add(candidate)
@@ -122,6 +128,59 @@ def halving(
     tried = [candidate for candidate in alive.own if candidate in scores]
     chosen = _order(tried, scores)[0] if tried else alive.own[0] if alive.own else 0
     return Trials(tuple(rungs), chosen, clock() - began)
+
+
+def beside(
+    count: int,
+    seconds: float,
+    train: Train,
+    say: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+    *,
+    compared: int,
+) -> Trials:
+    """Halving beside the last `compared` candidates; then the best of both are trained again, REPEATS times.
+
+    That is where there is time for it; where there are but two, nothing else is done.
+    """
+    began = clock()
+    only_two = count == 2 and compared == 1
+    share = 1.0 if only_two else REPEATS_SHARE
+    repeated = compared > 0 and _of_repeats(share * seconds) >= FEWEST_SECONDS
+    if repeated and only_two:
+        made = Trials()
+    else:
+        kept = share * seconds if repeated else 0.0
+        made = halving(count, seconds - kept, train, say, clock, compared=compared)
+    others = [number for number in made.best(count) if number >= count - compared]
+    if repeated and (made.last(made.chosen) or only_two):
+        each = _of_repeats(seconds - (clock() - began))
+        rungs = _repeats((made.chosen, others[0]), each, train, say) if each >= FEWEST_SECONDS else ()
+        made = Trials((*made.rungs, *rungs), made.chosen)
+    return replace(made, seconds=clock() - began)
+
+
+def _of_repeats(seconds: float) -> float:
+    """Seconds for each of the trainings of two plans."""
+    slot = seconds / REPEATS / 2
+    return slot - (SETTING_UP + JUDGING_SHARE * slot)
+
+
+def _repeats(
+    two: tuple[int, int], seconds: float, train: Train, say: Callable[[str], None]
+) -> tuple[Rung, ...]:
+    rungs = []
+    for repeat in range(1, REPEATS + 1):
+        for candidate in two:
+            try:
+                rungs.append(train(candidate, seconds, repeat))
+            except Exception as error:
+                say(f"  candidate {candidate + 1} cannot be trained: {reason(error)}")
+                return ()
+            say(
+                f"  candidate {candidate + 1}, again: Dice {rungs[-1].dice:.3f} after {rungs[-1].steps} steps"
+            )
+    return tuple(rungs)
 
 
 @dataclass(frozen=True)

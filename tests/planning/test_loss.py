@@ -9,10 +9,10 @@ NAMES = [f"p{n}" for n in range(8)]
 ALONE = {name: name for name in NAMES}
 
 
-def rung(candidate, dice, *, lose=0.0, seconds=10.0, names=NAMES):
+def rung(candidate, dice, *, lose=0.0, seconds=10.0, names=NAMES, repeat=0):
     """Cases differ; `lose` is lost of each, of every other one a little more."""
     cases = {name: dice + 0.01 * n - lose - 0.001 * (n % 2) * (lose != 0) for n, name in enumerate(names)}
-    return Rung(candidate, seconds, 100 + candidate, dice - lose, cases)
+    return Rung(candidate, seconds, 100 + candidate, dice - lose, cases, repeat)
 
 
 def loss(*rungs, plan=0, free=(1,), patients=ALONE):
@@ -40,6 +40,28 @@ def test_the_last_rung_counts_and_only_where_both_were_in_it():
         0.05
     )
     assert "was not tried beside" in loss(*short, rung(0, 0.85, seconds=20))
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.02])
+def test_trainings_that_were_repeated_count_alone_and_with_their_chances(chance):
+    first = [rung(0, 0.5, seconds=30), rung(1, 0.9, seconds=30)]
+    again = [
+        rung(number, 0.8 + (number == 0) * chance * (repeat - 2), lose=0.03 * (number == 0), repeat=repeat)
+        for repeat in (1, 2, 3)
+        for number in (0, 1)
+    ]
+    found = loss(*first, *again)
+    assert found.trainings == 3
+    assert found.interval.seeds == 3
+    assert found.interval.value == pytest.approx(0.03, abs=0.001)
+    assert (found.interval.high - found.interval.low > 0.03) == (chance > 0)
+
+
+def test_a_plan_that_was_not_repeated_is_held_against_the_rung_that_it_was_in():
+    again = [rung(number, 0.8, repeat=repeat, seconds=20) for repeat in (1, 2, 3) for number in (0, 2)]
+    found = loss(rung(0, 0.8), rung(1, 0.75), rung(2, 0.8), *again, plan=1, free=(2,))
+    assert (found.trainings, found.against) == (1, 2)
+    assert found.interval.value == pytest.approx(0.05)
 
 
 def test_a_plan_that_is_best_without_the_limit_loses_nothing():

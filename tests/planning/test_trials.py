@@ -12,8 +12,10 @@ from medfuse.planning.trials import (
     MOST_CANDIDATES,
     MOST_JUDGING,
     MOST_TRAINING,
+    REPEATS,
     Rung,
     affordable,
+    beside,
     halving,
     inner_split,
 )
@@ -28,13 +30,14 @@ class Gym:
         self.limits, self.setting_up, self.broken = limits, setting_up, broken
         self.now, self.asked = 0.0, []
 
-    def train(self, candidate, seconds):
+    def train(self, candidate, seconds, repeat=0):
         self.asked.append(candidate)
         self.now += self.setting_up
         if candidate in self.broken:
             raise self.fault
         self.now += seconds
-        return Rung(candidate, seconds, int(10 * seconds), self.limits[candidate] * seconds / (seconds + 5))
+        dice = self.limits[candidate] * seconds / (seconds + 5)
+        return Rung(candidate, seconds, int(10 * seconds), dice, repeat=repeat)
 
     def clock(self):
         return self.now
@@ -145,6 +148,51 @@ def test_what_is_compared_with_is_never_chosen_and_is_in_the_last_rung(own, othe
         assert last.candidate >= own
         assert made.last(made.chosen).seconds == last.seconds
         assert {rung.candidate < own for rung in made.rungs} == {True, False}
+
+
+def besides(*limits, seconds, others, **how):
+    gym = Gym(*limits, **how)
+    return gym, beside(len(limits), seconds, gym.train, lambda line: None, gym.clock, compared=others)
+
+
+@pytest.mark.parametrize("seconds", [50, 80, 160, 300, 2000])
+@pytest.mark.parametrize(("own", "others"), [(1, 1), (2, 1), (4, 1), (4, 2)])
+def test_where_there_is_time_the_best_of_both_are_trained_again_and_alike(own, others, seconds):
+    limits = [*(0.5 + 0.1 * n for n in range(own)), *(0.9 for _ in range(others))]
+    gym, made = besides(*limits, seconds=seconds, others=others)
+    assert gym.now <= seconds
+    assert made.chosen < own
+    again = [rung for rung in made.rungs if rung.repeat]
+    if seconds == 2000:
+        assert len(again) == 2 * REPEATS
+        assert made.chosen == own - 1
+    if again:
+        assert {rung.candidate for rung in again} == {made.chosen, own}
+        assert [rung.repeat for rung in again] == [n for n in range(1, REPEATS + 1) for _ in "ab"]
+        assert len({rung.seconds for rung in again}) == 1
+        assert min(rung.seconds for rung in again) >= FEWEST_SECONDS
+    else:
+        assert seconds < 300
+
+
+@pytest.mark.parametrize("seconds", [50, 300, 2000])
+def test_where_nothing_is_compared_nothing_is_repeated(seconds):
+    _, made = besides(0.1, 0.9, 0.2, 0.8, seconds=seconds, others=0)
+    assert made == Gym(0.1, 0.9, 0.2, 0.8).tried(seconds)
+
+
+def test_a_repetition_that_fails_leaves_what_is_known():
+    class Tired(Gym):
+        def train(self, candidate, seconds, repeat=0):
+            if repeat == 2:
+                raise self.fault
+            return super().train(candidate, seconds, repeat)
+
+    gym = Tired(0.5, 0.9, 0.9)
+    made = beside(3, 600, gym.train, lambda line: None, gym.clock, compared=1)
+    assert made.chosen == 1
+    assert made.rungs
+    assert not any(rung.repeat for rung in made.rungs)
 
 
 def test_with_nothing_to_compare_with_rungs_are_as_before():

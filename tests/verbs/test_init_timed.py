@@ -143,7 +143,7 @@ def test_trials_tell_what_the_time_costs_beside_the_plan_without_it(machine, cub
     assert cost["cases"] == 6
     assert "Expected to cost 0.050 Dice [" in comments(file)
     assert "against the plan without the limit (3-D, " in comments(file)
-    assert "short trainings of 100 and " in comments(file)
+    assert "by one short training of each, of 100 and " in comments(file)
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 from statistics import median
 from typing import Any
 
@@ -135,7 +136,8 @@ def beside_the_plan(given: argparse.Namespace) -> Iterator[str]:
             how: dict[str, Any] = {"budget": 8 * 2**30, "minutes": given.minutes, "reporter": Reporter()}
             init_pipeline(given.data, output=file, search=name == "space", **how)
     runs = given.home / "runs"
-    run_pipeline(files["plan"], given.overrides, runs=runs, reporter=Reporter())
+    own = [one for one in given.overrides if not one.startswith("search.")]
+    run_pipeline(files["plan"], own, runs=runs, reporter=Reporter())
     crew = Workers(count=given.workers)
     found = search_pipeline(files["space"], given.overrides, runs=runs, workers=crew, reporter=Reporter())
     folder, chosen = Path(found.values["folder"]), found.values["chosen"]
@@ -221,6 +223,9 @@ def on_frozen_maps(given: argparse.Namespace) -> Iterator[str]:
         f"- {given.workers} workers: {len(trials)} trials in {minutes:.1f} minutes once the maps were there, "
         f"{len(trials) / minutes:.1f} a minute; {len(after)} trainings"
     )
+    spent = getrusage(RUSAGE_CHILDREN)
+    seconds = spent.ru_utime + spent.ru_stime
+    yield f"- {seconds:.0f} s of CPU by the workers of this call, their start included"
 
 
 if __name__ == "__main__":

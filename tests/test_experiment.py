@@ -1,6 +1,7 @@
 """A pipeline in Python is the pipeline of the file: the same values, the same errors, the same runs."""
 
 import importlib.util
+import json
 import random
 import re
 import sys
@@ -15,9 +16,11 @@ from torch import nn
 import medfuse
 from medfuse import experiment, registry
 from medfuse.core.result import Result
-from medfuse.pipeline import load_pipeline, resolved
+from medfuse.pipeline import document_of, load_pipeline, resolved
 from medfuse.searching.admitted import draw
 from medfuse.searching.begin import gate_of, read_search
+from medfuse.searching.combination import Space
+from medfuse.space.dimensions import read_dimension
 from medfuse.verbs.crews import Workers
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +71,38 @@ def test_the_yaml_of_every_pipeline_reads_back_as_the_same(path, tmp_path):
     assert resolved(again) == resolved(made) == resolved(load_pipeline(path)[0])
     assert again == made
     assert made.with_() == made
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
+def test_the_yaml_of_every_pipeline_is_searched_as_its_file(path):
+    """What is left to its default and what is said to be it are one, whatever is chosen beside."""
+    try:
+        pipeline, document = load_pipeline(path)
+    except medfuse.PipelineError as error:
+        pytest.skip(f"needs another package: {error.lines[0]}")
+    if pipeline.first:
+        pytest.skip("a search is of one pipeline, and these are two stages")
+    node = next(iter(pipeline.model.fusion), "")
+    space = {
+        "loss": ["dice_ce", "tversky", {"use": "focal"}],
+        "train.optimizer": ["sgd", "adamw"],
+        "train.learning_rate": {"log": [1e-5, 1.0]},
+        **({f"model.fusion.{node}.use": ["concat", "fpn", "hypercolumn"]} if node else {}),
+    }
+    dimensions = {key: read_dimension(value) for key, value in space.items()}
+    a, b = (Space(one, pipeline.name, dimensions) for one in (document, document_of(pipeline)))
+    assert a.prior() == b.prior()
+    assert a.identity({}) == b.identity({}) == json.dumps(resolved(pipeline), sort_keys=True)
+    for n in range(4):
+        assert said(a, draw(dimensions, random.Random(n))) == said(b, draw(dimensions, random.Random(n)))
+
+
+def said(space, values):
+    """What a combination is, or what is wrong with it."""
+    try:
+        return space.identity(values)
+    except medfuse.PipelineError as error:
+        return sorted(map(str, error.problems))
 
 
 def test_with_changes_what_it_is_told_and_nothing_else(pipeline):

@@ -194,6 +194,9 @@ def search(
     if given or isinstance(pipeline, _Model):
         model = pipeline if isinstance(pipeline, _Model) else _searched(Path(pipeline))
         made = _with_search(model, given) if given else model
+        if made.search is None:
+            like = '{"loss": ["dice_ce", "tversky"]}, minutes=60'
+            raise MedfuseError(f"say what may be tried, and until when: search(pipeline, {like})")
         crew, file = _crew([made], workers, engine), _saved(made, Path(runs))
     else:
         crew, file = _crew([], workers, engine), Path(pipeline)
@@ -246,7 +249,7 @@ def _of_this_process(pipeline: _Model) -> Iterator[str]:
 def _saved(pipeline: _Model, runs: Path) -> Path:
     """Its file. Raises MedfuseError where it has no name."""
     if not pipeline.name:
-        raise MedfuseError('a pipeline that is compared needs a name: pipeline.with_(name="wider")')
+        raise MedfuseError('a pipeline that becomes a file needs a name: pipeline.with_(name="wider")')
     path, text = runs / "pipelines" / f"{pipeline.name}.yaml", yaml_of(pipeline)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)

@@ -313,6 +313,16 @@ def test_mistakes_of_a_search_are_said_at_once_before_anything_is_written(pipeli
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_search_without_a_space_says_how_to_give_one(pipeline, tmp_path):
+    with pytest.raises(medfuse.MedfuseError, match="say what may be tried"):
+        medfuse.search(pipeline, runs=tmp_path / "runs")
+    with pytest.raises(medfuse.PipelineError, match="required key is missing; add `space:`"):
+        medfuse.search(pipeline, minutes=3, runs=tmp_path / "runs")
+    with pytest.raises(medfuse.PipelineError, match="did you mean 'seeds'"):
+        medfuse.search(pipeline, {"loss": ["tversky"]}, minutes=3, seds=2, runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_workers_and_engine_are_those_of_the_command(pipeline, tmp_path, monkeypatch):
     engine = medfuse.plugins.engines.ray(cores=2)
     monkeypatch.setattr(type(engine), "ready", lambda engine: None)

@@ -4,6 +4,7 @@ search.json            what is searched, on which data: another pipeline or othe
 asked/0007.json        trial 7: its values, and how many combinations were refused before it
 told/0007.1.json       what it reached at rung 1
 failed/0007.json       why it could not be trained
+exhausted.json         that no combination was left, after so many trials
 sessions/ID.json       when a worker began, and when it was last alive: the minutes that are spent
 trials/0007/           its run folder, from which its training carries on
 final/…/               the trainings at the end
@@ -125,6 +126,13 @@ class Journal:
 
     def fail(self, number: int, reason: str) -> None:
         write_json(self.folder / "failed" / f"{number:04d}.json", {"number": number, "reason": reason})
+
+    def exhaust(self, trials: int) -> None:
+        write_json(self.folder / "exhausted.json", {"trials": trials})
+
+    @property
+    def is_exhausted(self) -> bool:
+        return (self.folder / "exhausted.json").exists()
 
     def run_folder(self, number: int) -> Path:
         return self.folder / "trials" / f"{number:04d}"

@@ -41,7 +41,6 @@ class Study:
     reporter: Reporter
     precision: str | None = None
     _waits: float = field(default=1.0)
-    _exhausted: bool = False
 
     # ---- trials
 
@@ -67,9 +66,11 @@ class Study:
                 return None
             closing = self._closing(known, time_left)
             may_ask = self.settings.trials is None or known.asked < self.settings.trials
+            may_ask = may_ask and not self.journal.is_exhausted
             if taken := self._first(known, time_left, held, may_ask, closing or not may_ask):
                 return taken
-            return self._first(known, time_left, held, False, True) if self._exhausted else None
+            now_exhausted = may_ask and self.journal.is_exhausted
+            return self._first(known, time_left, held, False, True) if now_exhausted else None
 
     def _first(
         self, known: Known, time_left: float | None, held: ExitStack, may_ask: bool, closing: bool
@@ -129,9 +130,7 @@ class Study:
         return tuple(found[name] for name in self.settings.objectives)
 
     def _ask(self, known: Known) -> Step | None:
-        """A new trial, written down; None where no combination is left."""
-        if self._exhausted:
-            return None
+        """A new trial, written down; None where no combination is left, which is written down too."""
         asked = self.journal.asked()
         if not asked:
             self.journal.ask(Asked(0, {}, {}))
@@ -150,7 +149,7 @@ class Study:
             if space.identity(combined.values) not in tried:
                 self.journal.ask(Asked(number, combined.values, refused))
                 return Step(number)
-        self._exhausted = True
+        self.journal.exhaust(number)
         self.reporter.say(
             f"all that the space holds was tried, as far as {MOST_REFUSED} proposals find: {number} trials"
         )

@@ -280,6 +280,21 @@ def test_a_front_of_two_objectives_is_told(tmp_path):
         assert (number in values["front"]) == (not beaten)
 
 
+@pytest.mark.slow  # a search of some seconds
+def test_a_space_that_was_tried_ends_the_search_with_its_best_at_the_last_rung(tmp_path):
+    file = write(
+        tmp_path, "  trials: 9\n  seeds: 1\n  rungs: 2\n", "  space: {loss: [dice_ce, tversky, focal]}\n"
+    )
+    values = search(file).values
+    folder = Path(values["folder"])
+    assert values["trials"] == 3
+    assert json.loads((folder / "exhausted.json").read_text()) == {"trials": 3}
+    assert {row["trial"] for row in values["last_rung"]} > {0}
+    before = trials(folder)
+    assert search(file, overrides=["search.trials=20"]).values["trials"] == 3
+    assert trials(folder) == before
+
+
 def test_check_looks_at_the_space_too(tmp_path):
     from medfuse.verbs.check import check_pipeline
 

@@ -1,6 +1,6 @@
 """Training beside nnU-Net's, on the same data and the same cores.
 
-    python benchmarks/train.py steps DATA --nnunet-python PATH [--rounds 3] [--each 5]
+    python benchmarks/train.py steps DATA --nnunet-python PATH [--rounds 3] [--each 5] [--device cuda]
     python benchmarks/train.py score DATA --nnunet-python PATH [--minutes 10] [--pipeline FILE] [--only NAME]
                                      [--configuration 3d_fullres] [--json]
 
@@ -54,6 +54,8 @@ def main() -> None:
     parser.add_argument("--pipeline", type=Path)
     parser.add_argument("--only", choices=list(PROGRAMS), help="one program alone")
     parser.add_argument("--configuration", default="3d_fullres", help="of nnU-Net: 3d_fullres or 2d")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of `steps`")
+    parser.add_argument("--no-compile", action="store_true", help="of `steps`: both programs as they are")
     parser.add_argument("--json", action="store_true", help="print rows of `score` as JSON")
     parser.add_argument("--worker", choices=list(STEPPERS), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -69,7 +71,7 @@ def steps(given: argparse.Namespace) -> None:
     import torch
 
     workers = {}
-    for program in STEPPERS:
+    for program in [name for name in STEPPERS if not given.only or name.startswith(given.only)]:
         python = given.nnunet_python if program == "nnU-Net" else Path(sys.executable)
         environment = nnunet_environment(given) if program == "nnU-Net" else {}
         command = [python, __file__, *sys.argv[1:], "--worker", program]
@@ -77,11 +79,14 @@ def steps(given: argparse.Namespace) -> None:
     answers = take_turns(workers, given.rounds)
     for worker in workers.values():
         worker.close()
-    print(heading(rounds=given.rounds, threads=torch.get_num_threads()) + f" of {given.each} steps")
-    print(f"- {answers['nnU-Net']['network']}\n")
+    where = {"threads": torch.get_num_threads(), "device": given.device}
+    print(heading(rounds=given.rounds, **where) + f" of {given.each} steps")
+    if "nnU-Net" in answers:
+        print(f"- {answers['nnU-Net']['network']}\n")
+    peer = answers.get("nnU-Net", {"seconds": float("nan")})
     print("| program | seconds a step | steps a second | × nnU-Net | runs in |\n|---|---|---|---|---|")
     for program, answer in answers.items():
-        seconds, theirs = answer["seconds"], answers["nnU-Net"]["seconds"]
+        seconds, theirs = answer["seconds"], peer["seconds"]
         print(f"| {program} | {seconds:.2f} | {1 / seconds:.2f} | {theirs / seconds:.2f} | {answer['how']} |")
 
 
@@ -149,6 +154,7 @@ def nnunet_environment(given: argparse.Namespace) -> dict[str, str]:
     return {
         **{f"nnUNet_{name}": str(given.work / folder) for name, folder in folders.items()},
         "nnUNet_n_proc_DA": str(os.cpu_count()),
+        **({"nnUNet_compile": "f"} if given.no_compile else {}),
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
     }
 
@@ -163,7 +169,8 @@ def nnunet_worker(given: argparse.Namespace) -> None:
     folder = given.work / "prepared" / DATASET
     plans = json.loads((folder / "nnUNetPlans.json").read_text()) | {"continue_training": False}
     dataset = json.loads((folder / "dataset.json").read_text())
-    trainer = nnUNetTrainer(plans, given.configuration, 0, dataset, device=torch.device("cpu"))
+    device = torch.device(given.device if given.what == "steps" else "cpu")
+    trainer = nnUNetTrainer(plans, given.configuration, 0, dataset, device=device)
     speech, sys.stdout = sys.stdout, sys.stderr  # its messages are many
     if given.what == "steps":
         trainer.initialize()
@@ -193,7 +200,7 @@ def nnunet_steps(trainer: Any, each: int, speech: Any) -> None:
             trainer.train_step({"data": data, "target": targets})
         return {
             "seconds": (time.perf_counter() - began) / each,
-            "how": "torch fp32",
+            "how": "torch fp32" if trainer.device.type == "cpu" else "torch fp16 with a scaler",
             "network": f"nnU-Net's plan: batch {plan.batch_size} of {list(plan.patch_size)}, "
             f"channels {list(features)}",
         }
@@ -266,16 +273,17 @@ def medfuse_worker(given: argparse.Namespace, *, deterministic: bool = False) ->
     settings = TrainSettings(
         steps=10**6,
         steps_per_epoch=10**6,
-        compile=True,
+        compile=not given.no_compile,
         precision="bf16",
-        device="cpu",
+        device=given.device,
         deterministic=deterministic,
     )
-    device = torch.device("cpu")
+    device = torch.device(given.device)
     settle(device, deterministic=deterministic)
     torch.manual_seed(0)
     graph = plan_graph(imported.model, plan.image, classes)
     model = build_segmenter(graph)
+    model.to(device)
     lay_out(model, 5, channels_last(5))
     shape = (plan.batch_size, len(plan.channels), *plan.patch_size)
     image = torch.randn(shape)
@@ -285,7 +293,7 @@ def medfuse_worker(given: argparse.Namespace, *, deterministic: bool = False) ->
     def batches(_: int) -> Iterator[Mapping[str, Any]]:
         nonlocal opened
         opened += 1
-        if opened == 1:  # the loop asks for an example to compile with
+        if opened == 1 and settings.compile:  # the loop asks for an example to compile with
             yield batch
             return
         for _ in sys.stdin:
@@ -293,7 +301,10 @@ def medfuse_worker(given: argparse.Namespace, *, deterministic: bool = False) ->
             for _ in range(given.each):
                 yield batch
             seconds = (time.perf_counter() - began) / given.each
-            print(json.dumps({"seconds": seconds, "how": "bf16, compiled"}), flush=True)
+            print(
+                json.dumps({"seconds": seconds, "how": "bf16" if given.no_compile else "bf16, compiled"}),
+                flush=True,
+            )
         os._exit(0)
 
     loss = supervised(registry.get(Loss.group, "dice_ce")(), classes)

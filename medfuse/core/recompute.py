@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
 from medfuse.core.errors import MedfuseError
@@ -104,9 +104,12 @@ def _checkpointed(
     kwargs: dict[str, Any],
     name: str = "",
 ) -> Any:
-    call = _Call(module, forward, args, kwargs, name)
-    made = checkpoint(call, args, kwargs, use_reentrant=False)  # which looks for devices in its arguments
-    call.hold()
+    leaves, spec = tree_flatten((args, kwargs))
+    call = _Call(module, forward, leaves, spec, name)
+    # tensors one by one, so that `checkpoint` sees them: it looks for their devices, and holds none of them
+    # where this call is itself computed again
+    made = checkpoint(call, *leaves, use_reentrant=False)
+    call.hold(leaves)
     return made
 
 
@@ -114,38 +117,38 @@ class _Call:
     """One call of a segment: the first time is the forward pass, any later one recomputes it.
 
     Torch's own random numbers are restored by `checkpoint`; those of Python and numpy, and what the call
-    changes in buffers, such as running statistics, are restored here.
+    changes in buffers, such as running statistics, are restored here. It keeps nothing that it is given.
     """
 
     def __init__(
         self,
         module: nn.Module,
         forward: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        leaves: Sequence[Any],
+        spec: TreeSpec,
         name: str,
     ) -> None:
-        self._forward, self._name, self._began = forward, name, False
-        self._given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        self._versions = [x._version for x in self._given]
+        self._forward, self._spec, self._name, self._began = forward, spec, name, False
+        self._versions = _versions(leaves)
         moving = (b for m in module.modules() if m.training for b in m.buffers(recurse=False))
         self._buffers = [b for b in moving if b.is_floating_point() or not b.ndim]  # others are tables
         self._before = [b.detach().clone() for b in self._buffers]
         self._chance = random.getstate(), np.random.get_state()
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __call__(self, *leaves: Any) -> Any:
+        args, kwargs = tree_unflatten(leaves, self._spec)
         if not self._began:
             self._began = True
             return self._forward(*args, **kwargs)
-        self.hold()
+        self.hold(leaves)
         with self._as_before():
             return self._forward(*args, **kwargs)
 
-    def hold(self) -> None:
+    def hold(self, leaves: Sequence[Any]) -> None:
         """Raises MedfuseError where what the call was given is no longer what it was."""
-        if any(x._version != version for x, version in zip(self._given, self._versions)):
+        if _versions(leaves) != self._versions:
             whose, remedy = (
-                ("the network", "accumulate: 1") if not self._name else (self._name, "checkpointing: false")
+                (self._name, "checkpointing: false") if self._name else ("the network", "accumulate: 1")
             )
             raise MedfuseError(
                 f"training: what {whose} is given is overwritten in place, so that it cannot be computed "
@@ -166,3 +169,7 @@ class _Call:
             buffer.data.copy_(values)  # what autograd has saved of it does not become stale
         random.setstate(pythons)
         np.random.set_state(numpys)
+
+
+def _versions(leaves: Sequence[Any]) -> list[int]:
+    return [x._version for x in leaves if isinstance(x, Tensor)]

@@ -164,7 +164,7 @@ class _Work:
         network = quantize(self.network, windows, without=kept)
         runs = {"int8": compiled(network, windows[0], "int8"), self.other: self.usual}
         seconds = rounded(seconds_in_turns(runs, windows[0]))
-        return _Tried(kept, network, seconds, reasons=tuple(_no_gain(seconds, self.other)))
+        return _Tried(kept, network, seconds, reasons=tuple(_no_gain(seconds, self.other, without)))
 
     @property
     def other(self) -> str:
@@ -267,11 +267,13 @@ def judge_onnx(weights: Path, source: Source, path: Path, gate: Gate, trust: Seq
         return unborne(judge.rows(exact, short, gate.bound), gate.bound)
 
 
-def _no_gain(seconds: Mapping[str, float], other: str) -> list[str]:
-    """In words that int8 is not faster, or nothing."""
+def _no_gain(seconds: Mapping[str, float], other: str, without: str) -> list[str]:
+    """In words that int8 is not faster `without` some layers, or nothing."""
     if seconds["int8"] < _GAIN * seconds[other]:
         return []
-    return [f"it gains nothing: {seconds['int8']:.3g} s a window, and {seconds[other]:.3g} s in {other}"]
+    return [
+        f"it gains nothing{without}: {seconds['int8']:.3g} s a window, and {seconds[other]:.3g} s in {other}"
+    ]
 
 
 def _worst(layers: Sequence[Layer]) -> str:

@@ -380,6 +380,37 @@ def test_a_class_that_loses_is_named_with_its_measure(run, medfuse, gains, monke
     assert {row["bears"] for row in gate(run)["rows"]} == {False}
 
 
+def test_a_class_that_is_better_here_is_not_said_to_fall():
+    from medfuse.model.gate import Row
+    from medfuse.runs.int8_judge import unborne
+
+    row = Row(
+        label="cube",
+        measure="NSD",
+        patients=6,
+        fp32=0.5,
+        int8=0.6,
+        drop=-0.1,
+        low=-0.2,
+        high=0.1,
+        bears=False,
+    )
+    assert unborne([row], 0.001) == [
+        "cube: NSD does not fall here, but may by up to 0.1000 on other cases (bound 0.001)"
+    ]
+
+
+def test_what_gains_nothing_once_layers_are_back_says_without_how_many(run, medfuse, monkeypatch):
+    worse(monkeypatch, by=0.1)
+    turns = iter((1.0, 1.0))  # all in int8, and all but one layer
+    times = lambda runs, example: clock(int8=next(turns, 2.0), others=2.0)(runs, example)  # noqa: E731
+    monkeypatch.setattr("medfuse.model.quantized.seconds_in_turns", times)
+    said = medfuse("quantize", run)
+    assert said.code == 1
+    assert "it gains nothing without 2 layers: 2 s a window, and 2 s in" in said.out
+    assert "cube: Dice falls by 0.1000" in said.out
+
+
 def test_layers_go_back_to_floating_point_until_no_class_loses(run, medfuse, gains, monkeypatch):
     worse(monkeypatch, by=0.1, times=2)
     said = medfuse("quantize", run, "--bound", 0.05)

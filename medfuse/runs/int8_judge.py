@@ -133,7 +133,8 @@ def unborne(rows: Sequence[Row], bound: float) -> list[str]:
         if row.drop is not None and row.high is not None and not row.bears:
             falls = f"falls by {number(row.drop)}, and" if row.drop > 0 else "does not fall here, but may"
             reasons.append(
-                f"{row.label}: {row.measure} {falls} by up to {number(row.high)} on other cases (bound {bound:g})"
+                f"{row.label}: {row.measure} {falls} by up to {number(row.high)} on other cases "
+                f"(bound {bound:g})"
             )
     few = {row.label: row.patients for row in rows if row.drop is None}
     return reasons + [

@@ -171,7 +171,10 @@ def _pair_problems(first: Pipeline, second: Pipeline) -> Iterable[Problem]:
             yield Problem((STAGES, number, "train", "teacher"), message)
     for key in ("postprocess", "overlap"):
         if getattr(first.infer, key) == "auto":
-            message = "is not chosen for a first stage, whose label maps nobody judges; leave it out"
+            message = (
+                "is not chosen for a first stage, whose label maps nobody judges; only the second stage's "
+                "own `infer` can say auto"
+            )
             yield Problem((STAGES, 0, "infer", key), message)
 
 

@@ -36,6 +36,7 @@ from medfuse.infer.fleet_files import (
     carry_along,
     end_work,
     has_work,
+    here,
     on_this_machine,
     read_work,
     write_work,
@@ -64,7 +65,7 @@ class Share:
         self._common = output / FOLDER if place is None else place.parent
         self.output, self.work = output, read_work(self._place)
         self.board = Board(self._place / FOLDER, len(self.work.cases))
-        self.cases = tuple(on_this_machine(self._place, one.case) for one in self.work.cases)
+        self.cases = tuple(on_this_machine(self._place, one.case(self.work.where)) for one in self.work.cases)
         self.numbers = {case.name: number for number, case in enumerate(self.cases)}
         self.ways: dict[str, Way] = {}
         self.prepare: Callable[[Case], None] = lambda case: None
@@ -147,7 +148,7 @@ class SharedManifest(Manifest):
         listed = self._share.work.cases[self._share.numbers[case.name]]
         inputs = [dict(one) for one in entry.get("inputs", ())]
         for one, image in zip(inputs, listed.images if not listed.origins else ()):
-            one["file"] = str(image.absolute())  # as whoever leads knows it
+            one["file"] = str((self._share.work.where / image).absolute())  # as whoever leads knows it
         said = {**entry, "inputs": inputs, **made_by()}
         files = {name: asdict(found) for name, found in seals.items()}
         self._settle(case, {"state": "done", "files": files, "entry": said})
@@ -237,6 +238,7 @@ class Fleet:
             began=now(),
             workers=self.workers,
             verb=self.verb,
+            where=here(),
         )
         carry_along(output, left)
         write_work(output, work)

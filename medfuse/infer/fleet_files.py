@@ -46,17 +46,19 @@ class Listed(BaseModel):
         origins = case.origins if isinstance(case, Away) else ()
         return cls(name=case.name, images=case.images, origins=origins, bytes=size_of_images(case))
 
-    @property
-    def case(self) -> Case:
+    def case(self, where: Path = Path()) -> Case:
+        """`where`: the working directory that paths start at."""
         if self.origins:
             return Away(self.name, self.images, origins=self.origins)
-        return Case(self.name, self.images)
+        images = self.images if where == here() else tuple(where / image for image in self.images)
+        return Case(self.name, images)
 
 
 class Work(BaseModel):
     """What a fleet does. facts: of the recipe, which each worker's must equal. how: a worker's options.
 
-    verb: what is done with the cases, infer or features.
+    verb: what is done with the cases, infer or features. where: the working directory that paths of images
+    start at; workers may be in another.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -68,6 +70,15 @@ class Work(BaseModel):
     began: str
     workers: int
     verb: str = "infer"
+    where: Path = Path()
+
+
+def here() -> Path:
+    """The working directory, as far as there is one."""
+    try:
+        return Path.cwd()
+    except OSError:  # it was removed
+        return Path()
 
 
 def carry_along(output: Path, cases: Iterable[Case]) -> None:

@@ -32,6 +32,7 @@ from medfuse.infer.fleet_files import (
     Work,
     carry_along,
     has_work,
+    here,
     parts,
     read_work,
     write_work,
@@ -98,6 +99,7 @@ def found(
                 cases=tuple(Listed.of(case) for case in left),
                 began=now(),
                 workers=1,
+                where=here(),
             )
             carry_along(place, left)
             write_work(place, work)

@@ -118,6 +118,18 @@ def work(output: Path, **changed) -> Work:
     return made
 
 
+@pytest.mark.parametrize("name", ["scans/a.nii.gz", "../a.nii.gz", "/data/a.nii.gz"])
+def test_paths_start_where_the_fleet_was_begun_wherever_a_worker_is(name, tmp_path, monkeypatch):
+    from medfuse.infer.fleet import Share
+
+    (tmp_path / "leads").mkdir()
+    monkeypatch.chdir(tmp_path / "leads")
+    work(tmp_path / "out", cases=(Listed(name="a", images=(Path(name),)),), where=Path.cwd())
+    assert [case.images for case in Share(tmp_path / "out").cases] == [(Path(name),)]
+    monkeypatch.chdir("/")
+    assert [case.images for case in Share(tmp_path / "out").cases] == [(tmp_path / "leads" / name,)]
+
+
 def test_who_joins_must_have_the_same_version_and_weights(finished_run, tmp_path):
     how = {"weights": [str(finished_run.folder)]}
     with pytest.raises(OutputError, match="no workers share anything there"):

@@ -54,6 +54,17 @@ def test_it_foretells_what_a_dispatch_of_the_true_seconds_takes(workers, noise):
     assert made.tail_s <= 1.2 * max(seconds_of(size) for size in features.values())
 
 
+@pytest.mark.parametrize("workers", [1, 4, 50])
+@pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
+def test_a_number_lies_in_its_range(workers, noise):
+    features = folder(56)
+    made = forecast(
+        features, done(features, sampled(features, workers), noise=noise), workers, order=by_size(features)
+    )
+    for value, (low, high) in ((made.wall_s, made.wall_range_s), (made.tail_s, made.tail_range_s)):
+        assert low <= value <= high
+
+
 def test_cases_of_every_size_are_tried_and_the_same_ones_again():
     sizes = {f"c{n}": float(n) for n in range(1000)}
     names = sampled(sizes, 2)

@@ -403,7 +403,10 @@ def test_a_class_that_is_better_here_is_not_said_to_fall():
 def test_what_gains_nothing_once_layers_are_back_says_without_how_many(run, medfuse, monkeypatch):
     worse(monkeypatch, by=0.1)
     turns = iter((1.0, 1.0))  # all in int8, and all but one layer
-    times = lambda runs, example: clock(int8=next(turns, 2.0), others=2.0)(runs, example)  # noqa: E731
+
+    def times(runs, example):
+        return clock(int8=next(turns, 2.0), others=2.0)(runs, example)
+
     monkeypatch.setattr("medfuse.model.quantized.seconds_in_turns", times)
     said = medfuse("quantize", run)
     assert said.code == 1

@@ -129,15 +129,20 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def first_fault(error: ValidationError) -> str:
     """`data.spacing_mm[0]: input should be greater than 0, got 0`, and how many more there are."""
-    faults = error.errors(include_url=False)
-    first = faults[0]
-    place = dotted(first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    said = message[:1].lower() + message[1:]
-    if not isinstance(first["input"], dict | list):
-        said += f", got {shortened(repr(first['input']))}"
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return f"{place}: {said}{more}" if place else f"{said}{more}"
+    first, *more = faults_of(error)
+    return f"{first} (and {len(more)} more)" if more else first
+
+
+def faults_of(error: ValidationError) -> list[str]:
+    """Each as `data.spacing_mm[0]: input should be greater than 0, got 0`."""
+    found = []
+    for fault in error.errors(include_url=False):
+        place, message = dotted(fault["loc"]), fault["msg"].removeprefix("Value error, ")
+        said = message[:1].lower() + message[1:]
+        if not isinstance(fault["input"], dict | list):
+            said += f", got {shortened(repr(fault['input']))}"
+        found.append(f"{place}: {said}" if place else said)
+    return found
 
 
 def shortened(text: str, most: int = 80) -> str:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from medfuse.infer.sliding import Network
 
+_TOLD = 10  # label maps that would replace an image
 Work = Callable[[Case, Path, Callable[[int, int], None]], dict[str, Any]]
 """Makes the files of a case in a folder, telling (windows done, windows in all); returns what the manifest is
 to say of it, with `windows`."""
@@ -232,9 +233,9 @@ def refuse_to_replace_images(
     """Raises OutputError where one of the `files` that a case is to get is an image of any case."""
     images = {file.resolve() for case in cases for image in case.images for file in _files_of(image)}
     if clashes := [path for case in cases for path in files(case) if path.resolve() in images]:
-        raise OutputError(
-            *(f"{path}: the {what} would replace an image; choose another output folder" for path in clashes)
-        )
+        told, more = clashes[:_TOLD], len(clashes) - _TOLD
+        lines = [f"{path}: the {what} would replace an image; choose another output folder" for path in told]
+        raise OutputError(*lines, *([f"so it is with {more} more"] if more > 0 else []))
 
 
 def _files_of(image: Path) -> list[Path]:

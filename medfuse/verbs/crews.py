@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import ValidationError
+
 from medfuse import registry
 from medfuse.api import Command, Crew, Engine
 from medfuse.core.errors import MedfuseError, PluginError
-from medfuse.core.json_text import shortened, validated
+from medfuse.core.json_text import faults_of, shortened
 from medfuse.core.result import Result
 from medfuse.core.yaml_text import Walk
 
@@ -49,8 +51,10 @@ class Workers:
         """Raises MedfuseError where there is no such engine, or it has no such options."""
         kind = registry.get(Engine.group, self.engine)
         where, what = f"--engine {self.engine}", f"`medfuse plugins show {self.engine}` lists its options"
-        made = validated(kind, _options(self.options), where, raises=PluginError, remedy=what)
-        return cast(Engine, made)
+        try:
+            return cast(Engine, kind.model_validate_json(json.dumps(_options(self.options))))
+        except ValidationError as error:
+            raise PluginError(*(f"{where}: {fault}; {what}" for fault in faults_of(error))) from None
 
     def ready(self) -> Workers:
         """The same; raises MedfuseError where they cannot be started, before anything is read or written."""
@@ -94,13 +98,16 @@ def _from(engine: str, line: str) -> str:
 def _options(texts: Iterable[str]) -> dict[str, Any]:
     """`address=auto` → {"address": "auto"}; values are read as those of `--set`."""
     found: dict[str, Any] = {}
+    faults: list[str] = []
     for text in texts:
         said = f"--engine-option {shortened(text, 120)}"
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier() or name == "use":
-            raise MedfuseError(f"{said}: write it as key=value, such as cores=4")
+            faults.append(f"{said}: write it as key=value, such as cores=4")
+            continue
         walk = Walk(said, Path.cwd())
         found[name] = walk.read(value)
-        if walk.problems:
-            raise MedfuseError(*(f"{said}: {message}" for _, message in walk.problems))
+        faults += [f"{said}: {message}" for _, message in walk.problems]
+    if faults:
+        raise MedfuseError(*faults)
     return found

@@ -212,6 +212,17 @@ def test_label_maps_never_replace_images(scans: Scans) -> None:
     assert not (scans.folder / "scans" / "manifest.json").exists()
 
 
+def test_of_many_images_that_would_be_replaced_ten_are_named(tmp_path) -> None:
+    from medfuse.api import Case
+    from medfuse.infer.folder import refuse_to_replace_images
+
+    cases = [Case(f"c{n}", (tmp_path / f"c{n}.nii.gz",)) for n in range(500)]
+    with pytest.raises(OutputError) as caught:
+        refuse_to_replace_images(cases, lambda case: case.images)
+    assert len(caught.value.lines) == 11
+    assert caught.value.lines[-1] == "so it is with 490 more"
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -37,6 +37,13 @@ def test_a_mistake_is_a_line(engine, options, message):
     assert len(said.value.lines) == 1
 
 
+@pytest.mark.parametrize("options", [("cores", "use=ray"), ("cores=none", "colour=1"), ("a b=1", "cores=[1")])
+def test_all_mistakes_in_options_are_told_at_once(options):
+    with pytest.raises(MedfuseError) as said:
+        Workers("local", options, 2).plugin()
+    assert len(said.value.lines) == 2
+
+
 @pytest.mark.parametrize(
     "make",
     [

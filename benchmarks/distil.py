@@ -31,6 +31,7 @@ PIPELINE = """\
 name: large
 data: {data}
 split: {{fold: 0}}
+sample: {{batch_size: 2}}
 model:
   backbones:
     encoder: {{use: unet_encoder, base_channels: {channels}}}
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--minutes", type=float, default=5, help="of each of the three trainings")
     parser.add_argument("--out", type=Path, default=Path("distil"))
-    parser.add_argument("--channels", type=int, default=12, help="of the large network's first stage")
+    parser.add_argument("--channels", type=int, default=8, help="of the large network's first stage")
     parser.add_argument("--share", default="1/4", help="of its compute, that the small one has")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each small network")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="a.b=c")

@@ -65,6 +65,22 @@ def teaching(
     return made, record
 
 
+def foretold(pipeline: Pipeline, graph: GraphPlan) -> list[str]:
+    """For `check`: who teaches, and what; nothing without a teacher."""
+    settings, teacher = pipeline.train.teacher, read_teacher(pipeline)
+    if settings is None or teacher is None:
+        return []
+    pairs = pairs_of(settings, graph, teacher.graph)
+    weight, each = settings.weight, settings.maps_weight
+    probabilities = f"probabilities at temperature {settings.temperature:g} (weight {weight:g})"
+    weighed = [probabilities] if weight else []
+    weighed += [f"{mine} as its {its} (weight {each:g})" for mine, its in pairs.items() if each]
+    lines = [f"taught by {teacher.weights.parent}: {', '.join(weighed) or 'nothing, as all weights are 0'}"]
+    if settings.maps == "auto" and each and not pairs:
+        lines.append("no map of it has a stride that one here has; name pairs by train.teacher.maps")
+    return lines
+
+
 def loaded(settings: TeacherSettings, teacher: Teacher, device: str, maps: Sequence[str] = ()) -> Trained:
     return load_trained([teacher.weights], device=device, maps=maps, trust=settings.trust or ())
 

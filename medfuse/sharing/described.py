@@ -24,7 +24,15 @@ from medfuse.model.hub import PREFIX, fetch_shared
 from medfuse.runs.folder import FOLD_ALL, WEIGHTS, fold_folders
 from medfuse.sharing.description import FILE, Channel, Description, Label, Training, Windows
 from medfuse.sharing.folders import SUMS, changed
-from medfuse.sharing.records import score_of, sources_of, steps_in, training_of, unfinished, versions_of
+from medfuse.sharing.records import (
+    score_of,
+    sources_of,
+    steps_in,
+    taught_by,
+    training_of,
+    unfinished,
+    versions_of,
+)
 from medfuse.trained.facts import plan_of, read_said
 from medfuse.trained.loading import EXPORTED, shared_weights
 
@@ -134,7 +142,7 @@ def describe_run(folder: Path, weights: Path) -> Description:
             "score": score_of(folder) if weights.name == WEIGHTS else None,
             "sources": sources_of(folder),
             "versions": versions_of(folder) or described.versions,
-            "notes": (*described.notes, *unfinished(folder)),
+            "notes": (*described.notes, *unfinished(folder), *taught_by(folder)),
         }
     )
 

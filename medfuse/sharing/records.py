@@ -18,6 +18,8 @@ from medfuse.report.intervals import Interval, mean_interval
 from medfuse.runs.final import cross_validation_of
 from medfuse.runs.folder import FOLD_ALL
 from medfuse.runs.records import DATA, LOCK, TRANSFER, Lock, TrainedOn, read_record
+from medfuse.runs.teacher import RECORD as TEACHER
+from medfuse.runs.teacher import TeacherRecord
 from medfuse.sharing.description import Mean, Score, Source, Training
 
 SUMMARY, METRICS = "summary.json", "metrics.jsonl"
@@ -49,6 +51,19 @@ def unfinished(folder: Path) -> tuple[str, ...]:
     """A line where a run was trained here, and its training goes on or was stopped."""
     begun, over = (folder / LOCK).is_file(), (folder / SUMMARY).is_file()
     return ("its training was not over, and nothing is judged yet",) * (begun and not over)
+
+
+def taught_by(folder: Path) -> tuple[str, ...]:
+    """A line where another network taught a run; without where that lies. Raises CheckpointError."""
+    if not (folder / TEACHER).is_file():
+        return ()
+    teacher = read_record(TeacherRecord, folder / TEACHER)
+    if not teacher.taught:
+        return ()
+    name = shortened(without_place(teacher.run), 300)
+    return (
+        f"taught by {name}, a network of {teacher.parameters:,} parameters, weights SHA-256 {teacher.sha256}",
+    )
 
 
 def steps_in(said: Mapping[str, Any]) -> int | None:

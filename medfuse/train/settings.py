@@ -79,7 +79,7 @@ class TeacherSettings(Section):
         description="which maps are drawn to which, as `mine: its`; auto: at each stride that both have, "
         "those of one name, or the last ones; {}: none",
     )
-    maps_weight: float = Field(0.5, ge=0, description="weight of the loss of each pair of maps")
+    maps_weight: float = Field(0.2, ge=0, description="weight of the loss of each pair of maps")
     distance: Literal["squared", "cosine"] = Field(
         "cosine", description="between maps: squared error, or angle between the channels of a voxel"
     )

@@ -11,6 +11,7 @@ from medfuse.core.result import Result
 from medfuse.core.text import aligned, by
 from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import Pipeline, Source, load_stages
+from medfuse.runs import teaching
 from medfuse.runs.checked import checked
 from medfuse.runs.frozen_check import foretold
 from medfuse.runs.run import located
@@ -69,6 +70,7 @@ def _check(file: Source, pipeline: Pipeline, document: Document) -> Result:
     fixed = dict(zip(("main", *graph.aux), aux.fixed(len(graph.aux)) if aux else ()))
     weights = ", ".join(f"{name} {weight:g}" for name, weight in fixed.items())
     pretrained, later = weights_lines(pipeline, sound.origins), foretold(pipeline, graph, facts, info)
+    later += teaching.foretold(pipeline, graph)
     from medfuse.data.plan import SMALLEST_BATCH
     from medfuse.runs.memory import memory_line, step_bytes
 

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from medfuse.core.document import Document
-from medfuse.core.errors import CheckpointError, MedfuseError, PipelineError, Problem
+from medfuse.core.errors import CheckpointError, DataError, MedfuseError, OutputError, PipelineError, Problem
 from medfuse.core.files import make_folder, write_text
+from medfuse.core.json_text import read_text
 from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
-from medfuse.core.text import aligned, listed, number
-from medfuse.pipeline import Pipeline, Source, load_pipeline, yaml_of
+from medfuse.core.staged import STAGES
+from medfuse.core.text import aligned, listed, number, typed
+from medfuse.pipeline import Pipeline, Source, load_pipeline, load_stages, yaml_of
 from medfuse.planning.narrowed import Narrowed, compute_of, narrowed
 from medfuse.report.candidates import MEAN, Candidate
 from medfuse.report.compare import Comparison, compare
@@ -85,10 +87,10 @@ def distil_run(
         file, made = Path(into), None
         folder_of_result = output or runs / "distillations" / f"{file.stem}-from-{named}"
     refuse_other_comparisons(folder_of_result, overwrite=overwrite)
-    work = _work(made.pipeline if made else file, tuple(overrides), folder, trust)
+    work = _work(made.pipeline if made else file, tuple(overrides), weights, trust)
     if made:
-        make_folder(folder_of_result)
-        write_text(file, f"# {folder / RESOLVED}, {_SAID.format(made.share)}\n{yaml_of(made.pipeline)}")
+        text = f"# {folder / RESOLVED}, {_SAID.format(made.share)}\n{yaml_of(made.pipeline)}"
+        _write_plan(file, text, overwrite=overwrite)
     trainings = {
         name: Training(
             file=file,
@@ -143,11 +145,25 @@ def _narrower(weights: Path, share: float, trust: Sequence[str], reporter: Repor
     return replace(made, pipeline=made.pipeline.model_copy(update=named))
 
 
-def _work(source: Source, given: tuple[str, ...], teacher: Path, trust: Sequence[str]) -> _Work:
+def _write_plan(file: Path, text: str, *, overwrite: bool) -> None:
+    """The plan, for people to look at. Raises OutputError where there is another, as somebody changed it."""
+    if file.is_file() and not overwrite and read_text(file, raises=OutputError) != text:
+        raise OutputError(
+            f"{file}: is there and another plan than would be written now; to train that one, give --into "
+            f"{typed(file)}, or replace it by --overwrite"
+        )
+    make_folder(file.parent)
+    write_text(file, text)
+
+
+def _work(source: Source, given: tuple[str, ...], weights: Path, trust: Sequence[str]) -> _Work:
     """What is to be trained, once it is found sound. Raises PipelineError with all problems at once."""
-    own = [f"train.teacher.run={json.dumps(str(teacher.resolve()))}"]
+    own = [f"train.teacher.run={json.dumps(str(weights.resolve()))}"]
     own += [f"train.teacher.trust={json.dumps([*trust])}"] if trust else []
     overrides = (*given, *own)
+    if len(stages := load_stages(source, given)) > 1:
+        message = "are two networks, and one is taught; give a plan of one"
+        raise stages[0][1].located(PipelineError([Problem((STAGES,), message, at_key=True)]))
     pipeline, document = load_pipeline(source, overrides)
     problems: list[Problem] = []
     with located(document):
@@ -159,7 +175,7 @@ def _work(source: Source, given: tuple[str, ...], teacher: Path, trust: Sequence
                 info = pipeline.data.read()
             except MedfuseError:  # which is among the problems
                 raise error from None
-        problems += _split_problems(pipeline, info, teacher)
+        problems += _split_problems(pipeline, info, weights.parent)
         if problems:
             raise PipelineError([*dict.fromkeys(problems)])
     base = re.sub(r"[^\w.-]+", "_", pipeline.name)
@@ -213,7 +229,10 @@ def _told(
     trust: Sequence[str],
 ) -> Result:
     """The table, its files, and what a program is told."""
-    comparison = compare(candidates)
+    try:
+        comparison = compare(candidates)
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{weights.parent}: cannot be compared with its student: {error}") from error
     places = {name: training.folder for name, training in trainings.items()}
     compute = {name: _compute(place / weights.name, trust) for name, place in places.items()}
     compute[candidates[-1].name] = _compute(weights, trust)

@@ -87,7 +87,7 @@ def test_it_learns_probabilities_and_maps_and_says_so(home, student):
     assert row["loss"] == pytest.approx(
         row["loss/main"]
         + row["loss/teacher/probabilities"]
-        + 0.5 * (row["loss/teacher/decoded.1"] + row["loss/teacher/encoder.stages.2"]),
+        + 0.2 * (row["loss/teacher/decoded.1"] + row["loss/teacher/encoder.stages.2"]),
         rel=1e-4,
     )
     assert f"taught by {home.large}" in said
@@ -300,6 +300,14 @@ def test_all_that_is_wrong_is_said_at_once(home):
 )
 def test_check_tells_before_any_image_is_opened(home, wrong, found):
     assert any(found in line for line in lines(home, wrong, check=True))
+
+
+def test_check_says_who_teaches_what(home):
+    given = [f"train.teacher.run={home.large}", NARROW]
+    said = check_pipeline(home.pipeline, [*PLAIN, *given])
+    line = next(line for line in said.splitlines() if line.startswith("taught by"))
+    assert "probabilities at temperature 2 (weight 1)" in line
+    assert "decoded.1 as its decoded.1 (weight 0.2)" in line
 
 
 def test_other_classes_or_channels_are_refused(home, tmp_path):

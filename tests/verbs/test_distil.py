@@ -9,8 +9,10 @@ import pytest
 import torch
 from phantoms import write_dataset, write_pipeline
 
+from medfuse.core.files import file_hash
 from medfuse.core.reporter import Reporter
 from medfuse.model.weights import load_weights
+from medfuse.sharing.described import describe_run
 from medfuse.verbs.compare import compare_pipelines
 from medfuse.verbs.distil import distil_run
 from medfuse.verbs.export import export_model
@@ -154,6 +156,50 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(medfuse, home)
 )
 def test_words_that_mean_nothing_are_refused(medfuse, home, words, found):
     assert any(found in line for line in refused(medfuse, home, home.large, *words))
+
+
+def test_a_plan_that_somebody_changed_stays(medfuse, home, made):
+    plan = made.values["folder"] / "plan.yaml"
+    text = plan.read_text()
+    plan.write_text(text + "# mine")
+    (line,) = refused(medfuse, home, home.large, "-q")
+    assert f"give --into {plan}" in line
+    assert plan.read_text() == text + "# mine"
+    plan.write_text(text)
+
+
+def test_two_stages_are_not_taught(medfuse, home, tmp_path):
+    staged = tmp_path / "staged.yaml"
+    stage = "".join(f"    {line}\n" for line in home.pipeline.read_text().splitlines()[1:])
+    staged.write_text(f"stages:\n  -\n{stage}    preprocess: {{spacing_mm: [4, 4, 4]}}\n  -\n{stage}")
+    (line,) = refused(medfuse, home, home.large, "--into", staged)
+    assert "stages: are two networks, and one is taught; give a plan of one" in line
+    assert line.startswith(f"{staged}:1:1")
+
+
+def test_whoever_is_told_of_a_student_is_told_who_taught_it(home, made):
+    said = [
+        describe_run(folder, folder / "weights_last.safetensors") for folder in made.values["runs"].values()
+    ]
+    told = [[note for note in one.notes if note.startswith("taught by")] for one in said]
+    assert [len(notes) for notes in told] == [1, 0]
+    assert told[0][0].startswith("taught by large, a network of")
+    assert str(home.folder) not in told[0][0]
+
+
+def test_a_teacher_of_all_cases_is_refused(medfuse, home):
+    how = ["name=whole", "split.fold=all", "train.steps=1", TORCH]
+    whole = run_pipeline(home.pipeline, how, runs=home.runs, reporter=Reporter(quiet=True)).folder
+    found = refused(medfuse, home, whole, "--into", home.pipeline)
+    assert any("was trained on all cases, so none can judge its student" in line for line in found)
+
+
+def test_one_file_of_weights_of_a_run_teaches(home):
+    best = home.large / "weights_best.safetensors"
+    how = {"overrides": ["train.steps=1", "name=best", TORCH], "runs": home.runs, "baseline": False}
+    distil_run(best, into=str(home.pipeline), **how, reporter=Reporter(quiet=True))
+    said = json.loads((home.runs / "best-distilled-fold0-seed1" / "teacher.json").read_text())
+    assert said["sha256"] == file_hash(best)
 
 
 def test_a_folder_that_is_no_run_is_refused(medfuse, home, tmp_path):

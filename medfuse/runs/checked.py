@@ -13,6 +13,7 @@ from medfuse.data.plan import SMALLEST_BATCH, counted_inputs
 from medfuse.model.plan import GraphPlan
 from medfuse.pipeline import Pipeline, plan_network
 from medfuse.runs.problems import dataset_problems, objective_problems, placed_split, setting_problems
+from medfuse.runs.teacher import shown_alike
 from medfuse.runs.teacher_check import teacher_problems
 from medfuse.runs.two_stages import first_dataset, shown_values
 from medfuse.runs.weights import advice, origins, scaling_problems
@@ -67,7 +68,7 @@ def checked(
         graph = plan_network(pipeline, image, len(info.outputs) if info else 2)
         facts = _verified(pipeline, graph, verified) if not problems else None
         problems += setting_problems(pipeline, graph, facts, info, fresh=True)
-        problems += scaling_problems(pipeline, found, info.channels if info else ())
+        problems += scaling_problems(shown_alike(pipeline), found, info.channels if info else ())
         if info:
             doubts = _split_doubts(pipeline, info)
         if info and facts:
@@ -117,6 +118,7 @@ def nominal_image(
     patch = pipeline.sample.patch_size
     pictures = info is not None and all(is_picture(case.images[0]) for case in info.cases)
     size = (CHECK_PATCH,) * (2 if pictures else 3) if patch == "auto" else patch
+    pipeline = shown_alike(pipeline)
     spacing = pipeline.preprocess.spacing_mm
     spacing_mm = (1.0,) * 3 if spacing == "auto" else spacing
     channels = info.channels if info else ("",)

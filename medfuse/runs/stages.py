@@ -26,7 +26,7 @@ from medfuse.runs.overlap import choose_overlap
 from medfuse.runs.problems import objective_problems, placed_split, setting_problems
 from medfuse.runs.records import FINGERPRINT, LOCK, PLAN, Lock, read_plan, read_record
 from medfuse.runs.run import Run, trained_on
-from medfuse.runs.teacher import as_shown, recorded_teacher, taught_note
+from medfuse.runs.teacher import recorded_teacher, shown_alike, taught_note, with_its_numbers
 from medfuse.runs.teacher_check import seen_problems, teacher_problems
 from medfuse.runs.tracking import tracked
 from medfuse.runs.training import train
@@ -144,7 +144,8 @@ def prepare(
     facts = (verified or verify)(graph)
     problems = setting_problems(run.pipeline, graph, facts, run.info, fresh=run.starts)
     if run.starts:
-        problems += scaling_problems(run.pipeline, origins(run.pipeline), run.info.channels)
+        alike = shown_alike(run.pipeline)
+        problems += scaling_problems(alike, origins(run.pipeline), run.info.channels)
     standing = Spent(0, 0.0) if run.starts else how_far(run.folder)
     data = trained_on(run.pipeline, run.info, run.split, hashes)
     if not Budget.of(run.pipeline.train).is_spent(standing.step, standing.seconds):
@@ -173,8 +174,10 @@ def _plan(run: Run, fingerprint: Fingerprint, hashes: Mapping[str, str]) -> Data
         except CheckpointError as error:
             run.reporter.say(f"{error.lines[0]} (written anew, as the data are the same)")
     asked = advice(run.pipeline, origins(run.pipeline), run.info.channels)
-    plan = make_plan(fingerprint, run.info, run.pipeline.preprocess, run.pipeline.sample, asked)
-    plan = replace(as_shown(plan, run.pipeline), before=shown_values(run.pipeline, run.info))
+    preprocess = shown_alike(run.pipeline).preprocess
+    plan = make_plan(fingerprint, run.info, preprocess, run.pipeline.sample, asked)
+    plan = with_its_numbers(plan, run.pipeline)
+    plan = replace(plan, before=shown_values(run.pipeline, run.info))
     if not run.starts:
         graph = plan_network(run.pipeline, plan.image, len(plan.classes))
         write_json(run.folder / PLAN, {"data": plan.to_json(), "graph": graph.rows()})

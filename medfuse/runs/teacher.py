@@ -82,26 +82,40 @@ def hash_of_teacher(pipeline: Pipeline) -> str | None:
     return file_hash(path) if path else None
 
 
-def as_shown(plan: DataPlan, pipeline: Pipeline) -> DataPlan:
-    """The plan of a student: where its pipeline leaves it open, it is shown what its teacher is shown.
+def shown_alike(pipeline: Pipeline) -> Pipeline:
+    """A student's pipeline, which prepares images as for its teacher where it leaves that open; any other as
+    it is."""
+    said, teacher = pipeline.preprocess, _readable(pipeline)
+    if teacher is None:
+        return pipeline
+    theirs = {"spacing_mm": teacher.plan.spacing_mm, "normalize": teacher.plan.normalize}
+    left_open = {key: value for key, value in theirs.items() if getattr(said, key) == "auto"}
+    return pipeline.model_copy(update={"preprocess": said.model_copy(update=left_open)})
 
-    Numbers of a normalisation of one kind are the teacher's, which those of this dataset may not quite be.
-    """
-    try:
-        teacher = read_teacher(pipeline)
-    except MedfuseError:  # which `teacher_problems` tells with all others
-        return plan
+
+def with_its_numbers(plan: DataPlan, pipeline: Pipeline) -> DataPlan:
+    """A student's plan, with the teacher's numbers of each normalisation, which its dataset's may not quite
+    be, and with why it has them."""
+    teacher = _readable(pipeline)
     if teacher is None or teacher.plan.channels != plan.channels:
         return plan
     reasons, why = dict(plan.reasons), f"as its teacher, {teacher.weights.parent.name}, was trained"
     if pipeline.preprocess.spacing_mm == "auto":
-        plan = replace(plan, spacing_mm=teacher.plan.spacing_mm)
         reasons["spacing_mm"] = why
     kinds = [[how.kind for how in one.normalization] for one in (plan, teacher.plan)]
+    if pipeline.preprocess.normalize == "auto":
+        reasons |= {f"normalize.{channel}": why for channel in plan.channels}
     if pipeline.preprocess.normalize == "auto" or kinds[0] == kinds[1]:
         plan = replace(plan, normalization=teacher.plan.normalization)
-        reasons |= {key: why for key in reasons if key.startswith("normalize.")}
     return replace(plan, reasons=reasons)
+
+
+def _readable(pipeline: Pipeline) -> Teacher | None:
+    """The teacher; None also where it cannot be read, which is told with all else that is wrong."""
+    try:
+        return read_teacher(pipeline)
+    except MedfuseError:
+        return None
 
 
 class TeacherRecord(Record):

@@ -18,13 +18,14 @@ from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
 from medfuse.core.staged import STAGES
 from medfuse.core.text import aligned, listed, number, typed
-from medfuse.pipeline import Pipeline, Source, load_pipeline, load_stages, yaml_of
+from medfuse.pipeline import Pipeline, Source, load_pipeline, yaml_of
 from medfuse.planning.narrowed import Narrowed, compute_of, narrowed
 from medfuse.report.candidates import MEAN, Candidate
 from medfuse.report.compare import Comparison, compare
 from medfuse.report.comparison_text import notes, verdict_rows
 from medfuse.report.gap import Gap, gap_closed
 from medfuse.runs.checked import checked
+from medfuse.runs.folder import WEIGHTS
 from medfuse.runs.problems import placed_split
 from medfuse.runs.records import DATA, RESOLVED, TrainedOn, read_record
 from medfuse.runs.run import located
@@ -140,6 +141,11 @@ def _narrower(weights: Path, share: float, trust: Sequence[str], reporter: Repor
     graph = graph_of(weights, trust)
     made = narrowed(Document.load(source), graph.image, graph.classes, share)
     reporter.say(f"planned: {made.share:.1%} of the compute of {weights.parent}")
+    if frozen := [glob for glob, part in made.pipeline.train.parts.items() if part.freeze == "always"]:
+        raise MedfuseError(
+            f"{source}: freezes {listed(frozen)}, which in a narrower form would stand still with fresh "
+            "weights; write a smaller pipeline, and give it: --into PLAN.yaml"
+        )
     train = made.pipeline.train.model_copy(update={"teacher": None})
     named = {"name": f"{_name(weights.parent)}-{share:.3g}", "search": None, "train": train}
     return replace(made, pipeline=made.pipeline.model_copy(update=named))
@@ -161,9 +167,9 @@ def _work(source: Source, given: tuple[str, ...], weights: Path, trust: Sequence
     own = [f"train.teacher.run={json.dumps(str(weights.resolve()))}"]
     own += [f"train.teacher.trust={json.dumps([*trust])}"] if trust else []
     overrides = (*given, *own)
-    if len(stages := load_stages(source, given)) > 1:
+    if isinstance(source, Path) and STAGES in (staged := Document.load(source)).data:
         message = "are two networks, and one is taught; give a plan of one"
-        raise stages[0][1].located(PipelineError([Problem((STAGES,), message, at_key=True)]))
+        raise staged.located(PipelineError([Problem((STAGES,), message, at_key=True)]))
     pipeline, document = load_pipeline(source, overrides)
     problems: list[Problem] = []
     with located(document):
@@ -210,11 +216,11 @@ def _split_problems(pipeline: Any, info: Any, teacher: Path) -> list[Problem]:
 def _large(
     weights: Path, work: _Work, student: Path, folder: Path, trust: Sequence[str], reporter: Reporter
 ) -> Candidate:
-    """The teacher as its own run judged it; one that has none is judged by its student's held-out cases."""
-    if (weights.parent / SUMMARY).is_file():
+    """The teacher as its own run judged it; others are judged by the cases that their student held out."""
+    if (weights.parent / SUMMARY).is_file() and weights.name == WEIGHTS:
         return candidate_of(_name(weights.parent), [weights.parent], trust)
     place = folder / "teacher"
-    reporter.say(f"{weights.parent}: was not judged, as a model from elsewhere; judged in {place}")
+    reporter.say(f"{weights}: no run has judged it; judged in {place}")
     judge_teacher(weights, work.pipeline, student, place, trust=trust, reporter=reporter)
     found = candidate_of(_name(weights.parent), [place], trust, weights=weights)
     return replace(found, seconds=None, steps=None)
@@ -234,7 +240,7 @@ def _told(
     except (ValueError, KeyError) as error:
         raise DataError(f"{weights.parent}: cannot be compared with its student: {error}") from error
     places = {name: training.folder for name, training in trainings.items()}
-    compute = {name: _compute(place / weights.name, trust) for name, place in places.items()}
+    compute = {name: _compute(place / WEIGHTS, trust) for name, place in places.items()}
     compute[candidates[-1].name] = _compute(weights, trust)
     gaps: list[Gap] = []
     if len(candidates) == 3:

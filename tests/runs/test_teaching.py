@@ -158,6 +158,18 @@ def test_without_a_spacing_of_its_own_it_has_its_teachers(home, tmp_path):
     assert "spacing_mm: 2 × 2 × 2: as its teacher, coarse, was trained" in said
 
 
+def test_a_patch_that_is_left_open_is_planned_at_the_teachers_spacing(home):
+    coarse, _ = run(
+        home.pipeline, "name=half", "preprocess.spacing_mm=[3, 3, 4]", "train.steps=1", runs=home.runs
+    )
+    shape = "model.backbones.encoder.stages=auto"
+    how = ("sample.patch_size=auto", "train.steps=1", shape)
+    made, _ = home.taught(*how, name="half_too", by=coarse.folder)
+    own, _ = run(home.pipeline, *how, NARROW, "name=own", "preprocess.spacing_mm=[3, 3, 4]", runs=home.runs)
+    plans = [json.loads((one.folder / "plan.json").read_text())["data"] for one in (made, own)]
+    assert plans[0]["patch_size"] == plans[1]["patch_size"]
+
+
 # ------------------------------------------------------------------------------------------ maps
 
 

@@ -168,6 +168,12 @@ def test_a_plan_that_somebody_changed_stays(medfuse, home, made):
     plan.write_text(text)
 
 
+def test_what_is_frozen_is_not_made_narrower(medfuse, home):
+    how = ["name=still", "train.parts={backbones.encoder.*: {freeze: always}}", "train.steps=1", TORCH]
+    still = run_pipeline(home.pipeline, how, runs=home.runs, reporter=Reporter(quiet=True)).folder
+    assert "stand still with fresh weights" in refused(medfuse, home, still)[-1]
+
+
 def test_two_stages_are_not_taught(medfuse, home, tmp_path):
     staged = tmp_path / "staged.yaml"
     stage = "".join(f"    {line}\n" for line in home.pipeline.read_text().splitlines()[1:])

@@ -31,9 +31,10 @@ from medfuse.quality.calibration import JudgedCase, calibrated
 from medfuse.quality.conformal import LEVEL
 from medfuse.quality.honesty import BASELINES, OURS, Honesty, judged, told
 from medfuse.quality.judge import Judge
+from medfuse.quality.usual import UsualNumbers
 from medfuse.report.evaluate import evaluate_pairs
 from medfuse.report.pairs import Pair
-from medfuse.runs.quality import judged_cases
+from medfuse.runs.quality import grain_among, judged_cases
 from medfuse.verbs.folds import run_folds
 
 PIPELINE = Path(__file__).parents[1] / "pipelines" / "hippocampus.yaml"
@@ -238,7 +239,7 @@ def of_others(clean: Sequence[JudgedCase], corrupted: Sequence[JudgedCase]) -> H
     for part in {case.part for case in corrupted}:
         made = calibrated([case for case in clean if case.part != part])
         assert made is not None, "there are enough cases"
-        judge = Judge(calibration={"it": made})
+        judge = Judge(calibration={"it": made}, grain=grain_of_others(clean, part))
         for n, case in enumerate(corrupted):
             if case.part == part:
                 said = judge.of_case({"it": dict(case.scores)}, dict(case.scores))["it"]
@@ -246,6 +247,11 @@ def of_others(clean: Sequence[JudgedCase], corrupted: Sequence[JudgedCase]) -> H
                 order[n] = said.expected - said.look  # as quality.csv lists them
                 lower[n] = np.nan if said.lower is None else said.lower
     return told(corrupted, order, lower)
+
+
+def grain_of_others(clean: Sequence[JudgedCase], part: str) -> UsualNumbers | None:
+    """What is usual of the images of clean cases of other folds."""
+    return grain_among({"it": [case for case in clean if case.part != part]})
 
 
 def figures(one: Honesty | None) -> dict[str, Any]:
@@ -265,6 +271,11 @@ def shifts(
     from medfuse.quality.judge import shifts_of
 
     (name, first), *_ = corrupted.items()
+    grains = {part: grain_of_others(clean[name], part) for part in {case.part for case in first}}
+
+    def said(cases: Sequence[JudgedCase]) -> int:
+        return sum(bool(shifts_of(dict(case.scores), grains[case.part])) for case in cases)
+
     by_kind = {}
     for kind in KINDS:
         own = [case for case in first if kinds[case.name] == kind]
@@ -272,10 +283,9 @@ def shifts(
             by_kind[kind] = {
                 "cases": len(own),
                 "dice": float(np.mean([case.dice for case in own])),
-                "said": sum(bool(shifts_of(dict(case.scores))) for case in own),
+                "said": said(own),
             }
-    said = sum(bool(shifts_of(dict(case.scores))) for case in clean[name])
-    return {"clean": {"cases": len(clean[name]), "said": said}, **by_kind}
+    return {"clean": {"cases": len(clean[name]), "said": said(clean[name])}, **by_kind}
 
 
 def block(results: Mapping[str, Any]) -> str:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from medfuse.quality.calibration import ClassCalibration
 from medfuse.quality.conformal import FEWEST
 from medfuse.quality.fit import Known
-from medfuse.quality.scores import BY_NAME, CASE_SCORES, Scores, rounded
-from medfuse.quality.usual import UsualVolume
+from medfuse.quality.grain import NAME as GRAIN
+from medfuse.quality.scores import BY_NAME, Scores, rounded
+from medfuse.quality.usual import UsualNumbers, UsualVolume
 
 SHIFTED = 1.5
 """Times the distance of the farthest case of training from which a case is of another kind."""
@@ -37,11 +38,13 @@ class Judgement:
 @dataclass(frozen=True)
 class Judge:
     """volumes: what is usual in training, by class. calibration: by class, of what the same networks did on
-    cases that they had not seen. no_bound: why its bounds do not hold here; empty where they do."""
+    cases that they had not seen. no_bound: why its bounds do not hold here; empty where they do. grain: what
+    is usual of the images of those cases."""
 
     volumes: Mapping[str, UsualVolume] = field(default_factory=dict)
     calibration: Mapping[str, ClassCalibration] = field(default_factory=dict)
     no_bound: str = ""
+    grain: UsualNumbers | None = None
 
     def of_case(
         self, found: Mapping[str, Scores], distances: Mapping[str, float | None]
@@ -57,7 +60,7 @@ class Judge:
         return {name: {**rounded(scores), **_written(said[name])} for name, scores in found.items()}
 
     def _of_class(self, name: str, scores: Scores, distances: Mapping[str, float | None]) -> Judgement:
-        shifts = shifts_of(distances)
+        shifts = shifts_of(distances, self.grain)
         if not scores.get("volume_ml"):
             missed = self._missed(name)
             return Judgement(None, None, bool(missed or shifts), (*missed, *shifts))
@@ -92,13 +95,18 @@ class Judge:
         return (f"is nowhere; {usual.present} of {usual.cases} cases of training have it",)
 
 
-def shifts_of(distances: Mapping[str, float | None]) -> tuple[str, ...]:
+def shifts_of(distances: Mapping[str, float | None], grain: UsualNumbers | None = None) -> tuple[str, ...]:
     """In how far a case is of another kind than those of training, so that no bound holds."""
-    return tuple(
-        f"{_KINDS[score.name]} {value:.3g} times as far from the middle of training as its farthest case"
-        for score in CASE_SCORES
-        if (value := distances.get(score.name)) is not None and value > SHIFTED
-    )
+    found = [
+        f"{kind} {value:.3g} times as far from the middle of training as its farthest case"
+        for name, kind in _KINDS.items()
+        if (value := distances.get(name)) is not None and value > SHIFTED
+    ]
+    rough = distances.get(GRAIN)
+    if grain is not None and rough is not None and (far := grain.score([rough]) or 0.0) > SHIFTED:
+        kind = "noisier" if rough > grain.middle[0] else "more blurred"
+        found.append(f"{kind} than those that were judged, {far:.3g} times as far from their middle as any")
+    return tuple(found)
 
 
 def _beyond(known: ClassCalibration, row: Known) -> tuple[str, ...]:

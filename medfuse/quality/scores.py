@@ -57,6 +57,7 @@ CASE_SCORES = (
     Score("spacing", 0, inf, "high", "distance of the spacing, 1 for the farthest case of training", 0.25),
     Score("field_of_view", 0, inf, "high", "the same of the field of view", 0.25),
     Score("intensities", 0, inf, "high", "the same of the intensities", 0.25),
+    Score("grain", -inf, inf, "no", "log of how much voxels differ from those beside them"),
 )
 """Of a case, from its header and its intensities."""
 

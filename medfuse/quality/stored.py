@@ -17,6 +17,7 @@ from medfuse.quality.conformal import LEVEL
 from medfuse.quality.fit import Fit, Weighed
 from medfuse.quality.isotonic import Falling
 from medfuse.quality.scores import BY_NAME
+from medfuse.quality.usual import UsualNumbers
 
 NAME = "quality.json"
 VERSION = 1
@@ -31,13 +32,15 @@ SETTINGS = ("overlap", "mirror", "stepped", "skip_air", "adaptive_overlap", "com
 class StoredCalibration:
     """What a cross-validation told. `weights`: hashes of its networks; `settings`: by which they inferred.
 
-    `told`: how good it was on cases that had no part in it, for people to read.
+    `told`: how good it was on cases that had no part in it, for people to read. `grain`: what is usual of the
+    images that were judged (see quality.grain).
     """
 
     classes: Mapping[str, ClassCalibration]
     weights: tuple[str, ...]
     settings: Mapping[str, Any]
     told: Mapping[str, Any] = field(default_factory=dict)
+    grain: UsualNumbers | None = None
 
     def is_of(self, weights: Sequence[str]) -> bool:
         """Whether all of these networks are of that cross-validation."""
@@ -60,6 +63,7 @@ class StoredCalibration:
             "settings": {name: _plain(self.settings.get(name)) for name in SETTINGS},
             "classes": {name: asdict(one) for name, one in self.classes.items()},
             "told": self.told,
+            **({"grain": asdict(self.grain)} if self.grain else {}),
         }
 
 
@@ -96,7 +100,8 @@ def calibration_of(content: Any, where: str, remedy: str) -> StoredCalibration:
         )
         for name, one in said.classes.items()
     }
-    return StoredCalibration(classes, said.weights, said.settings, said.told)
+    grain = UsualNumbers(**said.grain.model_dump()) if said.grain else None
+    return StoredCalibration(classes, said.weights, said.settings, said.told, grain)
 
 
 def _plain(value: Any) -> Any:
@@ -152,6 +157,13 @@ class _Class(_Strict):
     low: float = Field(ge=0, le=1)
 
 
+class _Numbers(_Strict):
+    middle: Annotated[tuple[float, ...], Field(min_length=1, max_length=1)]
+    deviation: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=1)]
+    farthest: float = Field(ge=0)
+    cases: int = Field(ge=1)
+
+
 class _File(_Strict):
     medfuse: str = ""
     version: Literal[1]
@@ -159,3 +171,4 @@ class _File(_Strict):
     settings: dict[str, Any]
     classes: Annotated[dict[str, _Class], Field(max_length=10_000)]
     told: dict[str, Any] = {}
+    grain: _Numbers | None = None

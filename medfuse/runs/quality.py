@@ -16,9 +16,12 @@ from medfuse.infer.manifest import NAME as MANIFEST
 from medfuse.infer.manifest import read_manifest
 from medfuse.quality.calibration import JudgedCase, by_name
 from medfuse.quality.conformal import FEWEST, LEVEL
+from medfuse.quality.grain import NAME as GRAIN
+from medfuse.quality.grain import usual_grain
 from medfuse.quality.honesty import OURS, Honesty, judged
 from medfuse.quality.scores import CASE_SCORES, SCORES
 from medfuse.quality.stored import NAME, SETTINGS, StoredCalibration, write_calibration
+from medfuse.quality.usual import UsualNumbers
 from medfuse.report.risk import write_quality_report
 
 if TYPE_CHECKING:
@@ -82,11 +85,17 @@ def calibrate_together(
     told = {name: summary_of(one) for name, one in honesty.items()}
     weights = tuple(file_hash(one / "weights_last.safetensors") for one in folders.values())
     how = {name: getattr(settings, name) for name in SETTINGS}
-    stored = StoredCalibration(calibration, weights, how, told)
+    stored = StoredCalibration(calibration, weights, how, told, grain_among(cases))
     write_text(folder / TABLE, table_of(cases))
     write_quality_report(folder / REPORT, folder.name, honesty)
     write_calibration(folder / NAME, stored, by=medfuse.__version__)
     return told, [*lines(stored, honesty), f"quality:     {folder / REPORT}"]
+
+
+def grain_among(cases: Cases) -> UsualNumbers | None:
+    """What is usual of the images of cases, each of which counts once."""
+    by_case = {case.name: case.scores.get(GRAIN) for own in cases.values() for case in own}
+    return usual_grain([one for one in by_case.values() if one is not None])
 
 
 def summary_of(one: Honesty) -> dict[str, Any]:

@@ -167,7 +167,7 @@ class Trained:
             if strict and values:
                 raise DataError(f"{place_of(case.images[0])}: {_refusal(values)}")
             self._tell({case.name: values}, told)
-            far = self._distances(made.geometry, made.profiles)
+            far = self._distances(made.geometry, made.profiles, made.image)
             return replace(made, unlike=(*header.values(), *values.values()), distances=far)
 
         if statistics:
@@ -193,12 +193,19 @@ class Trained:
             write_statistics(output, self.plan, overwrite=overwrite)
         return outcome
 
-    def _distances(self, geometry: Geometry, profiles: Sequence[Profile]) -> dict[str, float | None]:
-        """How far an image is from those of training (see data.usual); nothing where they are not known."""
+    def _distances(
+        self, geometry: Geometry, profiles: Sequence[Profile], image: npt.NDArray[np.float32]
+    ) -> dict[str, float | None]:
+        """How far an image, which `image` was prepared from, is from those of training (see data.usual), and
+        how rough it is; nothing where they are not known."""
         from medfuse.data.usual import distances
+        from medfuse.quality.grain import NAME, grain_of
 
+        if self.plan.usual is None:
+            return {}
         fixed = [how.is_fixed for how in self.plan.normalization]
-        return distances(self.plan.usual, geometry, profiles, fixed) if self.plan.usual else {}
+        own = image[: len(fixed)]  # of the second stage of a cascade what the first says follows
+        return {**distances(self.plan.usual, geometry, profiles, fixed), NAME: grain_of(own)}
 
     def look(self, case: Case) -> Outlook:
         """What the headers of a case say of its preparation. Raises DataError."""
@@ -237,7 +244,7 @@ class Trained:
         x, y, z = image.shape[1:]
         scores = recipe.scores((x, y, z), geometry, self.judge.volumes, sweep=sweep)
         labels = self._decided(image, region, geometry, scores, agreement)
-        far = self._distances(geometry, [profile_of(channel) for channel in voxels])
+        far = self._distances(geometry, [profile_of(channel) for channel in voxels], image)
         return labels, {
             "quality": self.judge.entry(scores.found(agreement), far),
             "case_quality": rounded(far),
@@ -615,7 +622,7 @@ class Trained:
         if self.calibration is None:
             return Judge(volumes)
         why = self.calibration.otherwise({name: getattr(self.settings, name) for name in SETTINGS})
-        return Judge(volumes, self.calibration.classes, why)
+        return Judge(volumes, self.calibration.classes, why, self.calibration.grain)
 
     @property
     def heads(self) -> int:

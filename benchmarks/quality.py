@@ -1,6 +1,7 @@
 """Does quality without a reference tell bad label maps? On the hippocampus, and on a corrupted copy of it.
 
-    python benchmarks/quality.py DATA [--out runs/quality_benchmark] [--minutes 2.5] [--cases 200] [--seed 1]
+    python benchmarks/quality.py DATA [--out runs/quality_benchmark] [--minutes 2.5 | --steps N]
+                                 [--cases 200] [--seed 1]
 
 DATA is the folder of the Medical Segmentation Decathlon's Task04 with a splits_final.json. Each of its folds
 is trained for so many minutes by pipelines/hippocampus.yaml, and judges the cases that it has not seen. Then
@@ -51,13 +52,15 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/quality_benchmark"))
     parser.add_argument("--minutes", type=float, default=2.5, help="of training, for each fold")
+    parser.add_argument("--steps", type=int, help="of training, in place of minutes, whatever else runs")
     parser.add_argument("--cases", type=int, default=0, help="take so many cases; all where 0")
     parser.add_argument("--seed", type=int, default=1, help="of the corruption")
     given = parser.parse_args()
     began, out = time.monotonic(), given.out.resolve()
     data = chosen(given.data.resolve(), out / "data", given.cases) if given.cases else given.data.resolve()
     splits = json.loads((data / "splits_final.json").read_text())
-    overrides = [f"data.root={data}", f"train.minutes={given.minutes}", "name=hippocampus", *SETTINGS]
+    budget = f"train.steps={given.steps}" if given.steps else f"train.minutes={given.minutes}"
+    overrides = [f"data.root={data}", budget, "name=hippocampus", *SETTINGS]
     run_folds(PIPELINE, overrides, runs=out, reporter=Reporter())
     folders = {fold: out / "hippocampus" / f"fold_{fold}" for fold in range(len(splits))}
     clean = clean_cases(data, splits, folders)
@@ -65,7 +68,7 @@ def main() -> None:
     results = {
         "date": date.today().isoformat(),
         "processor": processor(),
-        "minutes_a_fold": given.minutes,
+        "training": f"{given.steps} steps" if given.steps else f"{given.minutes:g} minutes",
         "cases": sum(len(one["val"]) for one in splits),
         "wall_minutes": round((time.monotonic() - began) / 60, 1),
         "clean": {name: figures(judged(own)) for name, own in with_mean(clean).items()},
@@ -292,7 +295,7 @@ def block(results: Mapping[str, Any]) -> str:
     """The result as Markdown."""
     lines = [
         f"- {results['date']}, {results['processor']}; {results['cases']} cases, "
-        f"{results['minutes_a_fold']:g} minutes of training a fold, "
+        f"{results['training']} of training a fold, "
         f"{results['wall_minutes']:g} minutes in all",
         f"- settings of inference: {', '.join(SETTINGS)}",
         "",

@@ -1,7 +1,7 @@
 """Which scans to annotate next: those that `medfuse rank` names beside as many at random, trained alike.
 
-    python benchmarks/rank.py DATA [--start 8] [--add 8] [--rounds 2] [--minutes 1] [--seeds 3] [--held 40]
-                              [--pool 80] [--output runs/rank]
+    python benchmarks/rank.py DATA [--start 8] [--add 8] [--rounds 2] [--minutes 1 | --steps N] [--seeds 3]
+                              [--held 40] [--pool 80] [--output runs/rank]
 
 DATA is the folder of the Medical Segmentation Decathlon's Task04. For each seed cases are drawn that are held
 out, that are annotated from the start, and a pool; both ways begin with the same network, and each round adds
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--add", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--steps", type=int, help="of training, in place of minutes, whatever else runs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--held", type=int, default=40)
     parser.add_argument("--pool", type=int, default=80)
@@ -86,7 +87,7 @@ def trained(
         f"data.root={given.data.resolve()}",
         f"split.file={split.resolve()}",
         "split.fold=0",
-        f"train.minutes={given.minutes}",
+        *([f"train.steps={given.steps}"] if given.steps else [f"train.minutes={given.minutes}"]),
         f"seed={seed}",
         "name=run",
         "report.viewer=false",

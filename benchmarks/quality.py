@@ -59,8 +59,9 @@ def main() -> None:
     began, out = time.monotonic(), given.out.resolve()
     data = chosen(given.data.resolve(), out / "data", given.cases) if given.cases else given.data.resolve()
     splits = json.loads((data / "splits_final.json").read_text())
-    budget = f"train.steps={given.steps}" if given.steps else f"train.minutes={given.minutes}"
-    overrides = [f"data.root={data}", budget, "name=hippocampus", *SETTINGS]
+    budget = ("null", given.steps) if given.steps else (given.minutes, "null")
+    limits = (f"train.minutes={budget[0]}", f"train.steps={budget[1]}")
+    overrides = [f"data.root={data}", *limits, "name=hippocampus", *SETTINGS]
     run_folds(PIPELINE, overrides, runs=out, reporter=Reporter())
     folders = {fold: out / "hippocampus" / f"fold_{fold}" for fold in range(len(splits))}
     clean = clean_cases(data, splits, folders)

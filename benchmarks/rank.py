@@ -83,11 +83,13 @@ def trained(
     folder.mkdir(parents=True, exist_ok=True)
     split = folder / "split.json"
     split.write_text(json.dumps([{"train": list(train), "val": list(held)}]))
+    minutes, steps = ("null", given.steps) if given.steps else (given.minutes, "null")
     overrides = [
         f"data.root={given.data.resolve()}",
         f"split.file={split.resolve()}",
         "split.fold=0",
-        *([f"train.steps={given.steps}"] if given.steps else [f"train.minutes={given.minutes}"]),
+        f"train.minutes={minutes}",
+        f"train.steps={steps}",
         f"seed={seed}",
         "name=run",
         "report.viewer=false",

@@ -25,18 +25,18 @@ def blurred(one: np.ndarray) -> np.ndarray:
     return (one + np.roll(one, 1, 1) + np.roll(one, -1, 1) + np.roll(one, 1, 2) + np.roll(one, -1, 2)) / 5
 
 
-def test_noise_makes_it_larger_and_blur_smaller() -> None:
+def test_noise_makes_it_larger_and_blur_smaller():
     plain = grain_of(image())
     assert grain_of(blurred(image())) < plain - 0.3
     assert plain < grain_of(image(noise=0.3)) - 0.3
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1000.0, 0.0), (0.01, 50.0), (-3.0, -7.0)])
-def test_no_unit_changes_it(scale: float, shift: float) -> None:
+def test_no_unit_changes_it(scale, shift):
     assert grain_of(scale * image().astype(np.float64) + shift) == pytest.approx(grain_of(image()), abs=1e-6)
 
 
-def test_a_large_image_is_told_by_some_of_its_planes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_image_is_told_by_some_of_its_planes(monkeypatch):
     whole = grain_of(image())
     monkeypatch.setattr("medfuse.quality.grain._MOST_VOXELS", image()[0].size // 4)
     assert grain_of(image()) == pytest.approx(whole, abs=0.1)
@@ -52,11 +52,11 @@ def test_a_large_image_is_told_by_some_of_its_planes(monkeypatch: pytest.MonkeyP
     ],
     ids=["one value", "two voxels wide", "no numbers", "an empty channel"],
 )
-def test_what_has_none_has_none(odd: np.ndarray) -> None:
+def test_what_has_none_has_none(odd):
     assert grain_of(odd) is None
 
 
-def test_of_too_few_cases_nothing_is_usual() -> None:
+def test_of_too_few_cases_nothing_is_usual():
     assert usual_grain([-1.0] * (FEWEST - 1)) is None
     assert usual_grain([-1.0] * FEWEST) is not None
 
@@ -64,7 +64,7 @@ def test_of_too_few_cases_nothing_is_usual() -> None:
 @pytest.mark.parametrize(
     ("other", "said"), [(image(9, noise=1.0), "noisier"), (blurred(blurred(image(9))), "more blurred")]
 )
-def test_another_kind_of_image_is_said_and_has_no_bound(other: np.ndarray, said: str) -> None:
+def test_another_kind_of_image_is_said_and_has_no_bound(other, said):
     usual = usual_grain([float(grain_of(image(n))) for n in range(20)])
     cases = [JudgedCase(f"{n}", {"entropy": n / 40}, 0.9 - n / 100, f"{n}", f"{n % 5}") for n in range(40)]
     judge = Judge(calibration=by_name({"liver": cases}), grain=usual)
@@ -78,7 +78,7 @@ def test_another_kind_of_image_is_said_and_has_no_bound(other: np.ndarray, said:
     assert replace(judge, grain=None).of_case(scores, {"grain": grain_of(other)})["liver"].lower is not None
 
 
-def test_it_is_kept_with_the_calibration(tmp_path) -> None:
+def test_it_is_kept_with_the_calibration(tmp_path):
     usual = usual_grain([float(grain_of(image(n))) for n in range(20)])
     cases = [JudgedCase(f"{n}", {"entropy": n / 40}, 0.9 - n / 100, f"{n}", f"{n % 5}") for n in range(40)]
     stored = StoredCalibration(by_name({"liver": cases}), ("abc",), {}, grain=usual)
@@ -86,6 +86,6 @@ def test_it_is_kept_with_the_calibration(tmp_path) -> None:
     assert read_calibration(tmp_path / "quality.json").grain == usual
 
 
-def test_without_what_is_usual_it_says_nothing() -> None:
+def test_without_what_is_usual_it_says_nothing():
     assert shifts_of({"grain": 5.0}) == ()
     assert shifts_of({"grain": None}, usual_grain([0.0] * 20)) == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -18,15 +19,13 @@ from medfuse.planning.scans import Around
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from medfuse.api import DatasetInfo
-    from medfuse.core.engine import Engine
+    from medfuse.api import DatasetInfo, Runtime
     from medfuse.core.prepared import Prepared
     from medfuse.data.fingerprint import Fingerprint
     from medfuse.data.plan import DataPlan
     from medfuse.planning.bench import Bench
-    from medfuse.trained.trained import Prepared as PreparedNetwork
 
 TURNS = 5
 """Windows whose median counts, after those by which the runtime is found."""
@@ -40,28 +39,22 @@ class Meter:
     def __init__(self, info: DatasetInfo, fingerprint: Fingerprint, device: torch.device) -> None:
         self._case, self._voxels = _usual_case(info, fingerprint)
         self._device = device
-        self._engines: dict[int, Engine] = {}
+        self._runtimes: dict[int, Runtime] = {}
 
     def window(self, bench: Bench, width: int, patch_size: Sequence[int]) -> float:
-        """Seconds of the network in one window; what runs the first one is taken for all.
+        """Seconds of the network in one window; what runs the first one fastest is taken for all.
 
         What is done with its logits is around the windows.
         """
         import torch
 
-        from medfuse.core.device import seconds_of
-
         image = bench.image(patch_size)
-        runner = _prepared(bench, width, patch_size, self._device, self._engines.get(bench.dims))
+        network = bench.network(width, patch_size).to(self._device).eval()
         window = torch.randn(1, image.channels, *image.patch_size, device=self._device)
-        taken: list[float] = []
         with torch.inference_mode():
-            seconds_of(runner, window)
-            self._engines.setdefault(bench.dims, runner.engine)
-            seconds_of(runner, window)
-            while len(taken) < TURNS and sum(taken) < LONG:
-                taken.append(seconds_of(runner, window))
-        return median(taken)
+            if bench.dims not in self._runtimes:
+                self._runtimes[bench.dims] = _fastest(network, window)
+            return _seconds(self._runtimes[bench.dims], network, window, TURNS)
 
     def around(self, bench: Bench, patch_size: Sequence[int], overlap: float) -> Around:
         """Seconds of the usual labelled case beside its windows: all that `medfuse infer` does of it.
@@ -120,21 +113,35 @@ def _usual_case(info: DatasetInfo, fingerprint: Fingerprint) -> tuple[Case, int]
     return case, voxels[case.name]
 
 
-def _prepared(
-    bench: Bench, width: int, patch_size: Sequence[int], device: torch.device, known: Engine | None
-) -> PreparedNetwork:
-    """The network as `medfuse infer` runs it: by the fastest runtime, or the one that is `known` for that."""
+def _fastest(network: nn.Module, window: Tensor) -> Runtime:
+    """Of what `medfuse infer` chooses among, in every precision.
+
+    That holds them against fp32 too, which says little of weights by chance and is passed by trained ones.
+    """
     from medfuse import registry
     from medfuse.api import Runtime
-    from medfuse.model.engines import prepare_as
-    from medfuse.trained.trained import Prepared as PreparedNetwork
+    from medfuse.model.engines import options_of
 
-    kind = registry.get(Runtime.group, str(known["runtime"]) if known else "auto")
-    fields = {name: known[name] for name in kind.model_fields if name in known} if known else {}
-    runtime = kind.model_validate(fields)
-    assert isinstance(runtime, Runtime)
-    network = bench.network(width, patch_size).to(device).eval()
-    return PreparedNetwork(partial(prepare_as, runtime, network))
+    auto = registry.get(Runtime.group, "auto")()
+    assert isinstance(auto, Runtime)
+    seconds: dict[Runtime, float] = {}
+    for option in options_of(auto, network, window.device):
+        with suppress(Exception):  # not installed, or not for this network; other people's fail as they like
+            seconds[option] = _seconds(option, network, window, 2)
+    return min(seconds, key=lambda option: seconds[option]) if seconds else auto
+
+
+def _seconds(runtime: Runtime, network: nn.Module, window: Tensor, turns: int) -> float:
+    """The median of up to so many passes, after those by which it begins."""
+    from medfuse.core.device import seconds_of
+    from medfuse.model.engines import prepare_as
+
+    run = prepare_as(runtime, network, window)
+    seconds_of(run, window)
+    taken = [seconds_of(run, window)]
+    while len(taken) < turns and sum(taken) < LONG:
+        taken.append(seconds_of(run, window))
+    return median(taken)
 
 
 def _answer(plan: DataPlan, windows: Tensor) -> Tensor:

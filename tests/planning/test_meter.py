@@ -7,6 +7,9 @@ import pytest
 import torch
 from phantoms import SHAPE, write_dataset
 
+from medfuse import registry
+from medfuse.api import Runtime
+from medfuse.core.errors import MedfuseError
 from medfuse.core.reporter import Reporter
 from medfuse.data.detect import detect
 from medfuse.data.fingerprint import take_fingerprint
@@ -25,7 +28,8 @@ def known(tmp_path_factory):
     facts = take_fingerprint(labelled, info, tolerance_mm=0.1, progress=lambda done, total: None)
     plan = make_plan(facts, info, PreprocessSettings(), SampleSettings())
     made = meter.Meter(info, facts, CPU)
-    made._engines = {dims: {"runtime": "torch", "precision": "fp32"} for dims in (2, 3)}
+    torch_alone = registry.get(Runtime.group, "torch").model_validate({"precision": "fp32"})
+    made._runtimes = dict.fromkeys((2, 3), torch_alone)
     return made, plan
 
 
@@ -67,3 +71,19 @@ def test_logits_of_regions_say_which_of_them_a_voxel_is_in():
 def test_voxels_that_nobody_annotated_are_background():
     windows = torch.full((1, 1, 2, 2), 2.0)
     assert (meter._answer(plan_of({"background": 0, "a": 1}, ignore=9), windows).argmax(1) == 0).all()
+
+
+@pytest.mark.parametrize("fault", [None, MedfuseError("not installed"), RuntimeError("no such kernel")])
+def test_the_fastest_runtime_is_taken_and_one_that_fails_is_not(monkeypatch, fault):
+    torch_alone = registry.get(Runtime.group, "torch")
+    options = [torch_alone.model_validate({"precision": precision}) for precision in ("fp32", "bf16")]
+    monkeypatch.setattr("medfuse.model.engines.options_of", lambda *_: options)
+
+    def seconds(runtime, network, window, turns):
+        if fault and runtime.precision == "bf16":
+            raise fault
+        return {"fp32": 2.0, "bf16": 1.0}[runtime.precision]
+
+    monkeypatch.setattr(meter, "_seconds", seconds)
+    chosen = meter._fastest(torch.nn.Identity(), torch.zeros(1))
+    assert chosen.precision == ("fp32" if fault else "bf16")

@@ -3,23 +3,31 @@
 import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+import medfuse
 from medfuse.api import Case, DatasetInfo
 from medfuse.core.errors import DataError
 from medfuse.core.labels import map_values, members
 from medfuse.data.images import read_case_labels, read_image
+from medfuse.data.measures import WORTH_VOXELS, keep, key_of, recalled
 from medfuse.data.parallel import in_threads
 from medfuse.data.pieces import usual_pieces
 from medfuse.data.profile import Profile, profile_of
 from medfuse.volumes.dicom.index import modality_of
 from medfuse.volumes.dicom.origins import volume_hash
+from medfuse.volumes.read import slab_reader
 from medfuse.volumes.volume import counts_of, places_of
 
+FORMAT = 1
+"""Of what is kept of a case: another, where anything else is measured."""
 SAMPLES_PER_CASE = 10_000
 
 
@@ -60,6 +68,23 @@ class CaseFacts:
     oblique_degrees: float | None = None
     pieces_ml: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def from_json(cls, c: Mapping[str, Any]) -> "CaseFacts":
+        return cls(
+            c["name"],
+            tuple(c["shape"]),
+            tuple(c["spacing_mm"]),
+            c["volumes_ml"],
+            c["files"],
+            tuple(c.get("values", ())),
+            tuple((least, most) for least, most in c.get("intensities", ())),
+            tuple(c.get("medians", ())),
+            tuple(tuple(one) for one in c.get("percentiles", ())),
+            tuple(c.get("modalities", ())),
+            c.get("oblique_degrees"),
+            c.get("pieces_ml", {}),
+        )
+
 
 @dataclass(frozen=True)
 class Fingerprint:
@@ -76,24 +101,8 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Fingerprint":
-        cases = (
-            CaseFacts(
-                c["name"],
-                tuple(c["shape"]),
-                tuple(c["spacing_mm"]),
-                c["volumes_ml"],
-                c["files"],
-                tuple(c.get("values", ())),
-                tuple((least, most) for least, most in c.get("intensities", ())),
-                tuple(c.get("medians", ())),
-                tuple(tuple(one) for one in c.get("percentiles", ())),
-                tuple(c.get("modalities", ())),
-                c.get("oblique_degrees"),
-                c.get("pieces_ml", {}),
-            )
-            for c in data["cases"]
-        )
-        return cls(tuple(cases), tuple(ChannelFacts(**c) for c in data["channels"]))
+        cases = tuple(CaseFacts.from_json(case) for case in data["cases"])
+        return cls(cases, tuple(ChannelFacts(**c) for c in data["channels"]))
 
 
 def take_fingerprint(
@@ -104,7 +113,7 @@ def take_fingerprint(
     pixel_mm: tuple[float, float] | None = None,
     progress: Callable[[int, int], None],
 ) -> Fingerprint:
-    """Read every case once, check it, measure it.
+    """Read every case once, check it, measure it; what was found of a large one before is taken as it was.
 
     `progress(done, total)` counts cases. Raises DataError with every fault of every case: unreadable files,
     grids of image and label that differ by more than `tolerance_mm`, label values that `info` does not name,
@@ -113,7 +122,7 @@ def take_fingerprint(
 
     def measure(case: Case) -> _Measured | DataError:
         try:
-            return _measure(case, info, tolerance_mm, pixel_mm)
+            return _known_or_measured(case, info, tolerance_mm, pixel_mm)
         except DataError as error:
             return error
         except MemoryError:
@@ -157,6 +166,43 @@ class _Measured:
     zeros: npt.NDArray[np.float64]
 
 
+def _known_or_measured(
+    case: Case, info: DatasetInfo, tolerance_mm: float, pixel_mm: tuple[float, float] | None
+) -> _Measured:
+    """As `_measure`, of a large case with such files once; so what was ended goes on where it was."""
+    if _voxels(case) < WORTH_VOXELS:
+        return _measure(case, info, tolerance_mm, pixel_mm)
+    before, hashes = _stamps(case), _hashes(case)
+    grid = [tolerance_mm, pixel_mm, info.channels, [*info.labels.items()], info.ignore]
+    key = key_of(FORMAT, medfuse.__version__, case.name, [*hashes.values()], bool(case.label), grid)
+    if kept := recalled(key):
+        said, arrays = kept
+        with suppress(KeyError, TypeError, ValueError):  # written by nobody here
+            facts = replace(CaseFacts.from_json(said), files=hashes)
+            return _Measured(facts, arrays["foreground"], arrays["zeros"])
+    found = _measure(case, info, tolerance_mm, pixel_mm)
+    if _stamps(case) == before and found.facts.files == hashes:  # what was measured is what was hashed
+        keep(key, asdict(found.facts), {"foreground": found.foreground, "zeros": found.zeros})
+    return found
+
+
+def _voxels(case: Case) -> int:
+    """Of its largest image; none where one of its files cannot be opened, which reading it tells."""
+    try:
+        shapes = [slab_reader(path).geometry.shape for path in case.files]
+    except (DataError, OSError):
+        return 0
+    return max(map(prod, shapes), default=0)
+
+
+def _stamps(case: Case) -> list[tuple[int, int]]:
+    return [(about.st_mtime_ns, about.st_size) for about in map(Path.stat, case.files)]
+
+
+def _hashes(case: Case) -> dict[str, str]:
+    return {str(path): volume_hash(path) for path in case.files}
+
+
 def _measure(
     case: Case, info: DatasetInfo, tolerance_mm: float, pixel_mm: tuple[float, float] | None
 ) -> _Measured:
@@ -184,7 +230,7 @@ def _measure(
             geometry.ras_shape,
             geometry.ras_spacing_mm,
             {name: sum(volumes.get(v, 0.0) for v in members(value)) for name, value in info.labels.items()},
-            {str(path): volume_hash(path) for path in case.files},
+            _hashes(case),
             tuple(volumes),
             ranges,
             tuple(map(float, np.median(foreground, axis=1))) if where.size else (),

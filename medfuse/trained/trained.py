@@ -511,7 +511,7 @@ class Trained:
         unanswered = 0
         for case in reversed(cases):
             try:
-                self._window_cost(scratch.bring(case) if scratch else case, self.runners)
+                self._one_window(scratch.bring(case) if scratch else case, self.runners)()
                 return [run.engine for run in self.runners]
             except StorageError:
                 unanswered += 1
@@ -525,26 +525,30 @@ class Trained:
         return []
 
     def _window_cost(self, case: Case, runners: Sequence[Callable[[Tensor], Tensor]]) -> WindowCost:
+        from medfuse.infer.plan import measure
+
+        return measure(self._one_window(case, runners))
+
+    def _one_window(self, case: Case, runners: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[], Tensor]:
+        """What gives the logits of a window in the middle of a case."""
         import numpy as np
 
-        from medfuse.infer.plan import measure, run_one_window
+        from medfuse.infer.plan import run_one_window
 
         made = self._preprocessor.prepare(case, scratch=Path(tempfile.gettempdir()))
         image = made.image
         if self.plan.before:  # whatever it may say
             nothing = np.zeros(made.geometry.shape, np.uint8)
             image = self._preprocessor.with_stage(image, nothing, made.geometry)
-        return measure(
-            partial(
-                run_one_window,
-                image,
-                runners,
-                patch_size=self.plan.patch_size,
-                classes=len(self.plan.classes),
-                mirror=self.settings.mirror,
-                device=self.device,
-                heads=self.heads,
-            )
+        return partial(
+            run_one_window,
+            image,
+            runners,
+            patch_size=self.plan.patch_size,
+            classes=len(self.plan.classes),
+            mirror=self.settings.mirror,
+            device=self.device,
+            heads=self.heads,
         )
 
     def _recipe(

@@ -93,7 +93,7 @@ def fit(
         MetricsLog(folder if together.is_first else None, step=progress.step, tell=tell) as log,
         reporter.track("training", 1000) as advance,
     ):
-        network, optimizer = _set_up(model, optimizer, fabric, settings, batches, objective, reporter)
+        network, optimizer = _set_up(model, optimizer, fabric, settings, saving, batches, objective, reporter)
         step = Step(
             model=model,
             network=network,
@@ -146,6 +146,7 @@ def _set_up(
     optimizer: torch.optim.Optimizer,
     fabric: Fabric,
     settings: TrainSettings,
+    saving: Saving,
     batches: Batches,
     objective: Objective,
     reporter: Reporter,
@@ -154,10 +155,10 @@ def _set_up(
     if settings.compile:
         compiled = torch.compile(copy.deepcopy(model))
         with closing(batches(0)) as stream:
-            batch = next(stream)
+            image = next(stream)["image"].chunk(saving.parts)[0]
         try:
             with fabric.autocast():
-                output = compiled(batch["image"].to(next(model.parameters()).device), aux=objective.heads)
+                output = compiled(image.to(next(model.parameters()).device), aux=objective.heads)
                 (output[0] if isinstance(output, tuple) else output).float().mean().backward()
         except Exception as error:  # whatever a compiler may raise, training can go on without it
             reason = (str(error) or type(error).__name__).splitlines()[0]

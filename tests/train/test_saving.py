@@ -1,5 +1,7 @@
 """Maps computed again and batches in parts: the same weights, and what running out of memory leads to."""
 
+from functools import partial
+
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -192,6 +194,18 @@ def test_of_several_processes_none_goes_on_alone(tmp_path, monkeypatch):
     monkeypatch.setattr("medfuse.train.loop.Together.start_alike", lambda *_: None)
     with pytest.raises(MedfuseError, match=r"set train\.checkpointing: true and train\.accumulate: 2"):
         train(tmp_path, Net(room=(1, 2)))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of its compiler
+@pytest.mark.parametrize("settings", [{"checkpointing": True}, {"checkpointing": True, "accumulate": 2}])
+def test_compiled_it_trains_the_same(tmp_path, monkeypatch, settings):
+    compiler = partial(torch.compile, backend="aot_eager")  # which needs no C++
+    monkeypatch.setattr("medfuse.train.loop.torch.compile", compiler)
+    said = []
+    expected = train(tmp_path / "as_it_is", Net("batch"), **settings)
+    found = train(tmp_path / "compiled", Net("batch"), say=said, compile=True, **settings)
+    assert same(expected, found, tolerance=1e-5)
+    assert not [line for line in said if "not compiled" in line]
 
 
 def test_without_a_setting_nothing_changes_where_there_is_memory():

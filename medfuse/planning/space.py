@@ -50,7 +50,7 @@ def _entries(
         reason = (
             f"the smallest structure is {small:.2%} of a case, which Tversky's loss and more patches help"
         )
-        yield "loss", [*losses, {"use": "tversky", "false_positives": 0.3, "false_negatives": 0.7}], reason
+        yield "loss", [*losses, {"use": "tversky", "false_positives": 0.15, "false_negatives": 0.85}], reason
         yield "sample.foreground", {"range": [0.33, 0.8]}, "share of patches that are centred on a label"
     else:
         yield (

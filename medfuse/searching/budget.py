@@ -14,6 +14,7 @@ from medfuse.space.settings import SearchSettings
 
 FEWEST_SECONDS = 6.0
 """Of the shortest rung: with fewer nothing is learned that tells trials apart."""
+TAUGHT = f"less than {FEWEST_SECONDS:g} seconds teach a network nothing"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ def plan_budget(settings: SearchSettings, pipeline: Pipeline) -> tuple[Budget, s
         steps = [max(1, round(full / settings.eta**n)) for n in reversed(range(rungs))]
         return Budget("steps", tuple(dict.fromkeys(map(float, steps)))), ""
     minutes, said = train.minutes, ""
+    if 60 * minutes < FEWEST_SECONDS:
+        what = f"{minutes:g} minutes: {TAUGHT}; give {FEWEST_SECONDS / 60:g} at least"
+        raise PipelineError([Problem(("train", "minutes"), what)])
     if settings.minutes is not None:
         trainings = 2 * (settings.seeds if isinstance(settings.seeds, int) else len(settings.seeds))
         most = 0.8 * settings.retrain * settings.minutes / trainings  # the rest is for judging
@@ -67,8 +71,7 @@ def plan_budget(settings: SearchSettings, pipeline: Pipeline) -> tuple[Budget, s
                 [
                     Problem(
                         ("search", "minutes"),
-                        f"{what}less than {FEWEST_SECONDS:g} teach a network nothing; give {needed:.1f} "
-                        "minutes at least, or fewer seeds",
+                        f"{what}{TAUGHT}; give {needed:.1f} minutes at least, or fewer seeds",
                     )
                 ]
             )

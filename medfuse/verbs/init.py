@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -27,6 +28,7 @@ from medfuse.planning.text import Text, minutes_left
 from medfuse.planning.timed import plan_within
 from medfuse.planning.timing import timing
 from medfuse.planning.trials import MOST_JUDGING, MOST_PAIRED, Trials, inner_split
+from medfuse.searching.budget import FEWEST_SECONDS
 from medfuse.verbs.schema import LINE, write_schema_beside
 
 if TYPE_CHECKING:
@@ -75,6 +77,12 @@ def init_pipeline(
     total = minutes if search else None
     if total is not None:
         minutes = SHARE_OF_A_TRAINING * total
+        fewest = 1.25 * FEWEST_SECONDS / 60  # as planning takes a part
+        if minutes < fewest:
+            raise MedfuseError(
+                f"--minutes {total:g}: leave each training of a search {60 * minutes:.1f} seconds; give "
+                f"{math.ceil(fewest / SHARE_OF_A_TRAINING)} at least"
+            )
     clock = Clock(minutes, time.monotonic(), TIMED_SHARE if seconds_per_case is not None else 0.0)
     looked = _look(data, files, budget=budget, device=device, clock=clock, reporter=reporter)
     where, budget, plan, fingerprint = looked.device, looked.budget, looked.plan, looked.fingerprint
@@ -106,7 +114,8 @@ def init_pipeline(
         tried: Sequence[str] = (),
         about: Sequence[str] = (),
     ) -> str:
-        parts = (found, fingerprint, candidate, split, whose, file, minutes, budget, LINE, spent, tried)
+        of_it = 0.0 if search else spent  # a search has minutes beside those of a training
+        parts = (found, fingerprint, candidate, split, whose, file, minutes, budget, LINE, of_it, tried)
         left = total and max(0.1, round(total - spent / 60, 2))
         return Text(*parts, search=left, within=about, seconds_per_case=seconds_per_case).text()
 
@@ -122,7 +131,7 @@ def init_pipeline(
     costs = [timing(within, number, made, looked.patients) if within else None for number in order]
     best = [candidates[number] for number in order]
     if minutes:
-        left = 60 * minutes_left(minutes, spent)
+        left = 60 * minutes_left(minutes, 0.0 if search else spent)
         paces = (made.pace(number) or candidates[number].size.cost.pace for number in order)
         best = [candidate.paced(left, pace) for candidate, pace in zip(best, paces)]
     _refuse_to_replace(files)  # measuring took minutes

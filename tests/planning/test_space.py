@@ -3,9 +3,11 @@
 import pytest
 from phantoms import write_dataset
 
+from medfuse.core.errors import MedfuseError
 from medfuse.core.reporter import Reporter
 from medfuse.searching.admitted import Gate
 from medfuse.searching.begin import read_search
+from medfuse.searching.budget import plan_budget
 from medfuse.searching.combination import Space
 from medfuse.space.dimensions import read_dimension
 from medfuse.train import cost
@@ -46,6 +48,24 @@ def test_every_value_that_is_written_is_admitted(spaces, minutes):
     gate = Gate(Space(document, asked.name, dimensions), asked.pipeline.data.read())
     gate.refuse_hopeless()
     assert gate.space.as_written("model.backbones") is not None
+
+
+def test_what_is_written_for_small_structures_is_admitted_too(spaces, monkeypatch):
+    from medfuse.planning import space
+
+    monkeypatch.setattr(space, "smallest_share", lambda *_: 0.001)
+    asked = spaces(120)
+    dimensions = {key: read_dimension(value) for key, value in asked.settings.space.items()}
+    document = asked.document.copy()
+    document.data.pop("search")
+    Gate(Space(document, asked.name, dimensions), asked.pipeline.data.read()).refuse_hopeless()
+
+
+def test_minutes_that_no_search_can_do_with_are_refused_before_anything_is_measured(spaces):
+    with pytest.raises(MedfuseError, match=r"--minutes 2: .* give 3 at least"):
+        spaces(2)
+    asked = spaces(3)
+    plan_budget(asked.settings, asked.pipeline)
 
 
 def test_more_minutes_are_given_more_to_try(spaces):

@@ -1,12 +1,14 @@
 """Does `medfuse init --seconds-per-case` keep its word: the time of a scan, and the Dice that it costs?
 
     python benchmarks/seconds_per_case.py DATA --minutes 4 --seconds 1.5 0.8 --out FOLDER
+    python benchmarks/seconds_per_case.py DATA --minutes 4 --shares 0.6 0.4 --out FOLDER
 
 Plans DATA without a limit and for each of the seconds, trains every plan on fold 0, labels the held-out cases
 with each (one after another, in a process that has started; other cases too where fewer than --cases are held
 out, for their time alone), and holds both against what `init` said. Each step stays in FOLDER, and the same
-command does what is left; a limit that no plan keeps to is told in the table. Takes about --minutes for each
-plan. Prints Markdown for docs/benchmarks.md.
+command does what is left; a limit that no plan keeps to is told in the table. With --shares limits are shares
+of what the plan without one is foretold to take. Takes about --minutes for each plan. Prints Markdown for
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -42,16 +44,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--minutes", type=float, required=True, help="of planning and training each plan")
-    parser.add_argument("--seconds", type=float, nargs="+", required=True, help="limits of a scan's time")
+    of_time = parser.add_mutually_exclusive_group(required=True)
+    of_time.add_argument("--seconds", type=float, nargs="+", help="limits of a scan's time")
+    of_time.add_argument("--shares", type=float, nargs="+", help="limits, of what a scan takes without one")
     parser.add_argument("--out", type=Path, required=True, help="a folder for all that is made")
     parser.add_argument("--cases", type=int, default=12, help="that are timed, if not more are held out (12)")
     given = parser.parse_args()
-    rows = []
-    for limit in [None, *sorted(given.seconds, reverse=True)]:
-        folder = given.out / ("no_limit" if limit is None else f"within_{limit:g}")
-        rows.append(row_of(folder, limit, given))
-        if "error" in rows[0]["plan"]:
-            sys.exit(rows[0]["plan"]["error"])
+    free = row_of(given.out / "no_limit", None, given)
+    if "error" in free["plan"]:
+        sys.exit(free["plan"]["error"])
+    whole = free["plan"]["seconds_per_case"]["median"]
+    limits = given.seconds or [round(share * whole, 3) for share in given.shares]
+    rows = [free]
+    for limit in sorted(limits, reverse=True):
+        rows.append(row_of(given.out / f"within_{limit:g}", limit, given))
     print(report(rows, given))
 
 

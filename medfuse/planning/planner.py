@@ -72,6 +72,11 @@ class Clock:
         """Seconds that planning may still take."""
         return None if self.minutes is None else self.share * 60 * self.minutes - self.spent()
 
+    def hurried(self) -> bool:
+        """Whether no more is left than trials should have."""
+        left = self.left()
+        return left is not None and left < (self.share - MEASURING_SHARE) * 30 * (self.minutes or 0.0)
+
 
 @dataclass(frozen=True)
 class Planner:

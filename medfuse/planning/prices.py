@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
@@ -34,11 +34,13 @@ class Prices:
     """Seconds of scans, by what was measured: windows by kind and channels, what is around them by voxels.
 
     A window's time goes with its voxels, and no network is dearer than a wider one was found to be. What is
-    around goes with the grid, from where it was measured down.
+    around goes with the grid, from where it was measured down. `hurried` tells whether there is no time left
+    to measure more of it than that takes.
     """
 
     fingerprint: Fingerprint
     measures: Measures
+    hurried: Callable[[], bool] = lambda: False
     _windows: dict[tuple[Dimensions, int], tuple[int, float]] = field(default_factory=dict)
     _exact: dict[tuple[Dimensions, Grid, int, tuple[int, ...]], float] = field(default_factory=dict)
     _around: dict[tuple[int, Grid], Around] = field(default_factory=dict)
@@ -62,7 +64,8 @@ class Prices:
             voxels, _ = self._windows.get(known, (0, 0.0))
             if prod(size.patch_size) >= voxels:
                 self._windows[known] = prod(size.patch_size), self._exact[key]
-        self.measure_around(bench, size.grid, size.patch_size)
+        if not (self.hurried() and len(self._known(bench.dims)) > 1):
+            self.measure_around(bench, size.grid, size.patch_size)
 
     def measure_around(self, bench: Bench, grid: Grid, patch: tuple[int, ...]) -> None:
         """Measure what is around windows on a grid, which `bench` is on, where that is not known yet."""
@@ -73,7 +76,7 @@ class Prices:
         """Of a plan that was measured."""
         size = candidate.size
         window = self._exact[candidate.dimensions, size.grid, size.width, size.patch_size]
-        around = self._around[candidate.bench.dims, size.grid]
+        around = self._around.get((candidate.bench.dims, size.grid)) or self._around_on(candidate, size.grid)
         return self._scan(candidate, size.grid, size.patch_size, overlap, window, around)
 
     def scan(
@@ -113,12 +116,16 @@ class Prices:
     def _around_on(self, base: Candidate, grid: Grid) -> Around:
         """Measured, or foretold from finer and coarser grids: never more than on a finer one."""
         dims, own, voxels = base.bench.dims, base.size.grid, prod(grid.shape)
-        if dims not in {known for known, _ in self._around}:
+        if not self._known(dims):
             self.measure_around(base.bench, own, base.size.patch_size)
-        known = {prod(one.shape): around for (kind, one), around in self._around.items() if kind == dims}
+        known = self._known(dims)
         file = next(iter(known.values())).voxels
         points = _rising({n: around.seconds for n, around in known.items()})
         return Around(_between(points, voxels), file)
+
+    def _known(self, dims: int) -> dict[int, Around]:
+        """What was measured around the windows of such networks, by the voxels of the grid."""
+        return {prod(grid.shape): around for (kind, grid), around in self._around.items() if kind == dims}
 
 
 def _rising(known: Mapping[int, float]) -> list[tuple[int, float]]:

@@ -80,7 +80,8 @@ def plan_within(
 
     Raises MedfuseError where none does, with what is the fastest.
     """
-    prices = Prices(planner.fingerprint, measures)
+    hurried = planner.clock.hurried
+    prices = Prices(planner.fingerprint, measures, hurried)
     fit: list[tuple[float, Candidate]] = []
     beyond: list[Candidate] = []
     kinds: dict[Dimensions, Candidate] = {}
@@ -99,7 +100,7 @@ def plan_within(
     uncut = tuple(plan for _, plan in fit)
     cuts = []
     for number, base in enumerate(kinds.values()):
-        if base.scan and base.scan.median <= limit:
+        if (base.scan and base.scan.median <= limit) or (fit and hurried()):
             continue
         cut = _Cut(limit, base, planner, prices)
         cut.measure_coarsest()

@@ -170,6 +170,26 @@ def test_small_scans_of_small_structures_are_cut_by_what_is_left_to_cut():
     assert found.plans[0].scan.median <= 0.8 * whole
 
 
+def test_in_a_hurry_less_is_measured_and_plans_still_keep_to_the_limit(monkeypatch):
+    calm, hurried = Machine(), Machine()
+    limit = 0.2 * unlimited()
+    within(limit, calm)
+    monkeypatch.setattr(Clock, "hurried", lambda self: True)
+    found = within(limit, hurried)
+    assert all(plan.scan.median <= limit for plan in found.plans)
+    assert found.plans
+    assert len(hurried.arounds) < len(calm.arounds)
+    assert len(hurried.windows) < len(calm.windows)
+
+
+def test_a_clock_is_in_a_hurry_when_trials_would_have_less_than_half_of_their_time(monkeypatch):
+    clock = Clock(10.0, 0.0)
+    for spent, hurried in ((0, False), (60, False), (65, True), (600, True)):
+        monkeypatch.setattr(Clock, "spent", lambda self, spent=spent: float(spent))
+        assert clock.hurried() == hurried
+    assert not Clock(None, 0.0).hurried()
+
+
 def test_so_many_plans_are_thought_of_as_are_to_be_written():
     whole = unlimited(wanted="3")
     assert len(within(0.4 * whole, wanted="3", count=3).plans) >= 2

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from medfuse.core.errors import MedfuseError, ShapeError
 from medfuse.core.text import duration
+from medfuse.data.plan import patch_reason
 from medfuse.planning.candidates import Candidate, grids
 from medfuse.planning.prices import Measures, Prices
 from medfuse.planning.sizing import PROBES, WIDTHS, Grid, Limits, Size, size_network
@@ -255,6 +256,9 @@ class _Cut:
 
     def _told(self, size: Size) -> Size:
         """With the reasons that a limit gives."""
+        if prod(size.patch_size) < prod(self.base.size.patch_size):
+            why = patch_reason(size.patch_size, size.grid.shape, "what the time of a scan allows")
+            size = replace(size, patch_reason=why)
         if size.width == self.base.size.width:
             return replace(size, width_reason=self.base.size.width_reason)
         wider = self.base.size.width

@@ -1,5 +1,6 @@
 """Plans for a time per scan, on a machine whose costs follow a law."""
 
+import re
 from itertools import pairwise
 from math import prod
 
@@ -188,6 +189,20 @@ def test_a_clock_is_in_a_hurry_when_trials_would_have_less_than_half_of_their_ti
         monkeypatch.setattr(Clock, "spent", lambda self, spent=spent: float(spent))
         assert clock.hurried() == hurried
     assert not Clock(None, 0.0).hurried()
+
+
+def test_what_is_cut_says_that_a_scans_time_cut_it():
+    found = within(0.1 * unlimited(wanted="3"), wanted="3")
+    base, cut = found.beyond[0], found.plans
+    narrower = [plan for plan in cut if plan.size.width < base.size.width]
+    smaller = [plan for plan in cut if prod(plan.size.patch_size) < prod(base.size.patch_size)]
+    coarser = [plan for plan in cut if plan.size.grid != base.size.grid]
+    assert narrower
+    assert smaller
+    assert coarser
+    assert all("what a scan has time for" in plan.size.width_reason for plan in narrower)
+    assert all(re.search("covers|the time of a scan", plan.size.patch_reason) for plan in smaller)
+    assert all("s a scan" in plan.plan.reasons["spacing_mm"] for plan in coarser)
 
 
 def test_so_many_plans_are_thought_of_as_are_to_be_written():

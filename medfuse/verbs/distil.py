@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -152,14 +153,22 @@ def _narrower(weights: Path, share: float, trust: Sequence[str], reporter: Repor
 
 
 def _write_plan(file: Path, text: str, *, overwrite: bool) -> None:
-    """The plan, for people to look at. Raises OutputError where there is another, as somebody changed it."""
-    if file.is_file() and not overwrite and read_text(file, raises=OutputError) != text:
-        raise OutputError(
-            f"{file}: is there and another plan than would be written now; to train that one, give --into "
-            f"{typed(file)}, or replace it by --overwrite"
-        )
+    """The plan, for people to look at, below its hash. Raises OutputError where somebody changed it."""
+    if file.is_file() and not overwrite:
+        first, _, rest = read_text(file, raises=OutputError).partition("\n")
+        if first != _seal(rest):
+            raise OutputError(
+                f"{file}: was changed since it was planned; to train what it says now, give --into "
+                f"{typed(file)}, or replace it by --overwrite"
+            )
     make_folder(file.parent)
-    write_text(file, text)
+    write_text(file, f"{_seal(text)}\n{text}")
+
+
+def _seal(text: str) -> str:
+    return (
+        f"# planned by medfuse distil; SHA-256 of what follows: {hashlib.sha256(text.encode()).hexdigest()}"
+    )
 
 
 def _work(source: Source, given: tuple[str, ...], weights: Path, trust: Sequence[str]) -> _Work:

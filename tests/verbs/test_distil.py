@@ -163,6 +163,7 @@ def test_a_plan_that_somebody_changed_stays(medfuse, home, made):
     text = plan.read_text()
     plan.write_text(text + "# mine")
     (line,) = refused(medfuse, home, home.large, "-q")
+    assert f"{plan}: was changed since it was planned" in line
     assert f"give --into {plan}" in line
     assert plan.read_text() == text + "# mine"
     plan.write_text(text)

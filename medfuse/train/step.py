@@ -96,7 +96,8 @@ class Step:
 
     def _statistics(self) -> list[tuple[Tensor, Tensor]]:
         """What a forward pass may change, and what it is now."""
-        return [(b, b.clone()) for m in self.model.modules() if m.training for b in m.buffers(recurse=False)]
+        moving = (b for m in self.model.modules() if m.training for b in m.buffers(recurse=False))
+        return [(b, b.clone()) for b in moving if b.is_floating_point() or not b.ndim]
 
     def _learn_within_memory(
         self, batch: Batch, unlabelled: Batch | None, number: int, done: float

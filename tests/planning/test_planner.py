@@ -5,12 +5,15 @@ from math import prod
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from medfuse.core.errors import MedfuseError
 from medfuse.core.reporter import Reporter
 from medfuse.planning.planner import Clock, Planner
 from medfuse.planning.sizing import Grid
+from medfuse.planning.text import Text
 from medfuse.train.cost import StepCost
+from medfuse.train.settings import TrainSettings
 
 GRID = Grid((1.0, 1.0, 1.0), (512, 512, 300))
 
@@ -79,3 +82,25 @@ def test_where_no_time_is_left_to_measure_nothing_else_is_tried(monkeypatch):
     monkeypatch.setattr(Planner, "_on", lambda self, bench, some, size: bench)
     monkeypatch.setattr(Planner, "_measuring", lambda self, count: 0.0)
     assert not planner._sized(Bench(), "as nnU-Net's", (GRID,), 1).bench.checkpointing
+
+
+@pytest.mark.parametrize(
+    ("bench", "said"),
+    [
+        (Bench(), {}),
+        (Bench(checkpointing=True), {"checkpointing": True}),
+        (Bench(checkpointing=True, accumulates=True), {"checkpointing": True, "accumulate": 2}),
+    ],
+)
+def test_the_file_says_what_was_done_about_memory(monkeypatch, bench, said):
+    chosen = planned(WHOLE, monkeypatch)
+    bench = SimpleNamespace(**vars(bench), device="cpu")
+    text = SimpleNamespace(
+        candidate=SimpleNamespace(size=chosen.size, bench=bench),
+        minutes=None,
+        spent=0.0,
+        _quick=lambda: False,
+    )
+    written = yaml.safe_load(Text._train(text))["train"]
+    assert {key: written[key] for key in ("checkpointing", "accumulate") if key in written} == said
+    assert TrainSettings.model_validate(written)

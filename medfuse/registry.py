@@ -116,16 +116,23 @@ def entries(group: str) -> tuple[Entry, ...]:
 @functools.cache
 def _installed(group: str) -> tuple[Entry, ...]:
     found: dict[Entry, None] = {}
+    told: dict[int, tuple[str, str]] = {}
     for point in metadata.entry_points(group=group):
-        dist = point.dist
-        package, version = (dist.name, dist.version) if dist else ("unknown package", "")
-        found[Entry(group, point.name, package, version, point.value)] = None
+        if id(point.dist) not in told:  # one for all of its entries, and to read what it says takes a while
+            told[id(point.dist)] = _named(point.dist)
+        found[Entry(group, point.name, *told[id(point.dist)], point.value)] = None
     return tuple(sorted(found, key=lambda e: (e.name, e.package)))
 
 
 def registered() -> frozenset[str]:
     """The names that `register` has added."""
     return frozenset(entry.name for entry in _registered)
+
+
+def _named(dist: metadata.Distribution | None) -> tuple[str, str]:
+    """Package and version."""
+    said = dist.metadata if dist else {"Name": "unknown package", "Version": ""}
+    return said["Name"], said["Version"]
 
 
 def forget() -> None:

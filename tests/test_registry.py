@@ -139,3 +139,17 @@ def test_a_page_shows_types_ranges_and_defaults(site):
     install(site, "gates", "gated", GOOD)
     line = next(row for row in page("gated").splitlines() if row.strip().startswith("power"))
     assert line.split() == ["power", "float", ">", "0", "1.0", "strength"]
+
+
+def test_what_a_package_says_of_itself_is_read_once_however_many_plugins_it_offers(monkeypatch):
+    registry.forget()
+    read, real = [], registry._named
+
+    def named(dist):
+        read.append(dist)
+        return real(dist)
+
+    monkeypatch.setattr(registry, "_named", named)
+    found = registry.entries("medfuse.fusion_blocks")
+    assert len(read) == len({entry.package for entry in found}) < len(found)
+    registry.forget()

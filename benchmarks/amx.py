@@ -5,9 +5,9 @@
     python benchmarks/amx.py --only window                 # some of the parts
 
 The sliding window of a five-level U-Net in int8, bf16 and fp32 beside MONAI's, nnU-Net's and KonfAI's, as the
-processor is and, medfuse alone, without AMX (ONEDNN_MAX_CPU_ISA); passes of the network; a training step
-beside nnU-Net's. Parts are as in benchmarks/gpu.py: each has seconds of its own, is written down as it is
-measured, and hinders no other. int8 is calibrated on noise here: its labels mean nothing.
+processor is and without AMX (ONEDNN_MAX_CPU_ISA); passes of the network; a training step beside nnU-Net's.
+Parts are as in benchmarks/gpu.py: each has seconds of its own, is written down as it is measured, and hinders
+no other. int8 is calibrated on noise here: its labels mean nothing.
 """
 
 from __future__ import annotations
@@ -65,15 +65,15 @@ def window(given: argparse.Namespace) -> None:
 
 
 def window_without(given: argparse.Namespace) -> None:
-    """The same without AMX, medfuse alone."""
+    """The same without AMX, as far as a runtime heeds oneDNN's variable, and without nnU-Net and KonfAI."""
     _window(given, peers=False, ONEDNN_MAX_CPU_ISA=WITHOUT)
 
 
 def _window(given: argparse.Namespace, *, peers: bool = True, **environment: str) -> None:
     command: list[str | Path] = [sys.executable, HERE / "int8.py"]
-    command += ["--rounds", "1" if given.dry_run or not peers else "3"]
-    if given.dry_run:
-        command += ["--levels", "3", "--window", "32", "--shape", "40", "40", "40", "--channels", "16"]
+    tiny = "--rounds 1 --levels 3 --window 32 --shape 40 40 40 --channels 16"
+    whole = f"--rounds {3 if peers else 2} --shape 96 96 144"  # two windows, as peers take long
+    command += (tiny if given.dry_run else whole).split()
     if peers and (python := gpu.nnunet(given)):
         command += ["--nnunet-python", python]
     if peers and given.konfai_python:
@@ -100,9 +100,9 @@ def passes(given: argparse.Namespace) -> None:
 PARTS = (
     Part("machine", "The processor", 20, machine),
     Part("passes", "A network's passes in torch", 60, passes),
-    Part("window", "Sliding window in int8, bf16 and fp32, beside the peers", 220, window),
-    Part("window_without", "The same without AMX", 80, window_without),
-    Part("step", "A training step beside nnU-Net's", 100, gpu.step),
+    Part("window", "Sliding window in int8, bf16 and fp32, beside the peers", 180, window),
+    Part("window_without", "The same without AMX", 100, window_without),
+    Part("step", "A training step beside nnU-Net's", 120, gpu.step),
 )
 
 

@@ -88,14 +88,13 @@ def _measured(part: Part, python: str, seconds: float, document: _Document) -> s
             for line in process.stdout:
                 document.say(line.rstrip("\n"))
             code = process.wait()
-        if timer.rang:
-            return f"stopped after {time.monotonic() - began:.0f} seconds, which is what it may take"
-        if code == 0:
-            return ""
         errors.flush()
         errors.seek(0)
         last = [line for line in errors.read().splitlines() if line.strip()][-LINES_OF_AN_ERROR:]
-    return "failed:\n\n```\n" + "\n".join(last) + "\n```"
+    said = "\n\n```\n" + "\n".join(last) + "\n```" if last else ""
+    if timer.rang:
+        return f"stopped after {time.monotonic() - began:.0f} seconds, which is what it may take{said}"
+    return f"failed:{said}" if code else ""
 
 
 class _Timer:

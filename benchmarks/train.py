@@ -81,13 +81,14 @@ def steps(given: argparse.Namespace) -> None:
         worker.close()
     where = {"threads": torch.get_num_threads(), "device": given.device}
     print(heading(rounds=given.rounds, **where) + f" of {given.each} steps")
-    if "nnU-Net" in answers:
-        print(f"- {answers['nnU-Net']['network']}\n")
-    peer = answers.get("nnU-Net", {"seconds": float("nan")})
+    peer = answers.get("nnU-Net")
+    if peer:
+        print(f"- {peer['network']}")
+    print()
     print("| program | seconds a step | steps a second | × nnU-Net | runs in |\n|---|---|---|---|---|")
     for program, answer in answers.items():
-        seconds, theirs = answer["seconds"], peer["seconds"]
-        print(f"| {program} | {seconds:.2f} | {1 / seconds:.2f} | {theirs / seconds:.2f} | {answer['how']} |")
+        seconds, times = answer["seconds"], f"{peer['seconds'] / answer['seconds']:.2f}" if peer else "–"
+        print(f"| {program} | {seconds:.2f} | {1 / seconds:.2f} | {times} | {answer['how']} |")
 
 
 def score(given: argparse.Namespace) -> None:

@@ -78,6 +78,7 @@ def test_a_part_that_fails_is_named_with_its_error_and_the_next_is_measured(scri
     broken, fine = text.split("### What is done")
     assert "| half | done |" in broken
     assert "**broken**: failed" in broken
+    assert "first this" in broken
     assert "ValueError: then that" in broken
     assert fine.strip() == "| all | well |"
 

@@ -142,7 +142,8 @@ def beside_the_plan(given: argparse.Namespace) -> Iterator[str]:
     found = search_pipeline(files["space"], given.overrides, runs=runs, workers=crew, reporter=Reporter())
     folder, chosen = Path(found.values["folder"]), found.values["chosen"]
     candidates = [candidate_of("init's plan", [runs / "plan"], ())]
-    for whose, trial in {"as planned for the search": 0, "chosen": chosen}.items():
+    shown = {"as planned for the search": 0} | ({"chosen": chosen} if chosen else {})
+    for whose, trial in shown.items():
         candidates.append(candidate_of(whose, sorted(folder.glob(f"final/trial-{trial:04d}-seed*[0-9]")), ()))
     if given.long:
         long = ["name=long", f"train.minutes={given.minutes:g}"]

@@ -13,6 +13,8 @@ It is the model of the file: `yaml` is its text, and what reads that is the same
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
@@ -22,6 +24,7 @@ from medfuse.api import Engine, Plugin
 from medfuse.core.document import Document
 from medfuse.core.errors import MedfuseError, PipelineError
 from medfuse.core.files import write_text
+from medfuse.core.json_text import shortened
 from medfuse.core.named import within
 from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
@@ -117,8 +120,8 @@ class Pipeline(_Model):
             if crew.are_others:
                 raise MedfuseError('workers train one fold each; give folds="all", too')
             return run_pipeline(self, **how).result()
-        file = _saved(self, Path(runs))
-        return run_folds(file, folds=None if folds == "all" else folds, workers=crew, **how).result()
+        chosen = None if folds == "all" else _numbers(folds)
+        return run_folds(_saved(self, Path(runs)), folds=chosen, workers=crew, **how).result()
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -148,13 +151,17 @@ def compare(
     """
     from medfuse.verbs.compare import compare_pipelines
 
-    inputs = [*inputs]
-    crew = _crew(inputs, workers, engine)
+    inputs = [inputs] if isinstance(inputs, str | Path | _Model) else [*inputs]
+    if others := [one for one in inputs if not isinstance(one, str | Path | _Model)]:
+        raise MedfuseError(f"{shortened(repr(others[0]))}: is no pipeline, nor the path of a file or a run")
+    if not isinstance(seeds, int) or seeds < 1:
+        raise MedfuseError(f"seeds={shortened(repr(seeds))}: write a whole number, 1 or more")
+    numbers, crew = _numbers(folds), _crew(inputs, workers, engine)
     made = [one if isinstance(one, str | Path) else _saved(one, Path(runs)) for one in inputs]
     return compare_pipelines(
         [Path(one) for one in made],
         seeds=seeds,
-        folds=folds,
+        folds=numbers,
         runs=Path(runs),
         output=None if output is None else Path(output),
         overwrite=overwrite,
@@ -233,6 +240,15 @@ def _crew(inputs: Iterable[_Model | str | Path], workers: int, engine: str | Eng
             "`workers`, or make it a package with `medfuse plugins new`"
         )
     return crew
+
+
+def _numbers(folds: Any) -> list[int]:
+    """Numbers of folds, be they numpy's. Raises MedfuseError."""
+    with suppress(TypeError):
+        numbers = [] if isinstance(folds, str) else [index(fold) for fold in folds]
+        if numbers and min(numbers) >= 0:
+            return numbers
+    raise MedfuseError(f"folds={shortened(repr(folds))}: write numbers from 0 on, such as [0, 2]")
 
 
 def _of_this_process(pipeline: _Model) -> Iterator[str]:

@@ -146,6 +146,28 @@ def test_mistakes_are_said_as_those_of_a_file(pipeline, make, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda p: p.with_(3), "3: write a text, such as 'train.epochs=5'"),
+        (lambda p: p.run(folds=9), "folds=9: write numbers from 0 on"),
+        (lambda p: p.run(folds="al"), "folds='al': write numbers"),
+        (lambda p: p.run(folds=[]), "folds=[]: write numbers"),
+        (lambda p: p.run(folds=[0, -1]), "folds=[0, -1]: write numbers"),
+        (lambda p: medfuse.compare([p, 3]), "3: is no pipeline, nor the path of a file or a run"),
+        (lambda p: medfuse.compare([]), "nothing is given; name two or more"),
+        (lambda p: medfuse.compare([p, p], seeds=0), "seeds=0: write a whole number"),
+        (lambda p: medfuse.compare([p, p], folds="all"), "folds='all': write numbers"),
+    ],
+)
+def test_what_is_of_another_type_is_a_line_too(pipeline, make, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(medfuse.MedfuseError, match=r".") as caught:
+        make(pipeline)
+    assert said in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_all_mistakes_are_said_at_once(pipeline):
     with pytest.raises(medfuse.PipelineError) as caught:
         pipeline.with_(loss="tverksy", train={"clip": "x"}, namme="y")

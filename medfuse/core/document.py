@@ -108,6 +108,8 @@ class Document:
 
     def override(self, override: str) -> None:
         """Apply one `--set` text, such as `train.epochs=5`. Raises MedfuseError where it is no such text."""
+        if not isinstance(override, str):  # from Python
+            raise MedfuseError(f"{shortened(repr(override))}: write a text, such as 'train.epochs=5'")
         said = f"--set {shortened(override, 120)}"
         name, equals, text = override.partition("=")
         if not equals or not _NAME.fullmatch(name) or len(name) > 500:

@@ -87,9 +87,9 @@ def compare_pipelines(
                 )
                 runs_of.setdefault(name, []).append(runs / here)
     if len(runs_of) < 2:
+        given = f"only {', '.join(runs_of)}" if runs_of else "nothing"
         raise MedfuseError(
-            f"only {', '.join(runs_of)} is given; name two or more pipeline files or run folders of "
-            "different pipelines"
+            f"{given} is given; name two or more pipeline files or run folders of different pipelines"
         )
     folder = output or runs / "comparisons" / "-against-".join([*runs_of][:4])
     refuse_other_comparisons(folder, overwrite=overwrite)  # before hours of training

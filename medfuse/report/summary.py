@@ -193,8 +193,9 @@ def _case(case: EvaluatedCase, values: Mapping[str, str]) -> dict[str, Any]:
 def _intervals(evaluation: Evaluation, rows: Mapping[str, list[dict[str, Number]]]) -> dict[str, Any]:
     """Label → measure → `mean` and `median`, and those of the foreground's mean."""
     patients = [case.patient for case in evaluation.cases]
+    shape = len(rows), len(patients)  # also of no label, as where all label maps are empty
     tables = {
-        key: np.array([[_or_nan(row[key]) for row in rows[value]] for value in rows], np.float64).T
+        key: np.array([[_or_nan(r[key]) for r in of] for of in rows.values()], float).reshape(shape).T
         for key in MEASURED
     }
     found = {

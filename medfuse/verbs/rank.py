@@ -25,7 +25,9 @@ from medfuse.infer.table import is_table
 from medfuse.model.plan import IMAGE
 from medfuse.quality.ranking import doubt, in_turn
 from medfuse.runs.folder import fold_folders
+from medfuse.runs.records import DATA, TrainedOn, read_record
 from medfuse.trained.loading import graph_of, weights_file
+from medfuse.verbs.feature_maps import FeatureJob, HowFeatures
 from medfuse.verbs.features import save_features
 from medfuse.verbs.infer import infer_volumes
 from medfuse.volumes.dicom.series import ALL, Scans
@@ -67,6 +69,8 @@ def rank_pool(
     how: dict[str, Any] = {"best": best, "device": device, "overwrite": overwrite, "trust": trust}
     how |= {"scans": scans, "reporter": reporter}
     overrides = tuple(overrides)
+    _refuse_layer(weights, layer, how)
+    known = _vectors(weights, labelled, output / "features_labelled", layer, how) if labelled else {}
     made = infer_volumes([weights], inputs, output, overrides=overrides, **how)
     left_out = {**made.values["failed"], **made.values["left"]}
     done = {*made.values["written"], *made.values["finished_already"]}
@@ -75,7 +79,6 @@ def rank_pool(
     if not entries:
         raise DataError(*(f"{name}: {reason}" for name, reason in left_out.items()), "no case can be ranked")
     vectors = _vectors(weights, inputs, output / "features", layer, how)
-    known = _vectors(weights, labelled, output / "features_labelled", layer, how) if labelled else {}
     doubts = {name: doubt(content["cases"][name].get("quality", {})) for name in entries}
     costs = {name: _slices(output, entry) if cost == "slices" else 1.0 for name, entry in entries.items()}
     order, novelty = in_turn(
@@ -95,9 +98,16 @@ def rank_pool(
         for name in [names[i]]
     ]
     _write(output, rows, len(order))
+    annotated = _annotated(weights, entries)
     return Result(
-        _text(rows, len(order), left_out, output),
-        {"output": output, "chosen": rows[: len(order)], "others": rows[len(order) :], "left_out": left_out},
+        "\n".join([_text(rows, len(order), left_out, output), *_annotated_text(annotated, weights)]),
+        {
+            "output": output,
+            "chosen": rows[: len(order)],
+            "others": rows[len(order) :],
+            "left_out": left_out,
+            "annotated": annotated,
+        },
         code=made.code,
         rows=lambda: rows,
     )
@@ -108,6 +118,32 @@ def _refuse_tables(places: Sequence[str | Path]) -> None:
     if found := [place for place in places if is_table(place) or (is_remote(place) and not is_web(place))]:
         remedy = "give scans and folders of scans on this machine"
         raise DataError(*(f"{place}: is not taken by rank; {remedy}" for place in found))
+
+
+def _refuse_layer(weights: Path, layer: str, how: Mapping[str, Any]) -> None:
+    """Raises MedfuseError where the network has no such map, before anything is inferred."""
+    if layer:
+        source = weights_file((fold_folders(weights) or [weights])[0], best=how["best"])
+        FeatureJob.of(HowFeatures(weights=source, layers=(layer,), device=how["device"]), how["trust"])
+
+
+def _annotated(weights: Path, entries: Mapping[str, Entry]) -> list[str]:
+    """Cases whose images the run has with a label: what it was trained on, and what judged it."""
+    own = weights if weights.is_dir() else weights.parent
+    files = [folder / DATA for folder in fold_folders(weights) or [own]]
+    cases = [case for file in files if file.is_file() for case in read_record(TrainedOn, file).cases.values()]
+    known = {image for case in cases if case.label for image in case.images}
+    return [
+        name for name, entry in entries.items() if any(one.get("sha256") in known for one in entry.inputs)
+    ]
+
+
+def _annotated_text(names: Sequence[str], weights: Path) -> list[str]:
+    if not names:
+        return []
+    some = ", ".join(names[:3]) + (f", … {len(names) - 3} more" if len(names) > 3 else "")
+    are = "is" if len(names) == 1 else "are"
+    return [f"{len(names)} {are} annotated already, as {weights} has a label of them: {some}"]
 
 
 def _vectors(

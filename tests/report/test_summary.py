@@ -80,3 +80,12 @@ def test_cases_that_could_not_be_judged_are_kept(evaluation):
 def test_a_summary_of_no_case_has_no_mean():
     summary = summarise(Evaluation((), {"liver": 1}, 2.0))
     assert (summary["foreground_mean"]["Dice"], summary["foreground_n"]["Dice"]) == (None, 0)
+
+
+@pytest.mark.parametrize("cases", [1, 2, 6])
+def test_where_all_label_maps_are_empty_nothing_has_a_mean(cases, tmp_path):
+    nothing = Evaluation(tuple(case(f"c{n}", [0, 0], [0, 0]) for n in range(cases)), {}, 2.0)
+    summary = write_summary(tmp_path / "summary.json", nothing)
+    assert (summary["cases"], summary["mean"]) == (cases, {})
+    assert summary["foreground_mean"]["Dice"] is None
+    assert summary["intervals"] == {"foreground_mean": {}}

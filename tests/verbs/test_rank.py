@@ -21,6 +21,7 @@ def rank(finished_run, medfuse, pool, tmp_path):
     def speak(*words, output=tmp_path / "out"):
         return medfuse("rank", finished_run.folder, "-i", pool, "-o", output, "-q", *words)
 
+    speak.run = finished_run.folder
     return speak
 
 
@@ -89,6 +90,22 @@ def test_mistakes_are_a_line(rank, words):
     said = rank(*words)
     assert said.code == 2
     assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("words", [("--layer", "encodr.stages.1"), ("--labelled", "nowhere")])
+def test_mistakes_are_told_before_anything_is_inferred(rank, words, tmp_path):
+    assert rank(*words).code == 2
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_what_the_run_has_a_label_of_is_told(rank, pool, tmp_path):
+    first, *others = sorted(pool.iterdir())
+    shutil.copy(first, pool / "again.nii.gz")
+    for other in others:
+        image = nibabel.load(other)
+        nibabel.save(nibabel.Nifti1Image(image.get_fdata() + 1.0, image.affine), other)
+    name = first.name.removesuffix(".nii.gz")
+    assert f"2 are annotated already, as {rank.run} has a label of them: again, {name}" in rank().out
 
 
 def test_a_ranking_that_somebody_wrote_stays(rank, tmp_path):

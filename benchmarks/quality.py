@@ -272,13 +272,13 @@ def shifts(
     kinds: Mapping[str, str],
 ) -> dict[str, Any]:
     """How many are said to be of another kind than those of training, and the mean Dice by what was done."""
-    from medfuse.quality.judge import shifts_of
+    from medfuse.quality.judge import rough_of, shifts_of
 
     (name, first), *_ = corrupted.items()
     grains = {part: grain_of_others(clean[name], part) for part in {case.part for case in first}}
 
     def said(cases: Sequence[JudgedCase]) -> int:
-        return sum(bool(shifts_of(dict(case.scores), grains[case.part])) for case in cases)
+        return sum(bool(shifts_of(case.scores) or rough_of(case.scores, grains[case.part])) for case in cases)
 
     by_kind = {}
     for kind in KINDS:

@@ -60,7 +60,7 @@ class Judge:
         return {name: {**rounded(scores), **_written(said[name])} for name, scores in found.items()}
 
     def _of_class(self, name: str, scores: Scores, distances: Mapping[str, float | None]) -> Judgement:
-        shifts = shifts_of(distances, self.grain)
+        shifts = shifts_of(distances)
         if not scores.get("volume_ml"):
             missed = self._missed(name)
             return Judgement(None, None, bool(missed or shifts), (*missed, *shifts))
@@ -69,9 +69,12 @@ class Judge:
         if known is None:
             return Judgement(None, None, bool(odd or shifts), (*shifts, *odd))
         row = {**scores, **distances}
-        return self._calibrated(known, row, shifts)
+        return self._calibrated(known, row, shifts, rough_of(distances, self.grain))
 
-    def _calibrated(self, known: ClassCalibration, row: Known, shifts: Sequence[str]) -> Judgement:
+    def _calibrated(
+        self, known: ClassCalibration, row: Known, shifts: Sequence[str], rough: Sequence[str]
+    ) -> Judgement:
+        """`rough` leaves no bound, but is no reason to look: noise that a network bears costs little Dice."""
         expected = float(known.expected([row])[0])
         odd = _beyond(known, row)
         bounds = known.lower([row])
@@ -79,12 +82,12 @@ class Judge:
         missing = (f"no bound: {why}",) if why else ()
         low = expected < known.low
         named = _worse_than_usual(known, row) if low or odd else ()
-        holds = bounds is not None and not (shifts or odd or self.no_bound)
+        holds = bounds is not None and not (shifts or rough or odd or self.no_bound)
         return Judgement(
             expected,
             float(bounds[0]) if holds and bounds is not None else None,
             bool(low or odd or shifts),
-            (*shifts, *odd, *named, *missing),
+            (*shifts, *rough, *odd, *named, *missing),
         )
 
     def _missed(self, name: str) -> tuple[str, ...]:
@@ -95,18 +98,22 @@ class Judge:
         return (f"is nowhere; {usual.present} of {usual.cases} cases of training have it",)
 
 
-def shifts_of(distances: Mapping[str, float | None], grain: UsualNumbers | None = None) -> tuple[str, ...]:
+def shifts_of(distances: Mapping[str, float | None]) -> tuple[str, ...]:
     """In how far a case is of another kind than those of training, so that no bound holds."""
-    found = [
+    return tuple(
         f"{kind} {value:.3g} times as far from the middle of training as its farthest case"
         for name, kind in _KINDS.items()
         if (value := distances.get(name)) is not None and value > SHIFTED
-    ]
+    )
+
+
+def rough_of(distances: Mapping[str, float | None], grain: UsualNumbers | None) -> tuple[str, ...]:
+    """In how far its image is noisier, or more blurred, than those that were judged."""
     rough = distances.get(GRAIN)
-    if grain is not None and rough is not None and (far := grain.score([rough]) or 0.0) > SHIFTED:
-        kind = "noisier" if rough > grain.middle[0] else "more blurred"
-        found.append(f"{kind} than those that were judged, {far:.3g} times as far from their middle as any")
-    return tuple(found)
+    if grain is None or rough is None or (far := grain.score([rough]) or 0.0) <= SHIFTED:
+        return ()
+    kind = "noisier" if rough > grain.middle[0] else "more blurred"
+    return (f"{kind} than those that were judged, {far:.3g} times as far from their middle as any",)
 
 
 def _beyond(known: ClassCalibration, row: Known) -> tuple[str, ...]:

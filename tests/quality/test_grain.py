@@ -7,7 +7,7 @@ import pytest
 
 from medfuse.quality.calibration import JudgedCase, by_name
 from medfuse.quality.grain import FEWEST, grain_of, usual_grain
-from medfuse.quality.judge import Judge, shifts_of
+from medfuse.quality.judge import Judge, rough_of
 from medfuse.quality.stored import StoredCalibration, read_calibration, write_calibration
 
 
@@ -73,7 +73,8 @@ def test_another_kind_of_image_is_said_and_has_no_bound(other, said):
     assert one.lower is not None
     two = judge.of_case(scores, {"grain": grain_of(other)})["liver"]
     assert two.lower is None
-    assert two.look
+    assert two.expected == one.expected
+    assert two.look == one.look
     assert said in two.reasons[0]
     assert replace(judge, grain=None).of_case(scores, {"grain": grain_of(other)})["liver"].lower is not None
 
@@ -87,5 +88,5 @@ def test_it_is_kept_with_the_calibration(tmp_path):
 
 
 def test_without_what_is_usual_it_says_nothing():
-    assert shifts_of({"grain": 5.0}) == ()
-    assert shifts_of({"grain": None}, usual_grain([0.0] * 20)) == ()
+    assert rough_of({"grain": 5.0}, None) == ()
+    assert rough_of({"grain": None}, usual_grain([0.0] * 20)) == ()

@@ -138,9 +138,12 @@ def compare(candidates: Sequence[Candidate], margin: float = MARGIN) -> Comparis
     """Every candidate against the first, on the mean foreground and per label.
 
     `margin`: a difference in Dice that does not matter. Raises ValueError where a pair of candidates has no
-    case in common.
+    case in common, or one lacks a label of the first.
     """
     baseline, labels = candidates[0], (MEAN, *candidates[0].dice)
+    for c in candidates[1:]:
+        if lacking := [label for label in baseline.dice if label not in c.dice]:
+            raise ValueError(f"{c.name} has no label {', '.join(lacking)}, as {baseline.name} has")
     rows = [(c, label, by_case(baseline, c, label)) for c in candidates[1:] for label in labels]
     for c, label, values in rows:
         if label == MEAN and not values:

@@ -153,7 +153,7 @@ def _names(files: Sequence[Path], overrides: Iterable[str]) -> dict[Path, str]:
             if pipeline.split.fold == "all":
                 raise document.located(PipelineError([Problem(("split", "fold"), _NOTHING_HELD_OUT)]))
             found[path] = re.sub(r"[^\w.-]+", "_", pipeline.name)  # a file may be called anything
-        except PipelineError as error:
+        except MedfuseError as error:  # also of a file that is not there
             faults += error.lines
     if faults:
         raise PipelineError((), faults)

@@ -32,6 +32,14 @@ def test_a_steady_gain_is_a_win_and_the_other_way_round_a_loss():
     assert compare([candidate("b", better), candidate("a", BASE)]).of("a", MEAN).verdict == "worse"
 
 
+def test_a_model_that_lacks_a_label_is_told_by_it():
+    more = Candidate(
+        "b", {"organ": {"case_0": [0.5]}, "lesion": {"case_0": [0.5]}}, 1, parameters=1, seconds=1.0
+    )
+    with pytest.raises(ValueError, match="a has no label lesion, as b has"):
+        compare([more, candidate("a", BASE)])
+
+
 def test_a_higher_mean_alone_is_no_win():
     one_lucky_case = BASE + RANDOM.choice([-0.001, 0.001], 30)
     one_lucky_case[0] += 0.09

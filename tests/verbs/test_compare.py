@@ -79,6 +79,15 @@ def test_an_unfinished_run_is_told(finished_run, tmp_path):
         compare(finished_run.folder, tmp_path)
 
 
+def test_all_files_that_are_not_there_are_told_at_once(tmp_path):
+    with pytest.raises(MedfuseError) as caught:
+        compare(tmp_path / "a.yaml", tmp_path / "runs" / "b")
+    assert [line.partition(":")[0] for line in caught.value.lines] == [
+        str(tmp_path / "a.yaml"),
+        str(tmp_path / "runs" / "b"),
+    ]
+
+
 def test_the_faults_of_every_file_are_told_before_any_training(tmp_path):
     files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
     for file in files:

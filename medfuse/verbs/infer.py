@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from medfuse.core.errors import MedfuseError, OutputError
 from medfuse.core.memory import parse_bytes
 from medfuse.core.reporter import Reporter
 from medfuse.core.result import Result
+from medfuse.quality.table import NAME as TABLE
 from medfuse.runs.models import load_model
 from medfuse.trained.trained import Trained
 from medfuse.verbs.bids_scans import bids_cases, is_dataset
@@ -119,7 +121,8 @@ def infer_volumes(
             given=given,
         )
         if bucket is not None:
-            return outcome_text(outcome, bucket.shown, f"{bucket.shown}/{NAME}")
+            where = outcome.quality.replace(str(output / TABLE), f"{bucket.shown}/{TABLE}")
+            return outcome_text(replace(outcome, quality=where), bucket.shown, f"{bucket.shown}/{NAME}")
         return storing.finish(outcome_text(outcome, output), outcome, cases, reporter)
 
 
@@ -186,7 +189,8 @@ def explain_volumes(
     if away := [place for place in inputs if storage.is_remote(place)]:
         raise MedfuseError(
             *(
-                f"{place}: --explain reads headers, which are elsewhere; copy a part of it here"
+                f"{storage.Storage(place).shown}: --explain reads headers, which are elsewhere; copy a part "
+                "of it here"
                 for place in away
             )
         )

@@ -82,6 +82,7 @@ def test_from_a_bucket_into_a_bucket(bucket, finished_run, medfuse, expected):
     said = infer(medfuse, finished_run, "-i", "s3://bucket/scans", "-o", "s3://bucket/labels")
     assert said.code == 0, said.err
     assert "3 written, 0 were finished already: s3://bucket/labels" in said.out
+    assert said.out.rstrip().endswith(": s3://bucket/labels/quality.csv")
     for name in ("cube_00", "cube_01", "cube_02"):
         assert bucket.get(f"labels/{name}.nii.gz") == expected[f"{name}.nii.gz"]
     assert {key for key in bucket.keys if key.startswith("labels/")} >= {
@@ -111,6 +112,13 @@ def test_from_a_bucket_into_a_folder_and_the_other_way_round(
     said = infer(medfuse, finished_run, "-i", image, "-o", "s3://bucket/labels")
     assert said.code == 0, said.err
     assert bucket.get("labels/cube_03.nii.gz") == expected["cube_03.nii.gz"]
+
+
+def test_what_cannot_be_explained_is_named_without_its_signature(bucket, finished_run, medfuse):
+    said = infer(medfuse, finished_run, "-i", "s3://bucket/scans?signature=secret", "--explain")
+    assert said.code == 2
+    assert "s3://bucket/scans: --explain reads headers, which are elsewhere" in said.err
+    assert "secret" not in said.err
 
 
 def test_an_image_that_has_changed_is_done_again(bucket, finished_run, medfuse):

@@ -120,6 +120,7 @@ class Trained:
         MedfuseError before any work where a case cannot be done in it.
         """
         from medfuse.data.foreign import strange, strange_values
+        from medfuse.infer.fleet import by_size
         from medfuse.infer.folder import infer_cases, infer_part
         from medfuse.infer.manifest import engines_of
         from medfuse.trained.statistics import refuse_other_statistics, write_statistics
@@ -135,7 +136,10 @@ class Trained:
         elif fleet is not None:
             runners, fleet = (), replace(fleet, engines=engines_of(output, recipe.facts()))
         else:
-            runners = self._as_before(engines_of(output, recipe.facts()))
+            known = engines_of(output, recipe.facts())
+            if not known and len(cases) > 1 and max_memory is None:
+                known = self._engines_for(by_size(cases), scratch)  # as workers and shards find them
+            runners = self._as_before(known)
         ways: dict[str, Way] = {}
         told: Counter[str] = Counter()
 
@@ -143,7 +147,7 @@ class Trained:
             nonlocal runners
             before = engines_of(output, recipe.facts())
             runners = self._as_before(
-                share.engines(lambda: before or self._engines_for(share.cases, scratch))
+                share.engines(lambda: before or self._engines_for(by_size(cases), scratch))
             )
             return runners
 
@@ -505,6 +509,8 @@ class Trained:
 
     def _engines_for(self, cases: Sequence[Case], scratch: Scratch | None = None) -> list[Engine]:
         """What runs the networks, tried out on the last case that can be read; none if none can.
+
+        Of the same cases one process, workers and shards try the same one, so that all of them choose alike.
 
         Raises StorageError where images are elsewhere and a few of them do not come.
         """

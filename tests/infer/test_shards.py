@@ -225,3 +225,30 @@ def test_a_part_whose_cases_nobody_did_is_an_error(tmp_path):
     with pytest.raises(OutputError, match="2 of 2 cases are not done"):
         end()
     assert not listed(tmp_path / "out")["finished"]
+
+
+@pytest.mark.parametrize("way", [(), ("--shard", "1/2")])
+def test_one_process_and_every_part_choose_what_runs_the_network_by_the_smallest_scan(
+    way, finished_run, medfuse, tmp_path, monkeypatch
+):
+    import nibabel
+    import numpy as np
+
+    from medfuse.trained.trained import Trained
+
+    tried = []
+    real = Trained._one_window
+
+    def seen(self, case, runners):
+        tried.append(case.name)
+        return real(self, case, runners)
+
+    monkeypatch.setattr(Trained, "_one_window", seen)
+    random = np.random.default_rng(0)
+    for name, size in (("a", 24), ("b", 16), ("c", 20)):
+        voxels = random.integers(0, 1000, (size,) * 3).astype(np.int16)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "in" / f"{name}.nii")
+    said = medfuse("infer", finished_run.folder, "-i", tmp_path / "in", "-o", tmp_path / "out", "-q", *way)
+    assert said.code == 0, said.err
+    assert tried == ["b"]

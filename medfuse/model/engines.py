@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CLEARLY = 0.25
+"""Of the difference that rounding may make: with less an engine is right for other windows, too."""
+
 
 def engine_of(runtime: Runtime, run: object) -> dict[str, Any]:
     """What `run`, which `runtime` prepared, is: the runtime's name and package, its fields that are not as
@@ -60,11 +63,13 @@ def options_of(runtime: Runtime, model: nn.Module, device: torch.device) -> list
     return [option for option in runtime.choices(device) if bears(option)]
 
 
-def fault_of(expected: Tensor, run: Running, example: Tensor) -> str:
+def fault_of(expected: Tensor, run: Running, example: Tensor) -> tuple[str, bool]:
     """In words, how `run` answers otherwise than the network in fp32; nothing where a gate has judged it by
-    more than one batch."""
+    more than one batch. And whether it is right so clearly that it will be with other windows."""
     given = run(example)
-    return "" if "gate" in run.engine else disagreement(expected, given)
+    if "gate" in run.engine:
+        return "", True
+    return disagreement(expected, given), not disagreement(expected, given, share=CLEARLY)
 
 
 def whole_engine(engine: Engine, device: torch.device) -> dict[str, Any]:
@@ -91,13 +96,13 @@ def _as_before(runtime: Runtime, model: nn.Module, example: Tensor, kept: Engine
 
     try:
         judged = Judged(model, example)
-        run, fault = _described(option, option.prepare(model, example)), ""
-        if not (known := judged.was_right(option)):
+        run, fault, clear = _described(option, option.prepare(model, example)), "", False
+        if not judged.was_right(option):
             with torch.inference_mode():
-                fault = fault_of(model.eval()(example).float(), run, example)
+                fault, clear = fault_of(model.eval()(example).float(), run, example)
         if label(run.engine) != label(kept):
             fault = fault or f"{label(run.engine)} runs in its stead"
-        if not (known or fault):
+        if clear and not fault:
             judged.remember(option)
     except MedfuseError as error:  # not installed, or not for this device
         fault = "; ".join(error.lines)

@@ -1,4 +1,4 @@
-"""That an engine answers as plain fp32 does, found out once for some weights, and remembered.
+"""That an engine clearly answers as plain fp32 does, found out once for some weights, and remembered.
 
 It is known again by all that it depends on: the network, its weights to the last bit and its code, the engine
 and its options, what is installed (see model.known), the shape of the windows, and this machine. Of anything

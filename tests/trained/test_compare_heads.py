@@ -11,7 +11,8 @@ from medfuse.trained.predictor import Predictor
 
 
 def inferred(run: Any, output: Path, *overrides: str) -> dict[str, Any]:
-    predictor = Predictor.load(run.folder, overrides=overrides, device="cpu")
+    engine = "runtime={use: torch, precision: fp32}"  # the same for all, whatever was chosen before
+    predictor = Predictor.load(run.folder, overrides=[engine, *overrides], device="cpu")
     predictor.files(run.data / "imagesTr", output)
     return dict(json.loads((output / "manifest.json").read_text())["cases"])
 

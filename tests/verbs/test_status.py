@@ -49,7 +49,12 @@ def test_a_fleet_at_work(output, medfuse):
     assert "c4, window 1 of 8" in text
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '{"state": 3}', '"done"'])
+def test_an_empty_record_which_a_crash_leaves_settles_nothing(output, medfuse):
+    (output / FOLDER / "records" / "1.json").write_text("")
+    assert "1 done, 1 failed" in medfuse("status", output).out
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "{}", '{"state": 3}', '"done"'])
 def test_a_damaged_record_names_the_folder_to_remove(output, medfuse, text):
     (output / FOLDER / "records" / "1.json").write_text(text)
     said = medfuse("status", output)

@@ -102,7 +102,7 @@ class Auto(Runtime):
 class _Trials:
     """Options held against what `model` answers to `example` by itself.
 
-    wrong: what answers otherwise. found_right: what does not, and was not known to.
+    wrong: what answers otherwise. found_right: what clearly does not, and was not known to.
     """
 
     def __init__(self, options: dict[str, Runtime], model: nn.Module, example: Tensor) -> None:
@@ -138,11 +138,12 @@ class _Trials:
             as_asked = run.engine["runtime"] == name and precision == getattr(option, "precision", precision)
             if not as_asked and label(run.engine) in self.options:
                 return None
-            if self._judged.was_right(option):
-                fault = ""
-            elif fault := fault_of(self._reference, run, self.example):
+            fault, clear = "", False
+            if not self._judged.was_right(option):
+                fault, clear = fault_of(self._reference, run, self.example)
+            if fault:
                 self.wrong.append(choice)
-            else:
+            elif clear:
                 self.found_right.append(choice)
         except MedfuseError as error:  # not installed, or not for this device; the same in every precision
             line = f"not {name}: {error}"
@@ -157,7 +158,7 @@ class _Trials:
         return None if fault else run
 
     def remember(self, choice: str) -> None:
-        """That a choice was found right just now, so that it need not be found out again."""
+        """That a choice was found clearly right just now, so that it need not be found out again."""
         if choice in self.found_right:
             self._judged.remember(self.options[choice])
 

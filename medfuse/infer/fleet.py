@@ -275,7 +275,8 @@ def _follow(left: Sequence[Case], board: Board, ledger: Ledger, crew: Crew) -> N
                 raise MedfuseError(f"workers end one after another: {reason}")
             if len(settled) < len(left):
                 crew.add()
-        time.sleep(pause(time.monotonic() - began))
+        if len(settled) < len(left):
+            time.sleep(pause(time.monotonic() - began))
 
 
 @patient

@@ -326,6 +326,7 @@ def test_a_worker_whose_disk_fails_ends_with_1_so_that_the_others_go_on(tmp_path
 
 
 CASES, WORKERS, KILLS = 200, 4, 30
+SLOWLY = ("--set", "mirror=[x, y, z]", "--set", "overlap=0.9")  # so that there is time to kill
 
 
 @pytest.mark.slow
@@ -337,9 +338,9 @@ def test_whoever_is_killed_nothing_is_lost_or_doubled(engine, finished_run, tmp_
     for number in range(CASES):
         write_case(tmp_path, f"cube_{number:03d}", seed=number, label=False)
     images, one, many = tmp_path / "imagesTr", tmp_path / "one", tmp_path / "many"
-    subprocess.run(infer(finished_run, images, one), check=True, timeout=1200)
+    subprocess.run(infer(finished_run, images, one, *SLOWLY), check=True, timeout=1200)
     chance = random.Random(1)
-    command = infer(finished_run, images, many, "--workers", WORKERS, "--engine", engine)
+    command = infer(finished_run, images, many, "--workers", WORKERS, "--engine", engine, *SLOWLY)
     leader, killed = subprocess.Popen(command), {"leader": 0, "worker": 0}
     while leader.poll() is None and sum(killed.values()) < KILLS:
         time.sleep(chance.uniform(0.1, 0.7))
@@ -354,6 +355,8 @@ def test_whoever_is_killed_nothing_is_lost_or_doubled(engine, finished_run, tmp_
         else:
             os.kill(chance.choice(alive), signal.SIGKILL)
             killed["worker"] += 1
+    if leader.wait(timeout=1200) == 2:  # a case whose workers were killed three times was set aside
+        leader = subprocess.Popen(command)
     assert leader.wait(timeout=1200) == 0, killed
     assert min(killed.values()) > 2, killed
     assert hashes(many) == hashes(one)
